@@ -1,0 +1,1 @@
+"""Agents: native Stable-Baselines3 algorithms whose critic is an energy."""

@@ -1,0 +1,239 @@
+"""Energies: one number for each thing in a batch, low where likely, `p(x) ∝ exp(-E(x))`.
+
+An energy maps `x: (*batch, *event)` to `(*batch,)`. It knows nothing of sampling, temperature or
+tasks. Energies form an algebra: `E1 + E2` is the product of experts, `E / T` is tempered, `w * E`
+is weighted, `Mixture([E1, E2], weights)` is a mixture of densities, and `E.given(condition)` fixes
+what the energy is conditioned on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+Number = float | Tensor
+
+
+class Energy(nn.Module):
+    """A map from `(*batch, *event)` to `(*batch,)`.
+
+    `event_ndim` is the number of trailing axes of `x` that make up one thing: 1 for vectors, 3 for
+    images. Subclasses define `forward`; those that know their gradient override
+    `value_and_gradient`, the hot call of every sampler.
+    """
+
+    event_ndim: int = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} defines no forward(x)")
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `E(x)`, `(*batch,)`, and its gradient, the shape of `x`, without a graph."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            value = self(x)
+            (gradient,) = torch.autograd.grad(value.sum(), x)
+        return value.detach(), gradient
+
+    @property
+    def takes_condition(self) -> bool:
+        """Whether `given` means anything to this energy."""
+        return False
+
+    def given(self, condition: Tensor) -> Energy:
+        """Return the energy of `x` alone, with `condition: (*leading batch, *features)` fixed.
+
+        The condition has leading batch axes of `x` and is aligned from the left: one observation
+        of a batch `(B, features)` serves `M` candidates `(B, M, dimension)` without being repeated.
+        """
+        raise TypeError(
+            f"{type(self).__name__} takes no condition: call it on x alone, "
+            "or build it from an energy that is conditional"
+        )
+
+    def __add__(self, other: Energy) -> Energy:
+        return Sum([self, other])
+
+    def __sub__(self, other: Energy) -> Energy:
+        return Sum([self, -other])
+
+    def __mul__(self, weight: Number) -> Energy:
+        return Weighted(self, weight)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, temperature: Number) -> Energy:
+        return Weighted(self, 1 / temperature)
+
+    def __neg__(self) -> Energy:
+        return Weighted(self, -1.0)
+
+
+def expect_one_number_each(value: Tensor, x: Tensor, event_ndim: int) -> Tensor:
+    """Return `value` if it has one number for each thing in `x`, else raise `ValueError`."""
+    expected = x.shape[: x.ndim - event_ndim]
+    if value.shape != expected:
+        raise ValueError(
+            f"an energy gives one number per sample: expected shape {tuple(expected)}, "
+            f"got {tuple(value.shape)} for x of shape {tuple(x.shape)} with {event_ndim} event "
+            "axes; sum over the event axes"
+        )
+    return value
+
+
+class FunctionEnergy(Energy):
+    """Any callable as an energy: `function(x: (*batch, *event)) -> (*batch,)`.
+
+    A function that is an `nn.Module` is registered, so that sampling freezes its parameters.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], event_ndim: int = 1):
+        super().__init__()
+        self.function = function
+        self.event_ndim = event_ndim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return expect_one_number_each(self.function(x), x, self.event_ndim)
+
+
+class Sum(Energy):
+    """`E1 + E2 + …`: the product of the experts' densities."""
+
+    def __init__(self, terms: Sequence[Energy]):
+        super().__init__()
+        self.event_ndim = _shared_event_ndim(terms)
+        self.terms = nn.ModuleList(terms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([term(x) for term in self.terms]).sum(0)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [term.value_and_gradient(x) for term in self.terms]
+        values, gradients = zip(*parts, strict=True)
+        return torch.stack(values).sum(0), torch.stack(gradients).sum(0)
+
+    @property
+    def takes_condition(self) -> bool:
+        return any(term.takes_condition for term in self.terms)
+
+    def given(self, condition: Tensor) -> Energy:
+        if not self.takes_condition:
+            return super().given(condition)
+        return Sum(_given_where_taken(self.terms, condition))
+
+
+class Weighted(Energy):
+    """`weight * E`; `weight` is a number or a tensor that broadcasts over the batch."""
+
+    def __init__(self, energy: Energy, weight: Number):
+        super().__init__()
+        self.event_ndim = energy.event_ndim
+        self.energy = energy
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * self.energy(x)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = self.energy.value_and_gradient(x)
+        return self.weight * value, over_event(self.weight, self.event_ndim) * gradient
+
+    @property
+    def takes_condition(self) -> bool:
+        return self.energy.takes_condition
+
+    def given(self, condition: Tensor) -> Energy:
+        return Weighted(self.energy.given(condition), self.weight)
+
+
+class Mixture(Energy):
+    """`-log sum_k w_k exp(-E_k)`: the mixture of the densities `exp(-E_k)`.
+
+    The weights are shares of probability only where every component has the same log normalizer;
+    they are normalised to sum to 1. Raises `ValueError` for weights that are negative or do not
+    match the components.
+    """
+
+    def __init__(self, components: Sequence[Energy], weights: Sequence[float] | Tensor):
+        super().__init__()
+        weights = torch.as_tensor(weights, dtype=torch.get_default_dtype())
+        if weights.shape != (len(components),) or (weights < 0).any() or weights.sum() <= 0:
+            raise ValueError(
+                f"expected {len(components)} non-negative weights with a positive sum, "
+                f"one a component, got {weights.tolist()}"
+            )
+        self.event_ndim = _shared_event_ndim(components)
+        self.components = nn.ModuleList(components)
+        self.register_buffer("log_weights", (weights / weights.sum()).log())
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = torch.stack([component(x) for component in self.components], -1)
+        return -torch.logsumexp(self.log_weights - values, -1)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [component.value_and_gradient(x) for component in self.components]
+        values = torch.stack([value for value, _ in parts], -1)  # (*batch, components)
+        log_joint = self.log_weights - values
+        shares = torch.softmax(log_joint, -1)  # (*batch, components)
+        gradient = sum(
+            over_event(shares[..., k], self.event_ndim) * part for k, (_, part) in enumerate(parts)
+        )
+        return -torch.logsumexp(log_joint, -1), gradient
+
+    @property
+    def takes_condition(self) -> bool:
+        return any(component.takes_condition for component in self.components)
+
+    def given(self, condition: Tensor) -> Energy:
+        if not self.takes_condition:
+            return super().given(condition)
+        return Mixture(_given_where_taken(self.components, condition), self.log_weights.exp())
+
+
+class Gaussian(Energy):
+    """The energy of `N(mean, deviation²)` with independent coordinates, normalised: log Z is 0.
+
+    `mean` and `deviation` are numbers or `(dimension,)`.
+    """
+
+    def __init__(self, mean: Number, deviation: Number, dimension: int):
+        super().__init__()
+        deviation = torch.as_tensor(deviation, dtype=torch.get_default_dtype())
+        if not (deviation > 0).all():
+            raise ValueError(f"expected a positive deviation, got {deviation}")
+        mean = torch.as_tensor(mean, dtype=torch.get_default_dtype())
+        self.register_buffer("mean", mean.expand(dimension).clone())
+        self.register_buffer("deviation", deviation.expand(dimension).clone())
+        self.log_normalizer = float(
+            0.5 * dimension * math.log(2 * math.pi) + self.deviation.log().sum()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * ((x - self.mean) / self.deviation).square().sum(-1) + self.log_normalizer
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        standard = (x - self.mean) / self.deviation
+        return 0.5 * standard.square().sum(-1) + self.log_normalizer, standard / self.deviation
+
+
+def over_event(per_chain: Number, event_ndim: int) -> Number:
+    """Shape a number for each chain so that it broadcasts over the event axes."""
+    if isinstance(per_chain, Tensor) and per_chain.ndim > 0:
+        return per_chain.reshape(*per_chain.shape, *(1,) * event_ndim)
+    return per_chain
+
+
+def _shared_event_ndim(energies: Sequence[Energy]) -> int:
+    event_ndims = {energy.event_ndim for energy in energies}
+    if len(event_ndims) != 1:
+        raise ValueError(
+            f"energies compose when they agree on the event axes of x, got {sorted(event_ndims)}"
+        )
+    return event_ndims.pop()
+
+
+def _given_where_taken(energies: Sequence[Energy] | nn.ModuleList, condition: Tensor) -> list:
+    return [energy.given(condition) if energy.takes_condition else energy for energy in energies]

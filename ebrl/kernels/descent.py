@@ -1,0 +1,60 @@
+"""Descent: the kernel that minimises. At any temperature it takes no noise."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.protocol import Info, choose, diverged
+
+
+class DescentState(NamedTuple):
+    """Where a batch of searches stands, and how fast it moves."""
+
+    x: Tensor  # (*batch, *event)
+    energy: Tensor  # (*batch,)
+    gradient: Tensor  # (*batch, *event)
+    velocity: Tensor  # (*batch, *event)
+
+
+class GradientDescent:
+    """`v' = momentum v - η ∇E(x)`, `x' = x + v'` (Polyak 1964): it minimises, it does not sample.
+
+    Moves to an infinite energy or to none are undone and the velocity is lost. Raises `ValueError`
+    for a momentum outside [0, 1).
+    """
+
+    def __init__(self, momentum: float = 0.0):
+        if not 0 <= momentum < 1:
+            raise ValueError(f"expected 0 <= momentum < 1, got {momentum}")
+        self.momentum = momentum
+
+    def start(self, energy: Energy, x: Tensor) -> DescentState:
+        value, gradient = energy.value_and_gradient(x)
+        return DescentState(x, value, gradient, torch.zeros_like(x))
+
+    def draw(self, state: DescentState, generator: torch.Generator) -> None:
+        return None
+
+    def step(
+        self,
+        energy: Energy,
+        state: DescentState,
+        noise: None,
+        step_size: Number,
+        temperature: Number,
+    ) -> tuple[DescentState, Info]:
+        eta = over_event(step_size, state.x.ndim - state.energy.ndim)
+        velocity = self.momentum * state.velocity - eta * state.gradient
+        x = state.x + velocity
+        value, gradient = energy.value_and_gradient(x)
+        lost = diverged(x, value)
+        accepted = ~(lost | value.isposinf())
+        stopped = DescentState(
+            state.x, state.energy, state.gradient, torch.zeros_like(state.velocity)
+        )
+        moved = DescentState(x, value, gradient, velocity)
+        return choose(accepted, moved, stopped), Info(accepted.to(x.dtype), lost)

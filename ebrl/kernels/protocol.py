@@ -1,0 +1,117 @@
+"""What a kernel is: one move that leaves `exp(-E/T)` invariant, or says how far it is from that.
+
+    state = kernel.start(energy, x)
+    noise = kernel.draw(state, generator)
+    state, info = kernel.step(energy, state, noise, step_size, temperature)
+
+A state caches what is known at x. A step is deterministic given its noise, never reads a random
+stream and never waits for the host, so that a chain of steps compiles to one graph and eager and
+compiled chains agree. Chains are independent unless a kernel says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy, Number
+
+State = TypeVar("State", bound="HasPosition")
+Noise = TypeVar("Noise")
+
+
+class HasPosition(Protocol):
+    """What every kernel's state has: where the chains stand, and their energy there."""
+
+    @property
+    def x(self) -> Tensor: ...  # (*batch, *event)
+
+    @property
+    def energy(self) -> Tensor: ...  # (*batch,)
+
+
+class Info(NamedTuple):
+    """What one step reports and does not carry over."""
+
+    acceptance: Tensor  # (*batch,), the probability with which the proposal was accepted
+    diverged: Tensor  # (*batch,) bool, the proposal was NaN, -inf or infinitely far: rejected
+
+
+class Kernel(Protocol[State, Noise]):
+    """One move of a batch of chains."""
+
+    def start(self, energy: Energy, x: Tensor) -> State:
+        """Return the state of chains that stand at x."""
+        ...
+
+    def draw(self, state: State, generator: torch.Generator) -> Noise:
+        """Draw all the randomness of one step."""
+        ...
+
+    def step(
+        self, energy: Energy, state: State, noise: Noise, step_size: Number, temperature: Number
+    ) -> tuple[State, Info]:
+        """Move every chain once. `step_size` and `temperature` are scalars or `(*batch,)`."""
+        ...
+
+
+class GradientState(NamedTuple):
+    """Where a batch of chains stands, with the energy and gradient already known there."""
+
+    x: Tensor  # (*batch, *event)
+    energy: Tensor  # (*batch,)
+    gradient: Tensor  # (*batch, *event)
+
+
+def gradient_state(energy: Energy, x: Tensor) -> GradientState:
+    value, gradient = energy.value_and_gradient(x)
+    return GradientState(x, value, gradient)
+
+
+class MetropolisNoise(NamedTuple):
+    """The noise of a proposal and of its acceptance test."""
+
+    normal: Tensor  # (*batch, *event)
+    uniform: Tensor  # (*batch,) in [0, 1)
+
+
+def metropolis_noise(state: HasPosition, generator: torch.Generator) -> MetropolisNoise:
+    return MetropolisNoise(normal_like(state.x, generator), uniform_like(state.energy, generator))
+
+
+def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.empty_like(x).normal_(generator=generator)
+
+
+def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.empty_like(x).uniform_(generator=generator)
+
+
+def diverged(x: Tensor, energy: Tensor) -> Tensor:
+    """Return which proposals are no place at all, `(*batch,)` bool.
+
+    An energy of +inf at a finite x is a wall, density zero: rejected, but no divergence.
+    """
+    event_axes = tuple(range(energy.ndim, x.ndim))
+    lost = x.isfinite().logical_not_().any(event_axes) if event_axes else ~x.isfinite()
+    return lost | energy.isnan() | energy.isneginf()
+
+
+def choose(accepted: Tensor, proposal: Any, current: Any) -> Any:
+    """Return a state with the proposal's fields where accepted, `(*batch,)` bool, else current's."""
+    fields = (
+        torch.where(accepted.reshape(*accepted.shape, *(1,) * (new.ndim - accepted.ndim)), new, old)
+        for new, old in zip(proposal, current, strict=True)
+    )
+    return type(current)(*fields)
+
+
+def metropolis(log_ratio: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the acceptance probability `min(1, exp(log_ratio))` and the decisions.
+
+    A log ratio of NaN (an energy of NaN, or +inf minus +inf) is rejected.
+    """
+    acceptance = torch.nan_to_num(log_ratio, nan=-torch.inf).clamp_(max=0).exp_()
+    return acceptance, uniform < acceptance

@@ -1,0 +1,224 @@
+"""Where x may be, and how a move is kept there.
+
+A kernel moves in free coordinates `u ∈ R^d` and knows no walls. A space maps them to its own,
+`x = from_free(u)`, and says which energy of `u` has `exp(-E(x)/T)` as its law on the space:
+
+- `reject`  x = u. Outside, the energy is +inf, and no kernel moves to an infinite energy.
+- `reflect` x = u folded at the walls. The energy is continued evenly and periodically, so that
+            the folded chain is the reflected one. It leaves no mass on the walls.
+- `tanh`    x = middle + half · tanh u, with the energy `E(x) - T Σ log |dx/du|`: the temperature,
+            which divides the whole, must not divide the Jacobian.
+- `project` x = u clamped. A spring of stiffness 1/step_size pulls u back, so that one gradient
+            step starts from the projection. For descent it finds minima on the walls; for
+            sampling it is biased: it leaves mass on the walls (22 % in a test of a truncated
+            Gaussian).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy, Number, over_event
+
+Walls = Literal["reject", "reflect", "tanh", "project"]
+
+
+class Space(Protocol):
+    """Where x may be; kernels see only its free coordinates."""
+
+    def free(self, energy: Energy, temperature: Number, step_size: Number) -> Energy:
+        """Return the energy of the free coordinates."""
+        ...
+
+    def to_free(self, x: Tensor) -> Tensor: ...
+
+    def from_free(self, free: Tensor) -> Tensor: ...
+
+    def contains(self, x: Tensor) -> Tensor:
+        """Return whether each coordinate's point lies in the space, `(*batch,)` bool."""
+        ...
+
+    def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw starting points `(*batch, *event)`: uniform where bounded, normal where not."""
+        ...
+
+
+class Unbounded:
+    """All of R^shape. `shape` is needed only to draw starting points."""
+
+    def __init__(self, *shape: int):
+        self.shape = shape
+
+    def free(self, energy: Energy, temperature: Number, step_size: Number) -> Energy:
+        return energy
+
+    def to_free(self, x: Tensor) -> Tensor:
+        return x
+
+    def from_free(self, free: Tensor) -> Tensor:
+        return free
+
+    def contains(self, x: Tensor) -> Tensor:
+        return x.isfinite().flatten(-max(len(self.shape), 1)).all(-1)
+
+    def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        if not self.shape:
+            raise ValueError(
+                "to draw starting points the space must know its event shape: "
+                "Unbounded(2), or pass x to sample"
+            )
+        return torch.randn(*batch, *self.shape, generator=generator, device=generator.device)
+
+
+class Box:
+    """Vectors with `low <= x <= high`; bounds are numbers or `(dimension,)` tensors.
+
+    `walls` says what happens at them (see the module). Raises `ValueError` for bounds that are
+    not finite or not in order, and for unknown walls.
+    """
+
+    def __init__(self, low: Number, high: Number, walls: Walls = "reject"):
+        low, high = torch.as_tensor(low), torch.as_tensor(high)
+        dtype = torch.promote_types(torch.promote_types(low.dtype, high.dtype), torch.float32)
+        self.low, self.high = torch.broadcast_tensors(low.to(dtype), high.to(dtype))
+        if not (self.low.isfinite().all() and self.high.isfinite().all()):
+            raise ValueError(f"expected finite bounds, got low={low}, high={high}: use Unbounded")
+        if not (self.low < self.high).all():
+            raise ValueError(f"expected low < high in every dimension, got low={low}, high={high}")
+        if walls not in _FREE_ENERGIES:
+            raise ValueError(f"expected walls to be one of {list(_FREE_ENERGIES)}, got {walls!r}")
+        self.walls = walls
+
+    def free(self, energy: Energy, temperature: Number, step_size: Number) -> Energy:
+        return _FREE_ENERGIES[self.walls](self, energy, temperature, step_size)
+
+    def to_free(self, x: Tensor) -> Tensor:
+        if self.walls != "tanh":
+            return x
+        middle, half = self._middle_and_half(x)
+        edge = 1 - 2 * torch.finfo(x.dtype).eps  # atanh is infinite on the walls
+        return torch.atanh(((x - middle) / half).clamp(-edge, edge))
+
+    def from_free(self, free: Tensor) -> Tensor:
+        if self.walls == "reject":
+            return free
+        if self.walls == "tanh":
+            middle, half = self._middle_and_half(free)
+            return torch.addcmul(middle, half, torch.tanh(free))
+        if self.walls == "reflect":
+            return self._fold(free)[0]
+        return free.clamp(self.low.to(free), self.high.to(free))
+
+    def contains(self, x: Tensor) -> Tensor:
+        return ((x >= self.low.to(x)) & (x <= self.high.to(x))).all(-1)
+
+    def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        low = torch.atleast_1d(self.low).to(generator.device)
+        high = torch.atleast_1d(self.high).to(generator.device)
+        uniform = torch.rand(
+            *batch, *low.shape, generator=generator, device=generator.device, dtype=low.dtype
+        )
+        return low + (high - low) * uniform
+
+    def _middle_and_half(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = self.low.to(like), self.high.to(like)
+        return (low + high) / 2, (high - low) / 2
+
+    def _fold(self, free: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the folded point and the sign of `dx/du` there."""
+        low, high = self.low.to(free), self.high.to(free)
+        width = high - low
+        along = torch.remainder(free - low, 2 * width)
+        falling = along > width
+        x = low + torch.where(falling, 2 * width - along, along)
+        return x, torch.where(falling, -1.0, 1.0).to(free.dtype)
+
+
+class FreeEnergy(Energy):
+    """The energy of a box's free coordinates; `at(u, value)` gives back `E(x)` from its value."""
+
+    def __init__(self, box: Box, energy: Energy, temperature: Number, step_size: Number):
+        super().__init__()
+        self.box, self.energy = box, energy
+        self.temperature, self.step_size = temperature, step_size
+
+    def forward(self, free: Tensor) -> Tensor:
+        return self.energy(self.box.from_free(free)) + self.added(free)
+
+    def added(self, free: Tensor) -> Tensor | float:
+        """Return what the walls add to the energy, `(*batch,)`."""
+        return 0.0
+
+
+class RejectingEnergy(FreeEnergy):
+    """+inf outside the box."""
+
+    def forward(self, free: Tensor) -> Tensor:
+        return self._walled(free, self.energy(free))
+
+    def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = self.energy.value_and_gradient(free)
+        return self._walled(free, value), gradient
+
+    def _walled(self, free: Tensor, value: Tensor) -> Tensor:
+        return torch.where(self.box.contains(free), value, math.inf)
+
+
+class ReflectedEnergy(FreeEnergy):
+    """`E(fold u)`."""
+
+    def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
+        x, sign = self.box._fold(free)
+        value, gradient = self.energy.value_and_gradient(x)
+        return value, sign * gradient
+
+
+class SquashedEnergy(FreeEnergy):
+    """`E(x(u)) - T Σ log |dx/du|` with `x = middle + half tanh u`."""
+
+    def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
+        middle, half = self.box._middle_and_half(free)
+        squashed = torch.tanh(free)
+        value, gradient = self.energy.value_and_gradient(torch.addcmul(middle, half, squashed))
+        slope = half * (1 - squashed.square())
+        temperature = over_event(self.temperature, 1)
+        return value + self.added(free), gradient * slope + 2 * temperature * squashed
+
+    def added(self, free: Tensor) -> Tensor:
+        half = (self.box.high - self.box.low).to(free) / 2
+        return -self.temperature * (log_tanh_slope(free) + half.log()).sum(-1)
+
+
+class ProjectedEnergy(FreeEnergy):
+    """`E(clamp u) + |u - clamp u|² / (2 step_size)`.
+
+    Outside, the gradient returned is not that of the clamped energy (which is 0) but
+    `∇E(clamp u) + spring`: a step of step_size along it lands where a step from `clamp u` does.
+    """
+
+    def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
+        projected = self.box.from_free(free)
+        value, gradient = self.energy.value_and_gradient(projected)
+        spring = (free - projected) / over_event(self.step_size, 1)
+        return value + self.added(free), gradient + spring
+
+    def added(self, free: Tensor) -> Tensor:
+        outside = (free - self.box.from_free(free)).square().sum(-1)
+        return outside / (2 * self.step_size)
+
+
+def log_tanh_slope(free: Tensor) -> Tensor:
+    """Return `log(1 - tanh² u)` elementwise, without the cancellation near the walls."""
+    return 2 * (math.log(2) - free - torch.nn.functional.softplus(-2 * free))
+
+
+_FREE_ENERGIES: dict[str, type[FreeEnergy]] = {
+    "reject": RejectingEnergy,
+    "reflect": ReflectedEnergy,
+    "tanh": SquashedEnergy,
+    "project": ProjectedEnergy,
+}
