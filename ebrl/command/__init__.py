@@ -1,0 +1,68 @@
+"""The `ebrl` command: one module a verb, imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ebrl.command.errors import NO_ROOM, RunError, UsageError, did_you_mean
+
+VERBS = {
+    "train": "train an agent from a config, into a new run folder",
+    "resume": "go on with an interrupted run, to the same result as if it had not been",
+    "evaluate": "play episodes with the agent of a run: mean ± sd of the return",
+    "plot": "draw the learning curve and the energy landscape of a run",
+}
+
+HELP = """usage: ebrl VERB ...
+
+Energy-based reinforcement learning from the command line.
+
+verbs:
+{verbs}
+
+examples:
+  ebrl train configs/pendulum.yaml                             a real agent in minutes
+  ebrl train configs/pendulum.yaml --seed 1 --agent.learning_rate 3e-4
+  ebrl train configs/baselines/pendulum.yaml                   SB3's SAC on the same task
+  ebrl resume runs/pendulum/EnergyActorCritic-0                go on after Ctrl-C or a crash
+  ebrl evaluate runs/pendulum/EnergyActorCritic-0 --episodes 100
+  ebrl plot runs/pendulum/EnergyActorCritic-0
+
+`ebrl VERB --help` says more about a verb."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code.
+
+    0 done, 1 the run failed, 2 the command or its config is wrong, 128 + n stopped by signal n.
+    """
+    verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if verb in ("-h", "--help", "help"):
+        width = max(map(len, VERBS))
+        print(HELP.format(verbs="\n".join(f"  {v:<{width}}  {t}" for v, t in VERBS.items())))
+        return 0
+    if verb == "--version":
+        from importlib.metadata import version
+
+        print(f"ebrl {version('ebrl')}")
+        return 0
+    try:
+        if verb not in VERBS:
+            raise UsageError(
+                f"unknown verb `{verb}`.{did_you_mean(verb, VERBS)} Known: {', '.join(VERBS)}."
+            )
+        return importlib.import_module(f"ebrl.command.{verb}").main(rest)
+    except (UsageError, RunError) as error:
+        print(f"ebrl: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        print(f"ebrl: no room left on the disk{where} ({error.strerror}).", file=sys.stderr)
+        return RunError.exit_code
+    except KeyboardInterrupt:
+        print("ebrl: interrupted.", file=sys.stderr)
+        return 130

@@ -1,0 +1,7 @@
+"""`python -m ebrl.command` is the `ebrl` command."""
+
+import sys
+
+from ebrl.command import main
+
+sys.exit(main())

@@ -1,0 +1,48 @@
+"""Arguments of the verbs that take a run: `ebrl VERB RUN [--option NUMBER]`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from ebrl.command.errors import UsageError, did_you_mean
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with the nearest known option."""
+
+    known: tuple[str, ...] = ()
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+        hint = did_you_mean(unknown, self.known) if unknown.startswith("--") else ""
+        raise UsageError(f"{message}.{hint} ({self.format_usage().strip()})")
+
+
+def parse(
+    verb: str, text: str, options: dict[str, tuple[int, str]], arguments: list[str]
+) -> argparse.Namespace:
+    """`run` and the numbers in `options` ({name: (default, help)}), none of them negative.
+
+    Raises UsageError for anything else; `--help` prints `text` and exits.
+    """
+    parser = _Parser(
+        prog=f"ebrl {verb}",
+        epilog=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", metavar="RUN", help="the folder that `ebrl train` made")
+    for name, (default, meaning) in options.items():
+        parser.add_argument(
+            f"--{name}", type=_number, default=default, help=f"{meaning} (default {default})"
+        )
+    parser.known = tuple(f"--{name}" for name in options)
+    return parser.parse_args(arguments)
+
+
+def _number(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text}")
+    return value

@@ -1,0 +1,28 @@
+"""Failures that a message explains; anything else is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+from collections.abc import Iterable
+
+# What the operating system says when there is no room: disk, quota, file size limit.
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class UsageError(Exception):
+    """The command line or the config asks for something that cannot be done. Exit code 2."""
+
+    exit_code = 2
+
+
+class RunError(Exception):
+    """A run that was asked for correctly could not go on. Exit code 1."""
+
+    exit_code = 1
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """' Did you mean `x`?' for the nearest of the `known` names, '' when none is near."""
+    nearest = difflib.get_close_matches(name, sorted(set(known)), n=1, cutoff=0.6)
+    return f" Did you mean `{nearest[0]}`?" if nearest else ""

@@ -1,0 +1,156 @@
+"""Evaluation: greedy episodes from fixed starts, which leave no trace in the training."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from ebrl.command.configuration import Configuration
+from ebrl.command.environments import evaluation_environments
+from ebrl.command.runs import Run, write_json
+
+# Episodes that are played side by side. Fixed, because the rounding of a forward pass may depend
+# on the size of its batch, and an evaluation must not depend on how many episodes it has.
+SIDE_BY_SIDE = 10
+
+
+class Episodes(NamedTuple):
+    """Whole episodes; entry i started from the seed `seeds[i]`."""
+
+    seeds: list[int]
+    returns: list[float]  # in the environment's units, never normalised
+    lengths: list[int]
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "mean": float(np.mean(self.returns)),
+            "std": float(np.std(self.returns)),
+            "seeds": self.seeds,
+            "returns": self.returns,
+            "lengths": self.lengths,
+        }
+
+
+def play(
+    agent: OffPolicyAlgorithm, environments: DummyVecEnv, first_seed: int, episodes: int
+) -> Episodes:
+    """Play `episodes` greedy episodes, started from the seeds `first_seed`, `first_seed + 1`, …"""
+    seeds, returns, lengths = [], [], []
+    for block in range(0, episodes, environments.num_envs):
+        block_returns, block_lengths = _play_block(agent, environments, first_seed + block)
+        count = min(environments.num_envs, episodes - block)
+        seeds += range(first_seed + block, first_seed + block + count)
+        returns += block_returns[:count].tolist()
+        lengths += block_lengths[:count].tolist()
+    return Episodes(seeds=seeds, returns=returns, lengths=lengths)
+
+
+def _play_block(
+    agent: OffPolicyAlgorithm, environments: DummyVecEnv, first_seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One episode in each environment -> returns and lengths, both (environments,)."""
+    normalization = agent.get_vec_normalize_env()
+    returns = np.zeros(environments.num_envs)
+    lengths = np.zeros(environments.num_envs, dtype=int)
+    running = np.ones(environments.num_envs, dtype=bool)
+    with undisturbed_streams():
+        environments.seed(first_seed)
+        observations = environments.reset()
+        while running.any():
+            if normalization is not None:
+                observations = normalization.normalize_obs(observations)
+            actions, _ = agent.predict(observations, deterministic=True)
+            observations, rewards, dones, _ = environments.step(actions)
+            returns += np.where(running, rewards, 0.0)
+            lengths += running
+            running &= ~dones
+    return returns, lengths
+
+
+@contextmanager
+def undisturbed_streams() -> Iterator[None]:
+    """Give the global random streams back as they were, whatever the environments drew."""
+    python, numpy, torch_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(torch_cpu)
+
+
+class Evaluations(BaseCallback):
+    """Evaluates every `evaluate_every` steps, at the start of a rollout, and after the last.
+
+    `done` are the evaluations that the run has already; new ones are appended and written to
+    `evaluations.json`. Whether one is due depends on the steps alone, so that a run that was
+    interrupted evaluates at the same steps.
+    """
+
+    def __init__(self, configuration: Configuration, run: Run, done: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.settings = configuration.settings
+        self.run = run
+        self.done = done
+        self.environments = evaluation_environments(configuration, SIDE_BY_SIDE)
+
+    def _on_training_start(self) -> None:
+        """Seconds count the training only; after a resume, from the last evaluation that it kept."""
+        last = self.done[-1] if self.done else {"cpu_seconds": 0.0, "wall_seconds": 0.0}
+        self.cpu_start = time.process_time() - last["cpu_seconds"]
+        self.wall_start = time.monotonic() - last["wall_seconds"]
+
+    def _on_rollout_start(self) -> None:
+        every = self.settings.evaluate_every
+        last = self.done[-1]["timesteps"] if self.done else 0
+        if self.num_timesteps // every > last // every:
+            self.evaluate()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        if not self.done or self.done[-1]["timesteps"] < self.num_timesteps:
+            self.evaluate()
+        self.environments.close()
+
+    def evaluate(self) -> None:
+        """Evaluate now, write it down, and leave the clocks as if no time had passed."""
+        cpu, wall = time.process_time(), time.monotonic()
+        episodes = play(
+            self.model,
+            self.environments,
+            self.settings.evaluation_seed,
+            self.settings.evaluation_episodes,
+        )
+        entry = {
+            "timesteps": self.num_timesteps,
+            **episodes.summary(),
+            "cpu_seconds": cpu - self.cpu_start,
+            "wall_seconds": wall - self.wall_start,
+        }
+        self._log(entry)
+        self.done.append(entry)
+        write_json(self.run.evaluations, self.done)
+        self.cpu_start += time.process_time() - cpu
+        self.wall_start += time.monotonic() - wall
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        last = self.done[-1] if self.done else {"timesteps": 0, "wall_seconds": 0.0}
+        seconds = entry["wall_seconds"] - last["wall_seconds"]
+        self.logger.record("evaluation/return_mean", entry["mean"])
+        self.logger.record("evaluation/return_std", entry["std"])
+        self.logger.record("evaluation/length_mean", float(np.mean(entry["lengths"])))
+        self.logger.record(
+            "time/steps_per_second", (entry["timesteps"] - last["timesteps"]) / max(seconds, 1e-9)
+        )
+        self.logger.dump(self.num_timesteps)

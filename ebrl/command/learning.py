@@ -1,0 +1,184 @@
+"""The training of a run, from its first step or from a checkpoint to its end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from ebrl.agents.checkpoints import Checkpoints, Restored, restore
+from ebrl.command.configuration import Configuration, read
+from ebrl.command.environments import NonFiniteError, training_environment
+from ebrl.command.errors import NO_ROOM, RunError, UsageError
+from ebrl.command.evaluation import Evaluations
+from ebrl.command.pictures import draw_run
+from ebrl.command.progress import Progress
+from ebrl.command.runs import Run, read_evaluations, write_json
+from ebrl.storage import StorageError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def build(configuration: Configuration) -> OffPolicyAlgorithm:
+    """The untrained agent of a run, with its environments. The same config gives the same agent.
+
+    Raises UsageError when agent and environment do not fit.
+    """
+    torch.set_num_threads(configuration.settings.threads)
+    environment = training_environment(configuration)
+    arguments = {**configuration.agent_arguments, "env": environment}
+    try:
+        return configuration.agent_class(**arguments, seed=configuration.settings.seed)
+    except (AssertionError, ValueError) as error:
+        agent = configuration.agent_class.__name__
+        raise UsageError(
+            f"{agent} cannot be built for {configuration.environment}: {error}."
+            f"{_fitting_agents(environment.action_space)}"
+        ) from error
+
+
+def restore_newest(agent: OffPolicyAlgorithm, run: Run) -> Restored | None:
+    """Put the newest whole checkpoint of the run into `agent`; None when there is none yet.
+
+    What could not be restored is said on stderr. Raises RunError when no checkpoint can be read.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            restored = restore(agent, run.checkpoints)
+        except FileNotFoundError:
+            return None
+        except StorageError as error:
+            raise RunError(f"no checkpoint in {run.checkpoints} can be read: {error}") from error
+    for note in [str(warning.message) for warning in caught] + restored.notes:
+        print(f"ebrl: note: {note}", file=sys.stderr)
+    return restored
+
+
+def rebuild(run: Run) -> tuple[OffPolicyAlgorithm, Configuration]:
+    """The agent of a run as its newest checkpoint has it, to look at and to play with.
+
+    Raises RunError when the run has no checkpoint yet.
+    """
+    configuration = read(run.config)
+    agent = build(configuration)
+    if restore_newest(agent, run) is None:
+        raise RunError(
+            f"{run.folder} has no checkpoint yet: train it first, ebrl resume {run.folder}"
+        )
+    return agent, configuration
+
+
+def train_to_end(
+    agent: OffPolicyAlgorithm, configuration: Configuration, run: Run, resumed: Restored | None
+) -> int:
+    """Train until the run has all its steps; then save the agent and draw it. The exit code.
+
+    Ctrl-C and SIGTERM write a checkpoint first. Raises RunError when the run cannot go on.
+    """
+    total = configuration.settings.total_timesteps
+    evaluated = [e for e in read_evaluations(run) if e["timesteps"] <= agent.num_timesteps]
+    write_json(run.evaluations, evaluated)
+    agent.set_logger(configure(str(run.folder), ["tensorboard"]))
+    evaluations = Evaluations(configuration, run, evaluated)
+    checkpoints = Checkpoints(
+        run.checkpoints, every=configuration.settings.checkpoint_every, resumed=resumed
+    )
+    progress = Progress(total, evaluations)
+    with _stop_on_signals(checkpoints) as received:
+        try:
+            if agent.num_timesteps < total:
+                agent.learn(
+                    total - agent.num_timesteps,
+                    callback=[evaluations, checkpoints, progress],
+                    reset_num_timesteps=False,
+                )
+                checkpoints.write()
+            agent.save(run.model)
+        except KeyboardInterrupt:
+            progress.close()
+            print(f"ebrl: stopped. {_how_to_resume(run)}", file=sys.stderr)
+            return 128 + (received[0] if received else signal.SIGINT)
+        except NonFiniteError as error:
+            progress.close()
+            raise RunError(
+                f"stopped after step {agent.num_timesteps:,} of the run, before it could enter "
+                f"the replay: {error} {_how_to_resume(run)}"
+            ) from error
+        except OSError as error:
+            progress.close()
+            if error.errno not in NO_ROOM:
+                raise
+            raise RunError(
+                f"no room left on the disk for {run.folder} ({error.strerror}). "
+                f"Free some; nothing that was written before is lost. {_how_to_resume(run)}"
+            ) from error
+    _finish(agent, configuration, run, evaluations.done)
+    return 0
+
+
+def _finish(
+    agent: OffPolicyAlgorithm, configuration: Configuration, run: Run, evaluated: list[dict]
+) -> None:
+    agent.logger.close()
+    for line in draw_run(run.picture, configuration, evaluated, agent):
+        print(line)
+    last = evaluated[-1]
+    print(
+        f"Done: return {last['mean']:.2f} ± {last['std']:.2f} over {len(last['returns'])} "
+        f"episodes after {last['timesteps']:,} steps.\n"
+        f"  agent    {run.model}\n"
+        f"  picture  {run.picture}\n"
+        f"  curves   tensorboard --logdir {run.folder}"
+    )
+
+
+@contextmanager
+def _stop_on_signals(checkpoints: Checkpoints) -> Iterator[list[int]]:
+    """Let SIGINT and SIGTERM end `learn` by KeyboardInterrupt, once a checkpoint is written.
+
+    Yields the list that the signals are noted in. The second one does not wait.
+    """
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+        print("\nebrl: saving, then stopping (again: stop now) …", file=sys.stderr)
+        checkpoints.request(stop=True)
+
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _how_to_resume(run: Run) -> str:
+    steps = [_steps(path) for path in run.checkpoints.glob("checkpoint-*.zip")]
+    where = f"from step {max(steps):,}" if steps else "from the start: no checkpoint was due yet"
+    return f"Go on ({where}): ebrl resume {run.folder}"
+
+
+def _steps(checkpoint: Path) -> int:
+    return int(checkpoint.stem.rpartition("-")[2])
+
+
+def _fitting_agents(action_space: spaces.Space) -> str:
+    if isinstance(action_space, spaces.Discrete):
+        return " For discrete actions: ebrl.agents.SoftQ or stable_baselines3.DQN."
+    if isinstance(action_space, spaces.Box):
+        return " For continuous actions: ebrl.agents.EnergyActorCritic or stable_baselines3.SAC."
+    return ""

@@ -1,0 +1,33 @@
+"""`ebrl plot RUN`: the learning curve, and the energy landscape that the policy samples from."""
+
+from __future__ import annotations
+
+from ebrl.command.arguments import parse
+
+EXAMPLES = """
+Draws RUN/plot.png from the evaluations so far and the newest checkpoint: the learning curve and,
+for an energy agent with one or two action dimensions or discrete actions, the energy of the
+actions in three states of an episode, with actions sampled from the policy on it.
+
+examples:
+  ebrl plot runs/pendulum/EnergyActorCritic-0
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Draw the run in `arguments[0]`."""
+    given = parse("plot", EXAMPLES, {}, arguments)
+    from ebrl.command.errors import RunError
+    from ebrl.command.learning import rebuild
+    from ebrl.command.pictures import draw_run
+    from ebrl.command.runs import existing, read_evaluations
+
+    run = existing(given.run)
+    evaluations = read_evaluations(run)
+    if not evaluations:
+        raise RunError(f"{run.folder} has not been evaluated yet: there is nothing to draw.")
+    agent, configuration = rebuild(run)
+    for line in draw_run(run.picture, configuration, evaluations, agent):
+        print(line)
+    print(f"picture  {run.picture}")
+    return 0

@@ -1,0 +1,70 @@
+"""What jsonargparse refuses, said in a line: the key, what was expected, the nearest name."""
+
+from __future__ import annotations
+
+import inspect
+import pydoc
+import re
+
+from ebrl.command.errors import did_you_mean
+
+# Lines that describe the parser's search, not the mistake.
+NOISE = re.compile(
+    r"Does not validate against any|Subtypes:|Errors:|Given value type:|Given value: (Namespace|\{)"
+    r"|Given value: NestedArg|Expected a NoneType|Expected a path but|Parser key|"
+    r"Problem with given class_path"
+)
+
+
+def explain(message: str, top_level: set[str]) -> str:
+    """Shorten jsonargparse's `message`; `top_level` are the keys of a config.
+
+    >>> explain("Option 'total_timestep' is not accepted", {"total_timesteps", "agent"})
+    'unknown key `total_timestep`. Did you mean `total_timesteps`?'
+    """
+    class_path = _first(r"Problem with given class_path '([^']+)'", message)
+    if unknown := _first(r"Option '([^']+)' is not accepted", message):
+        return _unknown_key(unknown, class_path, top_level)
+    if unknown := _first(r"unrecognized arguments: (\S+)", message):
+        if not unknown.startswith("-"):
+            return f"unexpected `{unknown}`: after the config come options such as --seed 1."
+        key = unknown.lstrip("-").partition("=")[0]
+        return f"unknown option `{unknown}`.{did_you_mean(key, top_level)}"
+    if class_path and (_first(r"(has no attribute|No module named)", message)):
+        return _unknown_class(class_path)
+    if missing := _first(r"arguments are required: (.+)", message):
+        prefix = "agent." if class_path else ""
+        return f"missing: {', '.join(prefix + name for name in missing.split(', '))}."
+    keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    said = [re.sub(r"<class '(\w+)'>", r"\1", line) for line in lines if line]
+    said = [re.sub(r'^Parser key "[^"]+":\s*', "", line) for line in said]
+    said = [line for line in said if line and not NOISE.match(line)]
+    return (f"{keys}: " if keys else "") + "; ".join(said)
+
+
+def _unknown_key(key: str, class_path: str | None, top_level: set[str]) -> str:
+    if class_path is None:
+        return f"unknown key `{key}`.{did_you_mean(key, top_level)}"
+    known = set(inspect.signature(_locate(class_path)).parameters)
+    if key in top_level:
+        return f"`agent.{key}` belongs to the run: write `{key}` at the top level (--{key})."
+    if key.partition(".")[0] == "init_arg":
+        return "unknown key `agent.init_arg`. Did you mean `init_args`?"
+    hint = did_you_mean(key, known)
+    return f"unknown key `agent.{key}`: {class_path} has no such argument.{hint}"
+
+
+def _unknown_class(class_path: str) -> str:
+    module, _, name = class_path.rpartition(".")
+    hint = did_you_mean(name, dir(_locate(module))) if _locate(module) else ""
+    return f"agent: there is no class `{class_path}`.{hint}"
+
+
+def _locate(dotted: str) -> type:
+    return pydoc.locate(dotted)  # type: ignore[return-value]
+
+
+def _first(pattern: str, text: str) -> str | None:
+    found = re.search(pattern, text)
+    return found.group(1) if found else None

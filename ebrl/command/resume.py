@@ -1,0 +1,29 @@
+"""`ebrl resume RUN`: go on with an interrupted run."""
+
+from __future__ import annotations
+
+from ebrl.command.arguments import parse
+
+EXAMPLES = """
+A run that was stopped, killed, or ended by a full disk goes on from its newest whole checkpoint,
+to the same result, bit for bit, as if it had never been interrupted (same machine, same versions).
+
+examples:
+  ebrl resume runs/pendulum/EnergyActorCritic-0
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Go on with the run in `arguments[0]`."""
+    given = parse("resume", EXAMPLES, {}, arguments)
+    from ebrl.command.configuration import read
+    from ebrl.command.learning import build, restore_newest, train_to_end
+    from ebrl.command.runs import existing, sole_writer
+
+    run = existing(given.run)
+    with sole_writer(run):
+        configuration = read(run.config)
+        agent = build(configuration)
+        resumed = restore_newest(agent, run)
+        print(f"{run.folder}: going on from step {agent.num_timesteps:,}.")
+        return train_to_end(agent, configuration, run, resumed)
