@@ -1,23 +1,43 @@
 """Exact resume: the whole state of a training run, taken at the start of a rollout.
 
-    env = Monitor(Replayable(gym.make("Pendulum-v1")))
+    env = Replayable(gym.make("Pendulum-v1"))
     agent = SAC("MlpPolicy", env, seed=0)
-    restored = restore(agent, "runs/a/checkpoints")  # when the run goes on
+    resumed = restore(agent, "run/checkpoints")  # when the run goes on
     agent.learn(
         total - agent.num_timesteps,
-        callback=Checkpoints("runs/a/checkpoints", every=1_000),
+        callback=Checkpoints("run/checkpoints", every=1_000, resumed=resumed),
         reset_num_timesteps=False,
     )
+
+The run then ends where one that never stopped ends, bit for bit, on the same machine, threads and
+versions; wall-clock times are left out. Stable-Baselines3 calls `on_step` after the environment's
+step but before it stores the transition, and trains after the rollout: only the start of a rollout
+is a moment at which nothing is half done.
 """
 
 from __future__ import annotations
 
+import inspect
+import signal
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    EvalCallback,
+    EventCallback,
+)
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from ebrl import storage
+from ebrl.storage import StorageError, Stored
+
+from . import state as parts
+from .environments import environments, not_replayable, put_environments
 
 
 class Restored(NamedTuple):
@@ -25,44 +45,270 @@ class Restored(NamedTuple):
 
     path: Path  # the file that was read
     num_timesteps: int  # environment steps done when it was written
-    total_timesteps: int  # the goal of the run that wrote it: learn(total - num_timesteps) goes on
-    notes: list[str]  # what could not be restored exactly, and why; empty when all could
-    callbacks: dict  # counters of the callbacks that ran beside, for `Checkpoints(resumed=...)`
+    total_timesteps: int  # the goal of the run that wrote it
+    notes: list[str]  # what did not come back exactly, and why; empty when all did
+    callbacks: list[dict[str, Any]]  # how far the callbacks were, for `Checkpoints(resumed=...)`
 
 
 class Checkpoints(BaseCallback):
     """Writes `checkpoint-<steps>.zip` into `folder` at the start of a rollout.
 
-    `every`: environment steps between two checkpoints. `keep`: how many to keep.
-    `resumed`: what `restore` returned; the callbacks beside this one then go on counting.
-    Raises OSError when a checkpoint cannot be written; those already there stay whole.
+    `every`: a checkpoint at the first rollout after each multiple of so many environment steps,
+    and one when `learn` ends. `keep`: how many stay. `resumed`: what `restore` returned; then the
+    callbacks beside this one go on counting where they stood.
+
+    Raises OSError when a checkpoint cannot be written (those already there stay whole), ValueError
+    for impossible arguments, TypeError for an algorithm without a replay buffer.
     """
 
     def __init__(
         self, folder: str | Path, every: int, keep: int = 2, resumed: Restored | None = None
-    ) -> None: ...
+    ) -> None:
+        super().__init__()
+        if every < 1 or keep < 1:
+            raise ValueError(f"expected every >= 1 and keep >= 1, got {every} and {keep}")
+        self.folder, self.every, self.keep, self.resumed = Path(folder), every, keep, resumed
+        self._written_at = 0
+        self._between_rollouts = True
+        self._requested = self._stopping = False
 
     def request(self, stop: bool = False) -> None:
-        """Write at the next start of a rollout; with `stop`, then raise KeyboardInterrupt."""
+        """Write at the next start of a rollout; with `stop`, then raise KeyboardInterrupt there."""
+        self._requested, self._stopping = True, self._stopping or stop
 
+    @contextmanager
     def stop_on_interrupt(self) -> Iterator[None]:
-        """Context for `learn`: Ctrl-C writes a checkpoint, then raises KeyboardInterrupt.
+        """Around `learn`, in the main thread: Ctrl-C writes, then raises KeyboardInterrupt.
 
-        A second Ctrl-C does not wait.
+        A second Ctrl-C does not wait for the end of the rollout.
         """
+        before = signal.getsignal(signal.SIGINT)
+
+        def on_interrupt(number: int, frame: Any) -> None:
+            signal.signal(signal.SIGINT, before)
+            self.request(stop=True)
+
+        signal.signal(signal.SIGINT, on_interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def write(self) -> Path:
-        """Write now. Only right at the start of a rollout, or when `learn` has returned."""
+        """Write now and drop the oldest. Raises RuntimeError in the middle of a rollout."""
+        if not self._between_rollouts:
+            raise RuntimeError("a rollout is under way; call request() to write when it is over")
+        steps = self.model.num_timesteps
+        path = self.folder / f"checkpoint-{steps:012d}.zip"
+        save_checkpoint(path, self._agent(), _progress_of(self._beside()))
+        self._written_at, self._requested = steps, False
+        # newer ones are the damaged leavings of a run that this one repeats
+        older = [one for one in checkpoints_in(self.folder) if one.name <= path.name]
+        for one in older[self.keep :]:
+            one.unlink()
+        return path
+
+    def _agent(self) -> OffPolicyAlgorithm:
+        if not isinstance(self.model, OffPolicyAlgorithm):
+            raise TypeError(
+                f"expected an off-policy algorithm, got {type(self.model).__name__}, which has no "
+                "replay buffer to resume from"
+            )
+        return self.model
+
+    def _beside(self) -> list[BaseCallback]:
+        return [one for one in _tree(self.locals["callback"]) if one is not self]
+
+    def _init_callback(self) -> None:
+        env = self._agent().env
+        if env is not None and (missing := not_replayable(env)):
+            warnings.warn(
+                f"environments {missing} are not Replayable: a resumed run starts new episodes "
+                "there; wrap each as Replayable(gym.make(...)) for an exact one",
+                stacklevel=2,
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for litter in self.folder.glob(".checkpoint-*.tmp"):  # of a run killed while it wrote
+            litter.unlink()
+
+    def _on_training_start(self) -> None:
+        self._written_at = self.model.num_timesteps
+        if self.resumed is not None:
+            _put_progress(self._beside(), self.resumed.callbacks)
+
+    def _on_rollout_start(self) -> None:
+        self._between_rollouts = True
+        steps = self.model.num_timesteps
+        if self._requested or steps // self.every > self._written_at // self.every:
+            self.write()
+        if self._stopping:
+            self._stopping = False
+            raise KeyboardInterrupt
+        self._between_rollouts = False
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._between_rollouts = True
+
+    def _on_training_end(self) -> None:
+        # a callback that stopped the run left a step half done; the last checkpoint is before it
+        if self._between_rollouts and self.model.num_timesteps > self._written_at:
+            self.write()
 
 
-def save_checkpoint(path: str | Path, agent: OffPolicyAlgorithm) -> None:
-    """Write the whole training state of `agent` to one file, atomically."""
+def save_checkpoint(
+    path: str | Path, agent: OffPolicyAlgorithm, callbacks: list[dict[str, Any]] | None = None
+) -> None:
+    """Write the whole training state of `agent` to one file, atomically.
+
+    To be called between rollouts. It reads the random streams and draws from none.
+    Raises OSError when the disk refuses, TypeError for a state that a file cannot hold.
+    """
+    if agent.env is None:
+        raise ValueError("expected an agent with its environment, got one without")
+    tensors, state = storage.flatten(
+        {
+            "learnt": parts.learnt(agent),
+            "counters": parts.counters(agent),
+            "generators": parts.generators(agent),
+            "replay": parts.replay(agent),
+            "noise": parts.noise(agent),
+            "progress": parts.progress(agent),
+            "environments": environments(agent.env),
+            "streams": parts.streams(agent),
+            "callbacks": callbacks or [],
+        }
+    )
+    head = {
+        "kind": "checkpoint",
+        "algorithm": type(agent).__name__,
+        "num_timesteps": agent.num_timesteps,
+        "total_timesteps": agent._total_timesteps,
+        "state": state,
+    }
+    storage.save(path, tensors, head)
 
 
 def restore(agent: OffPolicyAlgorithm, source: str | Path) -> Restored:
-    """Put the state in `source` (a checkpoint, or a folder of them) into a fresh `agent`.
+    """Put a checkpoint (a file, or the newest whole one in a folder) into a fresh `agent`.
 
-    The agent must be built as the one that was saved, its environment too. A corrupt newest
-    checkpoint in a folder falls back to the one before, with a warning.
-    Raises FileNotFoundError when there is none, StorageError when none fits.
+    The agent must be built as the one that was saved, its environment too; then
+    `agent.learn(total - agent.num_timesteps, reset_num_timesteps=False)` goes on. Damaged
+    checkpoints in a folder are passed over, with a warning. When an environment does not run its
+    episode again to the bit, all of them start new episodes, with a warning.
+
+    Raises FileNotFoundError when there is no checkpoint, StorageError when none is whole or the
+    agent is built otherwise (it is then half restored: build it again).
     """
+    if agent.env is None:
+        raise ValueError("expected an agent with its environment, got one without; give it an env")
+    path, stored, notes = _newest(Path(source))
+    facts = stored.facts
+    if facts["algorithm"] != type(agent).__name__:
+        raise StorageError(
+            f"{path}: expected a checkpoint of {type(agent).__name__}, got {facts['algorithm']}"
+        )
+    state = storage.unflatten(stored.tensors, facts["state"])
+    try:
+        parts.put_learnt(agent, state["learnt"])
+        parts.put_counters(agent, state["counters"])
+        parts.put_generators(agent, state["generators"])
+        parts.put_replay(agent, state["replay"])
+        parts.put_noise(agent, state["noise"])
+        parts.put_progress(agent, state["progress"])
+    except StorageError as error:
+        raise StorageError(f"{path}: the agent was built otherwise: {error}") from error
+    lost = put_environments(agent.env, state["environments"])
+    if lost:
+        agent._last_obs = None  # so that `learn` resets the environments
+        parts.cut_trajectories(agent)
+        notes.append("; ".join(lost) + ": new episodes start in all environments")
+    if agent.use_sde:
+        notes.append("gSDE draws its noise before a rollout starts: not exact to the bit")
+    parts.put_streams(agent, state["streams"])
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return Restored(path, agent.num_timesteps, facts["total_timesteps"], notes, state["callbacks"])
+
+
+def checkpoints_in(folder: str | Path) -> list[Path]:
+    """The checkpoints in a folder, newest first, whole or not."""
+    return sorted(Path(folder).glob("checkpoint-*.zip"), reverse=True)
+
+
+def _newest(source: Path) -> tuple[Path, Stored, list[str]]:
+    """The newest whole checkpoint, and what was wrong with those after it."""
+    if not source.is_dir():
+        return source, _load(source), []
+    candidates = checkpoints_in(source)
+    if not candidates:
+        raise FileNotFoundError(f"{source}: expected a checkpoint-*.zip, got none")
+    notes: list[str] = []
+    for path in candidates:
+        try:
+            return path, _load(path), notes
+        except StorageError as error:  # noqa: PERF203, one or two files
+            notes.append(f"passed over a damaged checkpoint: {error}")
+    raise StorageError(f"{source}: no whole checkpoint; " + "; ".join(notes))
+
+
+def _load(path: Path) -> Stored:
+    stored = storage.load(path)
+    if stored.facts.get("kind") != "checkpoint":
+        raise StorageError(
+            f"{path}: expected a training checkpoint, got {stored.facts.get('kind')!r}; "
+            "a saved agent goes to its class: Agent.load(path)"
+        )
+    return stored
+
+
+# ---- callbacks beside ours -------------------------------------------------------------------
+
+
+def _tree(callback: BaseCallback) -> Iterator[BaseCallback]:
+    """A callback and all inside it."""
+    yield callback
+    inside: list[BaseCallback | None] = []
+    if isinstance(callback, CallbackList):
+        inside += callback.callbacks
+    if isinstance(callback, EventCallback):
+        inside.append(callback.callback)
+    if isinstance(callback, EvalCallback):
+        inside.append(callback.callback_on_new_best)
+    for one in inside:
+        if one is not None:
+            yield from _tree(one)
+
+
+def _progress_of(callbacks: list[BaseCallback]) -> list[dict[str, Any]]:
+    """Numbers and lists of numbers that a callback changes: those its constructor does not take."""
+    return [
+        {
+            "kind": type(one).__name__,
+            "numbers": {
+                name: value
+                for name, value in vars(one).items()
+                if name not in inspect.signature(type(one).__init__).parameters
+                and isinstance(value, bool | int | float | list)
+                and parts.storable(value)
+            },
+        }
+        for one in callbacks
+    ]
+
+
+def _put_progress(callbacks: list[BaseCallback], states: list[dict[str, Any]]) -> None:
+    kinds = [type(one).__name__ for one in callbacks]
+    if kinds != [state["kind"] for state in states]:
+        warnings.warn(
+            f"callbacks: expected {[state['kind'] for state in states]}, got {kinds}: they start "
+            "counting anew",
+            stacklevel=2,
+        )
+        return
+    for one, state in zip(callbacks, states, strict=True):
+        vars(one).update(
+            {name: value for name, value in state["numbers"].items() if name in vars(one)}
+        )

@@ -1,12 +1,123 @@
-"""An environment that remembers how its episode came about, and can run it again."""
+"""An environment that remembers how its episode came about, and can run it again.
+
+Few environments can save their state, but most are functions of three things: the state of their
+random stream before the reset, the arguments of the reset, and the actions since. These are small,
+and running them again also brings back wrappers in between (time limits, frame stacks).
+"""
 
 from __future__ import annotations
 
+import json
+import zlib
+from typing import Any, NamedTuple, SupportsFloat
+
 import gymnasium as gym
+import numpy as np
 
 
-class Replayable(gym.Wrapper):
-    """Around the whole environment, inside `Monitor`: `Monitor(Replayable(gym.make(id)))`.
+class Episode(NamedTuple):
+    """How an unfinished episode came about, and what it must look like when it is run again."""
 
-    `make_vec_env(id, wrapper_class=Replayable)` is equally right.
+    seed: int | None  # arguments of the reset
+    options: dict[str, Any] | None
+    stream_before: dict[str, Any]  # state of the environment's random stream before the reset
+    stream_now: dict[str, Any]
+    actions: np.ndarray  # (steps, *action)
+    digest: int  # of every observation and reward since the reset
+
+
+class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
+    """Records the actions since the last reset, so that the episode can be run again.
+
+    Put it around the whole environment: `Monitor(Replayable(gym.make(id)))`, or
+    `make_vec_env(id, wrapper_class=Replayable)`, which puts it around Monitor and is equally right.
+    It changes nothing that passes through it.
     """
+
+    def __init__(self, env: gym.Env) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
+        gym.Wrapper.__init__(self, env)
+        self._reset_arguments: tuple[int | None, dict[str, Any] | None] | None = None
+        self._stream_before: dict[str, Any] = {}
+        self._actions: list[np.ndarray] = []
+        self._digest = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        self._stream_before = self._stream()
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._reset_arguments = (seed, options)
+        self._actions = []
+        self._digest = _digest(0, observation)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        self._actions.append(np.array(action))
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._digest = _digest(_digest(self._digest, observation), reward)
+        return observation, reward, terminated, truncated, info
+
+    def episode(self) -> Episode | None:
+        """What `replay` needs; None before the first reset, or when the options are not JSON."""
+        if self._reset_arguments is None or not _is_json(self._reset_arguments[1]):
+            return None
+        seed, options = self._reset_arguments
+        return Episode(
+            seed,
+            options,
+            self._stream_before,
+            self._stream(),
+            np.array(self._actions),
+            self._digest,
+        )
+
+    def replay(self, episode: Episode) -> bool:
+        """Run `episode` again; whether the environment reproduced it to the bit.
+
+        When it did not, its random stream stands where the episode's stood, ready for a reset.
+        """
+        self.unwrapped.np_random.bit_generator.state = episode.stream_before
+        self.reset(seed=episode.seed, options=episode.options)
+        over = False
+        for action in episode.actions:
+            over = any(self.step(action)[2:4])
+            if over:
+                break
+        reproduced = (
+            not over
+            and self._digest == episode.digest
+            and _same(self._stream(), episode.stream_now)
+        )
+        self.unwrapped.np_random.bit_generator.state = episode.stream_now
+        return reproduced
+
+    def _stream(self) -> dict[str, Any]:
+        return dict(self.unwrapped.np_random.bit_generator.state)
+
+
+def _digest(before: int, value: Any) -> int:
+    """A running checksum over an observation or a reward, of any nesting."""
+    if isinstance(value, dict):
+        for key in sorted(value):
+            before = _digest(before, value[key])
+        return before
+    if isinstance(value, tuple):
+        for item in value:
+            before = _digest(before, item)
+        return before
+    return zlib.crc32(np.ascontiguousarray(value).tobytes(), before)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return bool(json.loads(json.dumps(value)) == value)
+    except TypeError:
+        return False
+
+
+def _same(stream: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two states of a bit generator are equal; some of them hold arrays."""
+    return json.dumps(stream, default=np.ndarray.tolist) == json.dumps(
+        other, default=np.ndarray.tolist
+    )

@@ -1,0 +1,279 @@
+"""The parts of an off-policy run's state, each with the function that puts it back.
+
+`x(agent)` gives nested numbers, tensors and arrays; `put_x(agent, state)` is its inverse, in place.
+They hold for any off-policy algorithm of Stable-Baselines3.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.her import HerReplayBuffer
+
+from ebrl import storage
+from ebrl.storage import StorageError
+
+PUBLIC_COUNTERS = ("num_timesteps", "exploration_rate")
+NO_COUNTERS = ("_total_timesteps", "_num_timesteps_at_start", "_stats_window_size")
+
+
+def learnt(agent: OffPolicyAlgorithm) -> dict[str, Any]:
+    """State dicts and raw tensors named by the algorithm (networks, optimisers, temperature)."""
+    variables = {name: recursive_getattr(agent, name) for name in agent._get_torch_save_params()[1]}
+    return {"parameters": agent.get_parameters(), "variables": variables}
+
+
+def put_learnt(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
+    """The inverse of `learnt`, in place. Raises StorageError when shapes or names differ."""
+    names = set(agent._get_torch_save_params()[1])
+    if set(state["variables"]) != names:
+        raise StorageError(f"expected tensors {sorted(names)}, got {sorted(state['variables'])}")
+    try:
+        agent.set_parameters(state["parameters"], exact_match=True, device=agent.device)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise StorageError(
+            f"the stored weights do not fit the networks that these arguments build ({error})"
+        ) from error
+    for name, value in state["variables"].items():
+        variable = recursive_getattr(agent, name)
+        if (variable is None) != (value is None) or (
+            value is not None and variable.shape != value.shape
+        ):
+            raise StorageError(f"{name}: expected {variable}, got {value}")
+        if variable is not None:
+            variable.data.copy_(value)
+
+
+def counters(agent: OffPolicyAlgorithm) -> dict[str, int | float]:
+    """How far the algorithm is: its private numbers (`_n_updates`, ...) and two public ones."""
+    return {
+        name: value
+        for name, value in vars(agent).items()
+        if type(value) in (int, float)
+        and (name.startswith("_") or name in PUBLIC_COUNTERS)
+        and name not in NO_COUNTERS
+    }
+
+
+def put_counters(agent: OffPolicyAlgorithm, values: dict[str, Any]) -> None:
+    """The inverse of `counters`. Raises StorageError for a name that is no counter."""
+    unknown = set(values) - set(counters(agent))
+    if unknown or any(type(value) not in (int, float) for value in values.values()):
+        raise StorageError(f"expected numbers for {sorted(counters(agent))}, got {values}")
+    vars(agent).update(values)
+
+
+def generators(agent: OffPolicyAlgorithm) -> dict[str, dict[str, Any]]:
+    """States of the algorithm's own random streams, if it has any."""
+    return {
+        name: {"device": generator.device.type, "state": generator.get_state()}
+        for name, generator in getattr(agent, "generators", {}).items()
+    }
+
+
+def put_generators(agent: OffPolicyAlgorithm, states: dict[str, dict[str, Any]]) -> None:
+    """The inverse of `generators`; streams of another kind of device start anew, with a warning."""
+    streams = getattr(agent, "generators", {})
+    if set(streams) != set(states):
+        raise StorageError(f"expected random streams {sorted(streams)}, got {sorted(states)}")
+    for name, stored in states.items():
+        here = streams[name].device.type
+        if stored["device"] == here:
+            streams[name].set_state(stored["state"])
+        else:
+            warnings.warn(
+                f"random stream {name!r} was on {stored['device']} and is now on {here}: "
+                "it starts anew from the seed",
+                stacklevel=3,
+            )
+
+
+def storable(value: Any) -> bool:
+    """Whether a file can hold it: numbers, strings, tensors, arrays, nested."""
+    try:
+        storage.flatten(value)
+    except TypeError:
+        return False
+    return True
+
+
+# ---- random streams of the process ----------------------------------------------------------
+
+
+def streams(agent: OffPolicyAlgorithm) -> dict[str, Any]:
+    """Python's, NumPy's and torch's global streams, and that of the action space."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002, the stream that SB3 draws from
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if agent.device.type == "cuda" else [],
+        "action_space": agent.action_space.np_random.bit_generator.state,
+    }
+
+
+def put_streams(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
+    """The inverse of `streams`."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if agent.device.type == "cuda" and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    agent.action_space.np_random.bit_generator.state = state["action_space"]
+
+
+# ---- replay ---------------------------------------------------------------------------------
+
+
+def replay(agent: OffPolicyAlgorithm) -> dict[str, Any]:
+    """The filled part of the replay buffer's arrays, whatever arrays it has."""
+    buffer = _buffer_of(agent)
+    rows = _filled(buffer, buffer.pos, buffer.full)
+    return {
+        "kind": type(buffer).__name__,
+        "capacity": [buffer.buffer_size, buffer.n_envs],
+        "pos": buffer.pos,
+        "full": buffer.full,
+        "arrays": {
+            name: array[:rows] if len(array) == buffer.buffer_size else array
+            for name, array in _arrays(buffer)
+        },
+    }
+
+
+def put_replay(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
+    """The inverse of `replay`. Raises StorageError for a buffer of another kind or size."""
+    buffer = _buffer_of(agent)
+    here = (type(buffer).__name__, [buffer.buffer_size, buffer.n_envs])
+    if here != (state["kind"], state["capacity"]):
+        raise StorageError(
+            f"expected a {here[0]} of (steps, environments) {here[1]}, "
+            f"got a {state['kind']} of {state['capacity']}"
+        )
+    arrays = dict(_arrays(buffer))
+    if set(arrays) != set(state["arrays"]):
+        raise StorageError(
+            f"expected replay arrays {sorted(arrays)}, got {sorted(state['arrays'])}"
+        )
+    for name, stored in state["arrays"].items():
+        if stored.shape[1:] != arrays[name].shape[1:] or stored.dtype != arrays[name].dtype:
+            raise StorageError(
+                f"replay {name}: expected rows of {arrays[name].shape[1:]} {arrays[name].dtype}, "
+                f"got {stored.shape[1:]} {stored.dtype}"
+            )
+        arrays[name][: len(stored)] = stored
+    buffer.pos, buffer.full = state["pos"], state["full"]
+
+
+def cut_trajectories(agent: OffPolicyAlgorithm) -> None:
+    """Mark the newest transitions as truncated: what follows is another episode."""
+    buffer = _buffer_of(agent)
+    if buffer.size() == 0:
+        return
+    last = buffer.pos - 1
+    open_ones = np.flatnonzero(buffer.dones[last] == 0)
+    buffer.dones[last, open_ones] = 1
+    if buffer.handle_timeout_termination:
+        buffer.timeouts[last, open_ones] = 1  # so that the value of the next observation counts
+    if isinstance(buffer, HerReplayBuffer):
+        for index in open_ones:
+            buffer._compute_episode_length(int(index))
+
+
+def _buffer_of(agent: OffPolicyAlgorithm) -> ReplayBuffer:
+    if agent.replay_buffer is None:
+        raise ValueError("expected an agent with a replay buffer, got one without: give it an env")
+    return agent.replay_buffer
+
+
+def _filled(buffer: ReplayBuffer, pos: int, full: bool) -> int:
+    """Rows in use; the memory-saving layout also has the next observation in the row at `pos`."""
+    extra = 1 if buffer.optimize_memory_usage else 0
+    return buffer.buffer_size if full else min(pos + extra, buffer.buffer_size)
+
+
+def _arrays(buffer: ReplayBuffer) -> Iterator[tuple[str, np.ndarray]]:
+    for name, value in vars(buffer).items():
+        for key, array in value.items() if isinstance(value, dict) else [(None, value)]:
+            if isinstance(array, np.ndarray):
+                if array.dtype != object:
+                    yield (name if key is None else f"{name}.{key}"), array
+                elif getattr(buffer, "copy_info_dict", True):
+                    raise TypeError(
+                        f"replay {name}: expected arrays of numbers, got objects, which a file "
+                        "cannot hold; use HerReplayBuffer with copy_info_dict=False"
+                    )
+
+
+# ---- between the algorithm and its environment ----------------------------------------------
+
+
+def progress(agent: OffPolicyAlgorithm) -> dict[str, Any]:
+    """Where the loop stands: the last observation, and the episodes that the logs average over."""
+    return {
+        "observation": agent._last_obs,
+        "original_observation": agent._last_original_obs,
+        "episode_starts": agent._last_episode_starts,
+        "episodes": list(agent.ep_info_buffer or []),
+        "successes": list(agent.ep_success_buffer or []),
+    }
+
+
+def put_progress(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
+    """The inverse of `progress`."""
+    agent._last_obs = state["observation"]
+    agent._last_original_obs = state["original_observation"]
+    agent._last_episode_starts = state["episode_starts"]
+    agent.ep_info_buffer = deque(state["episodes"], maxlen=agent._stats_window_size)
+    agent.ep_success_buffer = deque(state["successes"], maxlen=agent._stats_window_size)
+
+
+def noise(agent: OffPolicyAlgorithm) -> list[dict[str, Any]]:
+    """The numbers and arrays of the action noise, one entry an environment."""
+    return [
+        {
+            name: value
+            for name, value in vars(one).items()
+            if type(value) in (int, float) or isinstance(value, np.ndarray | np.generic)
+        }
+        for one in _noises(agent.action_noise)
+    ]
+
+
+def put_noise(agent: OffPolicyAlgorithm, state: list[dict[str, Any]]) -> None:
+    """The inverse of `noise`, which also lives through the reset at the start of `learn`."""
+    noise = agent.action_noise
+    if noise is not None and agent.n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
+        noise = agent.action_noise = VectorizedActionNoise(noise, agent.n_envs)
+    if len(_noises(noise)) != len(state):
+        raise StorageError(f"expected action noise for {len(_noises(noise))}, got {len(state)}")
+    for one, values in zip(_noises(noise), state, strict=True):
+        if not set(values) <= set(vars(one)):
+            raise StorageError(f"expected action noise with {sorted(values)}, got {one}")
+        vars(one).update(values)
+    if noise is not None:
+        _outlive_one_reset(noise)
+
+
+def _noises(noise: ActionNoise | None) -> list[ActionNoise]:
+    if noise is None:
+        return []
+    return noise.noises if isinstance(noise, VectorizedActionNoise) else [noise]
+
+
+def _outlive_one_reset(noise: ActionNoise) -> None:
+    """`learn` resets the noise before its first step, although the episode goes on."""
+
+    def keep() -> None:
+        del vars(noise)["reset"]
+
+    vars(noise)["reset"] = keep
