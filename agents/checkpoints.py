@@ -300,15 +300,11 @@ def _progress_of(callbacks: list[BaseCallback]) -> list[dict[str, Any]]:
 
 
 def _put_progress(callbacks: list[BaseCallback], states: list[dict[str, Any]]) -> None:
-    kinds = [type(one).__name__ for one in callbacks]
-    if kinds != [state["kind"] for state in states]:
-        warnings.warn(
-            f"callbacks: expected {[state['kind'] for state in states]}, got {kinds}: they start "
-            "counting anew",
-            stacklevel=2,
-        )
-        return
-    for one, state in zip(callbacks, states, strict=True):
-        vars(one).update(
-            {name: value for name, value in state["numbers"].items() if name in vars(one)}
-        )
+    """Each callback goes on where the next one of its kind stood; a new one starts anew."""
+    left = list(states)
+    for one in callbacks:
+        state = next((state for state in left if state["kind"] == type(one).__name__), None)
+        if state is not None:
+            left = [other for other in left if other is not state]
+            known = {name: v for name, v in state["numbers"].items() if name in vars(one)}
+            vars(one).update(known)

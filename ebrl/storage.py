@@ -118,7 +118,7 @@ def flatten(value: Any) -> tuple[dict[str, Tensor], JSON]:
     return tensors, _flatten(value, "", tensors)
 
 
-def unflatten(tensors: Mapping[str, Tensor], facts: JSON) -> Any:
+def unflatten(tensors: Mapping[str, Tensor], facts: Any) -> Any:
     """The inverse of `flatten`. Raises StorageError for JSON that `flatten` cannot have made."""
     if isinstance(facts, list):
         return [unflatten(tensors, item) for item in facts]
@@ -217,7 +217,8 @@ def _tensor_table(tensors: Mapping[str, Tensor]) -> bytes:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    # as_strided: a tensor of one number counts as contiguous whatever its strides say
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 # ---- reading --------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ TENSORS = {
     "uint8": torch.arange(256, dtype=torch.uint8).reshape(16, 16),
     "int64": torch.tensor(2**62),
     "empty": torch.zeros(0, 7),
+    "odd strides": torch.zeros(3, 1, dtype=torch.float64).as_strided((1, 1), (1, 0)),
     "strided": torch.arange(12.0).reshape(3, 4).T,
 }
 
