@@ -1,1 +1,3 @@
 """Agents: native Stable-Baselines3 algorithms whose critic is an energy."""
+
+from ebrl.agents.energy_actor_critic import EnergyActorCritic as EnergyActorCritic

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,28 @@ def expect_one_number_each(value: Tensor, x: Tensor, event_ndim: int) -> Tensor:
             "axes; sum over the event axes"
         )
     return value
+
+
+def first_order(energy: Energy, x: Tensor) -> Tensor:
+    """Return `E(x)`, `(*batch,)`, differentiable once with respect to x and to nothing else.
+
+    For losses that move x and not the energy: the gradient is the energy's own, and the
+    parameters' is never computed.
+    """
+    value, gradient = energy.value_and_gradient(x)
+    return _FirstOrder.apply(x, value, gradient)
+
+
+class _FirstOrder(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return over_event(upstream, gradient.ndim - upstream.ndim) * gradient, None, None
 
 
 class FunctionEnergy(Energy):

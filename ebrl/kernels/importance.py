@@ -94,8 +94,10 @@ def pick(weights: Tensor, uniform: Tensor) -> Tensor:
     cumulative = weights.cumsum(-1)
     # Rounding may leave the last sum below the uniform: scaling by it keeps the index in range.
     threshold = (uniform * cumulative[..., -1]).unsqueeze(-1)
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_(
-        max=weights.shape[-1] - 1
+    return (
+        torch.searchsorted(cumulative, threshold, right=True)
+        .squeeze(-1)
+        .clamp_(max=weights.shape[-1] - 1)
     )
 
 

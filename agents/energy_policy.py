@@ -1,0 +1,284 @@
+"""The policy of `EnergyActorCritic`: `E(a|s) = -Q(s, a)`, sampled at a temperature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    get_actor_critic_arch,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from ebrl.adaptation import DualAveraging
+from ebrl.agents.proposal import MixtureProposal, TanhMixture
+from ebrl.energies import Energy
+from ebrl.estimators import soft_value
+from ebrl.kernels import MALA
+from ebrl.kernels.importance import pick, take
+from ebrl.networks import BoundMLP, MLPEnergy, Reduction
+from ebrl.sampler import Sampler, Samples
+from ebrl.spaces import Box
+
+MINIMUM_WEIGHT = 0.1  # means of lighter components are hardly trained; the greedy action skips them
+
+
+class EnergyCritic(BaseModel):
+    """An ensemble of energies `E_i(a|s) = -Q_i(s, a)`, in units of reward."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        features_extractor: BaseFeaturesExtractor,
+        net_arch: list[int],
+        activation_fn: type[nn.Module],
+        members: int,
+        normalize_images: bool = True,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.energy = MLPEnergy(
+            get_action_dim(action_space),
+            net_arch,
+            condition_dimension=features_extractor.features_dim,
+            members=members,
+            activation=activation_fn,
+        )
+
+    def given(self, observation: PyTorchObs, reduction: Reduction = "mean") -> BoundMLP:
+        """Return the energy of actions in [-1, 1]^d given the observations."""
+        features = self.extract_features(observation, self.features_extractor)
+        return self.energy.given(features, reduction)
+
+
+class EnergyPolicy(BasePolicy):
+    """A proposal, energy critics with their targets, and the sampler that picks actions.
+
+    Actions are drawn from `exp(-E(a|s)/temperature)`: `acting_candidates` draws of the proposal are
+    resampled by their importance, then moved by `moves` steps of MALA. `temperature` is set by the
+    algorithm and saved with the weights; `generator` is the stream that acting draws from.
+    """
+
+    action_space: spaces.Box
+    features_extractor_class: type[BaseFeaturesExtractor]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        components: int = 1,
+        acting_candidates: int = 1,
+        moves: int = 0,
+        log_deviation_bounds: tuple[float, float] = (-20.0, 2.0),
+        epsilon: float = 0.0,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        n_critics: int = 2,
+    ):
+        if optimizer_kwargs is None:
+            optimizer_kwargs = {"fused": True} if optimizer_class is torch.optim.Adam else {}
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            squash_output=True,
+            normalize_images=normalize_images,
+        )
+        self.net_arch = [256, 256] if net_arch is None else net_arch
+        self.activation_fn, self.n_critics = activation_fn, n_critics
+        self.components, self.acting_candidates, self.moves = components, acting_candidates, moves
+        self.log_deviation_bounds, self.epsilon = log_deviation_bounds, epsilon
+        self.generator = torch.Generator()
+        self.register_buffer("temperature", torch.ones(()))
+        self.sampler = Sampler(
+            MALA(),
+            Box(-1.0, 1.0, walls="tanh"),
+            steps=moves,
+            step_size=0.01,
+            adaptation=DualAveraging(),
+        )
+        self._build(lr_schedule)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        actor_arch, critic_arch = get_actor_critic_arch(self.net_arch)
+        shared: dict[str, Any] = {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "activation_fn": self.activation_fn,
+            "normalize_images": self.normalize_images,
+        }
+        self.proposal = MixtureProposal(
+            **shared,
+            features_extractor=self.make_features_extractor(),
+            net_arch=actor_arch,
+            components=self.components,
+            log_deviation_bounds=self.log_deviation_bounds,
+            epsilon=self.epsilon,
+        )
+        critic, self.critic_target = (
+            EnergyCritic(
+                **shared,
+                features_extractor=self.make_features_extractor(),
+                net_arch=critic_arch,
+                members=self.n_critics,
+            )
+            for _ in range(2)
+        )
+        self.critic = critic
+        self.critic_target.load_state_dict(critic.state_dict())
+        self.critic_target.requires_grad_(False).set_training_mode(False)
+        for network in (self.proposal, self.critic):
+            network.optimizer = self.optimizer_class(
+                network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+            )
+
+    def set_training_mode(self, mode: bool) -> None:
+        self.proposal.set_training_mode(mode)
+        self.critic.set_training_mode(mode)
+        self.training = mode
+
+    def forward(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        return self._predict(observation, deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Return scaled actions `(batch, action_dim)`."""
+        if deterministic:
+            return self.greedy(observation)
+        return self.sample(observation).squeeze(1)
+
+    @torch.no_grad()
+    def greedy(self, observation: PyTorchObs) -> Tensor:
+        """Return the mean of lowest energy among the components that carry weight; draws nothing."""
+        mixture = self.proposal(observation)
+        means = torch.tanh(mixture.mean)  # (batch, components, action_dim)
+        if self.components == 1:
+            return means.squeeze(1)
+        weights = mixture.log_weights.exp()
+        least = weights.amax(-1, keepdim=True).clamp_max(MINIMUM_WEIGHT)
+        energy = self.critic.given(observation)(means)
+        lowest = energy.masked_fill(weights < least, torch.inf).argmin(-1)
+        return take(means, lowest)
+
+    @torch.no_grad()
+    def sample(self, observation: PyTorchObs, n: int = 1, adapt: bool = True) -> Tensor:
+        """Draw scaled actions `(batch, n, action_dim)`, independent given the observation."""
+        mixture = self.proposal(observation)
+        batch, total = mixture.mean.shape[0], n * self.acting_candidates
+        free = self._propose(mixture, batch, total)  # (batch, n * candidates, action_dim)
+        actions = torch.tanh(free)
+        if self.acting_candidates == 1 and self.moves == 0:
+            return actions
+        energy = self.critic.given(observation)
+        if self.acting_candidates > 1:
+            groups = (batch, n, self.acting_candidates)
+            weights = soft_value(
+                energy(actions).view(groups),
+                mixture.log_density(free).view(groups),
+                self.temperature,
+            ).weights
+            uniform = torch.rand(batch, n, generator=self.generator, device=free.device)
+            actions = take(actions.unflatten(1, groups[1:]), pick(weights, uniform))
+        if self.moves > 0:
+            actions = self.move(energy, actions, adapt).x
+        return actions
+
+    def move(self, energy: Energy, actions: Tensor, adapt: bool) -> Samples:
+        """Move actions by MALA at the temperature; `sampler.adaptation` keeps the step size."""
+        return self.sampler.sample(
+            energy, actions, generator=self.generator, temperature=self.temperature, adapt=adapt
+        )
+
+    def _propose(self, mixture: TanhMixture, batch: int, count: int) -> Tensor:
+        """Draw `(batch, count, action_dim)` before the squash, independently of each other."""
+        device = mixture.mean.device
+        normal = torch.randn(
+            batch, count, mixture.mean.shape[-1], generator=self.generator, device=device
+        )
+        if self.components == 1:
+            return mixture.systematic(normal[..., :1, 0], normal)
+        # One systematic draw of each of `count` mixtures is a plain draw: systematic draws of one
+        # mixture are spread out, and picking among neighbours of a group would be correlated.
+        rows = TanhMixture(*(field.repeat_interleave(count, 0) for field in mixture[:3]))
+        offset = torch.rand(batch * count, 1, generator=self.generator, device=device)
+        return rows.systematic(offset, normal.reshape(-1, 1, normal.shape[-1])).view_as(normal)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            activation_fn=self.activation_fn,
+            components=self.components,
+            acting_candidates=self.acting_candidates,
+            moves=self.moves,
+            log_deviation_bounds=self.log_deviation_bounds,
+            epsilon=self.epsilon,
+            n_critics=self.n_critics,
+            lr_schedule=self._dummy_schedule,
+            optimizer_class=self.optimizer_class,
+            optimizer_kwargs=self.optimizer_kwargs,
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=self.features_extractor_kwargs,
+        )
+        return data
+
+
+class CnnPolicy(EnergyPolicy):
+    """`EnergyPolicy` for images, with SB3's `NatureCNN`."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=features_extractor_class,
+            **kwargs,
+        )
+
+
+class MultiInputPolicy(EnergyPolicy):
+    """`EnergyPolicy` for dictionaries of observations, with SB3's `CombinedExtractor`."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=features_extractor_class,
+            **kwargs,
+        )

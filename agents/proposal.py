@@ -1,0 +1,127 @@
+"""The proposal of an agent: a tanh-squashed mixture of Gaussians with an exact density."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor, nn
+
+from ebrl.spaces import log_tanh_slope
+
+HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+
+
+class TanhMixture(NamedTuple):
+    """`a = tanh u`, `u ~ Σ_k w_k N(mean_k, deviation_k²)` with independent coordinates.
+
+    Batches of mixtures: one a row of observations. Densities are with respect to actions in
+    [-1, 1]^d. `epsilon` is added inside the logarithm of the Jacobian: 0 is exact, SB3 has 1e-6.
+    """
+
+    log_weights: Tensor  # (batch, components), normalised
+    mean: Tensor  # (batch, components, dimension)
+    log_deviation: Tensor  # (batch, components, dimension)
+    epsilon: float = 0.0
+
+    def one_each(self, normal: Tensor) -> Tensor:
+        """Draw `u` once from every component, differentiably.
+
+        `normal: (batch, components, dimension)`. Weighted by the components' weights these draws
+        give unbiased expectations, with a gradient that reaches the weights too.
+        """
+        return torch.addcmul(self.mean, self.log_deviation.exp(), normal)
+
+    def systematic(self, offset: Tensor, normal: Tensor) -> Tensor:
+        """Draw `u: (batch, M, dimension)` from the whole mixture, components systematically.
+
+        `offset: (batch, 1)` uniform and `normal: (batch, M, dimension)`. Component k is drawn
+        `M w_k` times, rounded up or down: each draw has the mixture's density, whatever the
+        numbers of draws and components are.
+        """
+        components, count = self.mean.shape[1], normal.shape[1]
+        if components == 1:
+            return torch.addcmul(self.mean, self.log_deviation.exp(), normal)
+        points = (torch.arange(count, device=offset.device) + offset) / count  # (batch, M)
+        edges = self.log_weights.exp().cumsum(-1)
+        chosen = torch.searchsorted(edges, points, right=True).clamp_(max=components - 1)
+        index = chosen.unsqueeze(-1).expand(-1, -1, self.mean.shape[-1])
+        mean, log_deviation = self.mean.gather(1, index), self.log_deviation.gather(1, index)
+        return torch.addcmul(mean, log_deviation.exp(), normal)
+
+    def log_density(self, free: Tensor) -> Tensor:
+        """Return the log density of `a = tanh u`, `(batch, M)`, from `u: (batch, M, dimension)`."""
+        if self.mean.shape[1] == 1:
+            gaussian = _gaussian(free, self.mean, self.log_deviation)  # (batch, M)
+        else:
+            each = _gaussian(
+                free.unsqueeze(2), self.mean.unsqueeze(1), self.log_deviation.unsqueeze(1)
+            )  # (batch, M, components)
+            gaussian = torch.logsumexp(self.log_weights.unsqueeze(1) + each, -1)
+        return gaussian - self._log_slope(free)
+
+    def _log_slope(self, free: Tensor) -> Tensor:
+        if self.epsilon > 0:
+            return torch.log(1 - torch.tanh(free).square() + self.epsilon).sum(-1)
+        return log_tanh_slope(free).sum(-1)
+
+    def perplexity(self) -> Tensor:
+        """Return the effective number of components, `(batch,)`: 1 when the mixture collapsed."""
+        return torch.special.entr(self.log_weights.exp()).sum(-1).exp()
+
+
+def _gaussian(u: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
+    standard = (u - mean) * torch.exp(-log_deviation)
+    return -(0.5 * standard.square() + log_deviation + HALF_LOG_TWO_PI).sum(-1)
+
+
+class MixtureProposal(BaseModel):
+    """A network from observations to the `TanhMixture` over actions.
+
+    `log_deviation_bounds` clamp the log standard deviations; SB3's are (-20, 2).
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        features_extractor: BaseFeaturesExtractor,
+        net_arch: list[int],
+        activation_fn: type[nn.Module],
+        components: int,
+        log_deviation_bounds: tuple[float, float] = (-20.0, 2.0),
+        epsilon: float = 0.0,
+        normalize_images: bool = True,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.components, self.dimension = components, get_action_dim(action_space)
+        self.log_deviation_bounds, self.epsilon = log_deviation_bounds, epsilon
+        features = features_extractor.features_dim
+        self.trunk = nn.Sequential(*create_mlp(features, -1, net_arch, activation_fn))
+        width = net_arch[-1] if net_arch else features
+        self.mean = nn.Linear(width, components * self.dimension)
+        self.log_deviation = nn.Linear(width, components * self.dimension)
+        self.logits = nn.Linear(width, components)
+
+    def forward(self, observation: PyTorchObs) -> TanhMixture:
+        h = self.trunk(self.extract_features(observation, self.features_extractor))
+        shape = (self.components, self.dimension)
+        return TanhMixture(
+            log_weights=torch.log_softmax(self.logits(h), -1),
+            mean=self.mean(h).unflatten(-1, shape),
+            log_deviation=self.log_deviation(h)
+            .unflatten(-1, shape)
+            .clamp(*self.log_deviation_bounds),
+            epsilon=self.epsilon,
+        )
