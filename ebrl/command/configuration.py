@@ -15,8 +15,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt, register_type
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from ebrl.command.errors import UsageError
@@ -27,6 +28,9 @@ OWNED_BY_THE_RUN = {"seed", "tensorboard_log", "_init_setup_model"}
 
 # Arguments of a policy that are classes; YAML can only name them.
 CLASSES_IN_POLICY_KWARGS = {"activation_fn", "features_extractor_class", "optimizer_class"}
+
+# Action noise takes arrays; a config writes them as lists.
+register_type(np.ndarray, serializer=np.ndarray.tolist, deserializer=np.array)
 
 
 @dataclass(frozen=True)

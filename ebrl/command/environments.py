@@ -70,8 +70,8 @@ def make(name: str, arguments: dict[str, Any] | None = None) -> gym.Env:
         environment = gym.make(name, **(arguments or {}))
     except DependencyNotInstalled as error:
         raise UsageError(f"{name} needs a package that is not installed. {_cure(name)}") from error
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{name}: no module named `{error.name}`. {_cure(name)}") from error
+    except ImportError as error:  # its own module, what that imports, or a version that is gone
+        raise UsageError(f"{name} cannot be imported: {error} {_cure(name)}") from error
     except (UnregisteredEnv, Error) as error:
         hint = did_you_mean(name, gym.registry)
         raise UsageError(f"unknown environment {name}.{hint} ({error})") from error

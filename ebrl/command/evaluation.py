@@ -79,13 +79,28 @@ def _play_block(
 @contextmanager
 def undisturbed_streams() -> Iterator[None]:
     """Give the global random streams back as they were, whatever the environments drew."""
-    python, numpy, torch_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python, torch_cpu = random.getstate(), torch.get_rng_state()
+    numpy = np.random.get_state()  # noqa: NPY002 (it is the stream to look after)
     try:
         yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy)
+        np.random.set_state(numpy)  # noqa: NPY002
         torch.set_rng_state(torch_cpu)
+
+
+class Clock(NamedTuple):
+    """Seconds of this process. A tuple, so that no checkpoint takes it for a counter of the run."""
+
+    cpu: float
+    wall: float
+
+    @staticmethod
+    def now() -> Clock:
+        return Clock(cpu=time.process_time(), wall=time.monotonic())
+
+    def minus(self, other: Clock) -> Clock:
+        return Clock(cpu=self.cpu - other.cpu, wall=self.wall - other.wall)
 
 
 class Evaluations(BaseCallback):
@@ -104,10 +119,9 @@ class Evaluations(BaseCallback):
         self.environments = evaluation_environments(configuration, SIDE_BY_SIDE)
 
     def _on_training_start(self) -> None:
-        """Seconds count the training only; after a resume, from the last evaluation that it kept."""
+        """Start the clocks; after a resume they go on from the last evaluation that was kept."""
         last = self.done[-1] if self.done else {"cpu_seconds": 0.0, "wall_seconds": 0.0}
-        self.cpu_start = time.process_time() - last["cpu_seconds"]
-        self.wall_start = time.monotonic() - last["wall_seconds"]
+        self.started = Clock.now().minus(Clock(last["cpu_seconds"], last["wall_seconds"]))
 
     def _on_rollout_start(self) -> None:
         every = self.settings.evaluate_every
@@ -125,24 +139,24 @@ class Evaluations(BaseCallback):
 
     def evaluate(self) -> None:
         """Evaluate now, write it down, and leave the clocks as if no time had passed."""
-        cpu, wall = time.process_time(), time.monotonic()
+        before = Clock.now()
         episodes = play(
             self.model,
             self.environments,
             self.settings.evaluation_seed,
             self.settings.evaluation_episodes,
         )
+        trained = before.minus(self.started)
         entry = {
             "timesteps": self.num_timesteps,
             **episodes.summary(),
-            "cpu_seconds": cpu - self.cpu_start,
-            "wall_seconds": wall - self.wall_start,
+            "cpu_seconds": trained.cpu,
+            "wall_seconds": trained.wall,
         }
         self._log(entry)
         self.done.append(entry)
         write_json(self.run.evaluations, self.done)
-        self.cpu_start += time.process_time() - cpu
-        self.wall_start += time.monotonic() - wall
+        self.started = Clock.now().minus(trained)
 
     def _log(self, entry: dict[str, Any]) -> None:
         last = self.done[-1] if self.done else {"timesteps": 0, "wall_seconds": 0.0}

@@ -60,8 +60,8 @@ def restore_newest(agent: OffPolicyAlgorithm, run: Run) -> Restored | None:
             return None
         except StorageError as error:
             raise RunError(f"no checkpoint in {run.checkpoints} can be read: {error}") from error
-    for note in [str(warning.message) for warning in caught] + restored.notes:
-        print(f"ebrl: note: {note}", file=sys.stderr)
+    for warning in caught:
+        print(f"ebrl: note: {warning.message}", file=sys.stderr)
     return restored
 
 
@@ -103,7 +103,6 @@ def train_to_end(
                     callback=[evaluations, checkpoints, progress],
                     reset_num_timesteps=False,
                 )
-                checkpoints.write()
             agent.save(run.model)
         except KeyboardInterrupt:
             progress.close()

@@ -18,7 +18,7 @@ from ebrl.command.configuration import Configuration
 from ebrl.command.environments import evaluation_environments
 from ebrl.command.evaluation import undisturbed_streams
 
-SAMPLES = 512
+SAMPLES = 2_048
 GRID = 101  # points a dimension
 MOMENTS = (0.0, 0.1, 0.5)  # of an episode, at which its landscape is drawn
 LONGEST = 1_000  # steps of the episode that the observations are taken from
@@ -61,7 +61,7 @@ def draw_learning_curve(
     axes.fill_between(steps, mean - spread, mean + spread, color=BLUE, alpha=0.15, lw=0)
     axes.plot(steps, mean, "o-", color=BLUE, ms=4, lw=1.8)
     axes.annotate(
-        f"{mean[-1]:.5g} ± {spread[-1]:.2g}",
+        f"{mean[-1]:,.1f} ± {spread[-1]:.1f}",
         (steps[-1], mean[-1]),
         xytext=(6, 6),
         textcoords="offset points",
@@ -100,6 +100,8 @@ def draw_landscapes(
         else:
             _draw_plane(axes, agent, observation, np.asarray(sampled), greedy, unit)
         axes.set_title(f"step {step} of an episode", fontsize=10)
+    for inner in _inner_labels(panels):
+        inner.set_ylabel("")
 
 
 def _draw_line(
@@ -114,18 +116,18 @@ def _draw_line(
     density = axes.twinx()
     density.hist(
         sampled[:, 0],
-        bins=40,
+        bins=32,
         range=(low, high),
         density=True,
         color=ORANGE,
         alpha=0.45,
-        label=f"{SAMPLES} sampled actions",
     )
     density.set_ylabel("density of sampled actions", color=ORANGE)
     axes.set_zorder(density.get_zorder() + 1)
     axes.patch.set_visible(False)
     axes.set_xlim(low, high)
-    axes.legend(fontsize=8, loc="best")
+    axes.legend(fontsize=8, loc="upper center")
+    axes.margins(y=0.15)
 
 
 def _draw_plane(
@@ -160,6 +162,13 @@ def _draw_discrete(
     share.set_ylabel(f"share of {len(sampled)} sampled actions", color=ORANGE)
     axes.set_zorder(share.get_zorder() + 1)
     axes.patch.set_visible(False)
+
+
+def _inner_labels(panels: np.ndarray) -> list[Axes]:
+    """Axes whose label repeats a neighbour's: left ones but the first, right ones but the last."""
+    left = list(panels[1:])
+    right = [axes for axes in panels[0].figure.axes if axes.yaxis.get_label_position() == "right"]
+    return left + right[:-1]
 
 
 def energies(agent: Any, observation: Any, actions: np.ndarray) -> np.ndarray:

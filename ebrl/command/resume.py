@@ -25,5 +25,9 @@ def main(arguments: list[str]) -> int:
         configuration = read(run.config)
         agent = build(configuration)
         resumed = restore_newest(agent, run)
-        print(f"{run.folder}: going on from step {agent.num_timesteps:,}.")
+        steps, total = agent.num_timesteps, configuration.settings.total_timesteps
+        if steps < total:
+            print(f"{run.folder}: going on from step {steps:,} of {total:,}.")
+        else:
+            print(f"{run.folder} has all its {steps:,} steps.")
         return train_to_end(agent, configuration, run, resumed)
