@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
@@ -20,8 +21,8 @@ class Episode(NamedTuple):
 
     seed: int | None  # arguments of the reset
     options: dict[str, Any] | None
-    stream_before: dict[str, Any]  # state of the environment's random stream before the reset
-    stream_now: dict[str, Any]
+    streams_before: dict[str, Any]  # states of the environment's random streams before the reset
+    streams_now: dict[str, Any]
     actions: np.ndarray  # (steps, *action)
     digest: int  # of every observation and reward since the reset
 
@@ -38,14 +39,14 @@ class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
         gym.utils.RecordConstructorArgs.__init__(self)
         gym.Wrapper.__init__(self, env)
         self._reset_arguments: tuple[int | None, dict[str, Any] | None] | None = None
-        self._stream_before: dict[str, Any] = {}
+        self._streams_before: dict[str, Any] = {}
         self._actions: list[np.ndarray] = []
         self._digest = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        self._stream_before = self._stream()
+        self._streams_before = self._streams()
         observation, info = self.env.reset(seed=seed, options=options)
         self._reset_arguments = (seed, options)
         self._actions = []
@@ -66,8 +67,8 @@ class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
         return Episode(
             seed,
             options,
-            self._stream_before,
-            self._stream(),
+            self._streams_before,
+            self._streams(),
             np.array(self._actions),
             self._digest,
         )
@@ -75,9 +76,11 @@ class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def replay(self, episode: Episode) -> bool:
         """Run `episode` again; whether the environment reproduced it to the bit.
 
-        When it did not, its random stream stands where the episode's stood, ready for a reset.
+        When it did not, its random streams stand where the episode's stood, ready for a reset.
         """
-        self.unwrapped.np_random.bit_generator.state = episode.stream_before
+        if set(episode.streams_before) != set(self._generators()):
+            return False
+        self._put_streams(episode.streams_before)
         self.reset(seed=episode.seed, options=episode.options)
         over = False
         for action in episode.actions:
@@ -87,13 +90,39 @@ class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
         reproduced = (
             not over
             and self._digest == episode.digest
-            and _same(self._stream(), episode.stream_now)
+            and _same(self._streams(), episode.streams_now)
         )
-        self.unwrapped.np_random.bit_generator.state = episode.stream_now
+        self._put_streams(episode.streams_now)
         return reproduced
 
-    def _stream(self) -> dict[str, Any]:
-        return dict(self.unwrapped.np_random.bit_generator.state)
+    def _generators(self) -> dict[str, np.random.Generator]:
+        """The random streams of the environment: its own, its generators', its spaces'.
+
+        But not the action space's, from which the agent draws.
+        """
+        env = self.unwrapped
+        found = {"np_random": env.np_random}
+        for name, value in {**vars(env), "observation_space": env.observation_space}.items():
+            if isinstance(value, np.random.Generator):
+                found[name] = value
+            elif isinstance(value, gym.Space) and value is not env.action_space:
+                found |= dict(_streams_of(name, value))
+        return found
+
+    def _streams(self) -> dict[str, Any]:
+        return {name: one.bit_generator.state for name, one in self._generators().items()}
+
+    def _put_streams(self, states: dict[str, Any]) -> None:
+        for name, generator in self._generators().items():
+            generator.bit_generator.state = states[name]
+
+
+def _streams_of(name: str, space: gym.Space) -> Iterator[tuple[str, np.random.Generator]]:
+    """The random streams of a space and of those inside it."""
+    yield name, space.np_random
+    if isinstance(space, gym.spaces.Dict):
+        for key, inside in space.items():
+            yield from _streams_of(f"{name}.{key}", inside)
 
 
 def _digest(before: int, value: Any) -> int:

@@ -19,6 +19,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import her
@@ -140,7 +141,8 @@ def from_space(space: spaces.Space) -> dict[str, Any]:
         case spaces.MultiDiscrete():
             return {"kind": "MultiDiscrete", "nvec": space.nvec, "start": space.start}
         case spaces.MultiBinary():
-            return {"kind": "MultiBinary", "shape": list(space.shape)}
+            one_axis = isinstance(space.n, int | np.integer)
+            return {"kind": "MultiBinary", "n": space.shape[0] if one_axis else list(space.shape)}
         case spaces.Dict():
             return {"kind": "Dict", "spaces": {k: from_space(v) for k, v in space.items()}}
     raise TypeError(
@@ -161,7 +163,7 @@ def to_space(state: dict[str, Any]) -> spaces.Space:
             nvec = state["nvec"]
             return spaces.MultiDiscrete(nvec, dtype=nvec.dtype, start=state["start"])
         case "MultiBinary":
-            return spaces.MultiBinary(state["shape"])
+            return spaces.MultiBinary(state["n"])
         case "Dict":
             return spaces.Dict({key: to_space(value) for key, value in state["spaces"].items()})
     raise StorageError(f"expected a kind of space, got {state['kind']!r}")
@@ -200,9 +202,10 @@ def _arguments(agent: Saving) -> dict[str, Any]:
 def _encode(value: Any) -> Any:
     """Classes that everybody has become their names; other objects stay as they are."""
     if isinstance(value, type):
+        name: str = value.__name__
         for place, (module, parent) in KNOWN_CLASSES.items():
-            if issubclass(value, parent) and getattr(module, value.__name__, None) is value:
-                return {"class": [place, value.__name__]}
+            if issubclass(value, parent) and getattr(module, name, None) is value:
+                return {"class": [place, name]}
     if isinstance(value, dict):
         return {key: _encode(item) for key, item in value.items()}
     return os.fspath(value) if isinstance(value, Path) else value

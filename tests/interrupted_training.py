@@ -2,8 +2,10 @@
 
     python interrupted_training.py TASK FOLDER TOTAL [STEP ...]
 
-trains TASK to TOTAL steps and prints a JSON object of digests. With steps, the process kills
-itself at each of them in turn (a fresh fork goes on from the last checkpoint), as `kill -9` would.
+trains TASK to TOTAL steps in FOLDER/whole (where it goes on when it was killed from outside) and
+writes digests of all that is left to FOLDER/whole.json. With steps, it also trains in
+FOLDER/killed, where a process kills itself at each of these steps in turn and a fresh fork goes on
+from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -71,6 +73,7 @@ def sac() -> OffPolicyAlgorithm:
         learning_starts=30,
         buffer_size=1_000,
         batch_size=16,
+        train_freq=2,
         policy_kwargs=SMALL,
         seed=3,
     )
@@ -135,11 +138,21 @@ def digest(value: Any) -> str:
 
 
 def digests(agent: OffPolicyAlgorithm) -> dict[str, str]:
+    """Of all that a run leaves, right after it: the process's streams and an evaluation too."""
     assert agent.env is not None
     around = environments(agent.env)
     progress = parts.progress(agent)
+    for episode in around["episodes"]:
+        for streams in (episode["streams_before"], episode["streams_now"]):
+            # nobody seeds these spaces, and these environments do not draw from them
+            unused = [name for name in streams if name.startswith("observation_space")]
+            for name in unused:
+                del streams[name]
+        if episode["seed"] is not None:  # what was before a seeded reset is the system's entropy
+            del episode["streams_before"]
     for monitor in around["monitors"]:
-        del monitor["episode_times"]  # wall-clock
+        if monitor is not None:
+            del monitor["episode_times"]  # wall-clock
     for episode in progress["episodes"]:
         del episode["t"]
     result = {
@@ -153,7 +166,7 @@ def digests(agent: OffPolicyAlgorithm) -> dict[str, str]:
     }
     result = {name: digest(value) for name, value in result.items()}
     returns, _ = evaluate_policy(
-        agent, agent.env, n_eval_episodes=2, deterministic=False, return_episode_rewards=True
+        agent, agent.env, 2, deterministic=False, return_episode_rewards=True, warn=False
     )
     return {**result, "evaluation": digest(returns)}
 
@@ -171,13 +184,20 @@ def in_a_fork(run: Callable[[], None]) -> int:
     return os.waitpid(child, 0)[1]
 
 
+def finish(task: str, folder: Path, total: int) -> None:
+    agent = train(task, folder, total)
+    folder.with_suffix(".json").write_text(json.dumps(digests(agent)))
+
+
 def main(task: str, folder: Path, total: int, kills: list[int]) -> None:
     warnings.simplefilter("error")
     torch.set_num_threads(1)
+    assert in_a_fork(lambda: finish(task, folder / "whole", total)) == 0
     for step in kills:
-        status = in_a_fork(lambda step=step: train(task, folder, total, step))
+        status = in_a_fork(lambda step=step: train(task, folder / "killed", total, step))
         assert os.WIFSIGNALED(status), f"expected to be killed at {step}, got status {status}"
-    print(json.dumps(digests(train(task, folder, total))))
+    if kills:
+        assert in_a_fork(lambda: finish(task, folder / "killed", total)) == 0
 
 
 if __name__ == "__main__":

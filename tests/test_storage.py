@@ -34,9 +34,12 @@ TENSORS = {
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Equal to the bit, NaN and -0 included."""
-    return (a.dtype, a.shape) == (b.dtype, b.shape) and bytes(
-        a.contiguous().reshape(-1).view(torch.uint8).numpy()
-    ) == bytes(b.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return (a.dtype, a.shape) == (b.dtype, b.shape) and raw(a) == raw(b)
+
+
+def raw(tensor: torch.Tensor) -> bytes:
+    flat = tensor.flatten().clone().as_strided((tensor.numel(),), (1,))
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def rewrite(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:

@@ -1,0 +1,319 @@
+"""Agents as files: what is saved comes back, and what a file cannot hold is asked for."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from safetensors.torch import load as load_safetensors
+from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMultiObsEnv
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.dqn.policies import MlpPolicy
+from stable_baselines3.her import HerReplayBuffer
+from torch import nn
+
+from ebrl import storage
+from ebrl.agents.checkpoints import save_checkpoint
+from ebrl.agents.saving import Saving, from_space, to_space
+from ebrl.storage import StorageError
+
+
+class SavedSAC(Saving, SAC):
+    """SAC with a random stream of its own, as our agents have."""
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.generators = {"acting": torch.Generator().manual_seed(self.seed or 0)}
+
+
+class SavedDQN(Saving, DQN):
+    pass
+
+
+class OwnExtractor(FlattenExtractor):
+    """A class that only this file has."""
+
+
+TINY: dict[str, Any] = {"learning_starts": 20, "buffer_size": 200, "batch_size": 8, "seed": 1}
+NETS = {"net_arch": [8], "activation_fn": nn.Tanh}
+
+
+def schedule(remaining: float) -> float:
+    return 1e-3 * remaining
+
+
+def pendulum(**arguments: Any) -> SavedSAC:
+    return SavedSAC(
+        "MlpPolicy", "Pendulum-v1", **{**TINY, "policy_kwargs": dict(NETS), **arguments}
+    )
+
+
+def cartpole(**arguments: Any) -> SavedDQN:
+    return SavedDQN(
+        "MlpPolicy", "CartPole-v1", **{**TINY, "policy_kwargs": dict(NETS), **arguments}
+    )
+
+
+def observations(space: spaces.Space, number: int = 9) -> Any:
+    space.seed(0)
+    drawn = [space.sample() for _ in range(number)]
+    if isinstance(space, spaces.Dict):
+        return {key: np.stack([one[key] for one in drawn]) for key in space}
+    return np.stack(drawn)
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    """Equal nested state, to the bit."""
+    tensors, facts = storage.flatten(ours)
+    others, other_facts = storage.flatten(theirs)
+    assert facts == other_facts
+    assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
+
+
+# ---- what is saved comes back ----------------------------------------------------------------
+
+
+def test_an_agent_comes_back_without_its_environment(tmp_path: Path) -> None:
+    model = pendulum().learn(60)
+    model.generators["acting"].manual_seed(5)
+    torch.rand(3, generator=model.generators["acting"])
+    model.save(tmp_path / "pendulum")
+    assert [path.name for path in tmp_path.iterdir()] == ["pendulum.zip"]
+
+    loaded = SavedSAC.load(str(tmp_path / "pendulum"))
+    seen = observations(model.observation_space)
+    np.testing.assert_array_equal(
+        model.predict(seen, deterministic=True)[0], loaded.predict(seen, deterministic=True)[0]
+    )
+    assert_same(model.get_parameters(), loaded.get_parameters())
+    assert_same(model.log_ent_coef.detach(), loaded.log_ent_coef.detach())
+    assert (loaded.num_timesteps, loaded._n_updates) == (60, model._n_updates)
+    assert (loaded.observation_space, loaded.action_space) == (
+        model.observation_space,
+        model.action_space,
+    )
+    assert loaded.policy_kwargs["activation_fn"] is nn.Tanh
+    assert torch.equal(
+        torch.rand(4, generator=loaded.generators["acting"]),
+        torch.rand(4, generator=model.generators["acting"]),
+    )
+
+
+def test_an_agent_goes_on_learning_as_the_one_that_was_saved(tmp_path: Path) -> None:
+    model = cartpole().learn(60)
+    model.save(tmp_path / "cartpole.zip")
+    loaded = SavedDQN.load(tmp_path / "cartpole.zip", env=gym.make("CartPole-v1"))
+    again = SavedDQN.load(tmp_path / "cartpole.zip", env=gym.make("CartPole-v1"))
+    assert loaded.exploration_rate == model.exploration_rate
+    for one in (loaded, again):
+        one.set_random_seed(4)
+        one.learn(40, reset_num_timesteps=False)
+        assert one.num_timesteps == 100
+    assert_same(loaded.get_parameters(), again.get_parameters())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"train_freq": (2, "step"), "gradient_steps": 2, "tau": 0.5},
+        {"n_steps": 3},
+        {"ent_coef": 0.2},
+        {"ent_coef": "auto_0.1", "target_entropy": -2.0},
+        {"stats_window_size": 7, "verbose": 0, "gamma": 0.5},
+        {"policy_kwargs": {"features_extractor_class": FlattenExtractor, "net_arch": [8, 8]}},
+        {"policy_kwargs": {"optimizer_class": torch.optim.SGD, "net_arch": {"pi": [4], "qf": [5]}}},
+        {"use_sde": True},
+    ],
+)
+def test_constructor_arguments_come_back(arguments: dict[str, Any], tmp_path: Path) -> None:
+    model = pendulum(**arguments).learn(30)
+    model.save(tmp_path / "a")
+    loaded = SavedSAC.load(tmp_path / "a", env=gym.make("Pendulum-v1"))
+    for name in ("train_freq", "gradient_steps", "tau", "n_steps", "ent_coef", "target_entropy"):
+        assert getattr(loaded, name) == getattr(model, name)
+    assert loaded._stats_window_size == model._stats_window_size
+    assert loaded.policy_kwargs == model.policy_kwargs
+    assert type(loaded.replay_buffer) is type(model.replay_buffer)
+    assert_same(model.get_parameters(), loaded.get_parameters())
+    loaded.learn(30)
+
+
+def test_dictionary_and_image_observations(tmp_path: Path) -> None:
+    for policy, env in (
+        ("MultiInputPolicy", SimpleMultiObsEnv()),
+        ("CnnPolicy", FakeImageEnv(screen_height=36, screen_width=36)),
+    ):
+        model = SavedDQN(policy, env, **TINY)
+        model.save(tmp_path / policy)
+        loaded = SavedDQN.load(tmp_path / policy)
+        seen = observations(env.observation_space)
+        np.testing.assert_array_equal(
+            model.predict(seen, deterministic=True)[0], loaded.predict(seen, deterministic=True)[0]
+        )
+
+
+def test_hindsight_replay(tmp_path: Path) -> None:
+    env = BitFlippingEnv(n_bits=4, continuous=True, max_steps=4)
+    chosen = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"n_sampled_goal": 2}}
+    SavedSAC("MultiInputPolicy", env, **TINY, **chosen).save(tmp_path / "her")
+    loaded = SavedSAC.load(tmp_path / "her", env=env)
+    assert isinstance(loaded.replay_buffer, HerReplayBuffer)
+    assert loaded.replay_buffer.n_sampled_goal == 2
+    blind = SavedSAC.load(tmp_path / "her")
+    blind.predict(observations(env.observation_space))
+    with pytest.raises(ValueError, match=r"give it when loading: load\(path, env=env\)"):
+        blind.set_env(env)
+
+
+def test_arguments_replace_stored_ones(tmp_path: Path) -> None:
+    pendulum().save(tmp_path / "a")
+    assert SavedSAC.load(tmp_path / "a", gamma=0.5, learning_rate=schedule).gamma == 0.5
+    with pytest.raises(TypeError, match="unknown argument 'gama'; did you mean 'gamma'"):
+        SavedSAC.load(tmp_path / "a", gama=0.5)
+
+
+def test_evaluation_callback_saves_the_best(tmp_path: Path) -> None:
+    best = EvalCallback(
+        Monitor(gym.make("CartPole-v1")),
+        n_eval_episodes=1,
+        eval_freq=20,
+        best_model_save_path=str(tmp_path),
+        verbose=0,
+    )
+    cartpole().learn(40, callback=best)
+    assert SavedDQN.load(tmp_path / "best_model").num_timesteps in (20, 40)
+
+
+def test_the_file_is_json_and_safetensors(tmp_path: Path) -> None:
+    model = pendulum()
+    model.save(tmp_path / "a")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        head = json.loads(archive.read("facts.json"))
+        tensors = load_safetensors(archive.read("tensors.safetensors"))
+    assert (head["facts"]["kind"], head["facts"]["algorithm"]) == ("agent", "SavedSAC")
+    assert any(torch.equal(one, model.actor.mu.weight) for one in tensors.values())
+
+
+# ---- what a file cannot hold -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", schedule),
+        ("policy_kwargs", {"features_extractor_class": OwnExtractor}),
+        ("action_noise", NormalActionNoise(np.zeros(1), np.ones(1))),
+    ],
+)
+def test_objects_are_given_again(name: str, value: Any, tmp_path: Path) -> None:
+    model = pendulum(**{name: value})
+    model.save(tmp_path / "a")
+    with pytest.raises(StorageError, match=rf"cannot hold {name}=.*SavedSAC.load\(.*{name}=\.\.\."):
+        SavedSAC.load(tmp_path / "a")
+    assert_same(
+        SavedSAC.load(tmp_path / "a", **{name: value}).get_parameters(), model.get_parameters()
+    )
+
+
+def test_a_policy_class_of_ones_own_is_given_again(tmp_path: Path) -> None:
+    class OwnPolicy(MlpPolicy):
+        pass
+
+    SavedDQN(OwnPolicy, "CartPole-v1", **TINY).save(tmp_path / "a")
+    with pytest.raises(StorageError, match=r"cannot hold policy=.*policy=\.\.\."):
+        SavedDQN.load(tmp_path / "a")
+    assert type(SavedDQN.load(tmp_path / "a", policy=OwnPolicy).policy) is OwnPolicy
+
+
+@pytest.mark.parametrize(
+    "name", [["torch.nn", "init"], ["os", "system"], ["torch.nn", "modules.Tanh"], "Tanh"]
+)
+def test_a_name_that_is_no_known_class_is_refused(name: Any, tmp_path: Path) -> None:
+    pendulum().save(tmp_path / "a.zip")
+    tensors, facts = storage.load(tmp_path / "a.zip")
+    text = json.dumps(facts)
+    marked = json.dumps(storage.flatten({"class": ["torch.nn", "Tanh"]})[1])
+    assert marked in text
+    other = text.replace(marked, json.dumps(storage.flatten({"class": name})[1]))
+    storage.save(tmp_path / "b.zip", tensors, json.loads(other))
+    with pytest.raises(StorageError, match="expected a class of"):
+        SavedSAC.load(tmp_path / "b")
+
+
+# ---- files and environments that do not fit --------------------------------------------------
+
+
+def test_a_pickle_of_stable_baselines_is_refused(tmp_path: Path) -> None:
+    SAC("MlpPolicy", "Pendulum-v1", **TINY).save(tmp_path / "theirs.zip")
+    with pytest.raises(StorageError, match="got a pickle of Stable-Baselines3"):
+        SavedSAC.load(tmp_path / "theirs")
+
+
+def test_another_algorithm_is_refused(tmp_path: Path) -> None:
+    cartpole().save(tmp_path / "a")
+    with pytest.raises(StorageError, match=r"expected SavedSAC, got SavedDQN; use SavedDQN\.load"):
+        SavedSAC.load(tmp_path / "a")
+
+
+def test_a_training_checkpoint_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.zip", cartpole().learn(20))
+    with pytest.raises(StorageError, match="expected a saved agent, got a checkpoint"):
+        SavedDQN.load(tmp_path / "a")
+
+
+def test_other_spaces_are_refused(tmp_path: Path) -> None:
+    cartpole().save(tmp_path / "a")
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        SavedDQN.load(tmp_path / "a", env=gym.make("Acrobot-v1"))
+
+
+def test_other_networks_are_refused(tmp_path: Path) -> None:
+    cartpole().save(tmp_path / "a")
+    with pytest.raises(StorageError, match="do not fit the networks that these arguments build"):
+        SavedDQN.load(tmp_path / "a", policy_kwargs={"net_arch": [9]})
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.zip"):
+        SavedDQN.load(tmp_path / "none")
+
+
+# ---- spaces ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-np.inf, np.inf, (2, 3), np.float64),
+        spaces.Box(0, 255, (4, 4, 3), np.uint8),
+        spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 0.1], np.float32)),
+        spaces.Discrete(5, start=2),
+        spaces.MultiDiscrete([3, 4]),
+        spaces.MultiBinary(4),
+        spaces.MultiBinary([2, 3]),
+        spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Dict({"x": spaces.Box(0, 1, (1,))})}),
+    ],
+)
+def test_spaces_come_back(space: spaces.Space) -> None:
+    tensors, facts = storage.flatten(from_space(space))
+    again = to_space(storage.unflatten(tensors, json.loads(json.dumps(facts))))
+    assert again == space
+    assert again.dtype == space.dtype
+    if isinstance(space, spaces.Dict):
+        assert list(again) == list(space)
+
+
+def test_other_kinds_of_space_are_refused() -> None:
+    with pytest.raises(TypeError, match="got Text, which a file cannot hold"):
+        from_space(spaces.Text(3))
