@@ -1,3 +1,4 @@
 """Agents: native Stable-Baselines3 algorithms whose critic is an energy."""
 
 from ebrl.agents.energy_actor_critic import EnergyActorCritic as EnergyActorCritic
+from ebrl.agents.soft_q import SoftQ as SoftQ

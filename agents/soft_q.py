@@ -1,0 +1,314 @@
+"""SoftQ: soft Q-learning over finitely many actions, with nothing approximated but the energy.
+
+`pi(a|s) = exp(-E(a|s)/alpha) / Z` with `E = -Q`. Sums over the actions are exact, so the policy
+needs no proposal and the soft value no candidates (Haarnoja et al. 2017, equations 3 to 6):
+
+    V'(s') = alpha log Σ_a exp(Q'(s', a)/alpha),    y = r + gamma V'(s').
+
+Munchausen learning (Vieillard, Pietquin and Geist 2020, equation 2) adds
+`munchausen * max(alpha log pi'(a|s), munchausen_clip)` to the reward. Its fixed point is the soft
+optimum at the temperature `(1 - munchausen) alpha`, wherever the clip is not met.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import (
+    DictReplayBufferSamples,
+    GymEnv,
+    MaybeCallback,
+    ReplayBufferSamples,
+    Schedule,
+)
+from stable_baselines3.common.utils import get_parameters_by_name
+from torch import Tensor
+
+from .saving import Saving
+from .soft_q_policy import (
+    SoftQCnnPolicy,
+    SoftQMultiInputPolicy,
+    SoftQPolicy,
+    boltzmann,
+)
+
+Self = TypeVar("Self", bound="SoftQ")
+Batch = ReplayBufferSamples | DictReplayBufferSamples
+
+
+class SoftQ(Saving):
+    """A native Stable-Baselines3 algorithm for discrete actions.
+
+    What DQN has not:
+
+    :param ent_coef: the temperature alpha, in units of reward; "auto" tunes it so that the
+        policy's exact entropy, averaged over the replayed observations, meets the target
+    :param initial_ent_coef: where an automatic temperature starts
+    :param target_entropy: for "auto", as a fraction of `log |A|`, the entropy of the uniform
+        policy; near 1 the temperature grows without end, .3 to .6 is safe
+    :param munchausen: weight of the log-policy in the reward, from 0 (none) to below 1; 0.9 in the
+        paper
+    :param munchausen_clip: floor, below 0 and in units of reward, of `alpha log pi`
+
+    Exploration is the policy's own; there is no epsilon. The target network moves by `tau` after
+    every `target_update_interval` updates; `tau=1` copies it. Several critics
+    (`policy_kwargs={"n_critics": 2}`) act by their mean and back up their smallest Q. Returns over
+    `n_steps > 1` leave out the entropy, and the Munchausen term, of the steps in between.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": SoftQPolicy,
+        "CnnPolicy": SoftQCnnPolicy,
+        "MultiInputPolicy": SoftQMultiInputPolicy,
+    }
+    policy: SoftQPolicy
+
+    def __init__(
+        self,
+        policy: str | type[SoftQPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 1_000,
+        batch_size: int = 128,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 1,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        ent_coef: float | Literal["auto"] = "auto",
+        initial_ent_coef: float = 1.0,
+        target_entropy: float = 0.5,
+        munchausen: float = 0.0,
+        munchausen_clip: float = -1.0,
+        target_update_interval: int = 1,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            sde_support=False,
+            supported_action_spaces=(spaces.Discrete,),
+            support_multi_env=True,
+        )
+        self.ent_coef, self.initial_ent_coef = ent_coef, initial_ent_coef
+        self.target_entropy, self.target_update_interval = target_entropy, target_update_interval
+        self.munchausen, self.munchausen_clip = munchausen, munchausen_clip
+        self._check_parameters()
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_parameters(self) -> None:
+        automatic = self.ent_coef == "auto"
+        temperature = self.initial_ent_coef if automatic else self.ent_coef
+        if isinstance(temperature, str) or not 0 < temperature < math.inf:
+            name = "initial_ent_coef" if automatic else "ent_coef"
+            either = "" if automatic else "'auto' or "
+            raise ValueError(f"expected {name} to be {either}above 0, got {temperature!r}")
+        if not 0 < self.target_entropy < 1:
+            raise ValueError(
+                "expected target_entropy between 0 and 1, a fraction of log |A|, "
+                f"got {self.target_entropy}"
+            )
+        if not 0 <= self.munchausen < 1:
+            raise ValueError(f"expected munchausen >= 0 and < 1, got {self.munchausen}")
+        if not self.munchausen_clip < 0:
+            raise ValueError(f"expected munchausen_clip < 0, got {self.munchausen_clip}")
+        if self.target_update_interval < 1:
+            raise ValueError(
+                f"expected target_update_interval >= 1, got {self.target_update_interval}"
+            )
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._seed_generators()
+        self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
+        self._averaged = list(self.critic.parameters())
+        self._averages = list(self.critic_target.parameters())
+        self._running = get_parameters_by_name(self.critic, ["running_"])
+        self._running_target = get_parameters_by_name(self.critic_target, ["running_"])
+        self._setup_temperature()
+        self._metrics: dict[str, Tensor] = {}
+
+    def _seed_generators(self) -> None:
+        """Give acting a stream of its own; training draws nothing but batches of the replay."""
+        self.generators = {"acting": torch.Generator(self.device)}
+        if self.seed is None:
+            self.generators["acting"].seed()
+        else:
+            self.generators["acting"].manual_seed(self.seed)
+        self.policy.generator = self.generators["acting"]
+
+    def _setup_temperature(self) -> None:
+        self.log_ent_coef: Tensor | None = None
+        self.ent_coef_optimizer: torch.optim.Optimizer | None = None
+        if self.ent_coef == "auto":
+            self.log_ent_coef = torch.full(
+                (1,), math.log(self.initial_ent_coef), device=self.device, requires_grad=True
+            )
+            self.ent_coef_optimizer = torch.optim.Adam(
+                [self.log_ent_coef], lr=self.lr_schedule(1), fused=True
+            )
+            self.policy.temperature.fill_(self.initial_ent_coef)
+        else:
+            self.policy.temperature.fill_(self.ent_coef)
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Update the critics and the temperature on `gradient_steps` batches of the replay."""
+        self.policy.set_training_mode(True)
+        optimizers = [self.critic.optimizer]
+        if self.ent_coef_optimizer is not None:
+            optimizers.append(self.ent_coef_optimizer)
+        self._update_learning_rate(optimizers)
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            self._metrics = self._update(batch)
+            self._n_updates += 1
+            if self._n_updates % self.target_update_interval == 0:
+                self._update_target()
+
+    def _update(self, batch: Batch) -> dict[str, Tensor]:
+        """Do one update of the critics and the temperature."""
+        energies = self.critic(batch.observations)  # (members, batch, actions)
+        alpha = self.policy.temperature.clone()
+        current = boltzmann(energies.detach().mean(0), alpha)
+        entropy = current.entropy.mean()
+        self._update_temperature(entropy)
+
+        target = self._target(batch, alpha)  # (batch,)
+        index = batch.actions.expand(energies.shape[0], -1, -1)
+        taken = energies.gather(-1, index).squeeze(-1)  # (members, batch)
+        loss = 0.5 * (taken + target).square().mean(-1).sum()  # E = -Q
+        self.critic.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.critic.optimizer.step()
+        return {
+            "train/critic_loss": loss.detach(),
+            "train/ent_coef": alpha,
+            "train/entropy": entropy,
+            "train/energy": taken.detach().mean(),
+            "train/soft_value": current.soft_value.mean(),
+        }
+
+    def _update_temperature(self, entropy: Tensor) -> None:
+        """Move the temperature so that the policy's entropy comes to the target."""
+        if self.log_ent_coef is None or self.ent_coef_optimizer is None:
+            return
+        target = self.target_entropy * math.log(self.action_space.n)
+        self.log_ent_coef.grad = (entropy - target).reshape(1)
+        self.ent_coef_optimizer.step()
+        self.policy.temperature.copy_(self.log_ent_coef.detach().exp().squeeze(0))
+
+    @torch.no_grad()
+    def _target(self, batch: Batch, alpha: Tensor) -> Tensor:
+        """Return the soft Bellman target `(batch,)`, with the Munchausen term if there is one."""
+        after = boltzmann(self.critic_target(batch.next_observations).amax(0), alpha)
+        discount = self.gamma if batch.discounts is None else batch.discounts.squeeze(-1)
+        alive = 1 - batch.dones.squeeze(-1)
+        target = batch.rewards.squeeze(-1) + alive * discount * after.soft_value
+        if self.munchausen > 0:
+            before = boltzmann(self.critic_target(batch.observations).amax(0), alpha)
+            log_taken = before.log_probabilities.gather(-1, batch.actions).squeeze(-1)
+            target += self.munchausen * (alpha * log_taken).clamp_min(self.munchausen_clip)
+        return target
+
+    def _update_target(self) -> None:
+        with torch.no_grad():
+            torch._foreach_lerp_(self._averages, self._averaged, self.tau)
+            for target, running in zip(self._running_target, self._running, strict=True):
+                target.copy_(running)
+
+    def dump_logs(self) -> None:
+        """Write the logs; only here does the host wait for the device."""
+        for name, value in self._metrics.items():
+            self.logger.record(name, value.item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        super().dump_logs()
+
+    def sample_actions(self, observation: np.ndarray | dict[str, np.ndarray], n: int) -> np.ndarray:
+        """Draw `(n,)` action indices for one observation."""
+        return self.policy.sample(self._one(observation), n)[0].cpu().numpy()
+
+    def energy(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        actions: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return `-mean Q` of `(n,)` action indices for one observation, `(n,)`, as reward.
+
+        Without `actions`, of all of them in order. Raises ValueError for indices of no action.
+        """
+        energies = self.policy.energies(self._one(observation))[0].cpu().numpy()
+        if actions is None:
+            return energies
+        index = np.asarray(actions)
+        count = len(energies)
+        if not np.issubdtype(index.dtype, np.integer) or ((index < 0) | (index >= count)).any():
+            raise ValueError(f"expected action indices from 0 to {count - 1}, got {actions}")
+        return energies[index]
+
+    def policy_probabilities(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
+        """Return the probability of every action for one observation, `(actions,)`."""
+        return self.policy.probabilities(self._one(observation))[0].cpu().numpy()
+
+    def _one(self, observation: np.ndarray | dict[str, np.ndarray]) -> Any:
+        self.policy.set_training_mode(False)
+        tensor, vectorized = self.policy.obs_to_tensor(observation)
+        if vectorized:
+            raise ValueError(
+                "expected one observation of the environment's observation space, got a batch of "
+                "them: call once for each"
+            )
+        return tensor
+
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "SoftQ",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        return super().learn(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        )
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts = ["policy", "critic.optimizer"]
+        if self.ent_coef_optimizer is None:
+            return state_dicts, []
+        return [*state_dicts, "ent_coef_optimizer"], ["log_ent_coef"]

@@ -1,0 +1,242 @@
+"""The policy of `SoftQ`: one energy for each action, `E(a|s) = -Q(s, a)`, sampled exactly."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from ebrl.kernels.importance import pick
+
+
+class Boltzmann(NamedTuple):
+    """`p(a) = exp(-E(a)/T) / Z` over finitely many actions, without sampling."""
+
+    soft_value: Tensor  # (*batch,), T log Z = T log Σ_a exp(-E(a)/T)
+    log_probabilities: Tensor  # (*batch, actions)
+    entropy: Tensor  # (*batch,), nats
+
+
+def boltzmann(energies: Tensor, temperature: Tensor) -> Boltzmann:
+    """Return the distribution of `energies: (*batch, actions)` at a temperature above 0.
+
+    Energies are taken relative to the lowest, so that a small temperature under large energies
+    neither overflows nor loses the differences between actions.
+    """
+    lowest = energies.amin(-1, keepdim=True)
+    scaled = (lowest - energies) / temperature  # (*batch, actions), 0 for the likeliest
+    log_sum = torch.logsumexp(scaled, -1, keepdim=True)
+    log_probabilities = scaled - log_sum
+    entropy = log_sum.squeeze(-1) - (log_probabilities.exp() * scaled).sum(-1)
+    soft_value = (temperature * log_sum - lowest).squeeze(-1)
+    return Boltzmann(soft_value, log_probabilities, entropy)
+
+
+class DiscreteCritic(BaseModel):
+    """An ensemble of networks from observations to `E_i(a|s) = -Q_i(s, a)`, in units of reward.
+
+    The members run as one batched program on the same features.
+    """
+
+    optimizer: torch.optim.Optimizer
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        features_extractor: BaseFeaturesExtractor,
+        net_arch: list[int],
+        activation_fn: type[nn.Module],
+        members: int,
+        normalize_images: bool = True,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.members, self.activation = members, activation_fn()
+        sizes = [features_extractor.features_dim, *net_arch, int(action_space.n)]
+        pairs = list(itertools.pairwise(sizes))
+        self.weights = nn.ParameterList(_uniform(i, members, i, o) for i, o in pairs)
+        self.biases = nn.ParameterList(_uniform(i, members, 1, o) for i, o in pairs)
+
+    def forward(self, observation: PyTorchObs) -> Tensor:
+        """Return the energy of every action, `(members, batch, actions)`."""
+        features = self.extract_features(observation, self.features_extractor)
+        h = features.expand(self.members, *features.shape)  # (members, batch, features)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            h = torch.baddbmm(bias, h if layer == 0 else self.activation(h), weight)
+        return h
+
+
+class SoftQPolicy(BasePolicy):
+    """Energy critics with their targets; acts by exact draws from `exp(-E(a|s)/temperature)`.
+
+    E is the mean of the critics. `temperature` is set by the algorithm and saved with the weights;
+    `generator` is the stream that acting draws from.
+    """
+
+    action_space: spaces.Discrete
+    features_extractor_class: type[BaseFeaturesExtractor]
+    temperature: Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        n_critics: int = 1,
+    ):
+        if n_critics < 1:
+            raise ValueError(f"expected n_critics >= 1, got {n_critics}")
+        if int(action_space.start) != 0:
+            raise ValueError(
+                f"expected actions numbered from 0, got {action_space}; wrap the environment with "
+                "gymnasium.wrappers.TransformAction to shift them"
+            )
+        if optimizer_kwargs is None:
+            optimizer_kwargs = {"fused": True} if optimizer_class is torch.optim.Adam else {}
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            normalize_images=normalize_images,
+        )
+        if net_arch is None:  # as in SB3's DQN: NatureCNN already ends in a layer of 512
+            net_arch = [] if features_extractor_class is NatureCNN else [256, 256]
+        self.net_arch, self.activation_fn, self.n_critics = net_arch, activation_fn, n_critics
+        self.generator = torch.Generator()
+        self.register_buffer("temperature", torch.ones(()))
+        self.critic, self.critic_target = self._make_critic(), self._make_critic()
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.critic_target.requires_grad_(False).set_training_mode(False)
+        self.critic.optimizer = self.optimizer_class(
+            self.critic.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+        )
+
+    def _make_critic(self) -> DiscreteCritic:
+        return DiscreteCritic(
+            self.observation_space,
+            self.action_space,
+            features_extractor=self.make_features_extractor(),
+            net_arch=self.net_arch,
+            activation_fn=self.activation_fn,
+            members=self.n_critics,
+            normalize_images=self.normalize_images,
+        )
+
+    def set_training_mode(self, mode: bool) -> None:
+        self.critic.set_training_mode(mode)
+        self.training = mode
+
+    def forward(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        return self._predict(observation, deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Return action indices `(batch,)`: the lowest energy's, or one draw."""
+        if deterministic:
+            return self.energies(observation).argmin(-1)
+        return self.sample(observation).squeeze(1)
+
+    @torch.no_grad()
+    def energies(self, observation: PyTorchObs) -> Tensor:
+        """Return the energy of every action, `(batch, actions)`."""
+        return self.critic(observation).mean(0)
+
+    @torch.no_grad()
+    def probabilities(self, observation: PyTorchObs) -> Tensor:
+        """Return the policy, `(batch, actions)`."""
+        return torch.softmax(-self.energies(observation) / self.temperature, -1)
+
+    @torch.no_grad()
+    def sample(self, observation: PyTorchObs, n: int = 1) -> Tensor:
+        """Draw action indices `(batch, n)`, independent given the observation."""
+        probabilities = self.probabilities(observation)  # (batch, actions)
+        uniform = torch.rand(
+            probabilities.shape[0], n, generator=self.generator, device=probabilities.device
+        )
+        return pick(probabilities.unsqueeze(1).expand(-1, n, -1), uniform)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            activation_fn=self.activation_fn,
+            n_critics=self.n_critics,
+            lr_schedule=self._dummy_schedule,
+            optimizer_class=self.optimizer_class,
+            optimizer_kwargs=self.optimizer_kwargs,
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=self.features_extractor_kwargs,
+        )
+        return data
+
+
+class SoftQCnnPolicy(SoftQPolicy):
+    """`SoftQPolicy` for images, with SB3's `NatureCNN`."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=features_extractor_class,
+            **kwargs,
+        )
+
+
+class SoftQMultiInputPolicy(SoftQPolicy):
+    """`SoftQPolicy` for dictionaries of observations, with SB3's `CombinedExtractor`."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=features_extractor_class,
+            **kwargs,
+        )
+
+
+def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
+    """Return weights from `U(-1/√fan_in, 1/√fan_in)`, the law of `nn.Linear`."""
+    bound = 1 / math.sqrt(fan_in)
+    return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
