@@ -315,8 +315,12 @@ def test_landscapes_show_what_the_agent_says(tmp_path: Path) -> None:
     path = config(tmp_path, env_kwargs={"dimensions": 2})
     configuration = read(path)
     agent = build(configuration)
-    panels = Figure().subplots(1, 3)
-    draw_landscapes(panels, configuration, agent)
+    figure = Figure()
+    draw_landscapes(figure, configuration, agent)
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == [
+        f"step {step} of an episode" for step in (0, 1, 10)
+    ]
     for axes in panels:
         assert axes.get_xlabel() == "action[0]"
         assert axes.get_xlim() == (-1, 1)

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         return importlib.import_module(f"ebrl.command.{verb}").main(rest)
     except (UsageError, RunError) as error:
-        print(f"ebrl: {error}", file=sys.stderr)
+        print(f"ebrl: {' '.join(str(error).split())}", file=sys.stderr)  # one line
         return error.exit_code
     except OSError as error:
         if error.errno not in NO_ROOM:

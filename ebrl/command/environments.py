@@ -75,7 +75,7 @@ def make(name: str, arguments: dict[str, Any] | None = None) -> gym.Env:
     except (UnregisteredEnv, Error) as error:
         hint = did_you_mean(name, gym.registry)
         raise UsageError(f"unknown environment {name}.{hint} ({error})") from error
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(f"{name} refused env_kwargs {arguments}: {error}") from error
     space = environment.action_space
     if isinstance(space, spaces.Box) and not space.is_bounded():

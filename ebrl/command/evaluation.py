@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ebrl.command.configuration import Configuration
@@ -41,10 +41,12 @@ class Episodes(NamedTuple):
 
 
 def play(
-    agent: OffPolicyAlgorithm, environments: DummyVecEnv, first_seed: int, episodes: int
+    agent: BaseAlgorithm, environments: DummyVecEnv, first_seed: int, episodes: int
 ) -> Episodes:
     """Play `episodes` greedy episodes, started from the seeds `first_seed`, `first_seed + 1`, …"""
-    seeds, returns, lengths = [], [], []
+    seeds: list[int] = []
+    returns: list[float] = []
+    lengths: list[int] = []
     for block in range(0, episodes, environments.num_envs):
         block_returns, block_lengths = _play_block(agent, environments, first_seed + block)
         count = min(environments.num_envs, episodes - block)
@@ -55,7 +57,7 @@ def play(
 
 
 def _play_block(
-    agent: OffPolicyAlgorithm, environments: DummyVecEnv, first_seed: int
+    agent: BaseAlgorithm, environments: DummyVecEnv, first_seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """One episode in each environment -> returns and lengths, both (environments,)."""
     normalization = agent.get_vec_normalize_env()
@@ -64,7 +66,7 @@ def _play_block(
     running = np.ones(environments.num_envs, dtype=bool)
     with undisturbed_streams():
         environments.seed(first_seed)
-        observations = environments.reset()
+        observations: Any = environments.reset()  # an array or a dict of arrays
         while running.any():
             if normalization is not None:
                 observations = normalization.normalize_obs(observations)

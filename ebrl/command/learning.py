@@ -73,9 +73,7 @@ def rebuild(run: Run) -> tuple[OffPolicyAlgorithm, Configuration]:
     configuration = read(run.config)
     agent = build(configuration)
     if restore_newest(agent, run) is None:
-        raise RunError(
-            f"{run.folder} has no checkpoint yet: train it first, ebrl resume {run.folder}"
-        )
+        raise RunError(f"{run.folder} has no checkpoint yet. Train it: ebrl resume {run.folder}")
     return agent, configuration
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import EngFormatter
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
@@ -20,7 +20,7 @@ from ebrl.command.evaluation import undisturbed_streams
 
 SAMPLES = 2_048
 GRID = 101  # points a dimension
-MOMENTS = (0.0, 0.1, 0.5)  # of an episode, at which its landscape is drawn
+MOMENTS = (0.0, 0.05, 0.5)  # of an episode, at which its landscape is drawn
 LONGEST = 1_000  # steps of the episode that the observations are taken from
 BLUE, ORANGE = "#2b5c8a", "#e07b39"
 
@@ -38,7 +38,7 @@ def draw_run(
     rows = figure.subfigures(1 if left_out else 2, 1, squeeze=False)
     draw_learning_curve(rows[0, 0].subplots(), evaluations, configuration.settings.total_timesteps)
     if not left_out:
-        draw_landscapes(rows[1, 0].subplots(1, len(MOMENTS)), configuration, agent)
+        draw_landscapes(rows[1, 0], configuration, agent)
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         figure.savefig(temporary, dpi=150, format="png")
@@ -61,7 +61,7 @@ def draw_learning_curve(
     axes.fill_between(steps, mean - spread, mean + spread, color=BLUE, alpha=0.15, lw=0)
     axes.plot(steps, mean, "o-", color=BLUE, ms=4, lw=1.8)
     axes.annotate(
-        f"{mean[-1]:,.1f} ± {spread[-1]:.1f}",
+        f"{_number(mean[-1])} ± {_number(spread[-1])}",
         (steps[-1], mean[-1]),
         xytext=(6, 6),
         textcoords="offset points",
@@ -80,25 +80,31 @@ def draw_learning_curve(
     axes.grid(alpha=0.25)
 
 
-def draw_landscapes(
-    panels: np.ndarray, configuration: Configuration, agent: OffPolicyAlgorithm
-) -> None:
-    """The energy of the actions at three moments of one greedy episode, and sampled actions."""
+def draw_landscapes(figure: FigureBase, configuration: Configuration, agent: Any) -> None:
+    """The energy of the actions at moments of one greedy episode, with sampled actions on it.
+
+    `agent` is an algorithm with `energy` and `sample_actions`, as those of `ebrl.agents` are.
+    """
     normalization = agent.get_vec_normalize_env()
     scaled = configuration.settings.normalize in ("rewards", "both")
     unit = "normalised reward" if scaled else "reward"
-    for axes, (step, observation) in zip(panels, _moments(configuration, agent), strict=True):
+    moments = _moments(configuration, agent)
+    columns = 3 if len(moments) == 1 else len(moments)  # a single one stands in the middle
+    grid = figure.add_gridspec(1, columns)
+    first = (columns - len(moments)) // 2
+    panels = [figure.add_subplot(grid[0, first + i]) for i in range(len(moments))]
+    for axes, (step, observation) in zip(panels, moments.items(), strict=True):
         if normalization is not None:
             observation = normalization.normalize_obs(observation)
         with undisturbed_streams():
-            sampled = agent.sample_actions(observation, SAMPLES)
+            sampled = np.asarray(agent.sample_actions(observation, SAMPLES))
             greedy, _ = agent.predict(observation, deterministic=True)
         if isinstance(agent.action_space, spaces.Discrete):
-            _draw_discrete(axes, agent, observation, np.asarray(sampled).reshape(-1), unit)
+            _draw_discrete(axes, agent, observation, sampled.reshape(-1), unit)
         elif agent.action_space.shape == (1,):
-            _draw_line(axes, agent, observation, np.asarray(sampled), greedy, unit)
+            _draw_line(axes, agent, observation, sampled, greedy, unit)
         else:
-            _draw_plane(axes, agent, observation, np.asarray(sampled), greedy, unit)
+            _draw_plane(axes, agent, observation, sampled, greedy, unit)
         axes.set_title(f"step {step} of an episode", fontsize=10)
     for inner in _inner_labels(panels):
         inner.set_ylabel("")
@@ -138,11 +144,14 @@ def _draw_plane(
     grid = np.stack(np.meshgrid(first, second), axis=-1)  # (GRID, GRID, 2)
     flat = grid.reshape(-1, 2).astype(agent.action_space.dtype)
     heights = energies(agent, observation, flat).reshape(GRID, GRID)
-    filled = axes.contourf(first, second, heights, levels=24, cmap="viridis")
-    axes.figure.colorbar(filled, ax=axes, label=f"energy ({unit})", shrink=0.85)
+    # Levels lie closer where energies are low: there the policy lives.
+    levels = heights.min() + np.linspace(0, 1, 24) ** 2 * max(np.ptp(heights), 1e-6)
+    filled = axes.contourf(first, second, heights, levels=levels, cmap="viridis")
+    axes.set_box_aspect(1)
+    axes.figure.colorbar(filled, ax=axes, label=f"energy ({unit})", shrink=0.8, format="%.3g")
     axes.plot(*sampled.T, ".", color=ORANGE, ms=3, alpha=0.7, label=f"{len(sampled)} samples")
     axes.plot(*greedy, "*", color="white", mec="black", ms=12, label="greedy action")
-    axes.set(xlabel="action[0]", ylabel="action[1]", aspect="auto")
+    axes.set(xlabel="action[0]", ylabel="action[1]")
     axes.legend(fontsize=8, loc="upper right")
 
 
@@ -164,9 +173,9 @@ def _draw_discrete(
     axes.patch.set_visible(False)
 
 
-def _inner_labels(panels: np.ndarray) -> list[Axes]:
+def _inner_labels(panels: list[Axes]) -> list[Axes]:
     """Axes whose label repeats a neighbour's: left ones but the first, right ones but the last."""
-    left = list(panels[1:])
+    left = panels[1:]
     right = [axes for axes in panels[0].figure.axes if axes.yaxis.get_label_position() == "right"]
     return left + right[:-1]
 
@@ -178,8 +187,8 @@ def energies(agent: Any, observation: Any, actions: np.ndarray) -> np.ndarray:
 
 def _moments(
     configuration: Configuration, agent: OffPolicyAlgorithm
-) -> list[tuple[int, np.ndarray | dict[str, np.ndarray]]]:
-    """(step, observation) at `MOMENTS` of one greedy episode from the first evaluation start."""
+) -> dict[int, np.ndarray | dict[str, np.ndarray]]:
+    """{step: observation} at `MOMENTS` of one greedy episode from the first evaluation start."""
     environments = evaluation_environments(configuration, 1)
     environment = environments.envs[0]
     normalization = agent.get_vec_normalize_env()
@@ -190,11 +199,15 @@ def _moments(
             seen = normalization.normalize_obs(observation) if normalization else observation
             action, _ = agent.predict(seen, deterministic=True)
             observation, _, terminated, truncated, _ = environment.step(action)
-            observations.append(observation)
             over = terminated or truncated
+            if not over:  # nobody acts on the last one
+                observations.append(observation)
     environments.close()
-    steps = [int(moment * (len(observations) - 1)) for moment in MOMENTS]
-    return [(step, observations[step]) for step in steps]
+    return {int(m * len(observations)): observations[int(m * len(observations))] for m in MOMENTS}
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def _why_no_landscape(agent: OffPolicyAlgorithm) -> list[str]:

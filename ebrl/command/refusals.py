@@ -32,6 +32,13 @@ def explain(message: str, top_level: set[str]) -> str:
         return f"unknown option `{unknown}`.{did_you_mean(key, top_level)}"
     if class_path and (_first(r"(has no attribute|No module named)", message)):
         return _unknown_class(class_path)
+    if _first(r"(Problems parsing config)", message):
+        where = " ".join(message.partition(":")[2].split()).replace(
+            'in "<unicode string>", ', "at "
+        )
+        return f"this is not YAML: {where}."
+    if _first(r"(Unexpected config)", message):
+        return "this is not a config: expected keys such as `agent` and `total_timesteps`."
     if missing := _first(r"arguments are required: (.+)", message):
         prefix = "agent." if class_path else ""
         return f"missing: {', '.join(prefix + name for name in missing.split(', '))}."
