@@ -101,6 +101,12 @@ def edited(folder: Path, old: str, new: str) -> Path:
     return path
 
 
+def binary(folder: Path) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_bytes(bytes(range(256)))
+    return path
+
+
 def steps_kept(run: Path) -> list[int]:
     """The steps of the checkpoints, after reading each of them whole."""
     paths = sorted((run / "checkpoints").glob("checkpoint-*.zip"))
@@ -230,6 +236,21 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     "action space without bounds": (
         lambda folder: [str(config(folder, "BadInput/Unbounded-v0"))],
         ["BadInput/Unbounded-v0", "not finite", "`low` and `high`"],
+    ),
+    "episodes to train after, in two environments": (
+        lambda folder: [
+            str(config(folder)),
+            *("--n_envs", "2", "--agent.train_freq", "[1, episode]"),
+        ],
+        ["train_freq", "n_envs"],
+    ),
+    "a config that is no text": (
+        lambda folder: [str(binary(folder))],
+        ["tiny.yaml", "cannot be read"],
+    ),
+    "a config that is a list": (
+        lambda folder: [str(edited(folder, "agent:", "- agent:"))],
+        ["tiny.yaml", "not YAML"],
     ),
     "options before the config": (
         lambda folder: ["--seed", "1", str(config(folder))],

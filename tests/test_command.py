@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -372,6 +374,22 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
 
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"ebrl {version('ebrl')}\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_shows_return_speed_and_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert main(["train", str(config(tmp_path))]) == 0
+    bars = [part for part in terminal.getvalue().split("\r") if "steps/s" in part]
+    pattern = r" *\d+%\|.*\| \d+/240 steps, return -?\d+(\.\d+)?, +[\d.]+ steps/s, [\d:]+ left"
+    assert any(re.match(pattern, bar) for bar in bars), bars
 
 
 def test_no_bar_where_there_is_no_terminal(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import NoReturn
 
 from ebrl.command.errors import UsageError, did_you_mean
@@ -20,9 +21,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(
-    verb: str, text: str, options: dict[str, tuple[int, str]], arguments: list[str]
+    verb: str, text: str, options: dict[str, tuple[int, int, str]], arguments: list[str]
 ) -> argparse.Namespace:
-    """`run` and the numbers in `options` ({name: (default, help)}), none of them negative.
+    """`run` and the whole numbers in `options`, {name: (default, minimum, help)}.
 
     Raises UsageError for anything else; `--help` prints `text` and exits.
     """
@@ -33,16 +34,21 @@ def parse(
         allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN", help="the folder that `ebrl train` made")
-    for name, (default, meaning) in options.items():
+    for name, (default, minimum, meaning) in options.items():
         parser.add_argument(
-            f"--{name}", type=_number, default=default, help=f"{meaning} (default {default})"
+            f"--{name}",
+            type=_number_from(minimum),
+            default=default,
+            help=f"{meaning} (default {default})",
         )
     parser.known = tuple(f"--{name}" for name in options)
     return parser.parse_args(arguments)
 
 
-def _number(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text}")
-    return value
+def _number_from(minimum: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum}, got {text}")
+        return int(text)
+
+    return number

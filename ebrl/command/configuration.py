@@ -116,8 +116,12 @@ def read(config: str | Path, options: Sequence[str] = ()) -> Configuration:
 
     Raises UsageError for a missing file, bad YAML, an unknown key or a value of the wrong type.
     """
-    if not Path(config).is_file():
-        raise UsageError(f"there is no config file {config}.")
+    try:
+        Path(config).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no config file {config}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the config {config} cannot be read: {error}.") from error
     schema = parser()
     try:
         parsed = schema.parse_args(["--config", str(config), *options])

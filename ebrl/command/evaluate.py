@@ -13,8 +13,8 @@ examples:
   ebrl evaluate runs/pendulum/SAC-0 --episodes 20 --seed 7
 """
 OPTIONS = {
-    "episodes": (100, "how many episodes to play"),
-    "seed": (20_000, "seed of the first episode's start; the others follow it"),
+    "episodes": (100, 1, "how many episodes to play"),
+    "seed": (20_000, 0, "seed of the first episode's start; the others follow it"),
 }
 
 

@@ -15,6 +15,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from ebrl.agents.checkpoints import Checkpoints, Restored, restore
 from ebrl.command.configuration import Configuration, read
@@ -38,11 +39,13 @@ def build(configuration: Configuration) -> OffPolicyAlgorithm:
     environment = training_environment(configuration)
     arguments = {**configuration.agent_arguments, "env": environment}
     try:
-        return configuration.agent_class(**arguments, seed=configuration.settings.seed)
+        agent = configuration.agent_class(**arguments, seed=configuration.settings.seed)
+        _check_train_freq(agent)
+        return agent
     except (AssertionError, ValueError) as error:
-        agent = configuration.agent_class.__name__
+        name = configuration.agent_class.__name__
         raise UsageError(
-            f"{agent} cannot be built for {configuration.environment}: {error}."
+            f"{name} cannot be built for {configuration.environment}: {error}."
             f"{_fitting_agents(environment.action_space)}"
         ) from error
 
@@ -171,6 +174,14 @@ def _how_to_resume(run: Run) -> str:
 
 def _steps(checkpoint: Path) -> int:
     return int(checkpoint.stem.rpartition("-")[2])
+
+
+def _check_train_freq(agent: OffPolicyAlgorithm) -> None:
+    """Stable-Baselines3 asks this only when the training has begun."""
+    frequency = agent.train_freq
+    in_episodes = isinstance(frequency, TrainFreq) and frequency.unit == TrainFrequencyUnit.EPISODE
+    if in_episodes and agent.n_envs > 1:
+        raise ValueError(f"train_freq in episodes wants n_envs 1, got {agent.n_envs}")
 
 
 def _fitting_agents(action_space: spaces.Space) -> str:

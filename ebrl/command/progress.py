@@ -11,8 +11,7 @@ from tqdm import tqdm
 from ebrl.command.evaluation import Evaluations
 
 FORMAT = (
-    "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} steps  {postfix}  "
-    "{rate_fmt}  {elapsed} gone, {remaining} left"
+    "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} steps{postfix}, {rate_fmt}, {remaining} left"
 )
 
 
