@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ebrl import storage
-from ebrl.command import HELP, VERBS, main
+from ebrl.command import VERBS, main
 from ebrl.command.configuration import read
 from ebrl.command.environments import evaluation_environments
 from ebrl.command.evaluation import play
@@ -31,7 +31,6 @@ from ebrl.command.learning import build, rebuild
 from ebrl.command.pictures import draw_landscapes
 from ebrl.command.runs import Run, existing
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -244,47 +243,6 @@ def test_a_baseline_runs_by_the_same_command(
     assert normalization.obs_rms.count == pytest.approx(242, abs=0.1)  # resets count, too
 
 
-@pytest.mark.parametrize("option", ["agent.learning_rate", "agent.init_args.learning_rate"])
-def test_options_override_the_config(tmp_path: Path, option: str) -> None:
-    configuration = read(config(tmp_path), [f"--{option}", "1e-2", "--seed", "5"])
-    assert configuration.agent_arguments["learning_rate"] == 1e-2
-    assert configuration.agent_arguments["batch_size"] == 32
-    assert configuration.settings.seed == 5
-
-
-def test_the_agent_can_be_switched(tmp_path: Path) -> None:
-    configuration = read(config(tmp_path), ["--agent", "stable_baselines3.SAC"])
-    assert configuration.agent_class.__name__ == "SAC"
-    assert configuration.agent_arguments["batch_size"] == 32
-
-
-def test_the_default_folder_names_task_agent_and_seed(tmp_path: Path) -> None:
-    path = config(tmp_path, run=None)
-    assert read(path, ["--seed", "3"]).run == "runs/tiny/EnergyActorCritic-3"
-    assert read(path, ["--agent", "stable_baselines3.SAC"]).run == "runs/tiny/SAC-0"
-
-
-def test_a_config_can_hold_schedules_noise_and_classes(tmp_path: Path) -> None:
-    schedule = "stable_baselines3.common.utils.LinearSchedule"
-    noise = "stable_baselines3.common.noise.OrnsteinUhlenbeckActionNoise"
-    path = tmp_path / "objects.yaml"
-    path.write_text(
-        "agent:\n  class_path: stable_baselines3.SAC\n  init_args:\n"
-        "    policy: stable_baselines3.sac.MlpPolicy\n    env: Pendulum-v1\n"
-        f"    learning_rate: {{class_path: {schedule}, init_args: "
-        "{start: 1.0e-3, end: 0.0, end_fraction: 1.0}}\n"
-        f"    action_noise: {{class_path: {noise}, init_args: {{mean: [0.0], sigma: [0.5]}}}}\n"
-        "    policy_kwargs: {activation_fn: torch.nn.Tanh, net_arch: [16]}\n"
-        "total_timesteps: 10\n"
-    )
-    agent = build(read(path))
-    assert agent.lr_schedule(0.5) == pytest.approx(5e-4)
-    assert any(isinstance(module, torch.nn.Tanh) for module in agent.policy.modules())
-    assert agent.action_noise is not None
-    (tmp_path / "again.yaml").write_text(read(path).text)
-    assert read(tmp_path / "again.yaml").text == read(path).text
-
-
 def test_play_counts_whole_episodes_from_the_given_starts(tmp_path: Path) -> None:
     class Still:
         """Always acts 0, so that the return is minus the sum of the squared targets."""
@@ -331,21 +289,6 @@ def test_landscapes_show_what_the_agent_says(tmp_path: Path) -> None:
         assert np.abs(samples).max() <= 1
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.name))
-def test_every_config_is_valid_and_says_what_it_compares_with(path: Path) -> None:
-    configuration = read(path)
-    twin = (
-        CONFIGS / path.name
-        if path.parent.name == "baselines"
-        else CONFIGS / "baselines" / path.name
-    )
-    other = read(twin)
-    assert other.environment == configuration.environment
-    assert other.settings.total_timesteps == configuration.settings.total_timesteps
-    assert other.settings.evaluate_every == configuration.settings.evaluate_every
-    assert other.run != configuration.run
-
-
 def test_help_teaches_without_loading_the_agents() -> None:
     """Help must be quick: it is what a newcomer types first."""
     code = (
@@ -366,7 +309,6 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
         code = exit.code
     assert code == 0
     assert f"ebrl {verb} " in capsys.readouterr().out
-    assert verb in HELP or verb in VERBS
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
