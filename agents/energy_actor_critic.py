@@ -18,7 +18,6 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import (
     DictReplayBufferSamples,
@@ -31,7 +30,8 @@ from stable_baselines3.common.utils import get_parameters_by_name
 from torch import Tensor
 
 from ebrl.agents.energy_policy import CnnPolicy, EnergyPolicy, MultiInputPolicy
-from ebrl.agents.proposal import TanhMixture
+from ebrl.agents.proposal import TanhMixture, perplexity
+from ebrl.agents.saving import Saving
 from ebrl.energies import first_order
 from ebrl.estimators import SoftValue, soft_value
 
@@ -47,7 +47,31 @@ class UpdateNoise(NamedTuple):
     offset: Tensor  # (batch, 1), uniform
 
 
-class EnergyActorCritic(OffPolicyAlgorithm):
+class UpdateReport(NamedTuple):
+    """What the last update saw; averaged and read by the host only when the logs are written."""
+
+    critic_loss: Tensor
+    proposal_loss: Tensor
+    temperature: Tensor
+    entropy: Tensor  # of the proposal, -E_q log q
+    energies: Tensor  # (batch, components), of the proposal's actions
+    log_weights: Tensor  # (batch, components)
+    soft: SoftValue  # of the next observations
+
+    def metrics(self) -> dict[str, Tensor]:
+        return {
+            "critic_loss": self.critic_loss,
+            "actor_loss": self.proposal_loss,
+            "ent_coef": self.temperature,
+            "entropy": self.entropy,
+            "energy": self.energies,
+            "soft_value": self.soft.value,
+            "effective_sample_size": self.soft.effective_sample_size,
+            "mixture_perplexity": perplexity(self.log_weights),
+        }
+
+
+class EnergyActorCritic(Saving):
     """A native Stable-Baselines3 algorithm for continuous actions.
 
     What SAC has not:
@@ -157,15 +181,14 @@ class EnergyActorCritic(OffPolicyAlgorithm):
             "moves": self.moves,
         }
         super()._setup_model()
+        self.policy.flatten(self.lr_schedule(1))
         self._seed_generators()
         self.proposal, self.critic = self.policy.proposal, self.policy.critic
         self.critic_target = self.policy.critic_target
-        self._averaged = list(self.critic.parameters())
-        self._averages = list(self.critic_target.parameters())
         self._running = get_parameters_by_name(self.critic, ["running_"])
         self._running_target = get_parameters_by_name(self.critic_target, ["running_"])
         self._setup_temperature()
-        self._metrics: dict[str, Tensor] = {}
+        self._report: UpdateReport | None = None
 
     def _seed_generators(self) -> None:
         """Give acting and training a stream each, so that neither disturbs the other."""
@@ -202,7 +225,7 @@ class EnergyActorCritic(OffPolicyAlgorithm):
         self._update_learning_rate(optimizers)
         for step in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            self._metrics = self._update(batch, self._draw(batch.rewards))
+            self._report = self._update(batch, self._draw(batch.rewards))
             if step % self.target_update_interval == 0:
                 self._update_target()
         self._n_updates += gradient_steps
@@ -222,7 +245,7 @@ class EnergyActorCritic(OffPolicyAlgorithm):
             offset=torch.rand(batch, 1, generator=generator, device=generator.device),
         )
 
-    def _update(self, batch: Batch, noise: UpdateNoise) -> dict[str, Tensor]:
+    def _update(self, batch: Batch, noise: UpdateNoise) -> UpdateReport:
         """Do one update, in SAC's order: temperature, critics, proposal."""
         mixture = self.proposal(batch.observations)
         free = mixture.one_each(noise.proposal)  # (batch, components, action_dim)
@@ -233,24 +256,27 @@ class EnergyActorCritic(OffPolicyAlgorithm):
         self._update_temperature(entropy)
 
         value, soft = self._target(batch, noise, alpha)
-        critic_loss = self._critic_loss(batch, value)
-        _step(self.critic.optimizer, critic_loss)
+        self.policy.flat["critic"].grad.zero_()
+        # Half the mean squared Bellman error, summed over the critics: E = -Q.
+        critic_loss = self.critic.given(batch.observations).regress(batch.actions, -value)
+        self.critic.optimizer.step()
 
         with torch.no_grad():
             energy = self.critic.given(batch.observations, "max")
         energies = first_order(energy, torch.tanh(free))  # (batch, components)
         proposal_loss = (weights * (alpha * log_density + energies)).sum(-1).mean()
-        _step(self.proposal.optimizer, proposal_loss)
-        return {
-            "train/critic_loss": critic_loss.detach(),
-            "train/actor_loss": proposal_loss.detach(),
-            "train/ent_coef": alpha,
-            "train/entropy": entropy,
-            "train/energy": energies.detach().mean(),
-            "train/soft_value": soft.value.mean(),
-            "train/effective_sample_size": soft.effective_sample_size.mean(),
-            "train/mixture_perplexity": mixture.perplexity().detach().mean(),
-        }
+        self.policy.flat["proposal"].grad.zero_()
+        proposal_loss.backward()
+        self.proposal.optimizer.step()
+        return UpdateReport(
+            critic_loss,
+            proposal_loss.detach(),
+            alpha,
+            entropy,
+            energies.detach(),
+            mixture.log_weights.detach(),
+            soft,
+        )
 
     def _update_temperature(self, entropy: Tensor) -> None:
         """Move the temperature so that the proposal's entropy comes to the target."""
@@ -262,7 +288,7 @@ class EnergyActorCritic(OffPolicyAlgorithm):
 
     @torch.no_grad()
     def _target(self, batch: Batch, noise: UpdateNoise, alpha: Tensor) -> tuple[Tensor, SoftValue]:
-        """Return the soft Bellman target `(batch,)` and the soft value of the next observation."""
+        """Return the soft Bellman target `(batch,)` and the next observations' soft value."""
         mixture: TanhMixture = self.proposal(batch.next_observations)
         free = mixture.systematic(noise.offset, noise.candidates)
         energy = self.critic_target.given(batch.next_observations, "max")(torch.tanh(free))
@@ -271,21 +297,17 @@ class EnergyActorCritic(OffPolicyAlgorithm):
         alive = 1 - batch.dones.squeeze(-1)
         return batch.rewards.squeeze(-1) + alive * discount * soft.value, soft
 
-    def _critic_loss(self, batch: Batch, target: Tensor) -> Tensor:
-        """Return half the mean squared Bellman error, summed over the critics."""
-        values = self.critic.given(batch.observations).member_values(batch.actions)
-        return 0.5 * (values + target).square().mean(-1).sum()  # E = -Q
-
     def _update_target(self) -> None:
         with torch.no_grad():
-            torch._foreach_lerp_(self._averages, self._averaged, self.tau)
+            self.policy.flat["critic_target"].lerp_(self.policy.flat["critic"], self.tau)
             for target, running in zip(self._running_target, self._running, strict=True):
                 target.copy_(running)
 
     def dump_logs(self) -> None:
         """Write the logs; only here does the host wait for the device."""
-        for name, value in self._metrics.items():
-            self.logger.record(name, value.item())
+        if self._report is not None:
+            for name, value in self._report.metrics().items():
+                self.logger.record(f"train/{name}", value.mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.moves > 0:
             self.logger.record("sampler/step_size", self.policy.sampler.step_size.item())
@@ -335,18 +357,11 @@ class EnergyActorCritic(OffPolicyAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        aliases = ["proposal", "critic", "critic_target", "generators", "_metrics"]
-        lists = ["_averaged", "_averages", "_running", "_running_target"]
-        return super()._excluded_save_params() + aliases + lists
+        aliases = ["proposal", "critic", "critic_target", "_running", "_running_target"]
+        return [*super()._excluded_save_params(), *aliases, "generators", "_report"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts = ["policy", "proposal.optimizer", "critic.optimizer"]
         if self.ent_coef_optimizer is None:
             return state_dicts, []
         return [*state_dicts, "ent_coef_optimizer"], ["log_ent_coef"]
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()

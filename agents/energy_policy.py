@@ -19,6 +19,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from ebrl.adaptation import DualAveraging
+from ebrl.agents.flat import flatten_parameters
 from ebrl.agents.proposal import MixtureProposal, TanhMixture
 from ebrl.energies import Energy
 from ebrl.estimators import soft_value
@@ -119,9 +120,9 @@ class EnergyPolicy(BasePolicy):
             step_size=0.01,
             adaptation=DualAveraging(),
         )
-        self._build(lr_schedule)
+        self._build()
 
-    def _build(self, lr_schedule: Schedule) -> None:
+    def _build(self) -> None:
         actor_arch, critic_arch = get_actor_critic_arch(self.net_arch)
         shared: dict[str, Any] = {
             "observation_space": self.observation_space,
@@ -148,10 +149,19 @@ class EnergyPolicy(BasePolicy):
         )
         self.critic = critic
         self.critic_target.load_state_dict(critic.state_dict())
+        # Never at work at the same time: one scratch memory stays in the cache for both.
+        self.critic_target.energy.workspace = critic.energy.workspace
         self.critic_target.requires_grad_(False).set_training_mode(False)
-        for network in (self.proposal, self.critic):
-            network.optimizer = self.optimizer_class(
-                network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+
+    def flatten(self, learning_rate: float) -> None:
+        """Put each network on one flat tensor and give it an optimiser, once on the device."""
+        self.flat = {
+            name: flatten_parameters(getattr(self, name))
+            for name in ("proposal", "critic", "critic_target")
+        }
+        for name in ("proposal", "critic"):
+            getattr(self, name).optimizer = self.optimizer_class(
+                [self.flat[name]], lr=learning_rate, **self.optimizer_kwargs
             )
 
     def set_training_mode(self, mode: bool) -> None:
@@ -170,7 +180,7 @@ class EnergyPolicy(BasePolicy):
 
     @torch.no_grad()
     def greedy(self, observation: PyTorchObs) -> Tensor:
-        """Return the mean of lowest energy among the components that carry weight; draws nothing."""
+        """Return the lowest-energy mean of the components that carry weight; draws nothing."""
         mixture = self.proposal(observation)
         means = torch.tanh(mixture.mean)  # (batch, components, action_dim)
         if self.components == 1:

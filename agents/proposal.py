@@ -71,9 +71,10 @@ class TanhMixture(NamedTuple):
             return torch.log(1 - torch.tanh(free).square() + self.epsilon).sum(-1)
         return log_tanh_slope(free).sum(-1)
 
-    def perplexity(self) -> Tensor:
-        """Return the effective number of components, `(batch,)`: 1 when the mixture collapsed."""
-        return torch.special.entr(self.log_weights.exp()).sum(-1).exp()
+
+def perplexity(log_weights: Tensor) -> Tensor:
+    """Return the effective number of components, `(batch,)`: 1 when a mixture has collapsed."""
+    return torch.special.entr(log_weights.exp()).sum(-1).exp()
 
 
 def _gaussian(u: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
@@ -110,18 +111,15 @@ class MixtureProposal(BaseModel):
         features = features_extractor.features_dim
         self.trunk = nn.Sequential(*create_mlp(features, -1, net_arch, activation_fn))
         width = net_arch[-1] if net_arch else features
-        self.mean = nn.Linear(width, components * self.dimension)
-        self.log_deviation = nn.Linear(width, components * self.dimension)
-        self.logits = nn.Linear(width, components)
+        self.head = nn.Linear(width, components * (2 * self.dimension + 1))
 
     def forward(self, observation: PyTorchObs) -> TanhMixture:
         h = self.trunk(self.extract_features(observation, self.features_extractor))
-        shape = (self.components, self.dimension)
+        each = self.head(h).unflatten(-1, (self.components, -1))  # (batch, components, 2 d + 1)
+        mean, log_deviation, logits = each.split([self.dimension, self.dimension, 1], -1)
         return TanhMixture(
-            log_weights=torch.log_softmax(self.logits(h), -1),
-            mean=self.mean(h).unflatten(-1, shape),
-            log_deviation=self.log_deviation(h)
-            .unflatten(-1, shape)
-            .clamp(*self.log_deviation_bounds),
+            log_weights=torch.log_softmax(logits.squeeze(-1), -1),
+            mean=mean,
+            log_deviation=log_deviation.clamp(*self.log_deviation_bounds),
             epsilon=self.epsilon,
         )

@@ -12,35 +12,51 @@ from ebrl.energies import Number
 
 
 class SoftValue(NamedTuple):
-    """The soft value of M candidates and what is known of its quality, each `(*batch,)`."""
+    """The soft value of M candidates, with what is known of its quality."""
 
-    value: Tensor  # T log mean w, a lower bound of T log Z in expectation
-    entropy: Tensor  # of exp(-E/T)/Z, self-normalised: consistent, no bound
-    effective_sample_size: Tensor  # 1 / Σ w̄², between 1 and M
-    standard_error: Tensor  # of the value, by the delta method; infinite for one candidate
-    weights: Tensor  # (*batch, M), self-normalised: w̄
+    log_weights: Tensor  # (*batch, M), log w = -E/T - log q
+    energy: Tensor  # (*batch, M)
+    temperature: Number
+
+    @property
+    def value(self) -> Tensor:
+        """`T log (1/M) Σ w`, `(*batch,)`: a lower bound of `T log Z` in expectation."""
+        candidates = self.log_weights.shape[-1]
+        return self.temperature * (torch.logsumexp(self.log_weights, -1) - math.log(candidates))
+
+    @property
+    def weights(self) -> Tensor:
+        """`w / Σ w`, `(*batch, M)`."""
+        return torch.softmax(self.log_weights, -1)
+
+    @property
+    def entropy(self) -> Tensor:
+        """The entropy of `exp(-E/T)/Z`, `(*batch,)`, self-normalised: consistent, no bound."""
+        return (self.value + (self.weights * self.energy).sum(-1)) / self.temperature
+
+    @property
+    def effective_sample_size(self) -> Tensor:
+        """`1 / Σ (w / Σ w)²`, `(*batch,)`, between 1 and M."""
+        return 1 / self.weights.square().sum(-1)
+
+    @property
+    def standard_error(self) -> Tensor:
+        """The value's, `(*batch,)`, by the delta method; infinite for one candidate."""
+        candidates = self.log_weights.shape[-1]
+        if candidates == 1:
+            return torch.full_like(self.value, math.inf)
+        # Var(log mean w) ≈ Var(w) / (M mean(w)²), with the unbiased sample variance.
+        excess = (self.weights.square().sum(-1) - 1 / candidates).clamp_min(0)
+        return self.temperature * (excess * candidates / (candidates - 1)).sqrt()
 
 
 def soft_value(energy: Tensor, log_density: Tensor, temperature: Number) -> SoftValue:
     """Estimate `T log ∫ exp(-E(x)/T) dx` from candidates `x_m ~ q`.
 
-    `energy` and `log_density`, the normalised `log q(x_m)`, are `(*batch, M)`. With
-    `log w_m = -E(x_m)/T - log q(x_m)` the value is `T log (1/M) Σ w_m`: `exp(value/T)` is
+    `energy` and `log_density`, the normalised `log q(x_m)`, are `(*batch, M)`. `exp(value/T)` is
     unbiased, so the value is a lower bound in expectation, tighter with every candidate (Burda,
     Grosse and Salakhutdinov 2016, theorem 1). With one candidate it is `-E - T log q`, the soft
     value of SAC. A high effective sample size does not mean coverage: a proposal that misses a mode
     does not see it missing.
     """
-    candidates = energy.shape[-1]
-    log_w = -energy / temperature - log_density  # (*batch, M)
-    log_mean = torch.logsumexp(log_w, -1) - math.log(candidates)
-    weights = torch.softmax(log_w, -1)
-    entropy = log_mean + (weights * energy).sum(-1) / temperature
-    squares = weights.square().sum(-1)
-    # Var(log mean w) ≈ Var(w) / (M mean(w)²), with the unbiased sample variance.
-    if candidates > 1:
-        spread = (squares - 1 / candidates).clamp_min(0) * candidates / (candidates - 1)
-        standard_error = temperature * spread.sqrt()
-    else:
-        standard_error = torch.full_like(log_mean, math.inf)
-    return SoftValue(temperature * log_mean, entropy, 1 / squares, standard_error, weights)
+    return SoftValue(-energy / temperature - log_density, energy, temperature)

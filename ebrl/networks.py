@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,8 +19,8 @@ class MLPEnergy(Energy):
     """A multilayer perceptron over x, or over (condition, x), with an ensemble of members.
 
     The members run as one batched program. As an energy it is their mean; `given(c).member_values`
-    has each one's value, and `given(c, "max")` is the largest, the pessimist's choice. The condition
-    enters the first layer alone, and `given` computes its share there once for all x.
+    has each one's value, and `given(c, "max")` is the largest, the pessimist's choice. The
+    condition enters the first layer alone, and `given` computes its share there once for all x.
 
     `activation` is a class such as `nn.SiLU`: smooth ones give gradients that samplers can follow.
     Raises `ValueError` for sizes that are not positive.
@@ -44,11 +45,9 @@ class MLPEnergy(Energy):
         self.members, self.hidden = members, tuple(hidden)
         self.activation = activation()
         fan_in = condition_dimension + dimension
-        if condition_dimension:
-            self.condition_weight = _uniform(members, condition_dimension, hidden[0], fan_in=fan_in)
-        self.x_weight = _uniform(members, dimension, hidden[0], fan_in=fan_in)
+        self.first_weight = _uniform(members, fan_in, hidden[0], fan_in=fan_in)
         self.first_bias = _uniform(members, 1, hidden[0], fan_in=fan_in)
-        sizes = list(zip(hidden[:-1], hidden[1:], strict=True))
+        sizes = list(pairwise(hidden))
         self.weights = nn.ParameterList(_uniform(members, i, o, fan_in=i) for i, o in sizes)
         self.biases = nn.ParameterList(_uniform(members, 1, o, fan_in=i) for i, o in sizes)
         self.head = _uniform(members, 1, hidden[-1], fan_in=hidden[-1])
@@ -67,29 +66,44 @@ class MLPEnergy(Energy):
                 f"expected a condition of shape (*batch, {self.condition_dimension}), "
                 f"got {tuple(condition.shape)}"
             )
-        rows = condition.reshape(-1, self.condition_dimension).expand(self.members, -1, -1)
-        share = torch.baddbmm(self.first_bias, rows, self.condition_weight)
-        return BoundMLP(self, share.unflatten(1, condition.shape[:-1] or (1,)), reduction)
+        return BoundMLP(self, condition, reduction)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.unconditional(x)(x)
+        return self.unconditional()(x)
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.unconditional(x).value_and_gradient(x)
+        return self.unconditional().value_and_gradient(x)
 
-    def unconditional(self, x: Tensor) -> BoundMLP:
+    def unconditional(self) -> BoundMLP:
         """Return the energy of x alone; an error for one that is conditional."""
         if self.takes_condition:
             raise TypeError("this energy is conditional: call energy.given(condition) first")
-        return BoundMLP(self, self.first_bias, "mean")
+        return BoundMLP(self, None, "mean")
 
 
 class BoundMLP(Energy):
-    """An `MLPEnergy` with the condition's share of the first layer in hand."""
+    """An `MLPEnergy` with its condition fixed, `(*leading batch, condition_dimension)` or None."""
 
-    def __init__(self, network: MLPEnergy, share: Tensor, reduction: Reduction):
+    def __init__(self, network: MLPEnergy, condition: Tensor | None, reduction: Reduction):
         super().__init__()
-        self.network, self.share, self.reduction = network, share, reduction
+        self.network, self.condition, self.reduction = network, condition, reduction
+        self._share: Tensor | None = None
+
+    @property
+    def share(self) -> Tensor:
+        """The condition's share of the first layer with the bias, computed once.
+
+        `(members, conditions, hidden)`, or `(members, 1, hidden)` without a condition.
+        """
+        net = self.network
+        if self.condition is None:
+            return net.first_bias
+        if self._share is None:
+            rows = self.condition.reshape(-1, net.condition_dimension)
+            rows = rows.expand(net.members, -1, -1)
+            weight = net.first_weight[:, : net.condition_dimension]
+            self._share = torch.baddbmm(net.first_bias, rows, weight)
+        return self._share
 
     def forward(self, x: Tensor) -> Tensor:
         values = self.member_values(x)
@@ -98,11 +112,16 @@ class BoundMLP(Energy):
     def member_values(self, x: Tensor) -> Tensor:
         """Return each member's energy, `(members, *batch)`."""
         net = self.network
-        h = net.activation(self._first_layer(x))  # (members, rows, hidden)
+        first = self._joint_first_layer(x) if self._paired(x) else self._first_layer(x)
+        slope = _SLOPES.get(type(net.activation))
+        if slope is not None and not torch.is_grad_enabled():
+            h = self._last_hidden(first, slope)
+            return h.mul_(net.head).sum(-1).add_(net.head_bias).view(net.members, *x.shape[:-1])
+        h = net.activation(first)  # (members, rows, hidden)
         for weight, bias in zip(net.weights, net.biases, strict=True):
             h = net.activation(torch.baddbmm(bias, h, weight))
         values = (h * net.head).sum(-1) + net.head_bias  # (members, rows)
-        return values.unflatten(1, x.shape[:-1] or (1,)).reshape(net.members, *x.shape[:-1])
+        return values.view(net.members, *x.shape[:-1])
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return value and gradient, analytically where the activation's derivative is known."""
@@ -117,42 +136,125 @@ class BoundMLP(Energy):
             index = worst[None, ..., None].expand(1, *x.shape)
             return value, gradients.gather(0, index).squeeze(0)
 
+    def regress(self, x: Tensor, values: Tensor) -> Tensor:
+        """Return `½ Σ_members mean (E_i(x) - values)²` and add its gradient to the parameters'.
+
+        One condition for each x, `values: (*batch,)`. The gradient also flows on to what made the
+        condition. It is analytic, in scratch memory, where the activation's derivative is known.
+        """
+        slope = _SLOPES.get(type(self.network.activation))
+        if slope is None:
+            loss = 0.5 * (self.member_values(x) - values).square().flatten(1).mean(1).sum()
+            loss.backward()
+            return loss.detach()
+        with torch.no_grad():
+            loss, back = self._regress(x, values, slope)
+        if self.condition is not None and self.condition.requires_grad:
+            weight = self.network.first_weight[:, : self.network.condition_dimension]
+            gradient = torch.bmm(back, weight.detach().mT).sum(0)
+            self.condition.backward(gradient.view_as(self.condition))
+        return loss
+
+    def _regress(self, x: Tensor, values: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
+        """Return the loss and its gradient at the first layer's sums."""
+        net = self.network
+        rows = self._pairs(x)
+        sums, outputs = self._hidden(torch.baddbmm(net.first_bias, rows, net.first_weight), slope)
+        scratch = net.workspace.like("back", len(net.weights), outputs[-1])
+        product = torch.mul(outputs[-1], net.head, out=scratch)
+        error = product.sum(-1).add_(net.head_bias).sub_(values.flatten())  # (members, rows)
+        upstream = error / error.shape[-1]
+        gradient_of(net.head).baddbmm_(upstream.unsqueeze(1), outputs[-1])
+        gradient_of(net.head_bias).add_(upstream.sum(-1, keepdim=True))
+        back = torch.mul(upstream.unsqueeze(-1), net.head, out=scratch)
+        back = slope.through(back, sums[-1], back)
+        for layer in range(len(net.weights) - 1, -1, -1):
+            gradient_of(net.weights[layer]).baddbmm_(outputs[layer].mT, back)
+            gradient_of(net.biases[layer]).add_(back.sum(1, keepdim=True))
+            out = net.workspace.like("back", layer, sums[layer])
+            back = torch.bmm(back, net.weights[layer].mT, out=out)
+            back = slope.through(back, sums[layer], back)
+        gradient_of(net.first_weight).baddbmm_(rows.mT, back)
+        gradient_of(net.first_bias).add_(back.sum(1, keepdim=True))
+        return 0.5 * error.square().mean(-1).sum(), back
+
     def _first_layer(self, x: Tensor) -> Tensor:
         """Return the first layer's sums `(members, rows, hidden)`."""
         net = self.network
         rows = x.reshape(-1, net.dimension).expand(net.members, -1, -1)
-        candidates = x.shape[self.share.ndim - 2 : -1].numel()  # x for each condition
-        if self.share.ndim == 3 and self.share.shape[1] == 1:
-            return torch.baddbmm(self.share, rows, net.x_weight)
-        share = self.share.flatten(1, -2)  # (members, conditions, hidden)
-        if candidates == 1:
-            return torch.baddbmm(share, rows, net.x_weight)
-        first = torch.bmm(rows, net.x_weight)
+        weight = net.first_weight[:, net.condition_dimension :]
+        share = self.share
+        candidates = rows.shape[1] // share.shape[1]  # x for each condition
+        if candidates == 1 or share.shape[1] == 1:
+            return torch.baddbmm(share, rows, weight)
+        first = torch.bmm(rows, weight)
         return (first.unflatten(1, (-1, candidates)) + share.unsqueeze(2)).flatten(1, 2)
 
-    def _member_gradients(self, x: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
-        """Return each member's energies `(members, *batch)` and gradients `(members, *x.shape)`.
+    def _joint_first_layer(self, x: Tensor) -> Tensor:
+        """Return the same as `_first_layer` where each x has a condition of its own.
 
-        The intermediates live in the network's workspace: fresh ones of this size cost more in
-        page faults than the kernels they save.
+        One product of both, for a single evaluation: nothing of it can be used again.
         """
         net = self.network
-        buffer = net.workspace.buffer
-        sums = [self._first_layer(x)]  # inputs of the activations, (members, rows, hidden)
-        rows = sums[0].shape[1]
+        return torch.baddbmm(net.first_bias, self._pairs(x), net.first_weight)
+
+    def _pairs(self, x: Tensor) -> Tensor:
+        """Return rows of (condition, x) for every member, `(members, rows, inputs)`."""
+        rows = x.reshape(-1, self.network.dimension)
+        if self.condition is not None:
+            rows = torch.cat([self.condition.reshape(len(rows), -1), rows], -1)
+        return rows.expand(self.network.members, -1, -1)
+
+    def _paired(self, x: Tensor) -> bool:
+        """Whether each x has a condition of its own, whose share is not known yet."""
+        if self.condition is None:
+            return True
+        return self._share is None and self.condition.shape[:-1].numel() == x.shape[:-1].numel()
+
+    def _last_hidden(self, first: Tensor, slope: Slope) -> Tensor:
+        """Return the last activations, computed in place: nothing else of the pass is kept."""
+        net = self.network
+        h = slope.activate(first, first)
         for layer, (weight, bias) in enumerate(zip(net.weights, net.biases, strict=True)):
-            h = slope.activate(sums[-1], buffer("h", layer, sums[-1].shape, x))
-            out = buffer("sum", layer, (net.members, rows, weight.shape[-1]), x)
+            out = net.workspace.like("sum", layer + 1, h, width=weight.shape[-1])
+            h = torch.baddbmm(bias, h, weight, out=out)
+            slope.activate(h, h)
+        return h
+
+    def _hidden(self, first: Tensor, slope: Slope) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the inputs and the outputs of every activation, `(members, rows, width)`.
+
+        All but the first live in the network's workspace, good until the next call: fresh tensors
+        of this size cost more in page faults and cache misses than the kernels that fill them.
+        """
+        net = self.network
+        sums, outputs = [first], [slope.activate(first, net.workspace.like("out", 0, first))]
+        for layer, (weight, bias) in enumerate(zip(net.weights, net.biases, strict=True), 1):
+            h = outputs[-1]
+            out = net.workspace.like("sum", layer, h, width=weight.shape[-1])
             sums.append(torch.baddbmm(bias, h, weight, out=out))
-        h = slope.activate(sums[-1], buffer("h", len(net.weights), sums[-1].shape, x))
-        values = h.mul_(net.head).sum(-1).add_(net.head_bias)  # (members, rows)
-        back = slope.through(net.head.expand_as(sums[-1]), sums[-1], h)
+            outputs.append(slope.activate(out, net.workspace.like("out", layer, out)))
+        return sums, outputs
+
+    def _member_gradients(self, x: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
+        """Return each member's energies `(members, *batch)` and gradients `(members, *x.shape)`."""
+        net = self.network
+        sums, outputs = self._hidden(self._first_layer(x), slope)
+        values = outputs[-1].mul_(net.head).sum(-1).add_(net.head_bias)  # (members, rows)
+        back = slope.through(net.head.expand_as(sums[-1]), sums[-1], outputs[-1])
         for layer in range(len(net.weights) - 1, -1, -1):
-            out = buffer("h", layer, sums[layer].shape, x)
-            back = torch.bmm(back, net.weights[layer].mT, out=out)
-            back = slope.through(back, sums[layer], buffer("sum", -1, out.shape, x))
-        gradients = torch.bmm(back, net.x_weight.mT)  # (members, rows, dimension)
-        return values.reshape(net.members, *x.shape[:-1]), gradients.reshape(-1, *x.shape)
+            back = torch.bmm(back, net.weights[layer].mT, out=outputs[layer])
+            back = slope.through(back, sums[layer], back)
+        weight = net.first_weight[:, net.condition_dimension :]
+        gradients = torch.bmm(back, weight.mT)  # (members, rows, dimension)
+        return values.view(net.members, *x.shape[:-1]), gradients.view(-1, *x.shape)
+
+
+def gradient_of(parameter: nn.Parameter) -> Tensor:
+    """Return the parameter's gradient, to be added to."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 class Workspace:
@@ -161,12 +263,14 @@ class Workspace:
     def __init__(self) -> None:
         self.buffers: dict[tuple, Tensor] = {}
 
-    def buffer(self, name: str, layer: int, shape: Sequence[int], like: Tensor) -> Tensor:
-        key = (name, layer, tuple(shape), like.dtype, like.device)
+    def like(self, name: str, layer: int, tensor: Tensor, width: int | None = None) -> Tensor:
+        """Return scratch of the tensor's shape, with its last axis of `width` if given."""
+        shape = tensor.shape if width is None else (*tensor.shape[:-1], width)
+        key = (name, layer, shape, tensor.dtype, tensor.device)
         if key not in self.buffers:
-            if len(self.buffers) >= 64:  # many batch sizes: keep memory bounded
+            if len(self.buffers) >= 64:  # many batch sizes: keep the memory bounded
                 self.buffers.clear()
-            self.buffers[key] = torch.empty(shape, dtype=like.dtype, device=like.device)
+            self.buffers[key] = tensor.new_empty(shape)
         return self.buffers[key]
 
     def __deepcopy__(self, memo: dict) -> Workspace:

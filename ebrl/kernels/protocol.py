@@ -100,7 +100,7 @@ def diverged(x: Tensor, energy: Tensor) -> Tensor:
 
 
 def choose(accepted: Tensor, proposal: Any, current: Any) -> Any:
-    """Return a state with the proposal's fields where accepted, `(*batch,)` bool, else current's."""
+    """Return the proposal's state where accepted, `(*batch,)` bool, and the current elsewhere."""
     fields = (
         torch.where(accepted.reshape(*accepted.shape, *(1,) * (new.ndim - accepted.ndim)), new, old)
         for new, old in zip(proposal, current, strict=True)
