@@ -309,7 +309,8 @@ class EnergyActorCritic(Saving):
             for name, value in self._report.metrics().items():
                 self.logger.record(f"train/{name}", value.mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        if self.moves > 0:
+        if self.policy.acceptance is not None:
+            self.logger.record("sampler/acceptance", self.policy.acceptance.mean().item())
             self.logger.record("sampler/step_size", self.policy.sampler.step_size.item())
         super().dump_logs()
 

@@ -112,6 +112,7 @@ class EnergyPolicy(BasePolicy):
         self.components, self.acting_candidates, self.moves = components, acting_candidates, moves
         self.log_deviation_bounds, self.epsilon = log_deviation_bounds, epsilon
         self.generator = torch.Generator()
+        self.acceptance: Tensor | None = None  # of the last moves
         self.register_buffer("temperature", torch.ones(()))
         self.sampler = Sampler(
             MALA(),
@@ -216,9 +217,11 @@ class EnergyPolicy(BasePolicy):
 
     def move(self, energy: Energy, actions: Tensor, adapt: bool) -> Samples:
         """Move actions by MALA at the temperature; `sampler.adaptation` keeps the step size."""
-        return self.sampler.sample(
+        samples = self.sampler.sample(
             energy, actions, generator=self.generator, temperature=self.temperature, adapt=adapt
         )
+        self.acceptance = samples.info.acceptance
+        return samples
 
     def _propose(self, mixture: TanhMixture, batch: int, count: int) -> Tensor:
         """Draw `(batch, count, action_dim)` before the squash, independently of each other."""

@@ -3,7 +3,7 @@
     python benchmarks/pendulum.py run --out benchmarks/results/pendulum      # hours; resumes
     python benchmarks/pendulum.py table --out benchmarks/results/pendulum    # prints, writes .md
 
-Every run trains 15,000 steps with networks of (256, 256), learning rate 1e-3 and batches of 256
+Every run trains 15,000 steps with networks of (64, 64), learning rate 1e-3 and batches of 256
 on one thread, and is evaluated greedily every 500 steps on the same 20 starts. A run that is
 finished is a JSON file and is not repeated. A run is solved when an evaluation reaches -200, and
 falls back when a later one is below -300.
@@ -28,7 +28,13 @@ from ebrl.agents import EnergyActorCritic
 
 STEPS, EVERY, STARTS = 15_000, 500, 20
 SOLVED, FALLEN = -200.0, -300.0
-SETTINGS = {"policy": "MlpPolicy", "env": "Pendulum-v1", "learning_rate": 1e-3, "batch_size": 256}
+SETTINGS = {
+    "policy": "MlpPolicy",
+    "env": "Pendulum-v1",
+    "learning_rate": 1e-3,
+    "batch_size": 256,
+    "policy_kwargs": {"net_arch": [64, 64]},
+}
 
 
 def energy_agent(**ingredients: int) -> Callable[[int], OffPolicyAlgorithm]:
@@ -141,8 +147,8 @@ def summary(records: list[dict]) -> dict[str, float]:
 def table(folder: Path) -> str:
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     rows = [
-        "| agent | seeds | steps to -200, median (worst) | mean return over training, median (range)"
-        " | final return, median (range) | fell back | CPU s |",
+        "| agent | seeds | steps to -200, median (worst) | return averaged over training, median "
+        "(range) | final return, median (range) | fell back | CPU s |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in AGENTS:
