@@ -68,6 +68,8 @@ class SoftQ(Saving):
         "MultiInputPolicy": SoftQMultiInputPolicy,
     }
     policy: SoftQPolicy
+    action_space: spaces.Discrete
+    replay_buffer: ReplayBuffer
 
     def __init__(
         self,
@@ -156,8 +158,8 @@ class SoftQ(Saving):
         super()._setup_model()
         self._seed_generators()
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
-        self._averaged = list(self.critic.parameters())
-        self._averages = list(self.critic_target.parameters())
+        self._averaged: list[Tensor] = list(self.critic.parameters())
+        self._averages: list[Tensor] = list(self.critic_target.parameters())
         self._running = get_parameters_by_name(self.critic, ["running_"])
         self._running_target = get_parameters_by_name(self.critic_target, ["running_"])
         self._setup_temperature()

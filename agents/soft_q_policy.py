@@ -50,6 +50,7 @@ class DiscreteCritic(BaseModel):
     The members run as one batched program on the same features.
     """
 
+    features_extractor: BaseFeaturesExtractor
     optimizer: torch.optim.Optimizer
 
     def __init__(
@@ -135,7 +136,7 @@ class SoftQPolicy(BasePolicy):
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.requires_grad_(False).set_training_mode(False)
         self.critic.optimizer = self.optimizer_class(
-            self.critic.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+            self.critic.parameters(), **{"lr": lr_schedule(1), **self.optimizer_kwargs}
         )
 
     def _make_critic(self) -> DiscreteCritic:
