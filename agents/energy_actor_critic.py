@@ -19,6 +19,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import (
     DictReplayBufferSamples,
     GymEnv,
@@ -202,7 +203,7 @@ class EnergyActorCritic(Saving):
 
     def _setup_temperature(self) -> None:
         if self.target_entropy == "auto":
-            self.target_entropy = -float(np.prod(self.action_space.shape))
+            self.target_entropy = -float(get_action_dim(self.action_space))
         self.log_ent_coef: Tensor | None = None
         self.ent_coef_optimizer: torch.optim.Optimizer | None = None
         if self.ent_coef == "auto":
@@ -214,7 +215,7 @@ class EnergyActorCritic(Saving):
             )
             self.policy.temperature.fill_(self.initial_ent_coef)
         else:
-            self.policy.temperature.fill_(self.ent_coef)
+            self.policy.temperature.fill_(float(self.ent_coef))
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update critics, proposal and temperature on `gradient_steps` batches of the replay."""
@@ -223,6 +224,7 @@ class EnergyActorCritic(Saving):
         if self.ent_coef_optimizer is not None:
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
+        assert self.replay_buffer is not None  # made by _setup_model
         for step in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             self._report = self._update(batch, self._draw(batch.rewards))
@@ -256,7 +258,7 @@ class EnergyActorCritic(Saving):
         self._update_temperature(entropy)
 
         value, soft = self._target(batch, noise, alpha)
-        self.policy.flat["critic"].grad.zero_()
+        self.policy.flat["critic"].gradient.zero_()
         # Half the mean squared Bellman error, summed over the critics: E = -Q.
         critic_loss = self.critic.given(batch.observations).regress(batch.actions, -value)
         self.critic.optimizer.step()
@@ -265,7 +267,7 @@ class EnergyActorCritic(Saving):
             energy = self.critic.given(batch.observations, "max")
         energies = first_order(energy, torch.tanh(free))  # (batch, components)
         proposal_loss = (weights * (alpha * log_density + energies)).sum(-1).mean()
-        self.policy.flat["proposal"].grad.zero_()
+        self.policy.flat["proposal"].gradient.zero_()
         proposal_loss.backward()
         self.proposal.optimizer.step()
         return UpdateReport(
@@ -282,7 +284,7 @@ class EnergyActorCritic(Saving):
         """Move the temperature so that the proposal's entropy comes to the target."""
         if self.log_ent_coef is None or self.ent_coef_optimizer is None:
             return
-        self.log_ent_coef.grad = (entropy - self.target_entropy).reshape(1)
+        self.log_ent_coef.grad = (entropy - float(self.target_entropy)).reshape(1)
         self.ent_coef_optimizer.step()
         self.policy.temperature.copy_(self.log_ent_coef.detach().exp().squeeze(0))
 
@@ -299,7 +301,8 @@ class EnergyActorCritic(Saving):
 
     def _update_target(self) -> None:
         with torch.no_grad():
-            self.policy.flat["critic_target"].lerp_(self.policy.flat["critic"], self.tau)
+            average, current = self.policy.flat["critic_target"], self.policy.flat["critic"]
+            average.parameter.lerp_(current.parameter, self.tau)
             for target, running in zip(self._running_target, self._running, strict=True):
                 target.copy_(running)
 
@@ -311,7 +314,7 @@ class EnergyActorCritic(Saving):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.policy.acceptance is not None:
             self.logger.record("sampler/acceptance", self.policy.acceptance.mean().item())
-            self.logger.record("sampler/step_size", self.policy.sampler.step_size.item())
+            self.logger.record("sampler/step_size", float(self.policy.sampler.step_size))
         super().dump_logs()
 
     def sample_actions(self, observation: np.ndarray | dict[str, np.ndarray], n: int) -> np.ndarray:
@@ -319,7 +322,7 @@ class EnergyActorCritic(Saving):
         self.policy.set_training_mode(False)
         tensor, _ = self._one(observation)
         actions = self.policy.sample(tensor, n, adapt=False)[0].cpu().numpy()
-        return self.policy.unscale_action(actions.reshape(n, *self.action_space.shape))
+        return self.policy.unscale_action(actions.reshape(n, *self.policy.action_space.shape))
 
     def energy(
         self, observation: np.ndarray | dict[str, np.ndarray], actions: np.ndarray

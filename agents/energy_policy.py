@@ -35,6 +35,9 @@ MINIMUM_WEIGHT = 0.1  # means of lighter components are hardly trained; the gree
 class EnergyCritic(BaseModel):
     """An ensemble of energies `E_i(a|s) = -Q_i(s, a)`, in units of reward."""
 
+    features_extractor: BaseFeaturesExtractor
+    optimizer: torch.optim.Optimizer
+
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -75,6 +78,7 @@ class EnergyPolicy(BasePolicy):
 
     action_space: spaces.Box
     features_extractor_class: type[BaseFeaturesExtractor]
+    temperature: Tensor  # 0-dim
 
     def __init__(
         self,
@@ -160,9 +164,10 @@ class EnergyPolicy(BasePolicy):
             name: flatten_parameters(getattr(self, name))
             for name in ("proposal", "critic", "critic_target")
         }
+        settings: dict[str, Any] = {"lr": learning_rate, **self.optimizer_kwargs}
         for name in ("proposal", "critic"):
             getattr(self, name).optimizer = self.optimizer_class(
-                [self.flat[name]], lr=learning_rate, **self.optimizer_kwargs
+                [self.flat[name].parameter], **settings
             )
 
     def set_training_mode(self, mode: bool) -> None:
@@ -231,9 +236,13 @@ class EnergyPolicy(BasePolicy):
         )
         if self.components == 1:
             return mixture.systematic(normal[..., :1, 0], normal)
-        # One systematic draw of each of `count` mixtures is a plain draw: systematic draws of one
-        # mixture are spread out, and picking among neighbours of a group would be correlated.
-        rows = TanhMixture(*(field.repeat_interleave(count, 0) for field in mixture[:3]))
+        # A systematic draw of one from each of `count` copies is a plain draw: `count` systematic
+        # draws from one mixture are no independent actions, and come in the components' order.
+        rows = TanhMixture(
+            log_weights=mixture.log_weights.repeat_interleave(count, 0),
+            mean=mixture.mean.repeat_interleave(count, 0),
+            log_deviation=mixture.log_deviation.repeat_interleave(count, 0),
+        )
         offset = torch.rand(batch * count, 1, generator=self.generator, device=device)
         return rows.systematic(offset, normal.reshape(-1, 1, normal.shape[-1])).view_as(normal)
 

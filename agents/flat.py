@@ -6,12 +6,21 @@ instead of one a parameter, a tenth of an update at the sizes of reinforcement l
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 
-def flatten_parameters(network: nn.Module) -> nn.Parameter:
-    """Move the parameters of `network` and their gradients into one tensor and return it.
+class Flat(NamedTuple):
+    """All the parameters of a network, and the memory of their gradients."""
+
+    parameter: nn.Parameter  # (size,)
+    gradient: Tensor  # (size,), the parameter's
+
+
+def flatten_parameters(network: nn.Module) -> Flat:
+    """Move the parameters of `network` and their gradients into one tensor each.
 
     The parameters become views: what writes in place (optimisers, `load_state_dict`) goes through
     to the flat tensor and back. Gradients must be zeroed, not set to None, to stay views.
@@ -24,7 +33,7 @@ def flatten_parameters(network: nn.Module) -> nn.Parameter:
     for parameter, (value, gradient) in zip(parameters, pieces, strict=True):
         parameter.data = value.view_as(parameter)
         parameter.grad = gradient.view_as(parameter) if parameter.requires_grad else None
-    return flat
+    return Flat(flat, flat.grad)
 
 
 def split_like(flat: Tensor, network: nn.Module) -> dict[str, Tensor]:

@@ -88,6 +88,9 @@ class MixtureProposal(BaseModel):
     `log_deviation_bounds` clamp the log standard deviations; SB3's are (-20, 2).
     """
 
+    features_extractor: BaseFeaturesExtractor
+    optimizer: torch.optim.Optimizer
+
     def __init__(
         self,
         observation_space: spaces.Space,

@@ -91,7 +91,9 @@ def sac_values(
 
 def moments(model: EnergyActorCritic, network: str, moment: str) -> dict[str, Tensor]:
     optimizer = getattr(model, network).optimizer
-    return split_like(optimizer.state[model.policy.flat[network]][moment], getattr(model, network))
+    return split_like(
+        optimizer.state[model.policy.flat[network].parameter][moment], getattr(model, network)
+    )
 
 
 class Wide(gym.Env):
