@@ -13,6 +13,7 @@ from ebrl.kernels.protocol import (
     Info,
     choose,
     diverged,
+    expect_positive,
     gradient_state,
     metropolis,
     uniform_like,
@@ -31,7 +32,8 @@ class GibbsWithGradients:
 
     The change of energy by each possible flip is estimated to first order from the gradient of
     the energy, read as a function of real-valued x; a flip is proposed with probability
-    ∝ `exp(-ΔE / 2T)` and accepted by Metropolis and Hastings. `step_size` plays no part.
+    ∝ `exp(-ΔE / 2T)` and accepted by Metropolis and Hastings. `step_size` plays no part. Raises
+    `ValueError` at temperature 0.
     """
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
@@ -56,6 +58,7 @@ class GibbsWithGradients:
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
+        expect_positive(temperature)
         sites, categories = state.x.shape[-2:]
         forward = _flip_log_probabilities(state, temperature)  # (*batch, sites * categories)
         flip = (forward + noise.gumbel).argmax(-1, keepdim=True)
@@ -70,8 +73,8 @@ class GibbsWithGradients:
             + torch.gather(backward, -1, site * categories + before).squeeze(-1)
             - torch.gather(forward, -1, flip).squeeze(-1)
         )
-        acceptance, accepted = metropolis(log_ratio, noise.uniform)
         lost = diverged(proposal.x, proposal.energy)
+        acceptance, accepted = metropolis(log_ratio, lost, noise.uniform)
         return choose(accepted, proposal, state), Info(acceptance, lost)
 
 

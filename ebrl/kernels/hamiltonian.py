@@ -54,5 +54,6 @@ class HMC:
             end = gradient_state(energy, end.x + length * momentum)
             momentum = momentum - length / 2 * end.gradient
         gained = end.energy - state.energy + momentum.square().sum(event_axes) / 2 - kinetic
-        acceptance, accepted = metropolis(-gained / temperature, noise.uniform)
-        return choose(accepted, end, state), Info(acceptance, diverged(end.x, end.energy))
+        lost = diverged(end.x, end.energy)
+        acceptance, accepted = metropolis(-gained / temperature, lost, noise.uniform)
+        return choose(accepted, end, state), Info(acceptance, lost)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number
-from ebrl.kernels.protocol import Info, diverged, uniform_like
+from ebrl.kernels.protocol import Info, diverged, expect_positive, uniform_like
 
 
 class Proposal(Protocol):
@@ -48,7 +48,7 @@ class IteratedSIR:
     Each step draws `candidates` fresh ones and picks among them and the current place with
     probability ∝ `exp(-E/T) / q`. It forgets where it was as fast as the weights are even, across
     any distance between modes. `step_size` plays no part. Raises `ValueError` for fewer than one
-    candidate.
+    candidate and at temperature 0.
     """
 
     def __init__(self, proposal: Proposal, candidates: int = 16):
@@ -71,6 +71,7 @@ class IteratedSIR:
         step_size: Number,
         temperature: Number,
     ) -> tuple[ImportanceState, Info]:
+        expect_positive(temperature)
         batch_ndim = state.energy.ndim
         fresh = self.start(energy, noise.candidates)
         pool = ImportanceState(
@@ -83,7 +84,11 @@ class IteratedSIR:
             temperature = temperature.unsqueeze(-1)
         log_weights = -pool.energy / temperature - pool.log_density
         lost = diverged(pool.x, pool.energy)
-        weights = torch.softmax(log_weights.masked_fill(lost, -torch.inf), -1)
+        hopeless = lost | ~(log_weights < torch.inf)  # NaN, or where the proposal never goes
+        log_weights = log_weights.masked_fill(hopeless, -torch.inf)
+        # Where nothing has any weight the chain stays: its own is the least finite number.
+        log_weights[..., 0].clamp_(min=torch.finfo(log_weights.dtype).min)
+        weights = torch.softmax(log_weights, -1)
         chosen = pick(weights, noise.uniform)
         moved = ImportanceState(*(take(field, chosen) for field in pool))
         return moved, Info(1 - weights[..., 0], lost[..., 1:].any(-1))

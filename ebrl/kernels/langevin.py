@@ -2,7 +2,8 @@
 
     x' = x - η ∇E(x) + √(2 η T) ξ,    ξ ~ N(0, 1)
 
-η is `step_size` and T `temperature`. At temperature 0 both kernels descend.
+η is `step_size` and T `temperature`. At temperature 0 both kernels descend, MALA where its test
+lets it: the energy must fall by more than `η |∇E(x) + ∇E(x')|² / 4`, as it does near a minimum.
 """
 
 from __future__ import annotations
@@ -90,10 +91,10 @@ class MALA:
         event_axes = tuple(range(state.energy.ndim, x.ndim))
         drift = over_event(step_size, len(event_axes))
         # log q(x'|x) = -|ξ|²/2 and log q(x|x') = -|x - x' + η g'|² / 4ηT, up to the same constant.
+        # The temperature divides their sum, so that at 0 infinities of opposite sign never meet.
         forward = noise.normal.square().sum(event_axes) / 2
-        backward = (state.x - x + drift * proposal.gradient).square().sum(event_axes) / (
-            4 * step_size * temperature
-        )
-        log_ratio = (state.energy - proposal.energy) / temperature + forward - backward
-        acceptance, accepted = metropolis(log_ratio, noise.uniform)
-        return choose(accepted, proposal, state), Info(acceptance, diverged(x, proposal.energy))
+        backward = (state.x - x + drift * proposal.gradient).square().sum(event_axes)
+        fallen = state.energy - proposal.energy - backward / (4 * step_size)
+        lost = diverged(x, proposal.energy)
+        acceptance, accepted = metropolis(fallen / temperature + forward, lost, noise.uniform)
+        return choose(accepted, proposal, state), Info(acceptance, lost)

@@ -65,6 +65,15 @@ class GradientState(NamedTuple):
     gradient: Tensor  # (*batch, *event)
 
 
+def expect_positive(temperature: Number) -> None:
+    """Raise `ValueError` at temperature 0, for kernels that have no limit there.
+
+    Tensors are not read: that would wait for the host.
+    """
+    if not isinstance(temperature, Tensor) and temperature <= 0:
+        raise ValueError(f"expected a positive temperature, got {temperature}: descend instead")
+
+
 def gradient_state(energy: Energy, x: Tensor) -> GradientState:
     value, gradient = energy.value_and_gradient(x)
     return GradientState(x, value, gradient)
@@ -108,10 +117,12 @@ def choose(accepted: Tensor, proposal: Any, current: Any) -> Any:
     return type(current)(*fields)
 
 
-def metropolis(log_ratio: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def metropolis(log_ratio: Tensor, lost: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Return the acceptance probability `min(1, exp(log_ratio))` and the decisions.
 
-    A log ratio of NaN (an energy of NaN, or +inf minus +inf) is rejected.
+    What is lost (an energy of -inf would always win) and a log ratio of NaN (+inf minus +inf) are
+    rejected.
     """
+    log_ratio = torch.where(lost, -torch.inf, log_ratio)
     acceptance = torch.nan_to_num(log_ratio, nan=-torch.inf).clamp_(max=0).exp_()
     return acceptance, uniform < acceptance
