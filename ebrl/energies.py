@@ -35,7 +35,7 @@ class Energy(nn.Module):
         """Return `E(x)`, `(*batch,)`, and its gradient, the shape of `x`, without a graph."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            value = self(x)
+            value = expect_one_number_each(self(x), x, self.event_ndim)
             (gradient,) = torch.autograd.grad(value.sum(), x)
         return value.detach(), gradient
 
@@ -125,10 +125,12 @@ class FunctionEnergy(Energy):
 class Sum(Energy):
     """`E1 + E2 + …`: the product of the experts' densities."""
 
+    terms: Sequence[Energy]
+
     def __init__(self, terms: Sequence[Energy]):
         super().__init__()
         self.event_ndim = _shared_event_ndim(terms)
-        self.terms = nn.ModuleList(terms)
+        self.terms = nn.ModuleList(terms)  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([term(x) for term in self.terms]).sum(0)
@@ -149,7 +151,7 @@ class Sum(Energy):
 
 
 class Weighted(Energy):
-    """`weight * E`; `weight` is a number or a tensor that broadcasts over the batch."""
+    """`weight * E`; `weight` is a number, or `(*leading batch,)` and aligned from the left."""
 
     def __init__(self, energy: Energy, weight: Number):
         super().__init__()
@@ -158,11 +160,13 @@ class Weighted(Energy):
         self.weight = weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.weight * self.energy(x)
+        value = self.energy(x)
+        return align_left(self.weight, value.ndim) * value
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         value, gradient = self.energy.value_and_gradient(x)
-        return self.weight * value, over_event(self.weight, self.event_ndim) * gradient
+        weight = align_left(self.weight, value.ndim)
+        return weight * value, over_event(weight, self.event_ndim) * gradient
 
     @property
     def takes_condition(self) -> bool:
@@ -180,6 +184,9 @@ class Mixture(Energy):
     match the components.
     """
 
+    components: Sequence[Energy]
+    log_weights: Tensor  # (components,)
+
     def __init__(self, components: Sequence[Energy], weights: Sequence[float] | Tensor):
         super().__init__()
         weights = torch.as_tensor(weights, dtype=torch.get_default_dtype())
@@ -189,7 +196,7 @@ class Mixture(Energy):
                 f"one a component, got {weights.tolist()}"
             )
         self.event_ndim = _shared_event_ndim(components)
-        self.components = nn.ModuleList(components)
+        self.components = nn.ModuleList(components)  # type: ignore[assignment]
         self.register_buffer("log_weights", (weights / weights.sum()).log())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -201,10 +208,10 @@ class Mixture(Energy):
         values = torch.stack([value for value, _ in parts], -1)  # (*batch, components)
         log_joint = self.log_weights - values
         shares = torch.softmax(log_joint, -1)  # (*batch, components)
-        gradient = sum(
+        pulls = [
             over_event(shares[..., k], self.event_ndim) * part for k, (_, part) in enumerate(parts)
-        )
-        return -torch.logsumexp(log_joint, -1), gradient
+        ]
+        return -torch.logsumexp(log_joint, -1), torch.stack(pulls).sum(0)
 
     @property
     def takes_condition(self) -> bool:
@@ -221,6 +228,9 @@ class Gaussian(Energy):
 
     `mean` and `deviation` are numbers or `(dimension,)`.
     """
+
+    mean: Tensor  # (dimension,)
+    deviation: Tensor  # (dimension,)
 
     def __init__(self, mean: Number, deviation: Number, dimension: int):
         super().__init__()
@@ -249,6 +259,13 @@ def over_event(per_chain: Number, event_ndim: int) -> Number:
     return per_chain
 
 
+def align_left(per_chain: Number, ndim: int) -> Number:
+    """Shape a number for each chain so that it broadcasts over `ndim` axes from the left."""
+    if isinstance(per_chain, Tensor) and per_chain.ndim > 0:
+        return per_chain.reshape(*per_chain.shape, *(1,) * (ndim - per_chain.ndim))
+    return per_chain
+
+
 def _shared_event_ndim(energies: Sequence[Energy]) -> int:
     event_ndims = {energy.event_ndim for energy in energies}
     if len(event_ndims) != 1:
@@ -258,5 +275,5 @@ def _shared_event_ndim(energies: Sequence[Energy]) -> int:
     return event_ndims.pop()
 
 
-def _given_where_taken(energies: Sequence[Energy] | nn.ModuleList, condition: Tensor) -> list:
+def _given_where_taken(energies: Sequence[Energy], condition: Tensor) -> list[Energy]:
     return [energy.given(condition) if energy.takes_condition else energy for energy in energies]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebrl.energies import Number
+from ebrl.energies import Number, align_left
 
 
 class SoftValue(NamedTuple):
@@ -53,10 +53,11 @@ class SoftValue(NamedTuple):
 def soft_value(energy: Tensor, log_density: Tensor, temperature: Number) -> SoftValue:
     """Estimate `T log ∫ exp(-E(x)/T) dx` from candidates `x_m ~ q`.
 
-    `energy` and `log_density`, the normalised `log q(x_m)`, are `(*batch, M)`. `exp(value/T)` is
-    unbiased, so the value is a lower bound in expectation, tighter with every candidate (Burda,
-    Grosse and Salakhutdinov 2016, theorem 1). With one candidate it is `-E - T log q`, the soft
-    value of SAC. A high effective sample size does not mean coverage: a proposal that misses a mode
-    does not see it missing.
+    `energy` and `log_density`, the normalised `log q(x_m)`, are `(*batch, M)`; `temperature` is a
+    number or `(*batch,)`. `exp(value/T)` is unbiased, so the value is a lower bound in expectation,
+    tighter with every candidate (Burda, Grosse and Salakhutdinov 2016, theorem 1). With one
+    candidate it is `-E - T log q`, the soft value of SAC. A high effective sample size does not
+    mean coverage: a proposal that misses a mode does not see it missing.
     """
-    return SoftValue(-energy / temperature - log_density, energy, temperature)
+    log_weights = -energy / align_left(temperature, energy.ndim) - log_density
+    return SoftValue(log_weights, energy, temperature)

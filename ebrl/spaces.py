@@ -22,7 +22,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy, Number, over_event
+from ebrl.energies import Energy, Number, align_left
 
 Walls = Literal["reject", "reflect", "tanh", "project"]
 
@@ -94,6 +94,11 @@ class Box:
         self.walls = walls
 
     def free(self, energy: Energy, temperature: Number, step_size: Number) -> Energy:
+        if energy.event_ndim != 1:
+            raise ValueError(
+                "a box holds vectors: expected an energy with event_ndim=1, "
+                f"got event_ndim={energy.event_ndim}"
+            )
         return _FREE_ENERGIES[self.walls](self, energy, temperature, step_size)
 
     def to_free(self, x: Tensor) -> Tensor:
@@ -185,12 +190,13 @@ class SquashedEnergy(FreeEnergy):
         squashed = torch.tanh(free)
         value, gradient = self.energy.value_and_gradient(torch.addcmul(middle, half, squashed))
         slope = half * (1 - squashed.square())
-        temperature = over_event(self.temperature, 1)
+        temperature = align_left(self.temperature, free.ndim)
         return value + self.added(free), gradient * slope + 2 * temperature * squashed
 
     def added(self, free: Tensor) -> Tensor:
         half = (self.box.high - self.box.low).to(free) / 2
-        return -self.temperature * (log_tanh_slope(free) + half.log()).sum(-1)
+        temperature = align_left(self.temperature, free.ndim - 1)
+        return -temperature * (log_tanh_slope(free) + half.log()).sum(-1)
 
 
 class ProjectedEnergy(FreeEnergy):
@@ -203,12 +209,12 @@ class ProjectedEnergy(FreeEnergy):
     def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
         projected = self.box.from_free(free)
         value, gradient = self.energy.value_and_gradient(projected)
-        spring = (free - projected) / over_event(self.step_size, 1)
+        spring = (free - projected) / align_left(self.step_size, free.ndim)
         return value + self.added(free), gradient + spring
 
     def added(self, free: Tensor) -> Tensor:
         outside = (free - self.box.from_free(free)).square().sum(-1)
-        return outside / (2 * self.step_size)
+        return outside / (2 * align_left(self.step_size, outside.ndim))
 
 
 def log_tanh_slope(free: Tensor) -> Tensor:
