@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,8 @@ class MLPEnergy(Energy):
                 f"expected a condition of shape (*batch, {self.condition_dimension}), "
                 f"got {tuple(condition.shape)}"
             )
+        if reduction not in get_args(Reduction):
+            raise ValueError(f"expected reduction 'mean' or 'max', got {reduction!r}")
         return BoundMLP(self, condition, reduction)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,17 +95,20 @@ class BoundMLP(Energy):
     def share(self) -> Tensor:
         """The condition's share of the first layer with the bias, computed once.
 
-        `(members, conditions, hidden)`, or `(members, 1, hidden)` without a condition.
+        `(members, conditions, hidden)`, or `(members, 1, hidden)` without a condition. It is kept
+        only where no gradient is: a graph belongs to one call. Bind anew after the weights change.
         """
         net = self.network
         if self.condition is None:
             return net.first_bias
-        if self._share is None:
-            rows = self.condition.reshape(-1, net.condition_dimension)
-            rows = rows.expand(net.members, -1, -1)
-            weight = net.first_weight[:, : net.condition_dimension]
-            self._share = torch.baddbmm(net.first_bias, rows, weight)
-        return self._share
+        if self._share is not None and not torch.is_grad_enabled():
+            return self._share
+        rows = self.condition.reshape(-1, net.condition_dimension)
+        weight = net.first_weight[:, : net.condition_dimension]
+        share = torch.baddbmm(net.first_bias, rows.expand(net.members, -1, -1), weight)
+        if not torch.is_grad_enabled():
+            self._share = share
+        return share
 
     def forward(self, x: Tensor) -> Tensor:
         values = self.member_values(x)
@@ -111,6 +116,7 @@ class BoundMLP(Energy):
 
     def member_values(self, x: Tensor) -> Tensor:
         """Return each member's energy, `(members, *batch)`."""
+        self._expect_aligned(x)
         net = self.network
         first = self._joint_first_layer(x) if self._paired(x) else self._first_layer(x)
         slope = _SLOPES.get(type(net.activation))
@@ -128,6 +134,7 @@ class BoundMLP(Energy):
         slope = _SLOPES.get(type(self.network.activation))
         if slope is None:
             return super().value_and_gradient(x)
+        self._expect_aligned(x)
         with torch.no_grad():
             values, gradients = self._member_gradients(x, slope)
             if self.reduction == "mean":
@@ -142,6 +149,12 @@ class BoundMLP(Energy):
         One condition for each x, `values: (*batch,)`. The gradient also flows on to what made the
         condition. It is analytic, in scratch memory, where the activation's derivative is known.
         """
+        self._expect_aligned(x)
+        if self.condition is not None and self.condition.shape[:-1] != x.shape[:-1]:
+            raise ValueError(
+                f"expected one condition for each x of shape {tuple(x.shape)}, "
+                f"got conditions of shape {tuple(self.condition.shape)}"
+            )
         slope = _SLOPES.get(type(self.network.activation))
         if slope is None:
             loss = 0.5 * (self.member_values(x) - values).square().flatten(1).mean(1).sum()
@@ -177,6 +190,20 @@ class BoundMLP(Energy):
         gradient_of(net.first_weight).baddbmm_(rows.mT, back)
         gradient_of(net.first_bias).add_(back.sum(1, keepdim=True))
         return 0.5 * error.square().mean(-1).sum(), back
+
+    def _expect_aligned(self, x: Tensor) -> None:
+        if x.shape[-1:] != (self.network.dimension,):
+            raise ValueError(
+                f"expected x of shape (*batch, {self.network.dimension}), got {tuple(x.shape)}"
+            )
+        if self.condition is None:
+            return
+        batch = self.condition.shape[:-1]
+        if batch.numel() != 1 and x.shape[:-1][: len(batch)] != batch:
+            raise ValueError(
+                "expected the condition's batch axes to be the leading ones of x, got a condition "
+                f"of shape {tuple(self.condition.shape)} for x of shape {tuple(x.shape)}"
+            )
 
     def _first_layer(self, x: Tensor) -> Tensor:
         """Return the first layer's sums `(members, rows, hidden)`."""
