@@ -18,6 +18,12 @@ class DualAveraging(nn.Module):
     the step size follows an energy that is being trained. No update waits for the host.
     """
 
+    anchor: Tensor
+    log_step_size: Tensor
+    log_average: Tensor
+    shortfall: Tensor
+    updates: Tensor
+
     def __init__(
         self, target: float = 0.574, gain: float = 20.0, decay: float = 0.75, memory: int = 1000
     ):
@@ -33,6 +39,8 @@ class DualAveraging(nn.Module):
         self.anchor.fill_(math.log(10 * float(step_size)))
         self.log_step_size.fill_(math.log(float(step_size)))
         self.log_average.fill_(math.log(float(step_size)))
+        self.shortfall.zero_()
+        self.updates.zero_()
 
     @property
     def step_size(self) -> Tensor:
@@ -44,7 +52,7 @@ class DualAveraging(nn.Module):
         """Take in the acceptance of one step and return the step size to explore next."""
         self.updates.add_(1).clamp_(max=self.memory)
         share = 1 / (self.updates + 10)
-        self.shortfall.lerp_(self.target - acceptance.mean(), share)
+        self.shortfall.lerp_((self.target - acceptance.mean()).to(self.shortfall), share)
         self.log_step_size.copy_(self.anchor - self.updates.sqrt() * self.gain * self.shortfall)
         weight = self.updates**-self.decay
         self.log_average.lerp_(self.log_step_size, weight)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from ebrl.adaptation import DualAveraging
 from ebrl.energies import Energy, Number, expect_one_number_each
 from ebrl.kernels.protocol import Kernel
 from ebrl.spaces import FreeEnergy, Space, Unbounded
+
+Gradient = Literal["none", "last", "unroll"]
 
 
 class ChainInfo(NamedTuple):
@@ -84,17 +86,22 @@ class Sampler(nn.Module):
         n: int | None = None,
         temperature: Number | None = None,
         adapt: bool = True,
-        gradient: Literal["none", "last", "unroll"] = "none",
+        gradient: Gradient = "none",
     ) -> Samples:
         """Run the chains from `x: (*batch, *event)`, or from `n` reference draws of the space.
 
         `gradient` says what of the run can be differentiated: nothing, the last step, or all of
-        it (with respect to the energy's parameters and `x`; the energy is then not frozen). `x` is
+        it (with respect to the energy's parameters and `x`; these are then not frozen). `x` is
         never modified. Raises `ValueError` when the energy gives other than one number for each
-        thing, when the generator is on another device than x, or when neither or both of `x` and
-        `n` are given.
+        thing, when the generator is on another device than x, when neither or both of `x` and `n`
+        are given, for an unknown `gradient` and for a negative temperature.
         """
-        temperature = self.temperature if temperature is None else temperature
+        if gradient not in get_args(Gradient):
+            raise ValueError(f"expected gradient in {get_args(Gradient)}, got {gradient!r}")
+        if temperature is None:
+            temperature = self.temperature
+        elif not isinstance(temperature, Tensor):  # a tensor is not read: that waits for the host
+            _expect_temperature(temperature)
         x = self._starting_points(x, n, generator)
         if generator.device.type != x.device.type:
             raise ValueError(
@@ -102,27 +109,27 @@ class Sampler(nn.Module):
                 f"torch.Generator({str(x.device)!r})"
             )
         adaptation = self.adaptation if adapt else None
-        step_size = self.step_size
-        if gradient == "unroll":
-            run = _Run(self, _Differentiable(energy), temperature, generator)
-            return run.to_samples(run.chain(x, step_size, self.steps, adaptation))
-        last = int(gradient == "last")
-        with frozen(energy), torch.no_grad():
-            run = _Run(self, energy, temperature, generator)
-            samples = run.to_samples(run.chain(x, step_size, self.steps - last, adaptation))
-        if last:
-            run = _Run(self, _Differentiable(energy), temperature, generator)
-            return run.to_samples(run.chain(samples.x, samples.info.step_size, 1, None))
-        return samples
+        run = _Run(self, energy, temperature, generator)
+        differentiable = _Run(self, _Differentiable(energy), temperature, generator)
+        with evaluating(energy):
+            if gradient == "unroll":
+                return differentiable.samples(x, self.step_size, self.steps, adaptation)
+            last = int(gradient == "last" and self.steps > 0)
+            with frozen(energy), torch.no_grad():
+                samples = run.samples(x.detach(), self.step_size, self.steps - last, adaptation)
+            if not last:
+                return samples
+            end = differentiable.samples(samples.x, samples.info.step_size, 1, None)
+        return Samples(end.x, end.energy, _joined(samples.info, end.info, self.steps))
 
     def _starting_points(
         self, x: Tensor | None, n: int | None, generator: torch.Generator
     ) -> Tensor:
-        if (x is None) == (n is None):
-            raise ValueError("expected either starting points x or their number n")
-        if x is None:
+        if x is not None and n is None:
+            return x
+        if n is not None and x is None:
             return self.space.reference((n,), generator)
-        return x
+        raise ValueError("expected either starting points x or their number n")
 
 
 class _Run:
@@ -134,10 +141,10 @@ class _Run:
         self.kernel, self.space = sampler.kernel, sampler.space
         self.energy, self.temperature, self.generator = energy, temperature, generator
 
-    def chain(
+    def samples(
         self, x: Tensor, step_size: Number, steps: int, adaptation: DualAveraging | None
-    ) -> tuple[Any, Tensor, Tensor, Number]:
-        """Return the last state, mean acceptance, count of divergences and step size."""
+    ) -> Samples:
+        """Return where the chains end that start at x."""
         energy = self.space.free(self.energy, self.temperature, step_size)
         state = self.kernel.start(energy, self.space.to_free(x))
         expect_one_number_each(state.energy, state.x, self.energy.event_ndim)
@@ -150,16 +157,18 @@ class _Run:
             diverged += info.diverged
             if adaptation is not None:
                 step_size = adaptation.update(info.acceptance)
-        return state, acceptance / max(steps, 1), diverged, step_size
-
-    def to_samples(self, run: tuple[Any, Tensor, Tensor, Number]) -> Samples:
-        state, acceptance, diverged, step_size = run
         value = state.energy
-        free = self.space.free(self.energy, self.temperature, step_size)
-        if isinstance(free, FreeEnergy):
-            value = value - free.added(state.x)
-        info = ChainInfo(acceptance, diverged, torch.as_tensor(step_size).clone())
-        return Samples(self.space.from_free(state.x), value, info)
+        if isinstance(energy, FreeEnergy):
+            value = value - energy.added(state.x)
+        acceptance = acceptance / max(steps, 1)
+        report = ChainInfo(acceptance, diverged, torch.as_tensor(step_size).clone())
+        return Samples(self.space.from_free(state.x), value, report)
+
+
+def _joined(before: ChainInfo, last: ChainInfo, steps: int) -> ChainInfo:
+    """Return the report of all steps from those of all but the last and of the last."""
+    acceptance = torch.lerp(before.acceptance, last.acceptance, 1 / steps)
+    return ChainInfo(acceptance, before.diverged + last.diverged, last.step_size)
 
 
 class _Differentiable(Energy):
@@ -181,19 +190,27 @@ class _Differentiable(Energy):
 
 
 @contextmanager
-def frozen(energy: nn.Module) -> Iterator[None]:
-    """Hold parameters without gradient and modules in evaluation mode; restore both."""
+def evaluating(energy: nn.Module) -> Iterator[None]:
+    """Hold modules in evaluation mode; restore the mode of each."""
     training = [module for module in energy.modules() if module.training]
-    trainable = [parameter for parameter in energy.parameters() if parameter.requires_grad]
     try:
         for module in training:
             module.training = False
-        for parameter in trainable:
-            parameter.requires_grad_(False)
         yield
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def frozen(energy: nn.Module) -> Iterator[None]:
+    """Hold parameters without gradient; restore those that had one."""
+    trainable = [parameter for parameter in energy.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
 
