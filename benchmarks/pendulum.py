@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -28,22 +29,27 @@ from ebrl.agents import EnergyActorCritic
 
 STEPS, EVERY, STARTS = 15_000, 500, 20
 SOLVED, FALLEN = -200.0, -300.0
-SETTINGS = {
-    "policy": "MlpPolicy",
-    "env": "Pendulum-v1",
-    "learning_rate": 1e-3,
-    "batch_size": 256,
-    "policy_kwargs": {"net_arch": [64, 64]},
-}
+
+
+def settings(seed: int) -> dict[str, Any]:
+    """Return what all agents share; a fresh one each, because SB3 writes into policy_kwargs."""
+    return {
+        "policy": "MlpPolicy",
+        "env": "Pendulum-v1",
+        "learning_rate": 1e-3,
+        "batch_size": 256,
+        "policy_kwargs": {"net_arch": [64, 64]},
+        "seed": seed,
+    }
 
 
 def energy_agent(**ingredients: int) -> Callable[[int], OffPolicyAlgorithm]:
-    return lambda seed: EnergyActorCritic(**SETTINGS, seed=seed, **ingredients)
+    return lambda seed: EnergyActorCritic(**settings(seed), **ingredients)
 
 
 AGENTS: dict[str, Callable[[int], OffPolicyAlgorithm]] = {
-    "SB3 SAC": lambda seed: SAC(**SETTINGS, seed=seed),
-    "SB3 SAC, 2 updates a step": lambda seed: SAC(**SETTINGS, seed=seed, gradient_steps=2),
+    "SB3 SAC": lambda seed: SAC(**settings(seed)),
+    "SB3 SAC, 2 updates a step": lambda seed: SAC(**settings(seed), gradient_steps=2),
     "candidates 1 (is SAC)": energy_agent(candidates=1),
     "candidates 4, plain acting": energy_agent(candidates=4, acting_candidates=1),
     "candidates 4": energy_agent(candidates=4),
