@@ -110,10 +110,10 @@ def diverged(x: Tensor, energy: Tensor) -> Tensor:
 
 def choose(accepted: Tensor, proposal: Any, current: Any) -> Any:
     """Return the proposal's state where accepted, `(*batch,)` bool, and the current elsewhere."""
-    fields = (
-        torch.where(accepted.reshape(*accepted.shape, *(1,) * (new.ndim - accepted.ndim)), new, old)
-        for new, old in zip(proposal, current, strict=True)
-    )
+    fields = []
+    for new, old in zip(proposal, current, strict=True):
+        event = (1,) * (new.ndim - accepted.ndim)
+        fields.append(torch.where(accepted.reshape((*accepted.shape, *event)), new, old))
     return type(current)(*fields)
 
 
