@@ -1,0 +1,221 @@
+"""Energies: their algebra, their gradients, their conditions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import generator
+from torch import Tensor, nn
+
+from ebrl import Energy, FunctionEnergy, Gaussian, Mixture
+from ebrl.energies import Sum, Weighted, first_order
+from ebrl.networks import MLPEnergy
+
+
+class Skewed(Energy):
+    """An energy that leaves its gradient to autograd."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.exp() - 2 * x).sum(-1)
+
+
+class Conditional(Energy):
+    """`|x - condition|²`."""
+
+    takes_condition = True
+
+    def given(self, condition: Tensor) -> Energy:
+        def function(x: Tensor) -> Tensor:
+            features = condition.shape[-1]
+            candidates = (1,) * (x.ndim - condition.ndim)
+            centre = condition.reshape(*condition.shape[:-1], *candidates, features)
+            return (x - centre).square().sum(-1)
+
+        return FunctionEnergy(function)
+
+
+def points(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator(), dtype=torch.float64)
+
+
+def autograd(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    value = energy(x)
+    return value.detach(), torch.autograd.grad(value.sum(), x)[0]
+
+
+GAUSSIAN = Gaussian(torch.tensor([0.5, -1.0]), torch.tensor([0.5, 2.0]), 2)
+ENERGIES = {
+    "gaussian": GAUSSIAN,
+    "function": FunctionEnergy(lambda x: x.pow(4).sum(-1)),
+    "no gradient of its own": Skewed(),
+    "sum": GAUSSIAN + Skewed(),
+    "difference": GAUSSIAN - Skewed(),
+    "weighted": 0.3 * Skewed(),
+    "tempered by chain": Skewed() / torch.linspace(0.5, 2.0, 5),
+    "mixture": Mixture([GAUSSIAN, Gaussian(2.0, 1.0, 2)], [0.7, 0.3]),
+    "mixture of sums": Mixture([GAUSSIAN + Skewed(), 2 * GAUSSIAN], [1.0, 4.0]),
+}
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+@pytest.mark.parametrize("batch", [(5,), (5, 3)], ids=str)
+def test_value_and_gradient_are_those_of_autograd(name: str, batch: tuple[int, ...]) -> None:
+    energy, x = ENERGIES[name], points(*batch, 2)
+    value, gradient = energy.value_and_gradient(x)
+    expected_value, expected_gradient = autograd(energy, x)
+    assert value.shape == batch
+    torch.testing.assert_close(value, expected_value)
+    torch.testing.assert_close(gradient, expected_gradient)
+    assert value.grad_fn is None
+    assert gradient.grad_fn is None
+    assert value.dtype == gradient.dtype == torch.float64
+
+
+def test_value_and_gradient_work_without_grad_mode_and_leave_x_alone() -> None:
+    x = points(5, 2)
+    with torch.no_grad():
+        _, gradient = Skewed().value_and_gradient(x)
+    torch.testing.assert_close(gradient, x.exp() - 2)
+    assert not x.requires_grad
+
+
+def test_gaussian_is_normalised() -> None:
+    x = points(7, 2)
+    law = torch.distributions.Normal(GAUSSIAN.mean, GAUSSIAN.deviation)
+    torch.testing.assert_close(-GAUSSIAN(x), law.log_prob(x).sum(-1))
+
+
+def test_algebra_of_values_and_gradients() -> None:
+    one, two, x = GAUSSIAN, Skewed(), points(5, 2)
+    (v1, g1), (v2, g2) = one.value_and_gradient(x), two.value_and_gradient(x)
+    expected = {
+        "+": (one + two, v1 + v2, g1 + g2),
+        "-": (one - two, v1 - v2, g1 - g2),
+        "double negative": (-1 * -one, v1, g1),
+        "*": (3 * one, 3 * v1, 3 * g1),
+        "/": (two / 0.25, 4 * v2, 4 * g2),
+        "distributive": ((one + two) / 2, (v1 + v2) / 2, (g1 + g2) / 2),
+    }
+    for name, (energy, value, gradient) in expected.items():
+        got_value, got_gradient = energy.value_and_gradient(x)
+        torch.testing.assert_close(got_value, value, msg=name)
+        torch.testing.assert_close(got_gradient, gradient, msg=name)
+
+
+def test_a_weight_for_each_chain_is_aligned_from_the_left() -> None:
+    # As many candidates as chains: aligned from the right, the weights would fit and be wrong.
+    weight, x = torch.tensor([1.0, 2.0, 3.0]), points(3, 3, 2)
+    energy = weight * GAUSSIAN
+    value, gradient = energy.value_and_gradient(x)
+    torch.testing.assert_close(value, weight[:, None] * GAUSSIAN(x))
+    torch.testing.assert_close(energy(x), value)
+    torch.testing.assert_close(gradient, weight[:, None, None] * GAUSSIAN.value_and_gradient(x)[1])
+
+
+def test_mixture_is_the_mixture_of_the_densities() -> None:
+    x, components = points(50, 2), [GAUSSIAN, Gaussian(2.0, 1.0, 2)]
+    density = 0.7 * (-components[0](x)).exp() + 0.3 * (-components[1](x)).exp()
+    # Unnormalised weights mean the same; float32 weights bound the accuracy.
+    torch.testing.assert_close((-Mixture(components, [7, 3])(x)).exp(), density, rtol=1e-6, atol=0)
+    torch.testing.assert_close(Mixture(components, [1, 0])(x), components[0](x))
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -0.1], [0.0, 0.0], [1.0, 1.0, 1.0]], ids=str)
+def test_mixture_weights_must_fit(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="expected 2 non-negative weights"):
+        Mixture([GAUSSIAN, GAUSSIAN], weights)
+
+
+def test_images_and_vectors_do_not_compose() -> None:
+    image = FunctionEnergy(lambda x: x.square().sum((-3, -2, -1)), event_ndim=3)
+    with pytest.raises(ValueError, match=r"agree on the event axes of x, got \[1, 3\]"):
+        GAUSSIAN + image
+    with pytest.raises(ValueError, match="agree on the event axes"):
+        Mixture([GAUSSIAN, image], [1, 1])
+
+
+def test_an_energy_of_the_wrong_shape_says_what_to_do() -> None:
+    with pytest.raises(
+        ValueError, match=r"expected shape \(2,\), got \(2, 3\) .* sum over the event axes"
+    ):
+        FunctionEnergy(lambda x: x.square())(torch.zeros(2, 3))
+
+    class Elementwise(Energy):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.square()
+
+    with pytest.raises(ValueError, match=r"expected shape \(2,\), got \(2, 3\)"):
+        Elementwise().value_and_gradient(torch.zeros(2, 3))
+
+
+def test_a_function_that_is_a_module_is_registered() -> None:
+    network = nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))
+    assert list(FunctionEnergy(network).parameters()) == list(network.parameters())
+
+
+@pytest.mark.parametrize("deviation", [0.0, -1.0])
+def test_gaussian_needs_a_positive_deviation(deviation: float) -> None:
+    with pytest.raises(ValueError, match="expected a positive deviation"):
+        Gaussian(0.0, deviation, 2)
+
+
+def test_given_reaches_the_terms_that_take_a_condition_and_no_others() -> None:
+    condition, x = points(4, 2), points(4, 3, 2)
+    own = (x - condition[:, None]).square().sum(-1)
+    compositions = {
+        "sum": (GAUSSIAN + Conditional(), GAUSSIAN(x) + own),
+        "nested": (GAUSSIAN - (Conditional() + GAUSSIAN) / 2, GAUSSIAN(x) / 2 - own / 2),
+        "mixture": (
+            Mixture([Conditional(), GAUSSIAN], [1, 1]),
+            -torch.logsumexp(torch.stack([-own, -GAUSSIAN(x)]), 0) + torch.tensor(2.0).log(),
+        ),
+    }
+    for name, (energy, expected) in compositions.items():
+        assert energy.takes_condition, name
+        torch.testing.assert_close(energy.given(condition)(x), expected, msg=name)
+
+
+@pytest.mark.parametrize(
+    "energy",
+    [GAUSSIAN, GAUSSIAN + GAUSSIAN, 2 * GAUSSIAN, Mixture([GAUSSIAN, GAUSSIAN], [1, 1])],
+    ids=["gaussian", "sum", "weighted", "mixture"],
+)
+def test_given_is_an_error_where_nothing_takes_a_condition(energy: Energy) -> None:
+    assert not energy.takes_condition
+    with pytest.raises(TypeError, match="takes no condition"):
+        energy.given(torch.zeros(4, 2))
+
+
+def test_given_keeps_a_weight_for_each_chain_with_its_condition() -> None:
+    # Chain k of condition b: the M candidates of b share its weight and its condition.
+    weight, condition, x = torch.tensor([1.0, 2.0]), points(2, 2), points(2, 5, 2)
+    energy = (weight * Conditional()).given(condition)
+    for b in range(2):
+        alone = (weight[b] * Conditional()).given(condition[b])(x[b])
+        torch.testing.assert_close(energy(x)[b], alone)
+
+
+def test_first_order_has_the_energys_gradient_and_none_of_its_parameters() -> None:
+    network = MLPEnergy(2, (8,)).double()
+    x = points(5, 2).requires_grad_()
+    upstream = points(5)
+    value = first_order(network, x)
+    torch.testing.assert_close(value, network(x))
+    (upstream * value).sum().backward()
+    expected = upstream[:, None] * network.value_and_gradient(x)[1]
+    torch.testing.assert_close(x.grad, expected)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_an_abstract_energy_says_that_it_has_no_forward() -> None:
+    with pytest.raises(NotImplementedError, match=r"Energy defines no forward\(x\)"):
+        Energy()(torch.zeros(2))
+
+
+def test_sum_and_weighted_know_their_event() -> None:
+    image = FunctionEnergy(lambda x: x.square().sum((-3, -2, -1)), event_ndim=3)
+    assert Sum([image, image]).event_ndim == Weighted(image, 2.0).event_ndim == 3
+    weight, x = torch.tensor([1.0, 2.0]), points(2, 1, 4, 4)
+    _, gradient = (weight * image).value_and_gradient(x)
+    torch.testing.assert_close(gradient, 2 * weight[:, None, None, None] * x)
