@@ -57,9 +57,10 @@ class SoftQ(Saving):
     :param munchausen_clip: floor, below 0 and in units of reward, of `alpha log pi`
 
     Exploration is the policy's own; there is no epsilon. The target network moves by `tau` after
-    every `target_update_interval` updates; `tau=1` copies it. Several critics
-    (`policy_kwargs={"n_critics": 2}`) act by their mean and back up their smallest Q. Returns over
-    `n_steps > 1` leave out the entropy, and the Munchausen term, of the steps in between.
+    every `target_update_interval` updates; `tau=1` copies it. The critics, two unless
+    `policy_kwargs={"n_critics": 1}`, act by their mean and back up their smallest Q: against
+    overestimation, at the price of a bias where Q is noisy. Returns over `n_steps > 1` leave out
+    the entropy, and the Munchausen term, of the steps in between.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -78,10 +79,10 @@ class SoftQ(Saving):
         learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
         learning_starts: int = 1_000,
-        batch_size: int = 128,
-        tau: float = 0.005,
+        batch_size: int = 64,
+        tau: float = 0.05,
         gamma: float = 0.99,
-        train_freq: int | tuple[int, str] = 4,
+        train_freq: int | tuple[int, str] = 2,
         gradient_steps: int = 1,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
@@ -89,7 +90,7 @@ class SoftQ(Saving):
         n_steps: int = 1,
         ent_coef: float | Literal["auto"] = "auto",
         initial_ent_coef: float = 1.0,
-        target_entropy: float = 0.5,
+        target_entropy: float = 0.3,
         munchausen: float = 0.0,
         munchausen_clip: float = -1.0,
         target_update_interval: int = 1,

@@ -107,7 +107,7 @@ class SoftQPolicy(BasePolicy):
         normalize_images: bool = True,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
-        n_critics: int = 1,
+        n_critics: int = 2,
     ):
         if n_critics < 1:
             raise ValueError(f"expected n_critics >= 1, got {n_critics}")

@@ -297,6 +297,12 @@ def test_saved_and_loaded_it_predicts_the_same(case: Case, tmp_path: Path) -> No
     np.testing.assert_array_equal(loaded.predict(batch, deterministic=True)[0], greedy)
     assert_same_weights(loaded, weights(model))
     assert torch.equal(loaded.policy.temperature, model.policy.temperature)
+    if model.ent_coef == "auto":
+        assert torch.equal(loaded.log_ent_coef, model.log_ent_coef)
+        (ours,), (theirs,) = (
+            one.ent_coef_optimizer.state_dict()["state"].values() for one in (loaded, model)
+        )
+        assert torch.equal(ours["exp_avg_sq"], theirs["exp_avg_sq"])
     assert loaded.num_timesteps == 60
     energies = [one.energy(batch[0], actions(case, model)) for one in (model, loaded)]
     np.testing.assert_array_equal(*energies)
