@@ -113,9 +113,10 @@ class Box:
             return free
         if self.walls == "tanh":
             middle, half = self._middle_and_half(free)
-            return torch.addcmul(middle, half, torch.tanh(free))
-        if self.walls == "reflect":
-            return self._fold(free)[0]
+            free = torch.addcmul(middle, half, torch.tanh(free))
+        elif self.walls == "reflect":
+            free = self._fold(free)[0]
+        # Where nothing is projected this only takes back what rounding put past a wall.
         return free.clamp(self.low.to(free), self.high.to(free))
 
     def contains(self, x: Tensor) -> Tensor:
