@@ -251,7 +251,7 @@ class EnergyActorCritic(Saving):
         """Do one update, in SAC's order: temperature, critics, proposal."""
         mixture = self.proposal(batch.observations)
         free = mixture.one_each(noise.proposal)  # (batch, components, action_dim)
-        log_density = mixture.log_density(free)  # (batch, components)
+        log_density = mixture.log_density(free, noise.proposal)  # (batch, components)
         weights = mixture.log_weights.exp()
         entropy = -(weights * log_density).sum(-1).detach().mean()
         alpha = self.policy.temperature.clone()
@@ -294,7 +294,7 @@ class EnergyActorCritic(Saving):
         mixture: TanhMixture = self.proposal(batch.next_observations)
         free = mixture.systematic(noise.offset, noise.candidates)
         energy = self.critic_target.given(batch.next_observations, "max")(torch.tanh(free))
-        soft = soft_value(energy, mixture.log_density(free), alpha)
+        soft = soft_value(energy, mixture.log_density(free, noise.candidates), alpha)
         discount = self.gamma if batch.discounts is None else batch.discounts.squeeze(-1)
         alive = 1 - batch.dones.squeeze(-1)
         return batch.rewards.squeeze(-1) + alive * discount * soft.value, soft

@@ -55,16 +55,24 @@ class TanhMixture(NamedTuple):
         mean, log_deviation = self.mean.gather(1, index), self.log_deviation.gather(1, index)
         return torch.addcmul(mean, log_deviation.exp(), normal)
 
-    def log_density(self, free: Tensor) -> Tensor:
-        """Return the log density of `a = tanh u`, `(batch, M)`, from `u: (batch, M, dimension)`."""
+    def log_density(self, free: Tensor, normal: Tensor | None = None) -> Tensor:
+        """Return the log density of `a = tanh u`, `(batch, M)`, from `u: (batch, M, dimension)`.
+
+        `normal`, the noise that `u` was drawn with, spares a single Gaussian the way back.
+        """
         if self.mean.shape[1] == 1:
-            gaussian = _gaussian(free, self.mean, self.log_deviation)  # (batch, M)
+            standard = self._standard(free) if normal is None else normal
+            constant = HALF_LOG_TWO_PI * standard.shape[-1]
+            gaussian = -standard.square().sum(-1) / 2 - self.log_deviation.sum(-1) - constant
         else:
             each = _gaussian(
                 free.unsqueeze(2), self.mean.unsqueeze(1), self.log_deviation.unsqueeze(1)
             )  # (batch, M, components)
             gaussian = torch.logsumexp(self.log_weights.unsqueeze(1) + each, -1)
         return gaussian - self._log_slope(free)
+
+    def _standard(self, free: Tensor) -> Tensor:
+        return (free - self.mean) * torch.exp(-self.log_deviation)
 
     def _log_slope(self, free: Tensor) -> Tensor:
         if self.epsilon > 0:
