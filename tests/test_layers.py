@@ -31,7 +31,7 @@ THIRD_PARTIES = {  # package: the rooms that may import it; "*" is every room bu
     "stable_baselines3": {"agents", "command"},
     "PIL": {"vision"},
     "tokenizers": {"sequences"},
-    **dict.fromkeys(["jsonargparse", "matplotlib", "rich", "tqdm", "yaml"], {"command"}),
+    **{name: {"command"} for name in ["jsonargparse", "matplotlib", "rich", "tqdm", "yaml"]},
 }
 
 
