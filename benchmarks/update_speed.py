@@ -96,6 +96,16 @@ def measure(rounds: int, updates: int) -> dict[str, dict]:
     return table
 
 
+def as_markdown(table: dict[str, dict]) -> str:
+    rows = ["| observation/action: agent | updates a second | x SB3 SAC, median (range) |"]
+    rows.append("|---|---|---|")
+    for name, row in table.items():
+        low, high = row["ratio_range"]
+        speed = f"{row['updates_per_second']:.0f} | {row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+        rows.append(f"| {name} | {speed} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
@@ -105,12 +115,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     table = measure(arguments.rounds, arguments.updates)
-    print(f"{'':48} updates/s   x SB3 SAC (range)")
-    for name, row in table.items():
-        low, high = row["ratio_range"]
-        print(
-            f"{name:48} {row['updates_per_second']:9.1f}   {row['ratio']:.2f} ({low:.2f}-{high:.2f})"
-        )
+    print(as_markdown(table))
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         facts = {
@@ -124,6 +129,7 @@ def main() -> None:
             "stable_baselines3": stable_baselines3.__version__,
         }
         arguments.out.write_text(json.dumps({"facts": facts, "table": table}, indent=1) + "\n")
+        arguments.out.with_suffix(".md").write_text(as_markdown(table) + "\n")
 
 
 if __name__ == "__main__":
