@@ -168,6 +168,10 @@ class EnergyActorCritic(Saving):
                 raise ValueError(f"expected {name} >= 1, got {count}")
         if self.moves < 0:
             raise ValueError(f"expected moves >= 0, got {self.moves}")
+        if self.target_update_interval < 1:
+            raise ValueError(
+                f"expected target_update_interval >= 1, got {self.target_update_interval}"
+            )
         temperature = self.initial_ent_coef if self.ent_coef == "auto" else self.ent_coef
         if isinstance(temperature, str) or not temperature > 0:
             raise ValueError(
@@ -225,12 +229,12 @@ class EnergyActorCritic(Saving):
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
         assert self.replay_buffer is not None  # made by _setup_model
-        for step in range(gradient_steps):
+        for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             self._report = self._update(batch, self._draw(batch.rewards))
-            if step % self.target_update_interval == 0:
+            self._n_updates += 1
+            if self._n_updates % self.target_update_interval == 0:
                 self._update_target()
-        self._n_updates += gradient_steps
 
     def _draw(self, rewards: Tensor) -> UpdateNoise:
         generator, batch = self.generators["training"], rewards.shape[0]
