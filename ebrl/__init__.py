@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ebrl.adaptation import DualAveraging as DualAveraging
+    from ebrl.chains import Chains as Chains
     from ebrl.energies import Energy as Energy
     from ebrl.energies import FunctionEnergy as FunctionEnergy
     from ebrl.energies import Gaussian as Gaussian
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 # Loaded at first use: the command and `ebrl.envs` must not wait for torch.
 _HOMES = {
+    "Chains": "chains",
     "DualAveraging": "adaptation",
     "Energy": "energies",
     "FunctionEnergy": "energies",

@@ -1,0 +1,130 @@
+"""Persistent chains: a population that outlives the call that moves it.
+
+chains = Chains(10_000, Box(-1.0, 1.0))
+batch = chains.draw(256, generator)
+chains.write(batch.index, sampler.sample(energy, batch.x, generator=generator).x)
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ebrl.spaces import Space
+
+
+class ChainBatch(NamedTuple):
+    """Some of the chains, and where they belong."""
+
+    x: Tensor  # (n, *event), a copy
+    index: Tensor  # type: ignore[assignment]  # (n,), distinct; hides tuple.index
+    condition: Tensor | None  # (n, *features), what each chain is conditioned on
+
+
+class Chains(nn.Module):
+    """`size` chains that start, and start again, from the reference distribution of `space`.
+
+    Each draw restarts each chain that it draws with probability `restart` (Du and Mordatch 2019:
+    .05), and starts those that were never drawn. A chain keeps the condition that it started
+    under until it restarts; then it takes the one that came with that draw. The chains live where
+    the first generator is, have the type of the store (`chains.double()`) and are in `state_dict`.
+    No draw waits for the host. Raises `ValueError` for fewer than one chain and for a restart that
+    is no probability.
+    """
+
+    positions: Tensor  # (size, *event), (0,) before the first draw
+    conditions: Tensor  # (size, *features), (0,) where there are none
+    started: Tensor  # (size,) bool
+
+    def __init__(self, size: int, space: Space, restart: float = 0.05):
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"expected at least one chain, got size={size}")
+        if not 0 <= restart <= 1:
+            raise ValueError(f"expected a probability 0 <= restart <= 1, got {restart}")
+        self.size, self.space, self.restart = size, space, restart
+        self.register_buffer("positions", torch.empty(0))
+        self.register_buffer("conditions", torch.empty(0))
+        self.register_buffer("started", torch.zeros(size, dtype=torch.bool))
+
+    @torch.no_grad()
+    def draw(
+        self, n: int, generator: torch.Generator, condition: Tensor | None = None
+    ) -> ChainBatch:
+        """Return `n` distinct chains; those that restart take their row of `condition`.
+
+        `condition: (n, *features)` goes with the draw, as those of a batch of data do; the batch
+        returned has the condition of each chain, which may be another. Raises `ValueError` for
+        more chains than there are, a generator on another device than the chains, and conditions
+        that are too few, of another shape than before, or given to some draws and not to others.
+        """
+        if not 1 <= n <= self.size:
+            raise ValueError(f"expected between 1 and {self.size} chains, all distinct, got {n}")
+        if condition is not None and condition.shape[:1] != (n,):
+            raise ValueError(
+                f"expected a condition for each of {n} chains, got shape {tuple(condition.shape)}"
+            )
+        fresh = self.space.reference((n,), generator)
+        if self.positions.ndim == 1:
+            self._begin(fresh, condition)
+        self._expect_same_kind(generator, condition)
+        index = torch.randperm(self.size, generator=generator, device=fresh.device)[:n]
+        chance = torch.rand(n, generator=generator, device=fresh.device)
+        restarted = ~self.started[index] | (chance < self.restart)
+        self.started[index] = True
+        x = _renewed(self.positions, index, restarted, fresh)
+        if condition is not None:
+            condition = _renewed(self.conditions, index, restarted, condition)
+        return ChainBatch(x, index, condition)
+
+    @torch.no_grad()
+    def write(self, index: Tensor, x: Tensor) -> None:
+        """Put chains back where they were drawn: `x: (n, *event)` into the slots `index: (n,)`."""
+        expected = (*index.shape, *self.positions.shape[1:])
+        if x.shape != expected:
+            raise ValueError(f"expected x of shape {expected}, got {tuple(x.shape)}")
+        self.positions[index] = x.to(self.positions)
+
+    def _begin(self, fresh: Tensor, condition: Tensor | None) -> None:
+        """Make room for chains like `fresh`, where those are."""
+        self.positions = fresh.new_empty(self.size, *fresh.shape[1:], dtype=self.positions.dtype)
+        self.started = self.started.to(fresh.device)
+        if condition is not None:
+            self.conditions = condition.new_empty(self.size, *condition.shape[1:])
+        self.conditions = self.conditions.to(fresh.device)
+
+    def _expect_same_kind(self, generator: torch.Generator, condition: Tensor | None) -> None:
+        here, kept = self.positions.device, self.conditions
+        if generator.device.type != here.type:
+            raise ValueError(
+                f"expected a generator on {here}, where the chains are, got one on "
+                f"{generator.device}: torch.Generator({str(here)!r}), or move the chains"
+            )
+        if (len(kept) > 0) != (condition is not None):
+            raise ValueError(
+                "chains keep the condition they started under: expected one with "
+                f"{'every' if len(kept) else 'no'} draw, as with the first"
+            )
+        if condition is not None and condition.shape[1:] != kept.shape[1:]:
+            raise ValueError(
+                f"expected conditions of shape {tuple(kept.shape[1:])}, as those of the first "
+                f"draw, got {tuple(condition.shape[1:])}"
+            )
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        # What is loaded may have begun where this has not, or the other way round.
+        for name in ("positions", "conditions"):
+            loaded = state_dict.get(prefix + name)
+            if loaded is not None:
+                setattr(self, name, torch.empty_like(loaded, device=self.started.device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _renewed(store: Tensor, index: Tensor, restarted: Tensor, fresh: Tensor) -> Tensor:
+    """Put `fresh: (n, …)` into the slots `index` where restarted; return what the slots hold."""
+    restarted = restarted.reshape(-1, *(1,) * (store.ndim - 1))
+    rows = torch.where(restarted, fresh.to(store), store[index])
+    store[index] = rows
+    return rows
