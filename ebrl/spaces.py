@@ -46,6 +46,14 @@ class Space(Protocol):
         """Draw starting points `(*batch, *event)`: uniform where bounded, normal where not."""
         ...
 
+    def reference_log_density(self, x: Tensor) -> Tensor:
+        """Return the normalised log density of the starting points at x, `(*batch,)`."""
+        ...
+
+    def log_slope(self, free: Tensor) -> Tensor | float:
+        """Return `log |dx/du|` of `from_free`, `(*batch,)`: what densities of x lack in u."""
+        ...
+
 
 class Unbounded:
     """All of R^shape. `shape` is needed only to draw starting points."""
@@ -72,6 +80,13 @@ class Unbounded:
                 "Unbounded(2), or pass x to sample"
             )
         return torch.randn(*batch, *self.shape, generator=generator, device=generator.device)
+
+    def reference_log_density(self, x: Tensor) -> Tensor:
+        event_axes = tuple(range(-max(len(self.shape), 1), 0))
+        return -(0.5 * x.square() + 0.5 * math.log(2 * math.pi)).sum(event_axes)
+
+    def log_slope(self, free: Tensor) -> float:
+        return 0.0
 
 
 class Box:
@@ -129,6 +144,16 @@ class Box:
             *batch, *low.shape, generator=generator, device=generator.device, dtype=low.dtype
         )
         return low + (high - low) * uniform
+
+    def reference_log_density(self, x: Tensor) -> Tensor:
+        log_width = (self.high - self.low).to(x).log().expand(x.shape[-1:])
+        return torch.where(self.contains(x), -log_width.sum(), -math.inf)
+
+    def log_slope(self, free: Tensor) -> Tensor | float:
+        if self.walls != "tanh":
+            return 0.0
+        half = (self.high - self.low).to(free) / 2
+        return (log_tanh_slope(free) + half.log()).sum(-1)
 
     def _middle_and_half(self, like: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self.low.to(like), self.high.to(like)
@@ -194,10 +219,8 @@ class SquashedEnergy(FreeEnergy):
         temperature = align_left(self.temperature, free.ndim)
         return value + self.added(free), gradient * slope + 2 * temperature * squashed
 
-    def added(self, free: Tensor) -> Tensor:
-        half = (self.box.high - self.box.low).to(free) / 2
-        temperature = align_left(self.temperature, free.ndim - 1)
-        return -temperature * (log_tanh_slope(free) + half.log()).sum(-1)
+    def added(self, free: Tensor) -> Tensor | float:
+        return -align_left(self.temperature, free.ndim - 1) * self.box.log_slope(free)
 
 
 class ProjectedEnergy(FreeEnergy):

@@ -250,6 +250,29 @@ def test_reference_draws_are_uniform_where_bounded_and_normal_where_not() -> Non
     assert Box(-1, 1).reference((2,), generator()).dtype == torch.float32
 
 
+def test_the_reference_knows_its_density() -> None:
+    x = torch.randn(7, 2, 3, generator=generator())
+    normal = torch.distributions.Normal(0.0, 1.0)
+    torch.testing.assert_close(
+        Unbounded(2, 3).reference_log_density(x), normal.log_prob(x).sum((-2, -1))
+    )
+    box = Box(-1.0, torch.tensor([1.0, 2.0, 3.0]))
+    x = torch.tensor([[0.0, 2.0, -1.0], [0.0, 2.1, 0.0]])
+    expected = torch.tensor([-math.log(2 * 3 * 4), -math.inf])
+    torch.testing.assert_close(box.reference_log_density(x), expected)
+    same = Box(-1.0, 1.0).reference_log_density(torch.zeros(4, 5))
+    torch.testing.assert_close(same, torch.full((4,), -5 * math.log(2)))
+
+
+@pytest.mark.parametrize("walls", ["reject", "reflect", "tanh", "project"])
+def test_the_slope_of_the_way_to_the_box_is_the_derivative(walls: str) -> None:
+    box = Box(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 5.0]), walls)
+    free = box.to_free(torch.tensor([0.3, 1.2], dtype=torch.float64))
+    jacobian = torch.autograd.functional.jacobian(box.from_free, free)
+    slope = torch.as_tensor(box.log_slope(free)).double()
+    torch.testing.assert_close(slope, jacobian.det().abs().log())
+
+
 def test_unbounded_changes_nothing_and_contains_what_is_finite() -> None:
     space, x = Unbounded(2), torch.tensor([[0.0, 1.0], [torch.inf, 0.0], [torch.nan, 0.0]])
     assert space.free(SKEWED, 2.0, 0.1) is SKEWED
