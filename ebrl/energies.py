@@ -122,6 +122,30 @@ class FunctionEnergy(Energy):
         return expect_one_number_each(self.function(x), x, self.event_ndim)
 
 
+class Flattened(Energy):
+    """An energy of vectors, read on events of `event_ndim` axes: one-hot categories, images."""
+
+    def __init__(self, energy: Energy, event_ndim: int):
+        super().__init__()
+        if energy.event_ndim != 1:
+            raise ValueError(f"expected an energy of vectors, got event_ndim={energy.event_ndim}")
+        self.energy, self.event_ndim = energy, event_ndim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.energy(x.flatten(-self.event_ndim))
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = self.energy.value_and_gradient(x.flatten(-self.event_ndim))
+        return value, gradient.view_as(x)
+
+    @property
+    def takes_condition(self) -> bool:
+        return self.energy.takes_condition
+
+    def given(self, condition: Tensor) -> Energy:
+        return Flattened(self.energy.given(condition), self.event_ndim)
+
+
 class Sum(Energy):
     """`E1 + E2 + …`: the product of the experts' densities."""
 
@@ -223,10 +247,34 @@ class Mixture(Energy):
         return Mixture(_given_where_taken(self.components, condition), self.log_weights.exp())
 
 
-class Gaussian(Energy):
-    """The energy of `N(mean, deviation²)` with independent coordinates, normalised: log Z is 0.
+class Target(Energy):
+    """An energy whose law is known: normalised, with its moments and with exact draws.
 
-    `mean` and `deviation` are numbers or `(dimension,)`.
+    `E(x) = U(x) + log_normalizer`, where U is the formula of the docstring: `exp(-E)` is a density,
+    so that a target is a proposal, too.
+    """
+
+    log_normalizer: float
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each coordinate, `(dimension,)`; `mean` likewise."""
+        raise NotImplementedError(f"{type(self).__name__} defines no variance")
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw `(*batch, dimension)` exactly, on the generator's device."""
+        raise NotImplementedError(f"{type(self).__name__} defines no sample")
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Return the normalised log density, `(*batch,)`."""
+        return -self(x)
+
+
+class Gaussian(Target):
+    """`|x - mean|² / 2s²` with independent coordinates and s the deviation.
+
+    `mean` and `deviation` are numbers or `(dimension,)`. Raises `ValueError` for a deviation that
+    is not positive.
     """
 
     mean: Tensor  # (dimension,)
@@ -244,12 +292,30 @@ class Gaussian(Energy):
             0.5 * dimension * math.log(2 * math.pi) + self.deviation.log().sum()
         )
 
+    @property
+    def variance(self) -> Tensor:
+        return self.deviation.square()
+
+    def tempered(self, temperature: float) -> Gaussian:
+        """Return the Gaussian with the law `exp(-E/T)`."""
+        return Gaussian(self.mean, temperature**0.5 * self.deviation, len(self.mean))
+
     def forward(self, x: Tensor) -> Tensor:
         return 0.5 * ((x - self.mean) / self.deviation).square().sum(-1) + self.log_normalizer
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         standard = (x - self.mean) / self.deviation
         return 0.5 * standard.square().sum(-1) + self.log_normalizer, standard / self.deviation
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        noise = torch.randn(
+            *batch,
+            len(self.mean),
+            generator=generator,
+            device=generator.device,
+            dtype=self.mean.dtype,
+        )
+        return self.mean + self.deviation * noise
 
 
 def over_event(per_chain: Number, event_ndim: int) -> Number:

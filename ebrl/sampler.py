@@ -147,7 +147,7 @@ class _Run:
         """Return where the chains end that start at x."""
         energy = self.space.free(self.energy, self.temperature, step_size)
         state = self.kernel.start(energy, self.space.to_free(x))
-        expect_one_number_each(state.energy, state.x, self.energy.event_ndim)
+        expect_one_number_each(state.energy, state.x, energy.event_ndim)
         acceptance = torch.zeros_like(state.energy.detach())
         diverged = torch.zeros_like(acceptance)
         for _ in range(steps):

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # a room sees those before it, and in its own row unless the row says otherwise
-    {"adaptation", "energies", "networks", "schedules", "spaces", "storage"},
+    {"adaptation", "analytic", "energies", "lattices", "networks", "schedules", "spaces", "storage"},
     {"kernels"},
     {"sampler"},
     {"chains", "diagnostics", "estimators", "objectives"},

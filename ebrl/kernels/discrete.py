@@ -1,13 +1,20 @@
-"""Discrete kernels, on one-hot categories `(*batch, sites, categories)` of 0 and 1."""
+"""Discrete kernels, on one-hot categories `(*batch, sites, categories)` of 0 and 1.
+
+`Categorical` holds them as they are; `Binary` hands its numbers over as pairs, two categories a
+site. Kernels that use a gradient read the energy as a function of real-valued x: to first order,
+site i costs `ΔE = ∇E_i · (x'_i - x_i)` to change to `x'_i`, and one gradient prices all changes.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.importance import take
 from ebrl.kernels.protocol import (
     GradientState,
     Info,
@@ -19,67 +26,236 @@ from ebrl.kernels.protocol import (
     uniform_like,
 )
 
+Scan = Literal["random", "systematic"]
 
-class FlipNoise(NamedTuple):
-    """The noise of one proposed change and of its acceptance test."""
 
-    gumbel: Tensor  # (*batch, sites * categories)
+class GumbelNoise(NamedTuple):
+    """What picks a change, by the largest of noisy logits, and the noise of its acceptance."""
+
+    gumbel: Tensor  # (*batch, sites, categories)
     uniform: Tensor  # (*batch,)
 
 
 class GibbsWithGradients:
     """One informed change of one site a step (Grathwohl et al. 2021): exact.
 
-    The change of energy by each possible flip is estimated to first order from the gradient of
-    the energy, read as a function of real-valued x; a flip is proposed with probability
-    ∝ `exp(-ΔE / 2T)` and accepted by Metropolis and Hastings. `step_size` plays no part. Raises
-    `ValueError` at temperature 0.
+    A change is proposed with probability ∝ `exp(-ΔE / 2T)` and accepted by Metropolis and
+    Hastings. One energy and gradient a step. `step_size` plays no part. Raises `ValueError` at
+    temperature 0 and for energies of anything but one-hot categories.
     """
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
-        if energy.event_ndim != 2:
-            raise ValueError(
-                "expected an energy of one-hot (sites, categories), event_ndim=2, "
-                f"got event_ndim={energy.event_ndim}"
-            )
-        return gradient_state(energy, x)
+        return gradient_state(expect_one_hot(energy), x)
 
-    def draw(self, state: GradientState, generator: torch.Generator) -> FlipNoise:
-        uniform = uniform_like(state.x.flatten(-2), generator)
-        tiny = torch.finfo(uniform.dtype).tiny
-        gumbel = -(-uniform.clamp_min(tiny).log()).clamp_min(tiny).log()
-        return FlipNoise(gumbel, uniform_like(state.energy, generator))
+    def draw(self, state: GradientState, generator: torch.Generator) -> GumbelNoise:
+        return gumbel_noise(state, generator)
 
     def step(
         self,
         energy: Energy,
         state: GradientState,
-        noise: FlipNoise,
+        noise: GumbelNoise,
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
         expect_positive(temperature)
         sites, categories = state.x.shape[-2:]
-        forward = _flip_log_probabilities(state, temperature)  # (*batch, sites * categories)
-        flip = (forward + noise.gumbel).argmax(-1, keepdim=True)
-        site = flip // categories
-        one_hot = torch.nn.functional.one_hot(flip % categories, categories).to(state.x)
-        here = torch.nn.functional.one_hot(site.squeeze(-1), sites).bool().unsqueeze(-1)
-        proposal = gradient_state(energy, torch.where(here, one_hot, state.x))
-        backward = _flip_log_probabilities(proposal, temperature)
-        before = torch.gather(state.x.argmax(-1), -1, site)  # the category that flips back
+        forward = _change_log_probabilities(state, temperature)  # (*batch, sites * categories)
+        change = (forward + noise.gumbel.flatten(-2)).argmax(-1, keepdim=True)
+        site, category = change // categories, change % categories  # (*batch, 1)
+        here = one_hot(site, sites).bool().mT  # (*batch, sites, 1)
+        x = torch.where(here, one_hot(category, categories).to(state.x), state.x)
+        proposal = gradient_state(energy, x)
+        backward = _change_log_probabilities(proposal, temperature)
+        before = torch.gather(state.x.argmax(-1), -1, site)  # the category that changes back
         log_ratio = (
             (state.energy - proposal.energy) / temperature
             + torch.gather(backward, -1, site * categories + before).squeeze(-1)
-            - torch.gather(forward, -1, flip).squeeze(-1)
+            - torch.gather(forward, -1, change).squeeze(-1)
         )
-        lost = diverged(proposal.x, proposal.energy)
+        lost = diverged(x, proposal.energy)
         acceptance, accepted = metropolis(log_ratio, lost, noise.uniform)
         return choose(accepted, proposal, state), Info(acceptance, lost)
 
 
-def _flip_log_probabilities(state: GradientState, temperature: Number) -> Tensor:
-    """Return the log probability of proposing each flip; what changes nothing has none."""
-    change = state.gradient - (state.gradient * state.x).sum(-1, keepdim=True)
-    logits = -change / (2 * over_event(temperature, 2))
+class DULA:
+    """Discrete Langevin, unadjusted (Zhang, Liu and Liu 2022, algorithm 1): every site at once.
+
+    Each site draws its category with probability ∝ `exp(-(ΔE + |Δx|²/2η) / 2T)`: Langevin's
+    proposal held to the categories, where `|Δx|² = 2` for a change. η is `step_size`: small ones
+    seldom change, and the bias falls with them; at infinity nothing holds a site but ΔE. The
+    paper's α is `2ηT` on one-hot categories, `ηT` on binary x. Biased: exact only in the limit of
+    η = 0, and only for quadratic energies (theorem 5.1). At temperature 0 every site goes where its
+    own cost is least. Moves to an infinite energy or to none are undone.
+    """
+
+    def start(self, energy: Energy, x: Tensor) -> GradientState:
+        return gradient_state(expect_one_hot(energy), x)
+
+    def draw(self, state: GradientState, generator: torch.Generator) -> Tensor:
+        return gumbel_like(state.x, generator)
+
+    def step(
+        self,
+        energy: Energy,
+        state: GradientState,
+        noise: Tensor,
+        step_size: Number,
+        temperature: Number,
+    ) -> tuple[GradientState, Info]:
+        proposal = gradient_state(energy, _langevin_choice(state, noise, step_size, temperature))
+        lost = diverged(proposal.x, proposal.energy)
+        accepted = ~(lost | proposal.energy.isposinf())
+        return choose(accepted, proposal, state), Info(accepted.to(proposal.x.dtype), lost)
+
+
+class DMALA:
+    """`DULA` with the test of Metropolis and Hastings (Zhang, Liu and Liu 2022): exact.
+
+    One energy and gradient a step, for any number of changes. Raises `ValueError` at temperature 0
+    and for energies of anything but one-hot categories.
+    """
+
+    def start(self, energy: Energy, x: Tensor) -> GradientState:
+        return gradient_state(expect_one_hot(energy), x)
+
+    def draw(self, state: GradientState, generator: torch.Generator) -> GumbelNoise:
+        return gumbel_noise(state, generator)
+
+    def step(
+        self,
+        energy: Energy,
+        state: GradientState,
+        noise: GumbelNoise,
+        step_size: Number,
+        temperature: Number,
+    ) -> tuple[GradientState, Info]:
+        expect_positive(temperature)
+        x = _langevin_choice(state, noise.gumbel, step_size, temperature)
+        proposal = gradient_state(energy, x)
+        log_ratio = (
+            (state.energy - proposal.energy) / temperature
+            + _langevin_log_probability(proposal, state.x, step_size, temperature)
+            - _langevin_log_probability(state, x, step_size, temperature)
+        )
+        lost = diverged(x, proposal.energy)
+        acceptance, accepted = metropolis(log_ratio, lost, noise.uniform)
+        return choose(accepted, proposal, state), Info(acceptance, lost)
+
+
+class GibbsState(NamedTuple):
+    """Where a batch of chains stands, the energy there, and the site that moved last."""
+
+    x: Tensor  # (*batch, sites, categories)
+    energy: Tensor  # (*batch,)
+    site: Tensor  # (*batch,) integers, -1 before the first step
+
+
+class GibbsNoise(NamedTuple):
+    """The site that moves and what picks its category."""
+
+    site: Tensor  # (*batch,) integers
+    gumbel: Tensor  # (*batch, categories)
+
+
+class Gibbs:
+    """One site a step, drawn from its law given the others (Geman and Geman 1984): exact.
+
+    Evaluates the energy at the site's `categories - 1` other values in one batch, and no gradient.
+    `scan` is "random", or "systematic": every site in turn, from a random first one. At temperature
+    0 the site takes the value of least energy. `step_size` plays no part. Raises `ValueError` for
+    an unknown scan and for energies of anything but one-hot categories.
+    """
+
+    def __init__(self, scan: Scan = "random"):
+        if scan not in get_args(Scan):
+            raise ValueError(f"expected scan in {get_args(Scan)}, got {scan!r}")
+        self.scan = scan
+
+    def start(self, energy: Energy, x: Tensor) -> GibbsState:
+        value = expect_one_hot(energy)(x)
+        return GibbsState(x, value, torch.full_like(value, -1, dtype=torch.long))
+
+    def draw(self, state: GibbsState, generator: torch.Generator) -> GibbsNoise:
+        site = torch.empty_like(state.site).random_(state.x.shape[-2], generator=generator)
+        return GibbsNoise(site, gumbel_like(state.x[..., 0, :], generator))
+
+    def step(
+        self,
+        energy: Energy,
+        state: GibbsState,
+        noise: GibbsNoise,
+        step_size: Number,
+        temperature: Number,
+    ) -> tuple[GibbsState, Info]:
+        sites, categories = state.x.shape[-2:]
+        site = noise.site
+        if self.scan == "systematic":
+            site = torch.where(state.site < 0, site, (state.site + 1) % sites)
+        now = take(state.x, site).argmax(-1, keepdim=True)  # (*batch, 1)
+        values = (now + torch.arange(categories, device=now.device)) % categories  # its own first
+        values = one_hot(values, categories).to(state.x)  # (*batch, categories, categories)
+        here = one_hot(site.unsqueeze(-1), sites).bool().mT  # (*batch, sites, 1)
+        others = torch.where(
+            here.unsqueeze(-3), values[..., 1:, :].unsqueeze(-2), state.x.unsqueeze(-3)
+        )  # (*batch, categories - 1, sites, categories)
+        fresh = energy(others)
+        lost = diverged(others, fresh)
+        energies = torch.cat([state.energy.unsqueeze(-1), fresh.masked_fill(lost, torch.inf)], -1)
+        energies = energies.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        chosen = (energies - over_event(temperature, 1) * noise.gumbel).argmin(-1)
+        x = torch.where(here, take(values, chosen).unsqueeze(-2), state.x)
+        moved = GibbsState(x, take(energies, chosen), site)
+        return moved, Info(torch.ones_like(moved.energy), lost.any(-1))
+
+
+def expect_one_hot(energy: Energy) -> Energy:
+    """Return the energy if it takes one-hot categories, else raise `ValueError`."""
+    if energy.event_ndim != 2:
+        raise ValueError(
+            "expected an energy of one-hot (sites, categories), event_ndim=2, got "
+            f"event_ndim={energy.event_ndim}: sample binary x with Sampler(…, space=Binary(*shape))"
+        )
+    return energy
+
+
+def gumbel_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    tiny = torch.finfo(x.dtype).tiny
+    return -(-uniform_like(x, generator).clamp_min(tiny).log()).clamp_min(tiny).log()
+
+
+def gumbel_noise(state: GradientState, generator: torch.Generator) -> GumbelNoise:
+    return GumbelNoise(gumbel_like(state.x, generator), uniform_like(state.energy, generator))
+
+
+def _first_order_changes(state: GradientState) -> Tensor:
+    """Return ΔE of changing each site to each category, `(*batch, sites, categories)`."""
+    return state.gradient - (state.gradient * state.x).sum(-1, keepdim=True)
+
+
+def _change_log_probabilities(state: GradientState, temperature: Number) -> Tensor:
+    """Return the log probability of proposing each change; what changes nothing has none."""
+    logits = -_first_order_changes(state) / (2 * over_event(temperature, 2))
     return torch.log_softmax(logits.masked_fill(state.x > 0.5, -torch.inf).flatten(-2), -1)
+
+
+def _langevin_costs(state: GradientState, step_size: Number) -> Tensor:
+    """Return `ΔE + |Δx|²/2η` of each site's categories, `(*batch, sites, categories)`."""
+    return _first_order_changes(state) + (1 - state.x) / over_event(step_size, 2)
+
+
+def _langevin_choice(
+    state: GradientState, gumbel: Tensor, step_size: Number, temperature: Number
+) -> Tensor:
+    # The noise is scaled, not the costs divided: at temperature 0 this is descent.
+    costs = _langevin_costs(state, step_size) - 2 * over_event(temperature, 2) * gumbel
+    return one_hot(costs.argmin(-1), state.x.shape[-1]).to(state.x)
+
+
+def _langevin_log_probability(
+    state: GradientState, x: Tensor, step_size: Number, temperature: Number
+) -> Tensor:
+    """Return the log probability of proposing x from the state, `(*batch,)`."""
+    logits = -_langevin_costs(state, step_size) / (2 * over_event(temperature, 2))
+    log_probabilities = torch.log_softmax(logits, -1)
+    return torch.gather(log_probabilities, -1, x.argmax(-1, keepdim=True)).sum((-2, -1))
