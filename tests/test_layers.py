@@ -12,10 +12,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # a room sees those before it, and in its own row unless the row says otherwise
-    {"adaptation", "analytic", "energies", "lattices", "networks", "schedules", "spaces", "storage"},
+    {
+        "adaptation",
+        "analytic",
+        "energies",
+        "lattices",
+        "networks",
+        "schedules",
+        "spaces",
+        "storage",
+        "tables",
+    },
     {"kernels"},
     {"sampler"},
-    {"chains", "diagnostics", "estimators", "objectives"},
+    {"chains", "diagnostics", "estimators", "objectives", "recording"},
     {"training"},
     {"ebrl"},  # the names at the top
     {"agents", "sequences", "vision"},  # worlds never meet
@@ -26,7 +36,7 @@ THIRD_PARTIES = {  # package: the rooms that may import it; "*" is every room bu
     "torch": {"*"},
     "numpy": {"*", "envs"},
     "safetensors": {"storage"},
-    "tensorboard": {"training", "agents"},
+    "tensorboard": {"recording", "agents"},
     "gymnasium": {"agents", "envs", "command"},
     "stable_baselines3": {"agents", "command"},
     "PIL": {"vision"},

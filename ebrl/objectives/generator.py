@@ -1,0 +1,155 @@
+"""A learned generator in place of Markov chains."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ebrl.energies import Energy, first_order
+from ebrl.kernels.protocol import normal_like
+from ebrl.objectives.contrastive import _expect_weights
+from ebrl.objectives.protocol import Loss, bound
+
+
+class Generated(NamedTuple):
+    """Draws of a generator, with the latent that each came from."""
+
+    x: Tensor  # (n, *event)
+    latent: Tensor  # (n, latent dimension)
+
+
+class LearnedGenerator(nn.Module):
+    """Contrast the data with a generator trained beside the energy (Grathwohl et al. 2021).
+
+    The generator draws `x = network(z) + σ ξ`, z and ξ standard normal, and follows the energy:
+    each call first moves it one step of its own Adam down `KL(q || exp(-E))`, then returns the
+    energy's loss on new draws. `network` maps `(n, latent_dimension)` to `(n, *event)`.
+
+    The entropy in the divergence enters by its gradient alone, `-E[∇ log q(x) · dx]`. The score is
+    that of the mixture over z, `∇ log q(x) = E[(network(z) - x)/σ² | x]`, estimated from
+    `particles` draws of z around the one that made x, `N(z, η²)`, weighted by
+    `q(z) q(x|z) / N(z; ·, η²)` and self-normalised: consistent in their number, biased towards the
+    score of a single component for few; η is learnt by the lower bound of `log q(x)`. What the
+    generator does not draw is not raised, so that it must keep its modes: `entropy` above 1
+    spreads it. `gradient_penalty` weighs `|∇E(data)|²/2`, which keeps the energy from steepening
+    faster than the generator can follow.
+
+    It is not conditional. Its optimiser is in `state_dict`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        latent_dimension: int,
+        *,
+        learning_rate: float = 1e-3,
+        noise: float = 0.1,
+        entropy: float = 1.0,
+        particles: int = 20,
+        gradient_penalty: float = 0.0,
+    ):
+        super().__init__()
+        _expect_weights(
+            learning_rate=learning_rate, entropy=entropy, gradient_penalty=gradient_penalty
+        )
+        if not noise > 0 or particles < 1 or latent_dimension < 1:
+            raise ValueError(
+                "expected positive noise, particles and latent_dimension, got "
+                f"{noise=}, {particles=}, {latent_dimension=}"
+            )
+        self.network, self.latent_dimension = network, latent_dimension
+        self.entropy, self.particles = entropy, particles
+        self.gradient_penalty = gradient_penalty
+        self.log_noise = nn.Parameter(torch.tensor(math.log(noise)))
+        self.log_posterior = nn.Parameter(torch.full((latent_dimension,), math.log(noise)))
+        self.optimizer = torch.optim.Adam(self.parameters(), learning_rate, betas=(0.0, 0.9))
+
+    def forward(
+        self,
+        energy: Energy,
+        x: Tensor,
+        condition: Tensor | None = None,
+        *,
+        generator: torch.Generator,
+    ) -> Loss:
+        if condition is not None:
+            raise TypeError("a learned generator is not conditional: expected no condition")
+        model = bound(energy, None)
+        metrics = self.follow(model, len(x), generator)
+        negatives = self.generate(len(x), generator).x.detach()
+        data, drawn = model(x), model(negatives)
+        gap = drawn.mean() - data.mean()
+        loss = -gap
+        if self.gradient_penalty:
+            loss = loss + self.gradient_penalty * _squared_slope(model, x).mean() / 2
+        metrics |= {"energy_data": data.mean().detach(), "energy_gap": gap.detach()}
+        return Loss(loss, metrics)
+
+    def generate(self, n: int, generator: torch.Generator) -> Generated:
+        """Draw `n`, differentiable with respect to the network and the noise."""
+        like = self.log_posterior.detach()
+        latent = normal_like(like.expand(n, -1), generator)
+        centre = self.network(latent)
+        return Generated(centre + self.log_noise.exp() * normal_like(centre, generator), latent)
+
+    def follow(self, energy: Energy, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Move the generator one step towards the energy; return what there is to log."""
+        drawn = self.generate(n, generator)
+        x = drawn.x.detach()
+        score = self.score(x, drawn.latent, generator)
+        value = first_order(energy, drawn.x)
+        # Its gradient is that of -entropy, for the score is held fixed.
+        pressure = (score * drawn.x).flatten(1).sum(-1)
+        loss = (value + self.entropy * pressure).mean()
+        # The posterior's width has a bound of its own, and the network none of it.
+        (width,) = torch.autograd.grad(self._bound(x, drawn.latent, generator), self.log_posterior)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.log_posterior.grad = -width
+        self.optimizer.step()
+        return {
+            "generator_energy": value.mean().detach(),
+            "generator_noise": self.log_noise.detach().exp(),
+        }
+
+    @torch.no_grad()
+    def score(self, x: Tensor, latent: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the estimate of `∇ log q(x)` for draws and the latents that they came from."""
+        spread = normal_like(latent.expand(self.particles, -1, -1), generator)
+        near = latent + self.log_posterior.exp() * spread  # (particles, n, latent)
+        residual = self.network(near.flatten(0, 1)).unflatten(0, near.shape[:2]) - x
+        variance = (2 * self.log_noise).exp()
+        log_weights = (
+            spread.square().sum(-1) - near.square().sum(-1) - _sum_event(residual) / variance
+        ) / 2
+        weights = torch.softmax(log_weights, 0)  # (particles, n)
+        weights = weights.reshape(*weights.shape, *(1,) * (x.ndim - 1))
+        return (weights * residual).sum(0) / variance
+
+    def _bound(self, x: Tensor, latent: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the lower bound of `log q(x)` under `N(latent, η²)`, up to a constant."""
+        near = latent + self.log_posterior.exp() * normal_like(latent, generator)
+        residual = _sum_event((self.network(near) - x)[None])[0]
+        variance = (2 * self.log_noise.detach()).exp()
+        fit = -(residual / variance + near.square().sum(-1)) / 2
+        return fit.mean() + self.log_posterior.sum()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+
+
+def _sum_event(residual: Tensor) -> Tensor:
+    """Return the squared length of `(particles, n, *event)`."""
+    return residual.square().flatten(2).sum(-1)
+
+
+def _squared_slope(energy: Energy, x: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(energy(x).sum(), x, create_graph=True)
+    return slope.square().flatten(1).sum(-1)

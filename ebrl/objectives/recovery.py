@@ -1,0 +1,133 @@
+"""Diffusion recovery likelihood: energies of blurred data, from samplers that need not go far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.protocol import normal_like
+from ebrl.objectives.contrastive import contrast
+from ebrl.objectives.protocol import Loss, bound
+from ebrl.sampler import Sampler
+from ebrl.spaces import Unbounded
+
+
+class RecoveryLikelihood(nn.Module):
+    """Recovery likelihood along a ladder of noise levels (Gao et al. 2021, algorithm 1).
+
+    `E(x given σ_t)` is the energy of data blurred by noise `σ_t`. It is learnt by contrasting x at
+    level t with what the sampler recovers from the same x at the next level,
+
+        p(x | y) ∝ exp(-E(x given σ_t) - |y - x|² / 2s²),    s² = σ_{t+1}² - σ_t²,
+
+    which is near a Gaussian when s is small, so that short chains suffice. Noise is added and
+    nothing shrunk (the paper shrinks too, which is the same up to units). The sampler moves
+    `u = (x - y)/s` from 0: one step size serves all levels.
+
+    `sigmas` ascend. The energy is given σ_t as the last feature of its condition, `(batch, 1)` if
+    there is no other; one that takes no condition serves two sigmas, one level. Mass that is
+    further than s apart is not weighed against each other at that level: only the highest levels
+    see the weights of separated modes.
+    """
+
+    sigmas: Tensor  # (levels + 1,)
+
+    def __init__(self, sampler: Sampler, sigmas: Sequence[float]):
+        super().__init__()
+        if len(sigmas) < 2 or sigmas[0] < 0 or any(b <= a for a, b in pairwise(sigmas)):
+            raise ValueError(f"expected two or more ascending sigmas from 0 on, got {sigmas}")
+        if not isinstance(sampler.space, Unbounded):
+            raise ValueError(
+                "expected a sampler without walls (it moves x in units of the noise), got one in "
+                f"{type(sampler.space).__name__}"
+            )
+        self.sampler = sampler
+        self.register_buffer("sigmas", torch.tensor(sigmas))
+
+    def forward(
+        self,
+        energy: Energy,
+        x: Tensor,
+        condition: Tensor | None = None,
+        *,
+        generator: torch.Generator,
+    ) -> Loss:
+        levels, sigmas = len(self.sigmas) - 1, self.sigmas.to(x)
+        level = torch.randint(levels, (len(x),), generator=generator, device=x.device)
+        spread = self._spread(x)[level]  # (batch,)
+        event_ndim = x.ndim - 1
+        clean = x + over_event(sigmas[level], event_ndim) * normal_like(x, generator)
+        noisy = clean + over_event(spread, event_ndim) * normal_like(x, generator)
+        model = self._at(energy, sigmas[level], condition)
+        recovery = Recovery(model, noisy, spread, self.sampler.temperature)
+        samples = self.sampler.sample(recovery, torch.zeros_like(x), generator=generator)
+        return contrast(model(clean), model(recovery.place(samples.x)), samples.info, 0.0)
+
+    def recover(
+        self,
+        energy: Energy,
+        x: Tensor,
+        condition: Tensor | None = None,
+        *,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Return draws at the lowest level from `x: (batch, *event)` at the highest.
+
+        From normal draws of the highest sigma, where it drowns the data, this generates. The
+        sampler's step size stands still.
+        """
+        spreads = self._spread(x)
+        for level in reversed(range(len(spreads))):
+            model = self._at(energy, self.sigmas[level].to(x).expand(len(x)), condition)
+            recovery = Recovery(model, x, spreads[level], self.sampler.temperature)
+            start = torch.zeros_like(x)
+            u = self.sampler.sample(recovery, start, generator=generator, adapt=False).x
+            x = recovery.place(u)
+        return x
+
+    def _spread(self, x: Tensor) -> Tensor:
+        """Return the noise between each level and the next, `(levels,)`."""
+        return self.sigmas.to(x).square().diff().sqrt()
+
+    def _at(self, energy: Energy, sigma: Tensor, condition: Tensor | None) -> Energy:
+        if not energy.takes_condition:
+            if len(self.sigmas) > 2:
+                raise ValueError(
+                    f"expected an energy that takes the noise level as its condition, for "
+                    f"{len(self.sigmas) - 1} levels; got one that takes none: pass two sigmas"
+                )
+            return bound(energy, condition)
+        level = sigma.unsqueeze(-1)  # (batch, 1)
+        return energy.given(level if condition is None else torch.cat([condition, level], -1))
+
+
+class Recovery(Energy):
+    """The energy of `u` given a noisy y: that of `x = y + s u`, and `T |u|²/2`.
+
+    T is the temperature that the sampler will divide by; the noise is as large at every T.
+    """
+
+    def __init__(self, energy: Energy, noisy: Tensor, spread: Tensor, temperature: Number):
+        super().__init__()
+        self.energy, self.noisy, self.event_ndim = energy, noisy, energy.event_ndim
+        self.spread = over_event(spread, energy.event_ndim)
+        self.temperature = temperature
+
+    def place(self, u: Tensor) -> Tensor:
+        return self.noisy + self.spread * u
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.energy(self.place(u)) + self._pull(u)
+
+    def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = self.energy.value_and_gradient(self.place(u))
+        temperature = over_event(self.temperature, self.event_ndim)
+        return value + self._pull(u), self.spread * gradient + temperature * u
+
+    def _pull(self, u: Tensor) -> Tensor:
+        event_axes = tuple(range(u.ndim - self.event_ndim, u.ndim))
+        return self.temperature * u.square().sum(event_axes) / 2
