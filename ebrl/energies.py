@@ -251,10 +251,13 @@ class Target(Energy):
     """An energy whose law is known: normalised, with its moments and with exact draws.
 
     `E(x) = U(x) + log_normalizer`, where U is the formula of the docstring: `exp(-E)` is a density,
-    so that a target is a proposal, too.
+    so that a target is a proposal, too. Subclasses define `value_and_gradient`, differentiably.
     """
 
     log_normalizer: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value_and_gradient(x)[0]
 
     @property
     def variance(self) -> Tensor:
@@ -299,9 +302,6 @@ class Gaussian(Target):
     def tempered(self, temperature: float) -> Gaussian:
         """Return the Gaussian with the law `exp(-E/T)`."""
         return Gaussian(self.mean, temperature**0.5 * self.deviation, len(self.mean))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 0.5 * ((x - self.mean) / self.deviation).square().sum(-1) + self.log_normalizer
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         standard = (x - self.mean) / self.deviation

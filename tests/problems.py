@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ebrl import Energy, FunctionEnergy, Gaussian, Mixture
+from ebrl.analytic import Banana, DoubleWell, Funnel, Ring
 
 
 def _tensor(array: np.ndarray) -> Tensor:
@@ -60,6 +61,30 @@ skewed = Problem(
 )
 
 PROBLEMS = [scales, skewed]
+
+
+def known(name: str, target: Banana | DoubleWell | Funnel | Ring) -> Problem:
+    def exact(n: int, temperature: float, rng: np.random.Generator) -> Tensor:
+        stream = generator(int(rng.integers(2**31)))
+        return target.tempered(temperature).sample((n,), stream)
+
+    return Problem(
+        name,
+        target,
+        mean=lambda temperature: target.tempered(temperature).mean,
+        variance=lambda temperature: target.tempered(temperature).variance,
+        exact=exact,
+    )
+
+
+# Harder ones: a neck that needs small steps, a bent valley, a wall between unequal wells, a ring
+# without a mode. The funnel's deviation is small enough for its fourth moments to be estimated.
+CURVED = [
+    known("funnel", Funnel(3, deviation=0.7)),
+    known("banana", Banana(curvature=0.5)),
+    known("double well", DoubleWell(barrier=1.0, tilt=0.3, dimension=2)),
+    known("ring", Ring(radius=1.5, deviation=0.4)),
+]
 
 
 class Modes(NamedTuple):
