@@ -13,9 +13,21 @@ from torch import Tensor
 
 from ebrl import Energy, FunctionEnergy, Gaussian
 from ebrl.energies import Number
-from ebrl.kernels import HMC, MALA, ULA, GibbsWithGradients, GradientDescent, IteratedSIR, Kernel
+from ebrl.kernels import (
+    DMALA,
+    DULA,
+    HMC,
+    MALA,
+    ULA,
+    Gibbs,
+    GibbsWithGradients,
+    GradientDescent,
+    IteratedSIR,
+    Kernel,
+)
 
 CHAINS = 20_000
+ON_CATEGORIES = (DMALA, DULA, Gibbs, GibbsWithGradients)
 
 
 class NormalProposal(NamedTuple):
@@ -291,7 +303,7 @@ class Case(NamedTuple):
     event: tuple[int, ...]
 
     def start(self, *batch: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        if isinstance(self.kernel, GibbsWithGradients):
+        if isinstance(self.kernel, ON_CATEGORIES):
             sites, categories = self.event
             index = torch.randint(categories, (*batch, sites), generator=generator(5))
             return torch.nn.functional.one_hot(index, categories).to(dtype)
@@ -308,6 +320,10 @@ CASES = {
     "IteratedSIR": Case(IteratedSIR(NormalProposal(1.5, 2), 4), SKEWED, (2,)),
     "GradientDescent": Case(GradientDescent(0.5), SKEWED, (2,)),
     "GibbsWithGradients": Case(GibbsWithGradients(), pairwise(5, 3), (5, 3)),
+    "Gibbs": Case(Gibbs(), pairwise(5, 3), (5, 3)),
+    "systematic Gibbs": Case(Gibbs("systematic"), pairwise(5, 3), (5, 3)),
+    "DULA": Case(DULA(), pairwise(5, 3), (5, 3)),
+    "DMALA": Case(DMALA(), pairwise(5, 3), (5, 3)),
 }
 every_kernel = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -418,14 +434,14 @@ def test_moves_to_no_density_are_rejected_and_counted(case: Case, bad: float) ->
     assert state.x.isfinite().all()
     assert state.energy.isfinite().all()
     assert ((acceptance >= 0) & (acceptance <= 1 + 1e-6)).all()
-    assert (acceptance < 0.999).any()
+    assert (acceptance < 0.999).any() or isinstance(case.kernel, Gibbs)  # which always accepts
     assert (lost.sum() == 0) == (bad == torch.inf)
 
 
 @every_kernel
 def test_an_exploding_step_is_a_divergence_and_not_a_number_lost(case: Case) -> None:
-    if isinstance(case.kernel, (GibbsWithGradients, IteratedSIR)):
-        pytest.skip("no step size")
+    if isinstance(case.kernel, (*ON_CATEGORIES, IteratedSIR)):
+        pytest.skip("no step size, or none that explodes")
     x = case.start(5)
     state, _, lost = run(case.kernel, case.energy, x, 3, torch.inf)
     torch.testing.assert_close(state.x, x)
@@ -457,6 +473,9 @@ class Counting(Energy):
         ("HMC", 0, 1 + 3 * 5),
         ("GradientDescent", 0, 1 + 5),
         ("GibbsWithGradients", 0, 1 + 5),
+        ("Gibbs", 1 + 5, 0),
+        ("DULA", 0, 1 + 5),
+        ("DMALA", 0, 1 + 5),
         ("IteratedSIR", 1 + 5, 0),
     ],
 )
