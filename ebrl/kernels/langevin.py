@@ -1,9 +1,11 @@
 """Langevin kernels: a step down the gradient and Gaussian noise at the step's temperature.
 
-    x' = x - η ∇E(x) + √(2 η T) ξ,    ξ ~ N(0, 1)
+    x' = x - η P ∇E(x) + √(2 η T P) ξ,    ξ ~ N(0, 1)
 
-η is `step_size` and T `temperature`. At temperature 0 both kernels descend, MALA where its test
-lets it: the energy must fall by more than `η |∇E(x) + ∇E(x')|² / 4`, as it does near a minimum.
+η is `step_size`, T `temperature` and P `preconditioner`, a diagonal of positive numbers of the
+event's shape, best the variances of the coordinates; without one it is 1. At temperature 0 both
+kernels descend, MALA where its test lets it: the energy must fall by more than
+`η |∇E(x) + ∇E(x')|² / 4`, as it does near a minimum.
 """
 
 from __future__ import annotations
@@ -18,20 +20,28 @@ from ebrl.kernels.protocol import (
     MetropolisNoise,
     choose,
     diverged,
+    expect_event_shape,
     gradient_state,
     metropolis,
     metropolis_noise,
     normal_like,
+    positive_diagonal,
 )
 
 
 def langevin_proposal(
-    state: GradientState, normal: Tensor, step_size: Number, temperature: Number
+    state: GradientState,
+    normal: Tensor,
+    step_size: Number,
+    temperature: Number,
+    preconditioner: Tensor | None = None,
 ) -> Tensor:
-    """Return `x - η g + √(2 η T) ξ`."""
+    """Return `x - η P g + √(2 η T P) ξ`."""
     event_ndim = normal.ndim - state.energy.ndim
     drift = over_event(step_size, event_ndim)
     spread = over_event((2 * step_size * temperature) ** 0.5, event_ndim)
+    if preconditioner is not None:
+        drift, spread = drift * preconditioner, spread * preconditioner.sqrt()
     if isinstance(drift, Tensor) or isinstance(spread, Tensor):
         return state.x - drift * state.gradient + spread * normal
     return torch.add(state.x, state.gradient, alpha=-drift).add_(normal, alpha=spread)
@@ -41,10 +51,15 @@ class ULA:
     """Unadjusted Langevin (Roberts and Tweedie 1996): biased by O(η), never rejects.
 
     On `E = x²/2s²` at temperature 1 its variance is `s² / (1 - η/2s²)`. Moves to an infinite energy
-    (a wall) or to none are undone, so that the chain stays where a density exists.
+    (a wall) or to none are undone, so that the chain stays where a density exists. Raises
+    `ValueError` for a preconditioner that is not positive or not of the event's shape.
     """
 
+    def __init__(self, preconditioner: Tensor | None = None):
+        self.preconditioner = positive_diagonal("preconditioner", preconditioner)
+
     def start(self, energy: Energy, x: Tensor) -> GradientState:
+        expect_event_shape("preconditioner", self.preconditioner, energy, x)
         return gradient_state(energy, x)
 
     def draw(self, state: GradientState, generator: torch.Generator) -> Tensor:
@@ -58,7 +73,8 @@ class ULA:
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
-        x = langevin_proposal(state, noise, step_size, temperature)
+        scale = None if self.preconditioner is None else self.preconditioner.to(state.x)
+        x = langevin_proposal(state, noise, step_size, temperature, scale)
         proposal = gradient_state(energy, x)
         lost = diverged(x, proposal.energy)
         accepted = ~(lost | proposal.energy.isposinf())
@@ -69,10 +85,15 @@ class MALA:
     """Metropolis-adjusted Langevin (Roberts and Tweedie 1996): exact at every step size.
 
     One energy and gradient a step. The best acceptance in many dimensions is .574 (Roberts and
-    Rosenthal 1998).
+    Rosenthal 1998). Raises `ValueError` for a preconditioner that is not positive or not of the
+    event's shape.
     """
 
+    def __init__(self, preconditioner: Tensor | None = None):
+        self.preconditioner = positive_diagonal("preconditioner", preconditioner)
+
     def start(self, energy: Energy, x: Tensor) -> GradientState:
+        expect_event_shape("preconditioner", self.preconditioner, energy, x)
         return gradient_state(energy, x)
 
     def draw(self, state: GradientState, generator: torch.Generator) -> MetropolisNoise:
@@ -86,14 +107,20 @@ class MALA:
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
-        x = langevin_proposal(state, noise.normal, step_size, temperature)
+        scale = None if self.preconditioner is None else self.preconditioner.to(state.x)
+        x = langevin_proposal(state, noise.normal, step_size, temperature, scale)
         proposal = gradient_state(energy, x)
         event_axes = tuple(range(state.energy.ndim, x.ndim))
         drift = over_event(step_size, len(event_axes))
-        # log q(x'|x) = -|ξ|²/2 and log q(x|x') = -|x - x' + η g'|² / 4ηT, up to the same constant.
+        # log q(x'|x) = -|ξ|²/2 and log q(x|x') = -|x - x' + ηPg'|²_{1/P} / 4ηT, up to the same
+        # constant.
         # The temperature divides their sum, so that at 0 infinities of opposite sign never meet.
         forward = noise.normal.square().sum(event_axes) / 2
-        backward = (state.x - x + drift * proposal.gradient).square().sum(event_axes)
+        if scale is None:
+            backward = (state.x - x + drift * proposal.gradient).square().sum(event_axes)
+        else:
+            back = (state.x - x) / scale + drift * proposal.gradient
+            backward = (scale * back.square()).sum(event_axes)
         fallen = state.energy - proposal.energy - backward / (4 * step_size)
         lost = diverged(x, proposal.energy)
         acceptance, accepted = metropolis(fallen / temperature + forward, lost, noise.uniform)

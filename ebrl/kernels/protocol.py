@@ -74,6 +74,22 @@ def expect_positive(temperature: Number) -> None:
         raise ValueError(f"expected a positive temperature, got {temperature}: descend instead")
 
 
+def positive_diagonal(name: str, diagonal: Tensor | None) -> Tensor | None:
+    """Return `diagonal`, or raise `ValueError` if a number in it is not positive and finite."""
+    if diagonal is not None and not ((diagonal > 0) & diagonal.isfinite()).all():
+        raise ValueError(f"expected a {name} of positive numbers, got {diagonal}")
+    return diagonal
+
+
+def expect_event_shape(name: str, diagonal: Tensor | None, energy: Energy, x: Tensor) -> None:
+    """Raise `ValueError` if `diagonal` does not have one number for each coordinate of an event."""
+    event = x.shape[x.ndim - energy.event_ndim :]
+    if diagonal is not None and diagonal.shape != event:
+        raise ValueError(
+            f"expected a {name} of the event's shape {tuple(event)}, got {tuple(diagonal.shape)}"
+        )
+
+
 def gradient_state(energy: Energy, x: Tensor) -> GradientState:
     value, gradient = energy.value_and_gradient(x)
     return GradientState(x, value, gradient)
