@@ -1,20 +1,19 @@
-"""Discrete kernels, on one-hot categories `(*batch, sites, categories)` of 0 and 1.
+"""Kernels on one-hot categories `(*batch, sites, categories)` that are informed by a gradient.
 
-`Categorical` holds them as they are; `Binary` hands its numbers over as pairs, two categories a
-site. Kernels that use a gradient read the energy as a function of real-valued x: to first order,
-site i costs `ΔE = ∇E_i · (x'_i - x_i)` to change to `x'_i`, and one gradient prices all changes.
+`Categorical` holds such x as they are; `Binary` hands its numbers over as pairs, two categories a
+site. The energy is read as a function of real-valued x: to first order, site i costs
+`ΔE = ∇E_i · (x'_i - x_i)` to change to `x'_i`, and one gradient prices all changes.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ebrl.energies import Energy, Number, over_event
-from ebrl.kernels.importance import take
 from ebrl.kernels.protocol import (
     GradientState,
     Info,
@@ -25,8 +24,6 @@ from ebrl.kernels.protocol import (
     metropolis,
     uniform_like,
 )
-
-Scan = Literal["random", "systematic"]
 
 
 class GumbelNoise(NamedTuple):
@@ -141,72 +138,6 @@ class DMALA:
         lost = diverged(x, proposal.energy)
         acceptance, accepted = metropolis(log_ratio, lost, noise.uniform)
         return choose(accepted, proposal, state), Info(acceptance, lost)
-
-
-class GibbsState(NamedTuple):
-    """Where a batch of chains stands, the energy there, and the site that moved last."""
-
-    x: Tensor  # (*batch, sites, categories)
-    energy: Tensor  # (*batch,)
-    site: Tensor  # (*batch,) integers, -1 before the first step
-
-
-class GibbsNoise(NamedTuple):
-    """The site that moves and what picks its category."""
-
-    site: Tensor  # (*batch,) integers
-    gumbel: Tensor  # (*batch, categories)
-
-
-class Gibbs:
-    """One site a step, drawn from its law given the others (Geman and Geman 1984): exact.
-
-    Evaluates the energy at the site's `categories - 1` other values in one batch, and no gradient.
-    `scan` is "random", or "systematic": every site in turn, from a random first one. At temperature
-    0 the site takes the value of least energy. `step_size` plays no part. Raises `ValueError` for
-    an unknown scan and for energies of anything but one-hot categories.
-    """
-
-    def __init__(self, scan: Scan = "random"):
-        if scan not in get_args(Scan):
-            raise ValueError(f"expected scan in {get_args(Scan)}, got {scan!r}")
-        self.scan = scan
-
-    def start(self, energy: Energy, x: Tensor) -> GibbsState:
-        value = expect_one_hot(energy)(x)
-        return GibbsState(x, value, torch.full_like(value, -1, dtype=torch.long))
-
-    def draw(self, state: GibbsState, generator: torch.Generator) -> GibbsNoise:
-        site = torch.empty_like(state.site).random_(state.x.shape[-2], generator=generator)
-        return GibbsNoise(site, gumbel_like(state.x[..., 0, :], generator))
-
-    def step(
-        self,
-        energy: Energy,
-        state: GibbsState,
-        noise: GibbsNoise,
-        step_size: Number,
-        temperature: Number,
-    ) -> tuple[GibbsState, Info]:
-        sites, categories = state.x.shape[-2:]
-        site = noise.site
-        if self.scan == "systematic":
-            site = torch.where(state.site < 0, site, (state.site + 1) % sites)
-        now = take(state.x, site).argmax(-1, keepdim=True)  # (*batch, 1)
-        values = (now + torch.arange(categories, device=now.device)) % categories  # its own first
-        values = one_hot(values, categories).to(state.x)  # (*batch, categories, categories)
-        here = one_hot(site.unsqueeze(-1), sites).bool().mT  # (*batch, sites, 1)
-        others = torch.where(
-            here.unsqueeze(-3), values[..., 1:, :].unsqueeze(-2), state.x.unsqueeze(-3)
-        )  # (*batch, categories - 1, sites, categories)
-        fresh = energy(others)
-        lost = diverged(others, fresh)
-        energies = torch.cat([state.energy.unsqueeze(-1), fresh.masked_fill(lost, torch.inf)], -1)
-        energies = energies.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        chosen = (energies - over_event(temperature, 1) * noise.gumbel).argmin(-1)
-        x = torch.where(here, take(values, chosen).unsqueeze(-2), state.x)
-        moved = GibbsState(x, take(energies, chosen), site)
-        return moved, Info(torch.ones_like(moved.energy), lost.any(-1))
 
 
 def expect_one_hot(energy: Energy) -> Energy:

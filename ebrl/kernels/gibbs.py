@@ -1,0 +1,141 @@
+"""Gibbs kernels: draws from a site's or a layer's law given the rest, without a gradient."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.discrete import expect_one_hot, gumbel_like
+from ebrl.kernels.importance import take
+from ebrl.kernels.protocol import Info, diverged, uniform_like
+from ebrl.lattices import RBM
+from ebrl.spaces import PairEnergy
+
+Scan = Literal["random", "systematic"]
+
+
+class GibbsState(NamedTuple):
+    """Where a batch of chains stands, the energy there, and the site that moved last."""
+
+    x: Tensor  # (*batch, sites, categories)
+    energy: Tensor  # (*batch,)
+    site: Tensor  # (*batch,) integers, -1 before the first step
+
+
+class GibbsNoise(NamedTuple):
+    """The site that moves and what picks its category."""
+
+    site: Tensor  # (*batch,) integers
+    gumbel: Tensor  # (*batch, categories)
+
+
+class Gibbs:
+    """One site a step, drawn from its law given the others (Geman and Geman 1984): exact.
+
+    Evaluates the energy at the site's `categories - 1` other values in one batch, and no gradient.
+    `scan` is "random", or "systematic": every site in turn, from a random first one. At temperature
+    0 the site takes the value of least energy. `step_size` plays no part. Raises `ValueError` for
+    an unknown scan and for energies of anything but one-hot categories.
+    """
+
+    def __init__(self, scan: Scan = "random"):
+        if scan not in get_args(Scan):
+            raise ValueError(f"expected scan in {get_args(Scan)}, got {scan!r}")
+        self.scan = scan
+
+    def start(self, energy: Energy, x: Tensor) -> GibbsState:
+        value = expect_one_hot(energy)(x)
+        return GibbsState(x, value, torch.full_like(value, -1, dtype=torch.long))
+
+    def draw(self, state: GibbsState, generator: torch.Generator) -> GibbsNoise:
+        site = torch.empty_like(state.site).random_(state.x.shape[-2], generator=generator)
+        return GibbsNoise(site, gumbel_like(state.x[..., 0, :], generator))
+
+    def step(
+        self,
+        energy: Energy,
+        state: GibbsState,
+        noise: GibbsNoise,
+        step_size: Number,
+        temperature: Number,
+    ) -> tuple[GibbsState, Info]:
+        sites, categories = state.x.shape[-2:]
+        site = noise.site
+        if self.scan == "systematic":
+            site = torch.where(state.site < 0, site, (state.site + 1) % sites)
+        now = take(state.x, site).argmax(-1, keepdim=True)  # (*batch, 1)
+        values = (now + torch.arange(categories, device=now.device)) % categories  # its own first
+        values = one_hot(values, categories).to(state.x)  # (*batch, categories, categories)
+        here = one_hot(site.unsqueeze(-1), sites).bool().mT  # (*batch, sites, 1)
+        others = torch.where(
+            here.unsqueeze(-3), values[..., 1:, :].unsqueeze(-2), state.x.unsqueeze(-3)
+        )  # (*batch, categories - 1, sites, categories)
+        fresh = energy(others)
+        lost = diverged(others, fresh)
+        energies = torch.cat([state.energy.unsqueeze(-1), fresh.masked_fill(lost, torch.inf)], -1)
+        energies = energies.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        chosen = (energies - over_event(temperature, 1) * noise.gumbel).argmin(-1)
+        x = torch.where(here, take(values, chosen).unsqueeze(-2), state.x)
+        moved = GibbsState(x, take(energies, chosen), site)
+        return moved, Info(torch.ones_like(moved.energy), lost.any(-1))
+
+
+class BlockGibbsState(NamedTuple):
+    """Where a batch of chains stands, the energy, and the logits of the hidden units there."""
+
+    x: Tensor  # (*batch, visible, 2)
+    energy: Tensor  # (*batch,)
+    hidden_logits: Tensor  # (*batch, hidden)
+
+
+class BlockGibbsNoise(NamedTuple):
+    """What picks the hidden units, and then the visible ones."""
+
+    hidden: Tensor  # (*batch, hidden)
+    visible: Tensor  # (*batch, visible)
+
+
+class BlockGibbs:
+    """All hidden units of an RBM given the visible, then these given the hidden: exact at T = 1.
+
+    `Sampler(BlockGibbs(), Binary(visible), …)`. `step_size` plays no part. Raises `TypeError` for
+    any energy but an `RBM` in a `Binary` space and `ValueError` for a temperature other than the
+    number 1, at which the sum over the hidden units is another law's.
+    """
+
+    def start(self, energy: Energy, x: Tensor) -> BlockGibbsState:
+        visible = x[..., 1]
+        rbm = _expect_rbm(energy)
+        return BlockGibbsState(x, rbm(visible), rbm.hidden_logits(visible))
+
+    def draw(self, state: BlockGibbsState, generator: torch.Generator) -> BlockGibbsNoise:
+        hidden, visible = state.hidden_logits, state.x[..., 0]
+        return BlockGibbsNoise(uniform_like(hidden, generator), uniform_like(visible, generator))
+
+    def step(
+        self,
+        energy: Energy,
+        state: BlockGibbsState,
+        noise: BlockGibbsNoise,
+        step_size: Number,
+        temperature: Number,
+    ) -> tuple[BlockGibbsState, Info]:
+        if isinstance(temperature, Tensor) or temperature != 1:
+            raise ValueError(f"block Gibbs is exact at temperature 1.0 alone, got {temperature}")
+        hidden = (noise.hidden < torch.sigmoid(state.hidden_logits)).to(state.x)
+        visible = noise.visible < torch.sigmoid(_expect_rbm(energy).visible_logits(hidden))
+        moved = self.start(energy, one_hot(visible.long(), 2).to(state.x))
+        return moved, Info(torch.ones_like(moved.energy), torch.zeros_like(moved.energy).bool())
+
+
+def _expect_rbm(energy: Energy) -> RBM:
+    if not isinstance(energy, PairEnergy) or not isinstance(energy.energy, RBM):
+        raise TypeError(
+            "expected an RBM in a binary space, Sampler(BlockGibbs(), Binary(visible), …), "
+            f"got {type(energy).__name__}"
+        )
+    return energy.energy
