@@ -16,14 +16,17 @@ from ebrl.energies import Number
 from ebrl.kernels import (
     DMALA,
     DULA,
+    GHMC,
     HMC,
     MALA,
+    NUTS,
     ULA,
     Gibbs,
     GibbsWithGradients,
     GradientDescent,
     IteratedSIR,
     Kernel,
+    Underdamped,
 )
 
 CHAINS = 20_000
@@ -122,7 +125,9 @@ def test_acceptance_goes_to_one_with_the_step_size(kernel: Kernel) -> None:
     assert rejections[2] < 0.01
 
 
-@pytest.mark.parametrize("kernel", [MALA(), HMC(3)], ids=["MALA", "HMC"])
+@pytest.mark.parametrize(
+    "kernel", [MALA(), HMC(3), GHMC(2), NUTS(4)], ids=["MALA", "HMC", "GHMC", "NUTS"]
+)
 def test_metropolis_kernels_move_images_as_vectors(kernel: Kernel) -> None:
     image = FunctionEnergy(lambda x: x.pow(4).sum((-3, -2, -1)), event_ndim=3)
     vector = FunctionEnergy(lambda x: x.pow(4).sum(-1))
@@ -276,8 +281,9 @@ def test_temperature_zero_is_descent(kernel: Kernel) -> None:
     [
         (IteratedSIR(NormalProposal(1.0)), Gaussian(0.0, 1.0, 1), torch.zeros(3, 1)),
         (GibbsWithGradients(), pairwise(3, 2), torch.eye(2)[[0, 1, 0]]),
+        (NUTS(), Gaussian(0.0, 1.0, 1), torch.zeros(3, 1)),
     ],
-    ids=["IteratedSIR", "GibbsWithGradients"],
+    ids=["IteratedSIR", "GibbsWithGradients", "NUTS"],
 )
 def test_kernels_without_a_limit_at_temperature_zero_say_so(
     kernel: Kernel, energy: Energy, x: Tensor
@@ -311,12 +317,20 @@ class Case(NamedTuple):
 
 
 SKEWED = PROBLEMS[1].energy
+DIAGONAL = torch.tensor([0.6, 1.5])
 IMAGE = FunctionEnergy(lambda x: x.pow(4).sum((-3, -2, -1)), event_ndim=3)
 CASES = {
     "ULA": Case(ULA(), SKEWED, (2,)),
     "MALA": Case(MALA(), SKEWED, (2,)),
     "MALA on images": Case(MALA(), IMAGE, (1, 3, 2)),
+    "preconditioned ULA": Case(ULA(DIAGONAL), SKEWED, (2,)),
+    "preconditioned MALA": Case(MALA(DIAGONAL), SKEWED, (2,)),
     "HMC": Case(HMC(3), SKEWED, (2,)),
+    "HMC with a mass on images": Case(HMC(3, DIAGONAL.expand(1, 3, 2)), IMAGE, (1, 3, 2)),
+    "GHMC": Case(GHMC(2, mass=DIAGONAL), SKEWED, (2,)),
+    "Underdamped": Case(Underdamped(), SKEWED, (2,)),
+    "NUTS": Case(NUTS(4, DIAGONAL), SKEWED, (2,)),
+    "NUTS on images": Case(NUTS(4), IMAGE, (1, 3, 2)),
     "IteratedSIR": Case(IteratedSIR(NormalProposal(1.5, 2), 4), SKEWED, (2,)),
     "GradientDescent": Case(GradientDescent(0.5), SKEWED, (2,)),
     "GibbsWithGradients": Case(GibbsWithGradients(), pairwise(5, 3), (5, 3)),
@@ -470,7 +484,10 @@ class Counting(Energy):
     [
         ("ULA", 0, 1 + 5),
         ("MALA", 0, 1 + 5),
+        ("preconditioned MALA", 0, 1 + 5),
         ("HMC", 0, 1 + 3 * 5),
+        ("GHMC", 0, 1 + 2 * 5),
+        ("Underdamped", 0, 1 + 5),
         ("GradientDescent", 0, 1 + 5),
         ("GibbsWithGradients", 0, 1 + 5),
         ("Gibbs", 1 + 5, 0),

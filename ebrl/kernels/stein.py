@@ -62,7 +62,7 @@ def stein_directions(particles: Tensor, gradient: Tensor) -> tuple[Tensor, Tenso
     square = torch.cdist(
         particles, particles, compute_mode="donot_use_mm_for_euclid_dist"
     ).square()  # (*batch, n, n)
-    median = square.detach().flatten(-2).median(-1).values[..., None, None]
+    median = square.flatten(-2).median(-1).values[..., None, None]
     # Where most particles coincide the median says nothing of their scale.
     width = torch.where(median > 0, median / math.log(n + 1), 1.0)
     kernel = (-square / width).exp()
