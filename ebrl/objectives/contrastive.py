@@ -70,7 +70,7 @@ class ImprovedContrastiveDivergence(nn.Module):
 
     The samples depend on the energy too: `kl` weighs `KL(q || exp(-E/T))`, of the law q of the
     samples, differentiated through the sampler's last step or all of them (`gradient`) with the
-    energy itself held fixed. Its entropy is that of nearest neighbours in the batch, weighed by
+    energy itself held fixed. Its entropy is that of near neighbours in the batch, weighed by
     `entropy`: 1 makes it the divergence, 0 leaves the energy alone, which draws samples together.
     """
 
@@ -144,26 +144,29 @@ def contrast(data: Tensor, model: Tensor, info: ChainInfo, penalty: float) -> Lo
     return Loss(loss, {name: value.detach() for name, value in metrics.items()})
 
 
-def nearest_neighbour_entropy(x: Tensor) -> Tensor:
+def nearest_neighbour_entropy(x: Tensor, neighbour: int = 4) -> Tensor:
     """Return the entropy of the law of `x: (n, *event)` in nats, differentiable.
 
-    `d mean log ρ + log V_d + ψ(n) - ψ(1)`, ρ the distance to the nearest other draw and V_d the
-    volume of the unit ball (Kozachenko and Leonenko 1987): consistent for independent draws.
-    Draws that coincide with another are left out.
+    `d mean log ρ + log V_d + ψ(n) - ψ(k)`, ρ the distance to the k-th nearest other draw and V_d
+    the volume of the unit ball (Kozachenko and Leonenko 1987, Singh et al. 2003): consistent for
+    independent draws. Its gradient goes with 1/ρ, whose variance is infinite for k d <= 2: hence
+    not the nearest neighbour. Draws that coincide with that neighbour are left out. Raises
+    `ValueError` for too few draws to have it.
     """
     rows = x.flatten(1)
     n, dimension = rows.shape
-    if n < 2:
-        raise ValueError(f"expected at least 2 draws, to have neighbours, got {n}")
+    if n <= neighbour:
+        raise ValueError(f"expected more than {neighbour} draws, to have that neighbour, got {n}")
     with torch.no_grad():
-        nearest = torch.cdist(rows, rows).fill_diagonal_(math.inf).argmin(1)
-    squared = (rows - rows[nearest]).square().sum(1)
+        # The nearest of all is the draw itself.
+        index = torch.cdist(rows, rows).topk(neighbour + 1, largest=False).indices[:, -1]
+    squared = (rows - rows[index]).square().sum(1)
     distinct = squared > 0
     log_distance = 0.5 * torch.where(distinct, squared, 1.0).log()
     log_ball = 0.5 * dimension * math.log(math.pi) - math.lgamma(dimension / 2 + 1)
-    harmonic = torch.digamma(x.new_tensor(float(n))) - torch.digamma(x.new_tensor(1.0))
+    counts = torch.digamma(x.new_tensor([n, neighbour]))
     mean = log_distance.sum() / distinct.sum().clamp_min(1)
-    return dimension * mean + log_ball + harmonic
+    return dimension * mean + log_ball + counts[0] - counts[1]
 
 
 def _expect_weights(**weights: float) -> None:
