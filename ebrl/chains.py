@@ -89,10 +89,10 @@ class Chains(nn.Module):
 
     def _begin(self, fresh: Tensor, condition: Tensor | None) -> None:
         """Make room for chains like `fresh`, where those are."""
-        self.positions = fresh.new_empty(self.size, *fresh.shape[1:], dtype=self.positions.dtype)
+        self.positions = fresh.new_zeros(self.size, *fresh.shape[1:], dtype=self.positions.dtype)
         self.started = self.started.to(fresh.device)
         if condition is not None:
-            self.conditions = condition.new_empty(self.size, *condition.shape[1:])
+            self.conditions = condition.new_zeros(self.size, *condition.shape[1:])
         self.conditions = self.conditions.to(fresh.device)
 
     def _expect_same_kind(self, generator: torch.Generator, condition: Tensor | None) -> None:
