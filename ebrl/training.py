@@ -26,7 +26,7 @@ from ebrl import storage
 from ebrl.energies import Energy, expect_one_number_each
 from ebrl.objectives.protocol import Objective, bound
 from ebrl.recording import Recorder
-from ebrl.sampler import Sampler
+from ebrl.sampler import Sampler, evaluating
 from ebrl.storage import StorageError
 from ebrl.tables import expect_finite, load_table
 
@@ -306,7 +306,9 @@ def check(energy: Energy, data: Tensor | Dataset, batch_size: int) -> None:
     """Raise `ValueError` where energy and data do not fit together, before work starts."""
     weights = next((p for p in energy.parameters() if p.requires_grad), None)
     if weights is None:
-        raise ValueError(f"expected an energy with weights to train, {type(energy).__name__}")
+        raise ValueError(
+            f"expected an energy with weights to train, got {type(energy).__name__} with none"
+        )
     if isinstance(data, Tensor | TensorDataset):
         for tensor in (data,) if isinstance(data, Tensor) else data.tensors:
             expect_finite(tensor)
@@ -322,7 +324,7 @@ def check(energy: Energy, data: Tensor | Dataset, batch_size: int) -> None:
             f"expected rows with {energy.event_ndim} axes each, as the energy has it, got data of "
             f"shape (n, {', '.join(map(str, x.shape[1:]))})"
         )
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(energy):  # without a draw from dropout's stream
         value = bound(energy, condition)(x)
     expect_one_number_each(value, x, energy.event_ndim)
 
