@@ -3,14 +3,18 @@
     sampler = Sampler(MALA(), space=Box(-1.0, 1.0), steps=200, step_size=0.05, temperature=0.5)
     samples = sampler.sample(energy, x, generator=generator)
 
+    stages = noise_path(prior, schedules.geometric(1.0, 0.01, 10), steps=20, step_size=1e-5)
+    samples = sampler.anneal(stages, n=64, generator=generator)
+
 The sampler is given the energy, never owns it. While it runs, the energy's parameters are frozen
 and its modules are in evaluation mode; both are as before afterwards, even after an exception.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -18,6 +22,7 @@ from torch import Tensor, nn
 
 from ebrl.adaptation import DualAveraging
 from ebrl.energies import Energy, Number, expect_one_number_each
+from ebrl.kernels.importance import IteratedSIR, Proposal
 from ebrl.kernels.protocol import Kernel
 from ebrl.spaces import FreeEnergy, Space, Unbounded
 
@@ -40,6 +45,15 @@ class Samples(NamedTuple):
     info: ChainInfo
 
 
+class Stage(NamedTuple):
+    """One stretch of a path: an energy, bound where it is conditional, and how to move on it."""
+
+    energy: Energy
+    steps: int
+    step_size: Number
+    temperature: Number = 1.0
+
+
 class Sampler(nn.Module):
     """Moves chains by a kernel.
 
@@ -60,11 +74,8 @@ class Sampler(nn.Module):
         adaptation: DualAveraging | None = None,
     ):
         super().__init__()
-        if steps < 0:
-            raise ValueError(f"expected steps >= 0, got {steps}")
-        if not torch.as_tensor(step_size > 0).all():
-            raise ValueError(f"expected a positive step_size, got {step_size}")
-        _expect_temperature(temperature)
+        least = [torch.as_tensor(value).min().item() for value in (step_size, temperature)]
+        _expect_possible(steps, *least)
         self.kernel, self.space = kernel, space or Unbounded()
         self.steps, self.temperature = steps, temperature
         self.fixed_step_size = step_size
@@ -93,82 +104,239 @@ class Sampler(nn.Module):
         `gradient` says what of the run can be differentiated: nothing, the last step, or all of
         it (with respect to the energy's parameters and `x`; these are then not frozen). `x` is
         never modified. Raises `ValueError` when the energy gives other than one number for each
-        thing, when the generator is on another device than x, when neither or both of `x` and `n`
-        are given, for an unknown `gradient` and for a negative temperature.
+        thing, when the generator or the energy is on another device than x, when x are integers or
+        have too few axes, when neither or both of `x` and `n` are given, for an unknown `gradient`
+        and for a negative temperature.
         """
+        stages = [self._stage(energy, temperature)]
+        x = self._starting_points(energy, x, n, generator)
+        return self._follow(stages, x, generator, self.adaptation if adapt else None, gradient)
+
+    def anneal(
+        self,
+        stages: Sequence[Stage],
+        x: Tensor | None = None,
+        *,
+        generator: torch.Generator,
+        n: int | None = None,
+        gradient: Gradient = "none",
+    ) -> Samples:
+        """Run the chains along a path: each stage goes on where the one before it ended.
+
+        The energy returned is the last stage's, the report is of all steps, and no step size
+        adapts. The end has the last stage's law as far as its own steps bring it there. Raises
+        `ValueError` for a path without stages and as `sample` does.
+        """
+        if not stages:
+            raise ValueError("expected at least one stage to anneal along, got none")
+        for stage in stages:
+            _expect_possible(*stage[1:])
+        x = self._starting_points(stages[0].energy, x, n, generator)
+        return self._follow(list(stages), x, generator, None, gradient)
+
+    def trace(
+        self,
+        energy: Energy,
+        x: Tensor | None = None,
+        *,
+        generator: torch.Generator,
+        n: int | None = None,
+        temperature: Number | None = None,
+    ) -> Samples:
+        """Run as `sample` without adaptation or gradients, and return what every step led to.
+
+        `x` is `(steps, *batch, *event)` and `energy` `(steps, *batch)`, for diagnostics of the
+        whole chain; the report is that of `sample`. Raises `ValueError` as `sample` does.
+        """
+        if self.steps == 0:
+            raise ValueError("expected a sampler with at least one step to trace, got steps=0")
+        x = self._starting_points(energy, x, n, generator)
+        with evaluating(energy), frozen(energy), torch.no_grad():
+            run = _Run(self.kernel, self.space, self._stage(energy, temperature), x.detach())
+            places = [run.place() for _ in run.moves(generator, None)]
+        xs, energies = zip(*places, strict=True)
+        return Samples(torch.stack(xs), torch.stack(energies), run.report())
+
+    def _stage(self, energy: Energy, temperature: Number | None) -> Stage:
+        chosen = self.temperature if temperature is None else temperature
+        _expect_possible(self.steps, self.step_size, chosen)
+        return Stage(energy, self.steps, self.step_size, chosen)
+
+    def _follow(
+        self,
+        stages: list[Stage],
+        x: Tensor,
+        generator: torch.Generator,
+        adaptation: DualAveraging | None,
+        gradient: Gradient,
+    ) -> Samples:
+        """Run the chains along the stages, with a graph where `gradient` asks for one."""
         if gradient not in get_args(Gradient):
             raise ValueError(f"expected gradient in {get_args(Gradient)}, got {gradient!r}")
-        if temperature is None:
-            temperature = self.temperature
-        elif not isinstance(temperature, Tensor):  # a tensor is not read: that waits for the host
-            _expect_temperature(temperature)
-        x = self._starting_points(x, n, generator)
+        energies, final = [stage.energy for stage in stages], stages[-1]
+        with evaluating(*energies):
+            if gradient == "unroll":
+                return self._along(_differentiable(stages), x, generator, adaptation)
+            last = int(gradient == "last" and final.steps > 0)
+            stages = [*stages[:-1], final._replace(steps=final.steps - last)]
+            with frozen(*energies), torch.no_grad():
+                samples = self._along(stages, x.detach(), generator, adaptation)
+            if not last:
+                return samples
+            final = final._replace(steps=1, step_size=samples.info.step_size)
+            end = self._along(_differentiable([final]), samples.x, generator, None)
+        before = sum(stage.steps for stage in stages)
+        return Samples(end.x, end.energy, _joined([samples.info, end.info], [before, 1]))
+
+    def _along(
+        self,
+        stages: list[Stage],
+        x: Tensor,
+        generator: torch.Generator,
+        adaptation: DualAveraging | None,
+    ) -> Samples:
+        reports = []
+        for stage in stages:
+            run = _Run(self.kernel, self.space, stage, x)
+            for _ in run.moves(generator, adaptation):
+                pass
+            x, energy = run.place()
+            reports.append(run.report())
+        return Samples(x, energy, _joined(reports, [stage.steps for stage in stages]))
+
+    def _starting_points(
+        self, energy: Energy, x: Tensor | None, n: int | None, generator: torch.Generator
+    ) -> Tensor:
+        if (x is None) == (n is None):
+            raise ValueError("expected either starting points x or their number n")
+        if n is not None:
+            x = self.space.reference((n,), generator)
+            if x.ndim - 1 != energy.event_ndim:
+                raise ValueError(
+                    f"expected a space of points with {energy.event_ndim} axes, as the energy "
+                    f"takes, got points of shape {tuple(x.shape[1:])}"
+                )
+        assert x is not None
+        if not x.is_floating_point() or x.ndim < energy.event_ndim:
+            raise ValueError(
+                f"expected x of floating point and shape (*batch, *event) with {energy.event_ndim} "
+                f"event axes, got {x.dtype} of shape {tuple(x.shape)}"
+            )
         if generator.device.type != x.device.type:
             raise ValueError(
                 f"expected a generator on {x.device}, where x is, got one on {generator.device}: "
                 f"torch.Generator({str(x.device)!r})"
             )
-        adaptation = self.adaptation if adapt else None
-        run = _Run(self, energy, temperature, generator)
-        differentiable = _Run(self, _Differentiable(energy), temperature, generator)
-        with evaluating(energy):
-            if gradient == "unroll":
-                return differentiable.samples(x, self.step_size, self.steps, adaptation)
-            last = int(gradient == "last" and self.steps > 0)
-            with frozen(energy), torch.no_grad():
-                samples = run.samples(x.detach(), self.step_size, self.steps - last, adaptation)
-            if not last:
-                return samples
-            end = differentiable.samples(samples.x, samples.info.step_size, 1, None)
-        return Samples(end.x, end.energy, _joined(samples.info, end.info, self.steps))
-
-    def _starting_points(
-        self, x: Tensor | None, n: int | None, generator: torch.Generator
-    ) -> Tensor:
-        if x is not None and n is None:
-            return x
-        if n is not None and x is None:
-            return self.space.reference((n,), generator)
-        raise ValueError("expected either starting points x or their number n")
+        weight = next(chain(energy.parameters(), energy.buffers()), x)
+        if weight.device.type != x.device.type:
+            raise ValueError(
+                f"expected x and generator on {weight.device}, where the energy is, got them on "
+                f"{x.device}"
+            )
+        return x
 
 
 class _Run:
-    """One call of a sampler: what stays fixed while the chains move."""
+    """The chains while they move along one stage."""
 
-    def __init__(
-        self, sampler: Sampler, energy: Energy, temperature: Number, generator: torch.Generator
-    ):
-        self.kernel, self.space = sampler.kernel, sampler.space
-        self.energy, self.temperature, self.generator = energy, temperature, generator
+    def __init__(self, kernel: Kernel, space: Space, stage: Stage, x: Tensor):
+        self.kernel, self.space = kernel, space
+        energy, self.steps, self.step_size, self.temperature = stage
+        self.energy = space.free(energy, self.temperature, self.step_size)
+        self.state = kernel.start(self.energy, space.to_free(x))
+        expect_one_number_each(self.state.energy, self.state.x, self.energy.event_ndim)
+        self.acceptance = torch.zeros_like(self.state.energy.detach())
+        self.diverged = torch.zeros_like(self.acceptance)
 
-    def samples(
-        self, x: Tensor, step_size: Number, steps: int, adaptation: DualAveraging | None
-    ) -> Samples:
-        """Return where the chains end that start at x."""
-        energy = self.space.free(self.energy, self.temperature, step_size)
-        state = self.kernel.start(energy, self.space.to_free(x))
-        expect_one_number_each(state.energy, state.x, energy.event_ndim)
-        acceptance = torch.zeros_like(state.energy.detach())
-        diverged = torch.zeros_like(acceptance)
-        for _ in range(steps):
-            noise = self.kernel.draw(state, self.generator)
-            state, info = self.kernel.step(energy, state, noise, step_size, self.temperature)
-            acceptance += info.acceptance.detach()
-            diverged += info.diverged
+    def moves(self, generator: torch.Generator, adaptation: DualAveraging | None) -> Iterator[None]:
+        """Move the chains one step each time that the next is asked for."""
+        for _ in range(self.steps):
+            noise = self.kernel.draw(self.state, generator)
+            self.state, info = self.kernel.step(
+                self.energy, self.state, noise, self.step_size, self.temperature
+            )
+            self.acceptance += info.acceptance.detach()
+            self.diverged += info.diverged
             if adaptation is not None:
-                step_size = adaptation.update(info.acceptance)
-        value = state.energy
-        if isinstance(energy, FreeEnergy):
-            value = value - energy.added(state.x)
-        acceptance = acceptance / max(steps, 1)
-        report = ChainInfo(acceptance, diverged, torch.as_tensor(step_size).clone())
-        return Samples(self.space.from_free(state.x), value, report)
+                self.step_size = adaptation.update(info.acceptance)
+            yield
+
+    def place(self) -> tuple[Tensor, Tensor]:
+        """Return where the chains are in the space and the user's energy there."""
+        value = self.state.energy
+        if isinstance(self.energy, FreeEnergy):
+            value = value - self.energy.added(self.state.x)
+        return self.space.from_free(self.state.x), value
+
+    def report(self) -> ChainInfo:
+        acceptance = self.acceptance / max(self.steps, 1)
+        return ChainInfo(acceptance, self.diverged, torch.as_tensor(self.step_size).clone())
 
 
-def _joined(before: ChainInfo, last: ChainInfo, steps: int) -> ChainInfo:
-    """Return the report of all steps from those of all but the last and of the last."""
-    acceptance = torch.lerp(before.acceptance, last.acceptance, 1 / steps)
-    return ChainInfo(acceptance, before.diverged + last.diverged, last.step_size)
+def _joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:
+    """Return the report of all steps from those of runs of so many steps each."""
+    if len(reports) == 1:
+        return reports[0]
+    total = max(sum(steps), 1)
+    shares = [one.acceptance * (part / total) for one, part in zip(reports, steps, strict=True)]
+    lost = torch.stack([one.diverged for one in reports]).sum(0)
+    return ChainInfo(torch.stack(shares).sum(0), lost, reports[-1].step_size)
+
+
+def temperature_path(
+    energy: Energy, temperatures: Sequence[float] | Tensor, *, steps: int, step_size: Number
+) -> list[Stage]:
+    """Return one stage at each temperature: simulated annealing (Kirkpatrick et al. 1983)."""
+    ladder = torch.as_tensor(temperatures).tolist()
+    return [Stage(energy, steps, step_size, temperature) for temperature in ladder]
+
+
+def noise_path(
+    energy: Energy,
+    levels: Tensor,
+    *,
+    steps: int,
+    step_size: float,
+    temperature: Number = 1.0,
+) -> list[Stage]:
+    """Return one stage at each noise level: annealed Langevin dynamics (Song and Ermon 2019).
+
+    `energy.given(level)` is the energy of what is blurred by Gaussian noise of the deviation
+    `level`. `levels` is `(levels,)`, or `(levels, 1)` for energies whose condition has one feature.
+    `step_size` is that of the last level; the others' are in proportion to the level squared.
+    """
+    last = float(levels[-1])
+    return [
+        Stage(energy.given(level), steps, step_size * (float(level) / last) ** 2, temperature)
+        for level in levels
+    ]
+
+
+def importance_resampling(
+    energy: Energy,
+    proposal: Proposal,
+    batch: tuple[int, ...],
+    *,
+    generator: torch.Generator,
+    candidates: int = 16,
+    temperature: Number = 1.0,
+    space: Space | None = None,
+) -> Samples:
+    """Draw starting points `(*batch, *event)` by sampling importance resampling (Rubin 1987).
+
+    Each is one of `candidates` draws of the proposal, picked with probability ∝ `exp(-E/T) / q`.
+    Their law goes from the proposal's, for one candidate, to the target's, for infinitely many. The
+    bias is O(1/candidates): the Kullback-Leibler divergence of the target from it is at most the
+    relative variance of the weights over `candidates`. Raises `ValueError` for fewer than two and
+    as `Sampler.sample` does.
+    """
+    if candidates < 2:
+        raise ValueError(f"expected at least two candidates to pick from, got {candidates}")
+    # Iterated resampling from a draw of the proposal keeps the draw with the candidates' right.
+    kernel = IteratedSIR(proposal, candidates - 1)
+    sampler = Sampler(kernel, space, steps=1, temperature=temperature)
+    x = sampler.space.from_free(proposal.sample(batch, generator))
+    return sampler.sample(energy, x, generator=generator)
 
 
 class _Differentiable(Energy):
@@ -189,10 +357,24 @@ class _Differentiable(Energy):
         return value, gradient
 
 
+def _expect_possible(steps: int, step_size: Number, temperature: Number) -> None:
+    # Tensors are not read: that would wait for the host.
+    if steps < 0:
+        raise ValueError(f"expected steps >= 0, got {steps}")
+    if not isinstance(step_size, Tensor) and not step_size > 0:
+        raise ValueError(f"expected a positive step_size, got {step_size}")
+    if not isinstance(temperature, Tensor) and not temperature >= 0:
+        raise ValueError(f"expected temperature >= 0, got {temperature}")
+
+
+def _differentiable(stages: list[Stage]) -> list[Stage]:
+    return [stage._replace(energy=_Differentiable(stage.energy)) for stage in stages]
+
+
 @contextmanager
-def evaluating(energy: nn.Module) -> Iterator[None]:
+def evaluating(*energies: nn.Module) -> Iterator[None]:
     """Hold modules in evaluation mode; restore the mode of each."""
-    training = [module for module in energy.modules() if module.training]
+    training = [part for energy in energies for part in energy.modules() if part.training]
     try:
         for module in training:
             module.training = False
@@ -203,9 +385,9 @@ def evaluating(energy: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(energy: nn.Module) -> Iterator[None]:
+def frozen(*energies: nn.Module) -> Iterator[None]:
     """Hold parameters without gradient; restore those that had one."""
-    trainable = [parameter for parameter in energy.parameters() if parameter.requires_grad]
+    trainable = [part for energy in energies for part in energy.parameters() if part.requires_grad]
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)
@@ -213,8 +395,3 @@ def frozen(energy: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
-
-
-def _expect_temperature(temperature: Number) -> None:
-    if not torch.as_tensor(temperature >= 0).all():
-        raise ValueError(f"expected temperature >= 0, got {temperature}")

@@ -21,11 +21,14 @@ from ebrl.kernels import (
     MALA,
     NUTS,
     ULA,
+    Cycle,
     Gibbs,
     GibbsWithGradients,
     GradientDescent,
+    IndependenceMetropolis,
     IteratedSIR,
     Kernel,
+    Tempered,
     Underdamped,
 )
 
@@ -309,7 +312,7 @@ class Case(NamedTuple):
     event: tuple[int, ...]
 
     def start(self, *batch: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        if isinstance(self.kernel, ON_CATEGORIES):
+        if self.energy.event_ndim == 2:  # one-hot categories
             sites, categories = self.event
             index = torch.randint(categories, (*batch, sites), generator=generator(5))
             return torch.nn.functional.one_hot(index, categories).to(dtype)
@@ -332,6 +335,16 @@ CASES = {
     "NUTS": Case(NUTS(4, DIAGONAL), SKEWED, (2,)),
     "NUTS on images": Case(NUTS(4), IMAGE, (1, 3, 2)),
     "IteratedSIR": Case(IteratedSIR(NormalProposal(1.5, 2), 4), SKEWED, (2,)),
+    "IndependenceMetropolis": Case(IndependenceMetropolis(NormalProposal(1.5, 2)), SKEWED, (2,)),
+    "Cycle": Case(Cycle([IteratedSIR(NormalProposal(1.5, 2), 4), MALA()]), SKEWED, (2,)),
+    "Cycle on images": Case(Cycle([MALA(), GHMC()]), IMAGE, (1, 3, 2)),
+    "Tempered": Case(Tempered(MALA(), [1.0, 2.0, 5.0]), SKEWED, (2,)),
+    "Tempered cycle": Case(
+        Tempered(Cycle([IteratedSIR(NormalProposal(1.5, 2), 4), HMC(2)]), [1.0, 2.0]), SKEWED, (2,)
+    ),
+    "Tempered Gibbs with gradients": Case(
+        Tempered(GibbsWithGradients(), [1.0, 3.0]), pairwise(5, 3), (5, 3)
+    ),
     "GradientDescent": Case(GradientDescent(0.5), SKEWED, (2,)),
     "GibbsWithGradients": Case(GibbsWithGradients(), pairwise(5, 3), (5, 3)),
     "Gibbs": Case(Gibbs(), pairwise(5, 3), (5, 3)),
@@ -342,11 +355,18 @@ CASES = {
 every_kernel = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
+def parts(kernel: Kernel) -> list[Kernel]:
+    """Return the kernels that a kernel is made of."""
+    inner = getattr(kernel, "kernels", [kernel.kernel] if isinstance(kernel, Tempered) else [])
+    return [part for one in inner for part in parts(one)] or [kernel]
+
+
 def rows(tree: Any, index: Any) -> Any:
     """Return the chains `index` of a state or of a step's noise."""
     if tree is None or isinstance(tree, Tensor):
         return None if tree is None else tree[index]
-    return type(tree)(*(rows(field, index) for field in tree))
+    fields = [rows(field, index) for field in tree]
+    return tuple(fields) if type(tree) is tuple else type(tree)(*fields)
 
 
 def tensors(tree: Any) -> list[Tensor]:
@@ -454,7 +474,8 @@ def test_moves_to_no_density_are_rejected_and_counted(case: Case, bad: float) ->
 
 @every_kernel
 def test_an_exploding_step_is_a_divergence_and_not_a_number_lost(case: Case) -> None:
-    if isinstance(case.kernel, (*ON_CATEGORIES, IteratedSIR)):
+    without = (*ON_CATEGORIES, IndependenceMetropolis, IteratedSIR)
+    if any(isinstance(part, without) for part in parts(case.kernel)):
         pytest.skip("no step size, or none that explodes")
     x = case.start(5)
     state, _, lost = run(case.kernel, case.energy, x, 3, torch.inf)
@@ -494,6 +515,11 @@ class Counting(Energy):
         ("DULA", 0, 1 + 5),
         ("DMALA", 0, 1 + 5),
         ("IteratedSIR", 1 + 5, 0),
+        ("IndependenceMetropolis", 1 + 5, 0),
+        ("Cycle", 1 + 5, 1 + 2 * 5),
+        ("Cycle on images", 0, 1 + 2 * 5),
+        ("Tempered", 0, 1 + 5),
+        ("Tempered cycle", 1 + 5, 1 + 3 * 5),
     ],
 )
 def test_no_evaluation_is_made_twice(name: str, values: int, gradients: int) -> None:

@@ -1,7 +1,8 @@
 """Importance moves: candidates from a proposal compete for the chain's place by their weight.
 
-They alone carry mass between modes that no gradient connects. A proposal lives where the chain
-does: under `Box(walls="tanh")`, in the free coordinates.
+They carry mass between modes that no gradient connects. A proposal lives where the chain does:
+under `Box(walls="tanh")`, in the free coordinates. Every `ebrl.energies.Target` is one, such as
+`Gaussian(0.0, 3.0, 2)`, and so is the reference distribution of a space.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number
-from ebrl.kernels.protocol import Info, diverged, expect_positive, uniform_like
+from ebrl.kernels.protocol import (
+    Info,
+    choose,
+    diverged,
+    expect_positive,
+    metropolis,
+    uniform_like,
+)
+from ebrl.spaces import Space
 
 
 class Proposal(Protocol):
@@ -25,6 +34,23 @@ class Proposal(Protocol):
     def log_density(self, x: Tensor) -> Tensor:
         """Return the normalised log density, `(*batch,)`."""
         ...
+
+
+class ReferenceProposal:
+    """The reference distribution of a space as a proposal: uniform where bounded, else normal.
+
+    It lives in the space's free coordinates, as the kernels do.
+    """
+
+    def __init__(self, space: Space):
+        self.space = space
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return self.space.to_free(self.space.reference(batch, generator))
+
+    def log_density(self, x: Tensor) -> Tensor:
+        density = self.space.reference_log_density(self.space.from_free(x))
+        return density + self.space.log_slope(x)
 
 
 class ImportanceState(NamedTuple):
@@ -47,8 +73,9 @@ class IteratedSIR:
 
     Each step draws `candidates` fresh ones and picks among them and the current place with
     probability ∝ `exp(-E/T) / q`. It forgets where it was as fast as the weights are even, across
-    any distance between modes. `step_size` plays no part. Raises `ValueError` for fewer than one
-    candidate and at temperature 0.
+    any distance between modes. One step from draws of the proposal is sampling importance
+    resampling, see `ebrl.sampler.importance_resampling`. `step_size` plays no part. Raises
+    `ValueError` for fewer than one candidate and at temperature 0.
     """
 
     def __init__(self, proposal: Proposal, candidates: int = 16):
@@ -82,16 +109,58 @@ class IteratedSIR:
         )  # (*batch, 1 + candidates, …)
         if isinstance(temperature, Tensor):
             temperature = temperature.unsqueeze(-1)
-        log_weights = -pool.energy / temperature - pool.log_density
-        lost = diverged(pool.x, pool.energy)
-        hopeless = lost | ~(log_weights < torch.inf)  # NaN, or where the proposal never goes
-        log_weights = log_weights.masked_fill(hopeless, -torch.inf)
+        log_weights, lost = log_importance(pool, temperature)
         # Where nothing has any weight the chain stays: its own is the least finite number.
         log_weights[..., 0].clamp_(min=torch.finfo(log_weights.dtype).min)
         weights = torch.softmax(log_weights, -1)
         chosen = pick(weights, noise.uniform)
         moved = ImportanceState(*(take(field, chosen) for field in pool))
         return moved, Info(1 - weights[..., 0], lost[..., 1:].any(-1))
+
+
+class IndependenceMetropolis:
+    """Metropolis with candidates that do not look where the chain is (Tierney 1994): exact.
+
+    One candidate and one energy a step, accepted with probability `min(1, w(x') / w(x))`, where
+    `w = exp(-E/T) / q`. A chain is stuck for long where w is large: the proposal must have heavier
+    tails than the target. `step_size` plays no part. Raises `ValueError` at temperature 0.
+    """
+
+    def __init__(self, proposal: Proposal):
+        self.proposal = proposal
+
+    def start(self, energy: Energy, x: Tensor) -> ImportanceState:
+        return ImportanceState(x, energy(x), self.proposal.log_density(x))
+
+    def draw(self, state: ImportanceState, generator: torch.Generator) -> ImportanceNoise:
+        candidates = self.proposal.sample((*state.energy.shape, 1), generator)
+        return ImportanceNoise(candidates.to(state.x), uniform_like(state.energy, generator))
+
+    def step(
+        self,
+        energy: Energy,
+        state: ImportanceState,
+        noise: ImportanceNoise,
+        step_size: Number,
+        temperature: Number,
+    ) -> tuple[ImportanceState, Info]:
+        expect_positive(temperature)
+        candidate = self.start(energy, noise.candidates.squeeze(state.energy.ndim))
+        here, _ = log_importance(state, temperature)
+        there, lost = log_importance(candidate, temperature)
+        acceptance, accepted = metropolis(there - here, lost, noise.uniform)
+        return choose(accepted, candidate, state), Info(acceptance, lost)
+
+
+def log_importance(state: ImportanceState, temperature: Number) -> tuple[Tensor, Tensor]:
+    """Return `log exp(-E/T) / q` and what is lost, both `(*batch,)`.
+
+    The weight is 0 where it is no number, and where the proposal never goes: from there a chain
+    moves to any place that it does.
+    """
+    log_weight = -state.energy / temperature - state.log_density
+    lost = diverged(state.x, state.energy)
+    return log_weight.masked_fill(lost | ~(log_weight < torch.inf), -torch.inf), lost
 
 
 def pick(weights: Tensor, uniform: Tensor) -> Tensor:

@@ -1,0 +1,76 @@
+"""Kernels in turn: `Cycle([IteratedSIR(proposal), MALA()])` jumps between modes, then explores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy, Number
+from ebrl.kernels.known import known
+from ebrl.kernels.protocol import Info, Kernel
+from ebrl.kernels.tempering import Tempered
+
+
+class CycleState(NamedTuple):
+    """Where a batch of chains stands, and what each kernel knew when it last moved them."""
+
+    x: Tensor  # (*batch, *event)
+    energy: Tensor  # (*batch,)
+    parts: tuple[Any, ...]  # the state of each kernel; the last one's is at x
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """The gradient at x, `(*batch, *event)`, if the last kernel knows it."""
+        return getattr(self.parts[-1], "gradient", None)
+
+
+class Cycle:
+    """One step of each kernel in turn: it leaves invariant what all of them do.
+
+    All have the same step size and temperature. Each starts anew where the one before it left the
+    chains, with the energy and gradient that are known there: a gradient kernel after one without
+    gradients costs one evaluation more than alone, and velocities are drawn anew. The acceptance
+    reported is the last kernel's, so that an adaptation follows that one; the divergences are
+    those of any. Raises `ValueError` without kernels and for `Tempered` ones, whose replicas would
+    be lost: temper the cycle.
+    """
+
+    def __init__(self, kernels: Sequence[Kernel]):
+        if not kernels:
+            raise ValueError("expected at least one kernel to cycle through, got none")
+        if any(isinstance(kernel, Tempered) for kernel in kernels):
+            raise ValueError("expected Tempered(Cycle([...]), ...), got a Tempered in the cycle")
+        self.kernels = tuple(kernels)
+
+    def start(self, energy: Energy, x: Tensor) -> CycleState:
+        parts = [self.kernels[0].start(energy, x)]
+        for kernel in self.kernels[1:]:
+            parts.append(kernel.start(known(energy, parts[-1]), parts[-1].x))
+        return CycleState(parts[-1].x, parts[-1].energy, tuple(parts))
+
+    def draw(self, state: CycleState, generator: torch.Generator) -> tuple[Any, ...]:
+        return tuple(
+            kernel.draw(part, generator)
+            for kernel, part in zip(self.kernels, state.parts, strict=True)
+        )
+
+    def step(
+        self,
+        energy: Energy,
+        state: CycleState,
+        noise: tuple[Any, ...],
+        step_size: Number,
+        temperature: Number,
+    ) -> tuple[CycleState, Info]:
+        here, parts = state.parts[-1], []
+        lost = torch.zeros_like(state.energy, dtype=torch.bool)
+        for kernel, part, own in zip(self.kernels, state.parts, noise, strict=True):
+            if part.x is not here.x:
+                part = kernel.start(known(energy, here), here.x)
+            here, info = kernel.step(energy, part, own, step_size, temperature)
+            parts.append(here)
+            lost = lost | info.diverged
+        return CycleState(here.x, here.energy, tuple(parts)), Info(info.acceptance, lost)

@@ -1,0 +1,132 @@
+"""Parallel tempering: hot replicas cross between modes and hand what they find to the cold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.known import known
+from ebrl.kernels.protocol import (
+    HasPosition,
+    Info,
+    Kernel,
+    expect_positive,
+    metropolis,
+    uniform_like,
+)
+
+
+class TemperedState(NamedTuple):
+    """Where the coldest replicas stand, and the state of all, along the axis after the batch's."""
+
+    x: Tensor  # (*batch, *event)
+    energy: Tensor  # (*batch,)
+    replicas: Any  # the kernel's state with the batch (*batch, replicas), coldest first
+    swaps: Tensor  # (*batch, replicas - 1), acceptance of the last swaps between neighbours
+
+
+class TemperedNoise(NamedTuple):
+    """The noise of the replicas' moves and of their swaps."""
+
+    moves: Any
+    uniform: Tensor  # (*batch, replicas - 1)
+
+
+class Rungs(NamedTuple):
+    """Replicas as any kernel's state shows them."""
+
+    x: Tensor  # (*batch, replicas, *event)
+    energy: Tensor  # (*batch, replicas)
+    gradient: Tensor | None
+
+
+class Tempered:
+    """Parallel tempering (Swendsen and Wang 1986; Geyer 1991): exact if its kernel is.
+
+    `temperatures` is a ladder of multiples of the sampler's own, which its first rung is: 1, and
+    rising, best geometrically up to where the modes are connected. Each step moves every replica by
+    `kernel` at its own temperature, then offers swaps to every other pair of neighbours and to the
+    pairs between. It evaluates the energy once per replica where the kernel does once, in one
+    batch. The swap acceptances are in the state; .2 and more is well. Velocities are drawn anew at
+    each step. The acceptance reported is the coldest replica's, divergences are of any. Raises
+    `ValueError` for a ladder that is not like that and at temperature 0.
+    """
+
+    def __init__(self, kernel: Kernel, temperatures: Sequence[float] | Tensor):
+        self.temperatures = torch.as_tensor(temperatures, dtype=torch.float64)
+        ladder = self.temperatures
+        if ladder.ndim != 1 or len(ladder) < 2 or ladder[0] != 1 or not (ladder.diff() > 0).all():
+            raise ValueError(
+                "expected temperatures that rise from 1, multiples of the sampler's, "
+                f"got {ladder.tolist()}"
+            )
+        self.kernel = kernel
+
+    def start(self, energy: Energy, x: Tensor) -> TemperedState:
+        axis = x.ndim - energy.event_ndim
+        repeats = (*(1,) * axis, len(self.temperatures), *(1,) * energy.event_ndim)
+        replicas = self.kernel.start(energy, x.unsqueeze(axis).repeat(repeats))
+        return _coldest(replicas, torch.zeros_like(replicas.energy[..., 1:]))
+
+    def draw(self, state: TemperedState, generator: torch.Generator) -> TemperedNoise:
+        moves = self.kernel.draw(state.replicas, generator)
+        return TemperedNoise(moves, uniform_like(state.swaps, generator))
+
+    def step(
+        self,
+        energy: Energy,
+        state: TemperedState,
+        noise: TemperedNoise,
+        step_size: Number,
+        temperature: Number,
+    ) -> tuple[TemperedState, Info]:
+        expect_positive(temperature)
+        shape = state.replicas.energy.shape
+        ladder = self.temperatures.to(state.energy) * over_event(temperature, 1)
+        ladder = ladder.expand(shape)  # (*batch, replicas)
+        if isinstance(step_size, Tensor) and step_size.ndim > 0:
+            step_size = step_size.unsqueeze(-1).expand(shape)
+        replicas, info = self.kernel.step(energy, state.replicas, noise.moves, step_size, ladder)
+        swapped, swaps = exchanged(replicas, ladder, noise.uniform)
+        replicas = self.kernel.start(known(energy, swapped), swapped.x)
+        report = Info(info.acceptance[..., 0], info.diverged.any(-1))
+        return _coldest(replicas, swaps), report
+
+
+def exchanged(replicas: HasPosition, temperatures: Tensor, uniform: Tensor) -> tuple[Rungs, Tensor]:
+    """Swap neighbours with probability `min(1, exp((1/T - 1/T')(E - E')))`.
+
+    `temperatures` is `(*batch, replicas)` and `uniform` `(*batch, replicas - 1)`. Returns the
+    replicas and the acceptance of each pair, `(*batch, replicas - 1)`.
+    """
+    colder = (1 / temperatures).diff().neg()  # (*batch, replicas - 1)
+    rungs = torch.arange(temperatures.shape[-1], device=temperatures.device)
+    energy, swaps = replicas.energy, torch.zeros_like(uniform)
+    order = rungs.expand(temperatures.shape)
+    for parity in (0, 1):  # of one parity, no two pairs share a replica
+        waits = (rungs[:-1] % 2 != parity).expand(uniform.shape)
+        acceptance, accepted = metropolis(colder * energy.diff().neg(), waits, uniform)
+        swaps = swaps + acceptance
+        swapped = accepted.long()
+        partner = rungs + torch.nn.functional.pad(swapped, (0, 1))
+        partner = partner - torch.nn.functional.pad(swapped, (1, 0))
+        energy, order = energy.gather(-1, partner), order.gather(-1, partner)
+    gradient: Tensor | None = getattr(replicas, "gradient", None)
+    if gradient is not None:
+        gradient = _in_order(gradient, order)
+    return Rungs(_in_order(replicas.x, order), energy, gradient), swaps
+
+
+def _in_order(field: Tensor, order: Tensor) -> Tensor:
+    """Return `field[*batch, order[*batch, replica]]` for each replica."""
+    event = (1,) * (field.ndim - order.ndim)
+    return torch.take_along_dim(field, order.reshape(*order.shape, *event), order.ndim - 1)
+
+
+def _coldest(replicas: Any, swaps: Tensor) -> TemperedState:
+    axis = replicas.energy.ndim - 1
+    return TemperedState(replicas.x.select(axis, 0), replicas.energy[..., 0], replicas, swaps)

@@ -1,0 +1,32 @@
+"""Ladders of noise levels and temperatures, from the first rung to the last."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def geometric(first: float, last: float, rungs: int) -> Tensor:
+    """Return `(rungs,)` positive numbers with a constant ratio: each level as hard as the next."""
+    return karras(first, last, rungs, rho=math.inf)
+
+
+def karras(first: float, last: float, rungs: int, rho: float = 7.0) -> Tensor:
+    """Return `(rungs,)` numbers evenly spaced in their 1/rho-th power (Karras et al. 2022, eq. 5).
+
+    Larger rho puts more rungs at the low end; 1 is linear, infinity geometric. Raises `ValueError`
+    for ends or a rho that are not positive and for fewer than two rungs.
+    """
+    if not (0 < first < math.inf and 0 < last < math.inf and rho > 0):
+        raise ValueError(f"expected positive ends and rho, got {first=}, {last=}, {rho=}")
+    if rungs < 2:
+        raise ValueError(f"expected at least two rungs, the first and the last, got {rungs}")
+    if rho == math.inf:
+        ladder = torch.linspace(math.log(first), math.log(last), rungs, dtype=torch.float64).exp()
+    else:
+        roots = torch.linspace(first ** (1 / rho), last ** (1 / rho), rungs, dtype=torch.float64)
+        ladder = roots**rho
+    ladder[0], ladder[-1] = first, last  # not up to rounding
+    return ladder.to(torch.get_default_dtype())
