@@ -6,6 +6,8 @@ of a grid. Positive couplings make neighbours agree.
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 
@@ -139,13 +141,9 @@ def exact_log_normalizer(
 
 
 def _exponents(energy: Energy, space: Binary | Categorical, temperature: float) -> Tensor:
-    chunks = space.states().to(_dtype(energy)).split(2**16)
+    like = next(chain(energy.parameters(), energy.buffers()), torch.empty(0))
+    chunks = space.states().to(like).split(2**16)
     return torch.cat([-energy(each).double() / temperature for each in chunks])
-
-
-def _dtype(energy: Energy) -> torch.dtype:
-    parameter = next(energy.parameters(), None)
-    return torch.get_default_dtype() if parameter is None else parameter.dtype
 
 
 def _expect_coupling(coupling: Tensor) -> Tensor:
