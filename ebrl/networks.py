@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ebrl.energies import Energy
+from ebrl.slopes import Slope, known_slope
 
 Reduction = Literal["mean", "max"]
 
@@ -90,6 +91,7 @@ class BoundMLP(Energy):
         super().__init__()
         self.network, self.condition, self.reduction = network, condition, reduction
         self._share: Tensor | None = None
+        self._evaluated = False
 
     @property
     def share(self) -> Tensor:
@@ -119,7 +121,7 @@ class BoundMLP(Energy):
         self._expect_aligned(x)
         net = self.network
         first = self._joint_first_layer(x) if self._paired(x) else self._first_layer(x)
-        slope = _SLOPES.get(type(net.activation))
+        slope = known_slope(net.activation, x.device)
         if slope is not None and not torch.is_grad_enabled():
             h = self._last_hidden(first, slope)
             return h.mul_(net.head).sum(-1).add_(net.head_bias).view(net.members, *x.shape[:-1])
@@ -131,17 +133,15 @@ class BoundMLP(Energy):
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return value and gradient, analytically where the activation's derivative is known."""
-        slope = _SLOPES.get(type(self.network.activation))
+        slope = known_slope(self.network.activation, x.device)
         if slope is None:
             return super().value_and_gradient(x)
         self._expect_aligned(x)
         with torch.no_grad():
+            if self.reduction == "max":
+                return self._worst(x, slope)
             values, gradients = self._member_gradients(x, slope)
-            if self.reduction == "mean":
-                return values.mean(0), gradients.mean(0)
-            value, worst = values.max(0)
-            index = worst[None, ..., None].expand(1, *x.shape)
-            return value, gradients.gather(0, index).squeeze(0)
+            return values.mean(0), gradients.mean(0)
 
     def regress(self, x: Tensor, values: Tensor) -> Tensor:
         """Return `½ Σ_members mean (E_i(x) - values)²` and add its gradient to the parameters'.
@@ -155,7 +155,7 @@ class BoundMLP(Energy):
                 f"expected one condition for each x of shape {tuple(x.shape)}, "
                 f"got conditions of shape {tuple(self.condition.shape)}"
             )
-        slope = _SLOPES.get(type(self.network.activation))
+        slope = known_slope(self.network.activation, x.device)
         if slope is None:
             loss = 0.5 * (self.member_values(x) - values).square().flatten(1).mean(1).sum()
             loss.backward()
@@ -172,7 +172,7 @@ class BoundMLP(Energy):
         """Return the loss and its gradient at the first layer's sums."""
         net = self.network
         rows = self._pairs(x)
-        sums, outputs = self._hidden(torch.baddbmm(net.first_bias, rows, net.first_weight), slope)
+        kept, outputs = self._hidden(torch.baddbmm(net.first_bias, rows, net.first_weight), slope)
         scratch = net.workspace.like("back", len(net.weights), outputs[-1])
         product = torch.mul(outputs[-1], net.head, out=scratch)
         error = product.sum(-1).add_(net.head_bias).sub_(values.flatten())  # (members, rows)
@@ -180,13 +180,13 @@ class BoundMLP(Energy):
         gradient_of(net.head).baddbmm_(upstream.unsqueeze(1), outputs[-1])
         gradient_of(net.head_bias).add_(upstream.sum(-1, keepdim=True))
         back = torch.mul(upstream.unsqueeze(-1), net.head, out=scratch)
-        back = slope.through(back, sums[-1], back)
+        back = slope.through(back, kept[-1], back)
         for layer in range(len(net.weights) - 1, -1, -1):
             gradient_of(net.weights[layer]).baddbmm_(outputs[layer].mT, back)
             gradient_of(net.biases[layer]).add_(back.sum(1, keepdim=True))
-            out = net.workspace.like("back", layer, sums[layer])
+            out = net.workspace.like("back", layer, kept[layer])
             back = torch.bmm(back, net.weights[layer].mT, out=out)
-            back = slope.through(back, sums[layer], back)
+            back = slope.through(back, kept[layer], back)
         gradient_of(net.first_weight).baddbmm_(rows.mT, back)
         gradient_of(net.first_bias).add_(back.sum(1, keepdim=True))
         return 0.5 * error.square().mean(-1).sum(), back
@@ -232,6 +232,15 @@ class BoundMLP(Energy):
             rows = torch.cat([self.condition.reshape(len(rows), -1), rows], -1)
         return rows.expand(self.network.members, -1, -1)
 
+    def _sums(self, x: Tensor) -> Tensor:
+        """Return the first layer's sums `(members, rows, hidden)`.
+
+        The share is worth computing from the second evaluation on.
+        """
+        once = self._paired(x) and not self._evaluated
+        self._evaluated = True
+        return self._joint_first_layer(x) if once else self._first_layer(x)
+
     def _paired(self, x: Tensor) -> bool:
         """Whether each x has a condition of its own, whose share is not known yet."""
         if self.condition is None:
@@ -249,32 +258,80 @@ class BoundMLP(Energy):
         return h
 
     def _hidden(self, first: Tensor, slope: Slope) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the inputs and the outputs of every activation, `(members, rows, width)`.
+        """Return what the slope of every activation follows from, and the activations.
 
+        `(members, rows, width)` each; the same tensors where the slope follows from the output.
         All but the first live in the network's workspace, good until the next call: fresh tensors
         of this size cost more in page faults and cache misses than the kernels that fill them.
         """
         net = self.network
-        sums, outputs = [first], [slope.activate(first, net.workspace.like("out", 0, first))]
+        kept, outputs = [first], [slope.activate(first, self._output(0, first, slope))]
         for layer, (weight, bias) in enumerate(zip(net.weights, net.biases, strict=True), 1):
             h = outputs[-1]
             out = net.workspace.like("sum", layer, h, width=weight.shape[-1])
-            sums.append(torch.baddbmm(bias, h, weight, out=out))
-            outputs.append(slope.activate(out, net.workspace.like("out", layer, out)))
-        return sums, outputs
+            kept.append(torch.baddbmm(bias, h, weight, out=out))
+            outputs.append(slope.activate(out, self._output(layer, out, slope)))
+        return kept, outputs
+
+    def _output(self, layer: int, sums: Tensor, slope: Slope) -> Tensor:
+        return sums if slope.of_output else self.network.workspace.like("out", layer, sums)
 
     def _member_gradients(self, x: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
         """Return each member's energies `(members, *batch)` and gradients `(members, *x.shape)`."""
         net = self.network
-        sums, outputs = self._hidden(self._first_layer(x), slope)
-        values = outputs[-1].mul_(net.head).sum(-1).add_(net.head_bias)  # (members, rows)
-        back = slope.through(net.head.expand_as(sums[-1]), sums[-1], outputs[-1])
-        for layer in range(len(net.weights) - 1, -1, -1):
-            back = torch.bmm(back, net.weights[layer].mT, out=outputs[layer])
-            back = slope.through(back, sums[layer], back)
-        weight = net.first_weight[:, net.condition_dimension :]
-        gradients = torch.bmm(back, weight.mT)  # (members, rows, dimension)
+        kept, outputs = self._hidden(self._sums(x), slope)
+        values = self._head(outputs[-1])  # (members, rows)
+        back = self._scratch(kept)
+        gradients = self._descend(slice(None), net.head.expand_as(kept[-1]), kept, back, slope)
         return values.view(net.members, *x.shape[:-1]), gradients.view(-1, *x.shape)
+
+    def _worst(self, x: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
+        """Return the largest member's energy `(*batch,)` and its gradient, the shape of x.
+
+        Only the member that is largest at a row is differentiated there. Finding its rows waits
+        for the device: on an accelerator every member is differentiated instead.
+        """
+        net = self.network
+        if x.device.type != "cpu" or net.members == 1:
+            values, gradients = self._member_gradients(x, slope)
+            value, worst = values.max(0)
+            return value, gradients.gather(0, worst[None, ..., None].expand(1, *x.shape)).squeeze(0)
+        kept, outputs = self._hidden(self._sums(x), slope)
+        value, worst = self._head(outputs[-1]).max(0)  # (rows,)
+        gradient = torch.empty_like(x).view(-1, net.dimension)
+        for i in range(net.members):
+            (rows,) = torch.where(worst == i)
+            member, count = slice(i, i + 1), len(rows)
+            own = [
+                net.workspace.like("own", k, sums)[member, :count] for k, sums in enumerate(kept)
+            ]
+            back = [scratch[member, :count] for scratch in self._scratch(kept)]
+            for sums, out in zip(kept, own, strict=True):
+                torch.index_select(sums[i], 0, rows, out=out[0])
+            part = self._descend(member, net.head[member].expand_as(own[-1]), own, back, slope)
+            gradient.index_copy_(0, rows, part[0])
+        return value.view(x.shape[:-1]), gradient.view(x.shape)
+
+    def _descend(
+        self, members: slice, upstream: Tensor, kept: list[Tensor], back: list[Tensor], slope: Slope
+    ) -> Tensor:
+        """Return the gradient at x, `(members, rows, dimension)`, from that at the last layer."""
+        net = self.network
+        upstream = slope.through(upstream, kept[-1], back[-1])
+        for layer in range(len(net.weights) - 1, -1, -1):
+            upstream = torch.bmm(upstream, net.weights[layer][members].mT, out=back[layer])
+            upstream = slope.through(upstream, kept[layer], upstream)
+        return torch.bmm(upstream, net.first_weight[members, net.condition_dimension :].mT)
+
+    def _head(self, h: Tensor) -> Tensor:
+        """Return the energies `(members, rows)` of the last activations."""
+        net = self.network
+        scratch = net.workspace.like("back", len(net.weights), h)
+        return torch.mul(h, net.head, out=scratch).sum(-1).add_(net.head_bias)
+
+    def _scratch(self, kept: list[Tensor]) -> list[Tensor]:
+        """Return memory for the gradients at every layer's sums."""
+        return [self.network.workspace.like("back", layer, sums) for layer, sums in enumerate(kept)]
 
 
 def gradient_of(parameter: nn.Parameter) -> Tensor:
@@ -307,45 +364,7 @@ class Workspace:
         return (Workspace, ())
 
 
-class Slope(NamedTuple):
-    """An activation and its derivative, both into given memory."""
-
-    activate: Callable[[Tensor, Tensor], Tensor]  # (sums, out) -> activation(sums)
-    through: Callable[[Tensor, Tensor, Tensor], Tensor]  # (upstream, sums, out) -> upstream * slope
-
-
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
     """Return weights from `U(-1/√fan_in, 1/√fan_in)`, the law of `nn.Linear`."""
     bound = 1 / math.sqrt(fan_in)
     return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
-
-
-def _relu(sums: Tensor, out: Tensor) -> Tensor:
-    return torch.clamp(sums, min=0, out=out)
-
-
-def _relu_slope(upstream: Tensor, sums: Tensor, out: Tensor) -> Tensor:
-    return torch.ops.aten.threshold_backward(upstream, sums, 0, grad_input=out)
-
-
-def _silu(sums: Tensor, out: Tensor) -> Tensor:
-    return torch.ops.aten.silu(sums, out=out)
-
-
-def _silu_slope(upstream: Tensor, sums: Tensor, out: Tensor) -> Tensor:
-    return torch.ops.aten.silu_backward(upstream, sums, grad_input=out)
-
-
-def _tanh(sums: Tensor, out: Tensor) -> Tensor:
-    return torch.tanh(sums, out=out)
-
-
-def _tanh_slope(upstream: Tensor, sums: Tensor, out: Tensor) -> Tensor:
-    return torch.ops.aten.tanh_backward(upstream, sums.tanh(), grad_input=out)
-
-
-_SLOPES: dict[type[nn.Module], Slope] = {
-    nn.ReLU: Slope(_relu, _relu_slope),
-    nn.SiLU: Slope(_silu, _silu_slope),
-    nn.Tanh: Slope(_tanh, _tanh_slope),
-}

@@ -19,13 +19,14 @@ LAYERS = [  # a room sees those before it, and in its own row unless the row say
         "lattices",
         "networks",
         "schedules",
+        "slopes",
         "spaces",
         "storage",
         "tables",
     },
     {"kernels"},
     {"sampler"},
-    {"chains", "diagnostics", "estimators", "objectives", "recording"},
+    {"annealing", "chains", "diagnostics", "estimators", "objectives", "recording"},
     {"training"},
     {"ebrl"},  # the names at the top
     {"agents", "sequences", "vision"},  # worlds never meet
