@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from ebrl import storage
+from ebrl.diagnostics import Alarm, DivergedError, watch
 from ebrl.energies import Energy, expect_one_number_each
 from ebrl.objectives.protocol import Objective, bound
 from ebrl.recording import Recorder
@@ -33,10 +34,6 @@ from ebrl.tables import expect_finite, load_table
 Data = Tensor | Dataset | str | Path
 Precision = Literal["float32", "bfloat16"]
 Metrics = dict[str, Tensor]
-
-
-class DivergedError(RuntimeError):
-    """The loss or its gradient is not finite; the weights are those of the last good step."""
 
 
 @dataclass
@@ -53,6 +50,7 @@ class Training:
     clip: RunningClip | float | None = None
     precision: Precision = "float32"
     step: int = 0
+    alarm: Alarm = field(default_factory=Alarm)
     device: torch.device = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,7 +64,8 @@ class Training:
     def advance(self) -> Metrics:
         """Take one step and return what there is to log.
 
-        Raises DivergedError before a loss or gradient that is not finite can reach the weights.
+        Raises DivergedError, before they reach the weights, for a loss or gradient that is not
+        finite and for an energy gap that runs away (`ebrl.diagnostics.watch`).
         """
         x, condition = rows(self.data, self.order.next(self.generator), self.device)
         mixed = self.precision == "bfloat16"
@@ -76,8 +75,11 @@ class Training:
         loss.backward()
         norm = self._clip_gradient()
         loss = loss.detach()
-        if not (loss.isfinite() & norm.isfinite()):
-            raise DivergedError(_cure(self.step + 1, loss, norm))
+        try:
+            self.alarm = watch(self.alarm, loss, metrics.get("energy_gap"))
+            watch(Alarm(), norm)
+        except DivergedError as error:
+            raise DivergedError(f"diverged at step {self.step + 1}: {error}") from error
         self.optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.energy)
@@ -97,6 +99,7 @@ class Training:
         """Return everything that a step changes."""
         return {
             "step": self.step,
+            "alarm": tuple(self.alarm),
             "order": self.order.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
@@ -122,7 +125,7 @@ class Training:
             raise ValueError(str(error)) from error
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["global_generator"])
-        self.step = state["step"]
+        self.step, self.alarm = state["step"], Alarm(*state["alarm"])
 
     def _modules(self) -> dict[str, nn.Module]:
         parts = {
@@ -327,14 +330,6 @@ def check(energy: Energy, data: Tensor | Dataset, batch_size: int) -> None:
     with torch.no_grad(), evaluating(energy):  # without a draw from dropout's stream
         value = bound(energy, condition)(x)
     expect_one_number_each(value, x, energy.event_ndim)
-
-
-def _cure(step: int, loss: Tensor, norm: Tensor) -> str:
-    return (
-        f"diverged at step {step}: the loss is {float(loss):.4g} and its gradient's norm "
-        f"{float(norm):.4g}. The weights are those of the step before. Take a sampler that adapts "
-        "its step size (MALA with DualAveraging), a lower learning rate, or an energy penalty"
-    )
 
 
 # ---- checkpoints ----------------------------------------------------------------------------

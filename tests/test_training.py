@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from ebrl import Chains, DualAveraging, Energy, FunctionEnergy, Sampler, networks, objectives
-from ebrl.kernels import MALA
+from ebrl.diagnostics import DivergedError
+from ebrl.kernels import MALA, ULA
 from ebrl.objectives import ContrastiveDivergence, Loss, Objective
 from ebrl.spaces import Box, Unbounded
 from ebrl.storage import StorageError
 from ebrl.tables import TableError, load_table, two_moons
 from ebrl.training import (
-    DivergedError,
     Metrics,
     Order,
     RunningClip,
@@ -279,12 +279,22 @@ def test_divergence_stops_before_the_weights(bad: float) -> None:
     def keep(training: Training, metrics: Metrics) -> None:
         kept.append([p.detach().clone() for p in model.parameters()])
 
-    with pytest.raises(DivergedError, match=r"step 3.*DualAveraging"):
+    with pytest.raises(DivergedError, match=r"step 3.*adaptive MALA"):
         fit(
             model, moons(), Scripted([1.0, 1.0, bad]), steps=5, generator=generator(),
             callbacks=[keep],
         )  # fmt: skip
     assert all(map(torch.equal, model.parameters(), kept[-1]))
+
+
+def test_an_energy_that_runs_away_is_stopped_while_it_is_finite() -> None:
+    # Unadjusted Langevin with a step that the energy outgrows: the loss falls for ever.
+    sampler = Sampler(ULA(), SPACE, steps=10, step_size=0.1)
+    model = energy(0, 64, 64)
+    objective = ContrastiveDivergence(sampler, Chains(512, SPACE))
+    with pytest.raises(DivergedError, match="runs away"):
+        fit(model, moons(), objective, steps=2_000, generator=generator(), learning_rate=1e-2)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_mixed_precision_runs_and_keeps_the_weights() -> None:
