@@ -102,13 +102,15 @@ def transport(
 ) -> Tensor:
     """Return for each x the index of a noise drawn from the entropic transport plan, `(batch,)`.
 
-    `SINKHORN_STEPS` of Sinkhorn's iteration on squared distances (Cuturi 2013), in logarithms.
+    `SINKHORN_STEPS` of Sinkhorn's iteration on squared distances (Cuturi 2013), in logarithms, the
+    regularisation falling to its value: started there, small ones would be far from converged.
     """
     cost = torch.cdist(x.flatten(1), noise.flatten(1)).square()
-    log_kernel = -cost / (regularisation * cost.mean())
+    cost = cost / cost.mean()
     columns = torch.zeros_like(cost[0])
-    for _ in range(SINKHORN_STEPS):
-        rows = -torch.logsumexp(log_kernel + columns, 1, keepdim=True)
-        columns = -torch.logsumexp(log_kernel + rows, 0)
+    for step in range(SINKHORN_STEPS):
+        entropy = max(regularisation, 0.8**step)
+        rows = -entropy * torch.logsumexp((columns - cost) / entropy, 1, keepdim=True)
+        columns = -entropy * torch.logsumexp((rows - cost) / entropy, 0)
     uniform = uniform_like(cost, generator).clamp_(min=torch.finfo(cost.dtype).tiny)
-    return (log_kernel + columns - (-uniform.log()).log()).argmax(1)
+    return ((columns - cost) / regularisation - (-uniform.log()).log()).argmax(1)

@@ -1,16 +1,14 @@
 """Noise contrast: tell the data from draws of a known proposal, by the energy.
 
-The proposal's log density enters the loss, so that the optimum is the data's own energy, its mode
-weights among it, wherever the proposal goes. They are blind where it does not go, and learn slowly
-where it hardly goes. With a condition the proposal may be a function of it,
-`proposal(condition) -> Proposal` whose draws are `(batch, candidates, *event)`.
+The proposal's log density enters the loss, so that the optimum is the data's own energy, mode
+weights included, wherever the proposal goes. Both are blind where it does not go, and learn slowly
+where it hardly goes. A conditional proposal is given the condition.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +18,14 @@ from ebrl.energies import Energy
 from ebrl.kernels.importance import Proposal
 from ebrl.objectives.protocol import Loss, bound
 
-ConditionalProposal = Callable[[Tensor], Proposal]
+
+@runtime_checkable
+class ConditionalProposal(Protocol):
+    """A proposal for each condition."""
+
+    def given(self, condition: Tensor) -> Proposal:
+        """Return the proposal whose draws are `(batch, candidates, *event)`, a row a condition."""
+        ...
 
 
 class NormalNoise(NamedTuple):
@@ -121,15 +126,16 @@ def with_candidates(
 
     `(batch, 1 + candidates, *event)` and `(batch, 1 + candidates)`, without a graph.
     """
-    known = cast(Proposal, proposal)
-    if not hasattr(proposal, "log_density"):
+    if isinstance(proposal, ConditionalProposal):
         if condition is None:
-            raise TypeError("this proposal is a function of the condition: pass one for each x")
-        known = cast(ConditionalProposal, proposal)(condition)
+            raise TypeError(
+                "this proposal is conditional: pass the objective a condition for each x"
+            )
+        proposal = proposal.given(condition)
     with torch.no_grad():
-        drawn = known.sample((len(x), candidates), generator).to(x)
+        drawn = proposal.sample((len(x), candidates), generator).to(x)
         pool = torch.cat([x.unsqueeze(1), drawn], 1)
-        return pool, known.log_density(pool)
+        return pool, proposal.log_density(pool)
 
 
 def contrast_metrics(value: Tensor, scores: Tensor) -> dict[str, Tensor]:

@@ -76,7 +76,7 @@ class SlicedScoreMatching:
         curvatures = []
         for _ in range(self.projections):
             sign = torch.empty_like(x).bernoulli_(0.5, generator=generator) * 2 - 1
-            product = _gradient((gradient * sign).sum(), at)
+            product = _gradient(gradient, at, sign)
             curvatures.append((sign * product).flatten(1).sum(1))
         return _hyvarinen(gradient, torch.stack(curvatures).mean(0))
 
@@ -96,8 +96,10 @@ class ExactScoreMatching:
         generator: torch.Generator,
     ) -> Loss:
         at, gradient = gradient_with_graph(bound(energy, condition), x)
-        columns = gradient.flatten(1).sum(0)  # (size of the event,)
-        diagonal = [_gradient(one, at).flatten(1)[:, i] for i, one in enumerate(columns)]
+        axes = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).view(-1, 1, *x.shape[1:])
+        diagonal = [
+            (axis * _gradient(gradient, at, axis.expand_as(x))).flatten(1).sum(1) for axis in axes
+        ]
         return _hyvarinen(gradient, torch.stack(diagonal).sum(0))
 
 
@@ -106,7 +108,7 @@ def gradient_with_graph(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         value = expect_one_number_each(energy(x), x, energy.event_ndim)
-        return x, _gradient(value.sum(), x)
+    return x, _gradient(value, x, torch.ones_like(value))
 
 
 def expect_levels(sigma: Number) -> Tensor:
@@ -125,9 +127,9 @@ def draw_levels(sigma: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
     return sigma[torch.randint(len(sigma), (len(x),), generator=generator, device=x.device)]
 
 
-def _gradient(of: Tensor, x: Tensor) -> Tensor:
+def _gradient(of: Tensor, x: Tensor, along: Tensor) -> Tensor:
     with torch.enable_grad():
-        return torch.autograd.grad(of, x, create_graph=True, materialize_grads=True)[0]
+        return torch.autograd.grad(of, x, along, create_graph=True, materialize_grads=True)[0]
 
 
 def _hyvarinen(gradient: Tensor, curvature: Tensor) -> Loss:
