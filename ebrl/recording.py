@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -17,8 +18,8 @@ IMAGES = 64
 class Recorder:
     """Writes the mean of each metric over every `every` steps, and ten times as rarely samples.
 
-    `sampler` draws the samples, from its space's reference, with a generator of its own and its
-    step size held: what is recorded does not disturb what is trained. `step` is where the training
+    A copy of `sampler` draws the samples, from its space's reference, with a generator of its own:
+    what is recorded does not disturb what is trained. `step` is where the training
     stands: events after it, of a run that was killed, are hidden. Raises `ValueError` for `every`
     below 1.
     """
@@ -29,7 +30,7 @@ class Recorder:
         from torch.utils.tensorboard import SummaryWriter  # slow to import: not for all trainings
 
         self.writer = SummaryWriter(str(folder), purge_step=step + 1)
-        self.every, self.sampler = every, sampler
+        self.every, self.sampler = every, copy.deepcopy(sampler)
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
 
@@ -46,15 +47,18 @@ class Recorder:
             self.picture(step, energy, data)
 
     def picture(self, step: int, energy: Energy, data: Tensor) -> None:
-        """Write samples: of points in the plane their histogram, of images the first few."""
-        if self.sampler is None:
+        """Write samples: of points in the plane their histogram, of images the first few.
+
+        Of a conditional energy, and of things of another shape, none.
+        """
+        if self.sampler is None or energy.takes_condition:
             return
         images = data.ndim == 4 and data.shape[1] in (1, 3)
         if not images and data.shape[1:] != (2,):
             return
         generator = torch.Generator(data.device).manual_seed(step)
         n = IMAGES if images else 2_000
-        x = self.sampler.sample(energy, n=n, generator=generator, adapt=False).x
+        x = self.sampler.sample(energy, n=n, generator=generator).x
         if images:
             low, high = data.min(), data.max()
             self.writer.add_images("samples", ((x - low) / (high - low)).clamp(0, 1), step)

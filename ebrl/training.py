@@ -9,7 +9,6 @@ training that was killed goes on to the same weights, bit for bit, on the same m
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
-from ebrl import storage
+from ebrl.checkpoints import checkpoints_in, newest_checkpoint, write_checkpoint
 from ebrl.diagnostics import Alarm, DivergedError, watch
 from ebrl.energies import Energy, expect_one_number_each
 from ebrl.objectives.protocol import Objective, bound
@@ -195,8 +194,8 @@ def fit(
     )
     with ExitStack() as stack:
         if folder is not None:
-            begin(training, Path(folder) / "checkpoints", resume)
-            keep = Checkpoints(Path(folder) / "checkpoints", checkpoint_every, steps)
+            _begin(training, Path(folder) / "checkpoints", resume)
+            keep = _keep(Path(folder) / "checkpoints", checkpoint_every, steps)
             recorder = Recorder(folder, log_every, training.step, pictures)
             stack.enter_context(closing(recorder))
             callbacks = [_record(recorder, training), keep, *callbacks]
@@ -205,6 +204,34 @@ def fit(
             for callback in callbacks:
                 callback(training, metrics)
     return training
+
+
+def _begin(training: Training, folder: Path, resume: bool) -> None:
+    """Restore the newest checkpoint in `folder` if there is one and it is wanted."""
+    if not checkpoints_in(folder):
+        return
+    if not resume:
+        raise ValueError(
+            f"{folder} holds the checkpoints of a training: pass resume=True to go on with it, or "
+            "another folder"
+        )
+    path, state = newest_checkpoint(folder)
+    try:
+        training.load_state(state)
+    except ValueError as error:
+        raise StorageError(f"{path}: this training is built otherwise: {error}") from error
+
+
+def _keep(folder: Path, every: int, last: int) -> Callback:
+    if every < 1:
+        raise ValueError(f"expected checkpoint_every >= 1, got {every}")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(training: Training, metrics: Metrics) -> None:
+        if training.step % every == 0 or training.step == last:
+            write_checkpoint(folder, training.step, training.state())
+
+    return keep
 
 
 def _record(recorder: Recorder, training: Training) -> Callback:
@@ -330,80 +357,3 @@ def check(energy: Energy, data: Tensor | Dataset, batch_size: int) -> None:
     with torch.no_grad(), evaluating(energy):  # without a draw from dropout's stream
         value = bound(energy, condition)(x)
     expect_one_number_each(value, x, energy.event_ndim)
-
-
-# ---- checkpoints ----------------------------------------------------------------------------
-
-
-class Checkpoints:
-    """Writes `checkpoint-<step>.zip` every so many steps and after the last; keeps the newest."""
-
-    def __init__(self, folder: Path, every: int, last: int, keep: int = 2):
-        if every < 1:
-            raise ValueError(f"expected checkpoint_every >= 1, got {every}")
-        self.folder, self.every, self.last, self.keep = folder, every, last, keep
-        folder.mkdir(parents=True, exist_ok=True)
-        for litter in folder.glob(".checkpoint-*.tmp"):  # of a process killed while it wrote
-            litter.unlink()
-
-    def __call__(self, training: Training, metrics: Metrics) -> None:
-        if training.step % self.every == 0 or training.step == self.last:
-            write_checkpoint(training, self.folder, self.keep)
-
-
-def write_checkpoint(training: Training, folder: Path, keep: int = 2) -> Path:
-    """Write the training's state into `folder`, atomically, and drop all but the newest."""
-    path = folder / f"checkpoint-{training.step:012d}.zip"
-    tensors, state = storage.flatten(training.state())
-    storage.save(path, tensors, {"kind": "training", "step": training.step, "state": state})
-    for old in [one for one in checkpoints_in(folder) if one.name <= path.name][keep:]:
-        old.unlink()
-    return path
-
-
-def begin(training: Training, folder: Path, resume: bool) -> None:
-    """Restore the newest checkpoint in `folder` if there is one and it is wanted."""
-    if not checkpoints_in(folder):
-        return
-    if not resume:
-        raise ValueError(
-            f"{folder} holds the checkpoints of a training: pass resume=True to go on with it, or "
-            "another folder"
-        )
-    restore(training, folder)
-
-
-def restore(training: Training, folder: Path) -> Path:
-    """Put the newest whole checkpoint in `folder` into `training` and return its path.
-
-    Damaged ones are passed over, with a warning. Raises FileNotFoundError when there is none,
-    StorageError when none is whole or the training is built otherwise.
-    """
-    path, state = newest(folder)
-    try:
-        training.load_state(state)
-    except ValueError as error:
-        raise StorageError(f"{path}: this training is built otherwise: {error}") from error
-    return path
-
-
-def newest(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the newest whole checkpoint in `folder` and the training's state in it."""
-    paths = checkpoints_in(folder)
-    if not paths:
-        raise FileNotFoundError(f"{folder}: expected a checkpoint-*.zip, got none")
-    for path in paths:
-        try:
-            stored = storage.load(path)
-        except StorageError as error:
-            warnings.warn(f"passed over a damaged checkpoint: {error}", stacklevel=2)
-            continue
-        if stored.facts.get("kind") != "training":
-            raise StorageError(f"{path}: expected the checkpoint of an energy's training")
-        return path, storage.unflatten(stored.tensors, stored.facts["state"])
-    raise StorageError(f"{folder}: no whole checkpoint among {len(paths)}")
-
-
-def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, newest first, whole or not."""
-    return sorted(folder.glob("checkpoint-*.zip"), reverse=True)

@@ -26,7 +26,7 @@ LAYERS = [  # a room sees those before it, and in its own row unless the row say
     },
     {"kernels"},
     {"sampler"},
-    {"annealing", "chains", "diagnostics", "estimators", "objectives", "recording"},
+    {"annealing", "chains", "checkpoints", "diagnostics", "estimators", "objectives", "recording"},
     {"training"},
     {"ebrl"},  # the names at the top
     {"agents", "sequences", "vision"},  # worlds never meet

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from ebrl import Chains, DualAveraging, Energy, FunctionEnergy, Sampler, networks, objectives
+from ebrl.checkpoints import checkpoints_in
 from ebrl.diagnostics import DivergedError
 from ebrl.kernels import MALA, ULA
 from ebrl.objectives import ContrastiveDivergence, Loss, Objective
@@ -29,7 +30,6 @@ from ebrl.training import (
     Order,
     RunningClip,
     Training,
-    checkpoints_in,
     fit,
 )
 
