@@ -14,7 +14,6 @@ as OUT.md, every run as OUT.json.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import math
 import os
@@ -25,12 +24,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ebrl import objectives
 from ebrl.energies import Energy, Gaussian, Mixture
 from ebrl.networks import MLPEnergy
 from ebrl.objectives import NormalNoise, Objective
+from ebrl.training import fit
 
 STEPS, BATCH, DATA, LEARNING_RATE, DECAY = 1_500, 256, 10_000, 1e-3, 0.99
 HIDDEN = (128, 128)
@@ -142,23 +142,17 @@ def train(objective: Objective, data: Tensor, seed: int, steps: int) -> tuple[En
     """Return the energy with the last weights and with their running mean."""
     torch.manual_seed(seed)
     energy = MLPEnergy(2, HIDDEN)
-    generator = torch.Generator().manual_seed(seed)
-    parameters = list(energy.parameters())
-    if isinstance(objective, nn.Module):
-        parameters += list(objective.parameters())
-    optimiser = torch.optim.Adam(parameters, LEARNING_RATE)
-    mean = copy.deepcopy(energy)
-    for step in range(steps):
-        batch = data[torch.randint(len(data), (BATCH,), generator=generator)]
-        loss = objective(energy, batch, generator=generator).loss
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        decay = min(DECAY, step / (step + 1))
-        with torch.no_grad():
-            for averaged, weight in zip(mean.parameters(), energy.parameters(), strict=True):
-                averaged.lerp_(weight, 1 - decay)
-    return energy, mean
+    training = fit(
+        energy,
+        data,
+        objective,
+        steps=steps,
+        generator=torch.Generator().manual_seed(seed),
+        batch_size=BATCH,
+        learning_rate=LEARNING_RATE,
+        ema_decay=DECAY,
+    )
+    return energy, training.average
 
 
 def measure(name: str, problem: str, seed: int, steps: int = STEPS) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def test_the_flow_has_the_curvature_that_its_pairing_implies(
     objective = objectives.EnergyMatching(coupling=coupling, regularisation=0.01)
     energy = Quadratic(torch.tensor([optimum(deviation)]))
     mean, error = gradients(
-        objective, energy, lambda stream: deviation * torch.randn(100, 1, generator=stream), 60
+        objective, energy, lambda stream: deviation * torch.randn(64, 1, generator=stream), 40
     )
     # Batches pair a little worse than the law does: a tenth of the way to pairs at random.
     random = 2 * (1 + deviation + deviation**2) / 3 * (0.9 - optimum(deviation))
