@@ -17,7 +17,8 @@ class DualAveraging(nn.Module):
     observations. From `memory` updates on the averages forget at a constant rate, so that the step
     size follows an energy that is being trained. `gain` is how strongly a shortfall moves the step:
     5 for HMC, whose acceptance falls so steeply near the largest stable step that 20 swings around
-    it and averages too low. No update waits for the host. Raises `ValueError` for a target outside
+    it and averages too low; 10 where each chain has its own, whose single acceptances make 20
+    average .02 too high. No update waits for the host. Raises `ValueError` for a target outside
     (0, 1), and for a step size or an acceptance that does not fit the shape.
     """
 
@@ -47,7 +48,9 @@ class DualAveraging(nn.Module):
     def start(self, step_size: Number) -> None:
         """Begin at `step_size`, a scalar or of the adaptation's shape."""
         log_step_size = torch.as_tensor(step_size, dtype=torch.float64).log()
-        self._expect_fit("a step size", log_step_size.shape, self.shape)
+        if not _broadcasts(log_step_size.shape, self.shape):
+            got = tuple(log_step_size.shape)
+            raise ValueError(f"expected a step size that fits shape {self.shape}, got shape {got}")
         self.anchor.copy_(log_step_size + torch.tensor(10.0, dtype=torch.float64).log())
         self.log_step_size.copy_(log_step_size)
         self.log_average.copy_(log_step_size)
@@ -62,7 +65,9 @@ class DualAveraging(nn.Module):
     @torch.no_grad()
     def update(self, acceptance: Tensor) -> Tensor:
         """Take in the acceptance of one step and return the step size to explore next."""
-        self._expect_fit("acceptances", self.shape, acceptance.shape)
+        if not _broadcasts(self.shape, acceptance.shape):
+            got = tuple(acceptance.shape)
+            raise ValueError(f"expected acceptances that fit shape {self.shape}, got shape {got}")
         share = self.log_average.numel() / acceptance.numel()
         mean = acceptance.sum_to_size(self.shape) * share
         self.updates.add_(1).clamp_(max=self.memory)
@@ -72,11 +77,7 @@ class DualAveraging(nn.Module):
         self.log_average.lerp_(self.log_step_size, self.updates**-self.decay)
         return self.log_step_size.exp()
 
-    def _expect_fit(self, what: str, narrow: tuple[int, ...], wide: tuple[int, ...]) -> None:
-        """Raise `ValueError` unless `narrow` broadcasts to `wide`."""
-        pairs = zip(reversed(narrow), reversed(wide), strict=False)
-        if len(narrow) > len(wide) or any(one not in (1, other) for one, other in pairs):
-            raise ValueError(
-                f"expected {what} that fit the adaptation's shape {self.shape}, got shape "
-                f"{tuple(narrow if wide == self.shape else wide)}"
-            )
+
+def _broadcasts(narrow: tuple[int, ...], wide: tuple[int, ...]) -> bool:
+    pairs = zip(reversed(narrow), reversed(wide), strict=False)
+    return len(narrow) <= len(wide) and all(one in (1, other) for one, other in pairs)
