@@ -3,7 +3,8 @@
 An energy maps `x: (*batch, *event)` to `(*batch,)`. It knows nothing of sampling, temperature or
 tasks. Energies form an algebra: `E1 + E2` is the product of experts, `E / T` is tempered, `w * E`
 is weighted, `Mixture([E1, E2], weights)` is a mixture of densities, and `E.given(condition)` fixes
-what the energy is conditioned on.
+what the energy is conditioned on. Guidance is algebra, too: `(1 - w) * E + w * E_of_x_and_y`
+(Ho and Salimans 2021), which evaluates each once.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ class Energy(nn.Module):
 
     `event_ndim` is the number of trailing axes of `x` that make up one thing: 1 for vectors, 3 for
     images. Subclasses define `forward`; those that know their gradient override
-    `value_and_gradient`, the hot call of every sampler.
+    `value_and_gradient`, the hot call of every sampler. An energy whose value for one thing depends
+    on others in the batch says along which batch axis: `coupled_axis`, counted from the last, -1.
     """
 
     event_ndim: int = 1
+    coupled_axis: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} defines no forward(x)")
@@ -153,7 +156,7 @@ class Sum(Energy):
 
     def __init__(self, terms: Sequence[Energy]):
         super().__init__()
-        self.event_ndim = _shared_event_ndim(terms)
+        self.event_ndim, self.coupled_axis = _shared_event_ndim(terms), _coupled_axis(terms)
         self.terms = nn.ModuleList(terms)  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -179,7 +182,7 @@ class Weighted(Energy):
 
     def __init__(self, energy: Energy, weight: Number):
         super().__init__()
-        self.event_ndim = energy.event_ndim
+        self.event_ndim, self.coupled_axis = energy.event_ndim, energy.coupled_axis
         self.energy = energy
         self.weight = weight
 
@@ -220,6 +223,7 @@ class Mixture(Energy):
                 f"one a component, got {weights.tolist()}"
             )
         self.event_ndim = _shared_event_ndim(components)
+        self.coupled_axis = _coupled_axis(components)
         self.components = nn.ModuleList(components)  # type: ignore[assignment]
         self.register_buffer("log_weights", (weights / weights.sum()).log())
 
@@ -339,6 +343,13 @@ def _shared_event_ndim(energies: Sequence[Energy]) -> int:
             f"energies compose when they agree on the event axes of x, got {sorted(event_ndims)}"
         )
     return event_ndims.pop()
+
+
+def _coupled_axis(energies: Sequence[Energy]) -> int | None:
+    axes = {energy.coupled_axis for energy in energies if energy.coupled_axis is not None}
+    if len(axes) > 1:
+        raise ValueError(f"energies compose when they couple the same axis, got {sorted(axes)}")
+    return axes.pop() if axes else None
 
 
 def _given_where_taken(energies: Sequence[Energy], condition: Tensor) -> list[Energy]:

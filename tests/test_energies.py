@@ -7,8 +7,9 @@ import torch
 from problems import generator
 from torch import Tensor, nn
 
-from ebrl import Energy, FunctionEnergy, Gaussian, Mixture
+from ebrl import Energy, FunctionEnergy, Gaussian, Mixture, Sampler
 from ebrl.energies import Sum, Weighted, first_order
+from ebrl.kernels import MALA
 from ebrl.networks import MLPEnergy
 
 
@@ -194,6 +195,43 @@ def test_given_keeps_a_weight_for_each_chain_with_its_condition() -> None:
     for b in range(2):
         alone = (weight[b] * Conditional()).given(condition[b])(x[b])
         torch.testing.assert_close(energy(x)[b], alone)
+
+
+def test_bound_energies_show_their_parameters_and_sampling_freezes_them() -> None:
+    network = MLPEnergy(2, (8,), condition_dimension=3)
+    energy = (GAUSSIAN + network / 2).given(torch.zeros(4, 3))
+    assert set(network.parameters()) <= set(energy.parameters())
+    seen = []
+
+    def watched(x: Tensor) -> Tensor:
+        seen.append(any(parameter.requires_grad for parameter in network.parameters()))
+        return energy(x)
+
+    watching = FunctionEnergy(watched)
+    watching.energy = energy
+    Sampler(MALA(), steps=2).sample(watching, torch.zeros(4, 2), generator=generator())
+    assert seen
+    assert not any(seen)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_negation_and_temperature_have_inverses() -> None:
+    x = points(5, 2)
+    for inverse in (-(-GAUSSIAN), (GAUSSIAN / 0.3) * 0.3, GAUSSIAN - Skewed() + Skewed()):
+        torch.testing.assert_close(inverse(x), GAUSSIAN(x))
+        torch.testing.assert_close(
+            inverse.value_and_gradient(x)[1], GAUSSIAN.value_and_gradient(x)[1]
+        )
+
+
+def test_guidance_is_algebra() -> None:
+    condition, x, weight = points(5, 2), points(5, 2), 3.0
+    unconditional, conditional = Skewed(), Conditional()
+    guided = ((1 - weight) * unconditional + weight * conditional).given(condition)
+    own = conditional.given(condition)
+    expected = unconditional(x) + weight * (own(x) - unconditional(x))
+    torch.testing.assert_close(guided(x), expected)
+    torch.testing.assert_close(guided.value_and_gradient(x)[0], expected)
 
 
 def test_first_order_has_the_energys_gradient_and_none_of_its_parameters() -> None:

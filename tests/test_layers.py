@@ -15,9 +15,12 @@ LAYERS = [  # a room sees those before it, and in its own row unless the row say
     {
         "adaptation",
         "analytic",
+        "classifier",
+        "convolutional",
         "energies",
         "lattices",
         "networks",
+        "repulsion",
         "schedules",
         "slopes",
         "spaces",

@@ -1,0 +1,228 @@
+"""Trainable energies of images `(*batch, channels, height, width)`, of any size and batch axes.
+
+Both end in a sum over places, so that one network serves every size of image. Activations are
+smooth, for the sake of gradients that samplers and score matching can follow, and nothing
+normalises over the batch, whose members must not see each other.
+
+Noise-conditional networks take `given(sigma)`, a noise level for each image, `(*leading batch,)`,
+aligned from the left: the energy of images already blurred by noise of that deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ebrl.energies import Energy
+
+
+class ImageEnergy(Energy):
+    """What the image energies share: batch axes, the number of channels, the noise level.
+
+    Under noise σ the network N sees `x / r` with `r² = σ² + data_deviation²` and log σ, and the
+    energy is `(r / σ) N`, so that inputs and gradients of N stay of order 1 at every level, as the
+    score, of order 1/σ, does not. Raises `ValueError` for sizes and deviations that are not
+    positive.
+    """
+
+    event_ndim = 3
+
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int],
+        *,
+        noise_conditional: bool,
+        data_deviation: float,
+    ):
+        super().__init__()
+        if channels < 1 or not widths or min(widths) < 1 or not data_deviation > 0:
+            raise ValueError(
+                "expected channels, every width and data_deviation to be positive, got "
+                f"{channels=}, {widths=}, {data_deviation=}"
+            )
+        self.channels, self.data_deviation = channels, data_deviation
+        self.features = NoiseFeatures(widths[0]) if noise_conditional else None
+        self.head = nn.Conv2d(widths[-1], 1, 1)
+
+    def hidden(self, x: Tensor, features: Tensor | None) -> Tensor:
+        """Return what the head reads, `(n, widths[-1], …)`, from `x: (n, channels, …)`."""
+        raise NotImplementedError(f"{type(self).__name__} defines no hidden(x, features)")
+
+    @property
+    def takes_condition(self) -> bool:
+        return self.features is not None
+
+    def given(self, condition: Tensor) -> Energy:
+        if not self.takes_condition:
+            return super().given(condition)
+        return NoisyImageEnergy(self, condition)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.takes_condition:
+            raise TypeError("this energy is conditional: call energy.given(sigma) first")
+        return self.at(x, None)
+
+    def at(self, x: Tensor, sigma: Tensor | None) -> Tensor:
+        """Return the energy `(*batch,)` of x under noise `sigma: (*batch,)`, or under none."""
+        if x.ndim < 3 or x.shape[-3] != self.channels:
+            raise ValueError(
+                f"expected x of shape (*batch, {self.channels}, height, width), "
+                f"got {tuple(x.shape)}"
+            )
+        images = x.reshape(-1, *x.shape[-3:])
+        if sigma is None or self.features is None:
+            return self.head(self.hidden(images, None)).sum((1, 2, 3)).view(x.shape[:-3])
+        sigma = sigma.reshape(-1)
+        radius = (sigma.square() + self.data_deviation**2).sqrt()
+        hidden = self.hidden(images / radius.view(-1, 1, 1, 1), self.features(sigma.log()))
+        return (radius / sigma * self.head(hidden).sum((1, 2, 3))).view(x.shape[:-3])
+
+
+class NoisyImageEnergy(Energy):
+    """An image energy at noise level `sigma`, `(*leading batch,)`."""
+
+    event_ndim = 3
+
+    def __init__(self, network: ImageEnergy, sigma: Tensor):
+        super().__init__()
+        self.network, self.sigma = network, sigma
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[:-3]
+        if self.sigma.numel() != 1 and batch[: self.sigma.ndim] != self.sigma.shape:
+            raise ValueError(
+                "expected a noise level for each of the leading batch axes of x, got sigma of "
+                f"shape {tuple(self.sigma.shape)} for x of shape {tuple(x.shape)}"
+            )
+        one_for_all = self.sigma.numel() == 1
+        aligned = () if one_for_all else (*self.sigma.shape, *(1,) * (len(batch) - self.sigma.ndim))
+        return self.network.at(x, self.sigma.to(x).reshape(aligned).expand(batch))
+
+
+class ConvEnergy(ImageEnergy):
+    """A plain convolutional network: one 3x3 convolution a width, halving the image between them.
+
+    Raises `ValueError` as `ImageEnergy` does.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        widths: Sequence[int] = (32, 64, 128),
+        *,
+        noise_conditional: bool = False,
+        data_deviation: float = 0.5,
+        activation: type[nn.Module] = nn.SiLU,
+    ):
+        super().__init__(
+            channels, widths, noise_conditional=noise_conditional, data_deviation=data_deviation
+        )
+        self.activation = activation()
+        sizes = pairwise([channels, *widths])
+        self.layers = nn.ModuleList(
+            nn.Conv2d(i, o, 3, stride=1 if layer == 0 else 2, padding=1)
+            for layer, (i, o) in enumerate(sizes)
+        )
+        self.modulations = _modulations(widths, widths[0] if noise_conditional else 0)
+
+    def hidden(self, x: Tensor, features: Tensor | None) -> Tensor:
+        for layer, modulation in zip(self.layers, self.modulations, strict=True):
+            x = self.activation(_modulate(layer(x), modulation, features))
+        return x
+
+
+class ResNetEnergy(ImageEnergy):
+    """A residual network: `blocks` blocks a width, halving the image between widths.
+
+    Branches start a tenth of their size, which stands in for the normalisation that there is none
+    of. Raises `ValueError` as `ImageEnergy` does, and for fewer than one block.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        widths: Sequence[int] = (64, 128, 256),
+        blocks: int = 2,
+        *,
+        noise_conditional: bool = False,
+        data_deviation: float = 0.5,
+        activation: type[nn.Module] = nn.SiLU,
+    ):
+        super().__init__(
+            channels, widths, noise_conditional=noise_conditional, data_deviation=data_deviation
+        )
+        if blocks < 1:
+            raise ValueError(f"expected at least one block a width, got {blocks=}")
+        features = widths[0] if noise_conditional else 0
+        self.activation = activation()
+        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.halvings = nn.ModuleList(
+            nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in pairwise(widths)
+        )
+        self.stages = nn.ModuleList(
+            nn.ModuleList(ResidualBlock(width, features, activation) for _ in range(blocks))
+            for width in widths
+        )
+
+    def hidden(self, x: Tensor, features: Tensor | None) -> Tensor:
+        x = self.stem(x)
+        for halving, stage in zip([nn.Identity(), *self.halvings], self.stages, strict=True):
+            x = halving(x)
+            for block in stage:  # type: ignore[attr-defined]
+                x = block(x, features)
+        return self.activation(x)
+
+
+class ResidualBlock(nn.Module):
+    """`x + conv(act(modulated conv(act(x))))`."""
+
+    def __init__(self, width: int, features: int, activation: type[nn.Module]):
+        super().__init__()
+        self.activation = activation()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        (self.modulation,) = _modulations([width], features)
+        with torch.no_grad():
+            self.second.weight.mul_(0.1)
+
+    def forward(self, x: Tensor, features: Tensor | None) -> Tensor:
+        h = _modulate(self.first(self.activation(x)), self.modulation, features)
+        return x + self.second(self.activation(h))
+
+
+class NoiseFeatures(nn.Module):
+    """Features `(n, width)` of log noise levels `(n,)`: a small network on sines and cosines."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, waves: int = 8):
+        super().__init__()
+        # From one wave over all levels in use to one over a factor of four.
+        self.register_buffer("frequencies", math.pi * torch.logspace(-3.5, 0, waves, base=2))
+        self.network = nn.Sequential(
+            nn.Linear(2 * waves, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
+
+    def forward(self, log_sigma: Tensor) -> Tensor:
+        angle = log_sigma.unsqueeze(-1) * self.frequencies
+        return self.network(torch.cat([angle.sin(), angle.cos()], -1))
+
+
+def _modulations(widths: Sequence[int], features: int) -> nn.ModuleList:
+    """Return for each width what makes scale and shift of the features; nothing without any."""
+    return nn.ModuleList(
+        nn.Linear(features, 2 * width) if features else nn.Identity() for width in widths
+    )
+
+
+def _modulate(x: Tensor, modulation: nn.Module, features: Tensor | None) -> Tensor:
+    """Scale and shift the channels by what the features say (Perez et al. 2018)."""
+    if features is None:
+        return x
+    scale, shift = modulation(features).unsqueeze(-1).unsqueeze(-1).chunk(2, 1)
+    return torch.addcmul(shift, x, 1 + scale)
