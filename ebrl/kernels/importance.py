@@ -19,6 +19,7 @@ from ebrl.kernels.protocol import (
     diverged,
     expect_positive,
     metropolis,
+    precise,
     uniform_like,
 )
 from ebrl.spaces import Space
@@ -84,7 +85,7 @@ class IteratedSIR:
         self.proposal, self.candidates = proposal, candidates
 
     def start(self, energy: Energy, x: Tensor) -> ImportanceState:
-        return ImportanceState(x, energy(x), self.proposal.log_density(x))
+        return importance_state(energy, x, self.proposal)
 
     def draw(self, state: ImportanceState, generator: torch.Generator) -> ImportanceNoise:
         candidates = self.proposal.sample((*state.energy.shape, self.candidates), generator)
@@ -130,7 +131,7 @@ class IndependenceMetropolis:
         self.proposal = proposal
 
     def start(self, energy: Energy, x: Tensor) -> ImportanceState:
-        return ImportanceState(x, energy(x), self.proposal.log_density(x))
+        return importance_state(energy, x, self.proposal)
 
     def draw(self, state: ImportanceState, generator: torch.Generator) -> ImportanceNoise:
         candidates = self.proposal.sample((*state.energy.shape, 1), generator)
@@ -150,6 +151,10 @@ class IndependenceMetropolis:
         there, lost = log_importance(candidate, temperature)
         acceptance, accepted = metropolis(there - here, lost, noise.uniform)
         return choose(accepted, candidate, state), Info(acceptance, lost)
+
+
+def importance_state(energy: Energy, x: Tensor, proposal: Proposal) -> ImportanceState:
+    return ImportanceState(x, precise(energy(x), x), precise(proposal.log_density(x), x))
 
 
 def log_importance(state: ImportanceState, temperature: Number) -> tuple[Tensor, Tensor]:

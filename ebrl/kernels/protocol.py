@@ -92,7 +92,15 @@ def expect_event_shape(name: str, diagonal: Tensor | None, energy: Energy, x: Te
 
 def gradient_state(energy: Energy, x: Tensor) -> GradientState:
     value, gradient = energy.value_and_gradient(x)
-    return GradientState(x, value, gradient)
+    return GradientState(x, precise(value, x), gradient)
+
+
+def precise(energy: Tensor, x: Tensor) -> Tensor:
+    """Return the energy in the type of x, and in float32 at least.
+
+    An energy may be computed in bfloat16, but not its small differences, which decide acceptances.
+    """
+    return energy.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class MetropolisNoise(NamedTuple):

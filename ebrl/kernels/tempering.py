@@ -51,9 +51,11 @@ class Tempered:
     rising, best geometrically up to where the modes are connected. Each step moves every replica by
     `kernel` at its own temperature, then offers swaps to every other pair of neighbours and to the
     pairs between. It evaluates the energy once per replica where the kernel does once, in one
-    batch. The swap acceptances are in the state; .2 and more is well. Velocities are drawn anew at
-    each step. The acceptance reported is the coldest replica's, divergences are of any. Raises
-    `ValueError` for a ladder that is not like that and at temperature 0.
+    batch. All replicas start where the chain does, and what is hot must first warm up: a run is
+    exact after many steps, and chains that go on over short runs are better served by a kernel with
+    independence moves. The swap acceptances are in the state; above .2 all is well. Velocities are
+    drawn anew at each step. The acceptance reported is the coldest replica's, divergences are of
+    any. Raises `ValueError` for a ladder that is not like that and at temperature 0.
     """
 
     def __init__(self, kernel: Kernel, temperatures: Sequence[float] | Tensor):
