@@ -216,8 +216,8 @@ def test_bound_energies_show_their_parameters_and_sampling_freezes_them() -> Non
 
 
 def test_negation_and_temperature_have_inverses() -> None:
-    x = points(5, 2)
-    for inverse in (-(-GAUSSIAN), (GAUSSIAN / 0.3) * 0.3, GAUSSIAN - Skewed() + Skewed()):
+    x, negated = points(5, 2), -GAUSSIAN
+    for inverse in (-negated, (GAUSSIAN / 0.3) * 0.3, GAUSSIAN - Skewed() + Skewed()):
         torch.testing.assert_close(inverse(x), GAUSSIAN(x))
         torch.testing.assert_close(
             inverse.value_and_gradient(x)[1], GAUSSIAN.value_and_gradient(x)[1]
