@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -390,6 +392,67 @@ def test_who_sees_mode_weights(name: str) -> None:
     assert least - 4 / 200 < sight < most + 4 / 200, sight
 
 
+class TwoPatterns(TwoModes):
+    """Eight bits, nearly all 1 (.8 of the time) or nearly all 0; the log odds to be learnt."""
+
+    def __init__(self, share: float):
+        super().__init__(share)
+        self.right, self.left = (
+            FunctionEnergy(lambda x, p=p: -(x * p.log() + (1 - x) * (1 - p).log()).sum(-1))
+            for p in (torch.tensor(0.97), torch.tensor(0.03))
+        )
+
+    @staticmethod
+    def exact(n: int, stream: torch.Generator) -> Tensor:
+        ones = torch.rand(n, 1, generator=stream) < 0.8
+        changed = torch.rand(n, 8, generator=stream) < 0.03
+        return (ones ^ changed).float()
+
+
+@pytest.mark.parametrize(
+    ("objective", "least", "most"),
+    [
+        (objectives.PseudoLikelihood(), 0.0, 0.01),
+        (objectives.RatioMatching(), 0.0, 0.01),
+        (objectives.DiscreteEnergyDiscrepancy(0.05, 16), 0.0, 0.01),
+        (objectives.DiscreteEnergyDiscrepancy(0.5, 16), 0.15, 0.3),
+    ],
+    ids=["pseudo-likelihood", "ratio matching", "discrepancy(.05)", "discrepancy(.5)"],
+)
+def test_who_sees_the_weights_of_patterns(objective: Objective, least: float, most: float) -> None:
+    energy = TwoPatterns(0.5)
+    mean, error = gradients(objective, energy, lambda stream: energy.exact(1000, stream))
+    sight = float(-mean / (error * (40 * 1000) ** 0.5 + 1e-30))
+    assert least - 4 / 200 < sight < most + 4 / 200, sight
+
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "two_moons.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("EnergyDiscrepancy(.25)", 0.88, 1.0),
+        ("EnergyDiscrepancy(1)", 0.7, 0.9),
+        ("EnergyDiscrepancy(.1…3)", 0.7, 0.9),
+        ("NCE", 0.7, 0.9),
+        ("InfoNCE", 0.7, 0.9),
+        ("DenoisingScoreMatching(.1)", 0.88, 1.0),
+        ("SlicedScoreMatching", 0.88, 1.0),
+        ("ExactScoreMatching", 0.88, 1.0),
+    ],
+)
+def test_the_mode_weight_that_a_network_learns(name: str, least: float, most: float) -> None:
+    spec = importlib.util.spec_from_file_location("two_moons", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    two_moons = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(two_moons)
+    share = two_moons.measure(name, "modes", seed=0)["mean"]["share"]
+    assert least < share < most
+
+
 # What all of them keep to.
 
 ALL: dict[str, Callable[[], Objective]] = {
@@ -526,6 +589,23 @@ def test_a_proposal_may_follow_the_condition() -> None:
         assert slope.mean().abs() < 4 * error if sign == 0 else sign * slope.mean() > 4 * error
     with pytest.raises(TypeError, match="proposal is conditional"):
         objectives.InfoNCE(Conditional())(Quadratic(torch.ones(1)), data(), generator=generator())
+
+
+def test_an_energy_that_can_be_drawn_from_is_a_proposal() -> None:
+    class Drawable(Gaussian):
+        def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+            return self.mean + self.deviation * torch.randn(*batch, 2, generator=generator)
+
+        def log_density(self, x: Tensor) -> Tensor:
+            return -self(x)
+
+    torch.manual_seed(0)
+    energy, normal = MLPEnergy(2, (16,)), NormalNoise(torch.zeros(2), torch.full((2,), 1.5))
+    losses = [
+        objectives.InfoNCE(proposal)(energy, data(), generator=generator()).loss
+        for proposal in (Drawable(0.0, 1.5, 2), normal)
+    ]
+    assert (losses[0] - losses[1]).abs() < 1e-5
 
 
 def test_normal_noise_covers_the_data_and_knows_its_density() -> None:

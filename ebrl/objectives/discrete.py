@@ -1,9 +1,10 @@
 """Objectives for binary and categorical energies: every site against what it might have been.
 
 The law of one site given all others needs no normalizer. Both objectives are proper scores of these
-laws, the logarithm and the square, so that their optimum is the data's own energy. They see changes
-of one site at a time: they are blind to the weights of modes that lie many improbable changes
-apart. `x` is binary, `(batch, *sites)` of 0 and 1, or one-hot, `(batch, *sites, categories)`.
+laws, the logarithm and the square, so that their optimum is the data's own energy. They see one
+change at a time: they are blind to the weights of modes that lie several improbable changes apart
+(of two patterns 8 changes apart, a datum tells less than .01 standard deviations of its own noise).
+`x` is binary, `(batch, *sites)` of 0 and 1, or one-hot, `(batch, *sites, categories)`.
 """
 
 from __future__ import annotations

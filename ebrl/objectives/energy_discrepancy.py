@@ -4,7 +4,9 @@ Perturb each x to y, then y to M candidates by the same symmetric law q, and low
 against theirs: `E log(w/M + 1/M Σ_j exp(E(x) - E(x_j)))`. With a stabiliser w of 1 the optimum is
 exact for any M, not only in the limit: given y, the datum has a density ∝ `p(x) q(y|x)` and a
 candidate `q(x|y) = q(y|x)`, so that the loss is ranking NCE. It sees as far as its perturbations
-reach: it is blind to the weights of modes further apart. Longer ones are noisier.
+reach: it is blind to the weights of modes further apart. Of those of two modes 4 apart with
+deviation .4 a datum tells less than .01 standard deviations of its own noise at sigma = .25, .2 at
+1 and .3 at 2; but wide perturbations see little detail.
 """
 
 from __future__ import annotations

