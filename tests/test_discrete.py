@@ -209,6 +209,9 @@ def test_moves_are_in_detailed_balance(
     flow = law.unsqueeze(1) * proposed * accepted
     off_diagonal = ~torch.eye(len(law), dtype=torch.bool)
     torch.testing.assert_close(flow[off_diagonal], flow.mT[off_diagonal], atol=1e-9, rtol=1e-5)
+    # Of a move and its reverse one is always accepted: the ratio is not merely symmetric.
+    likelier = torch.maximum(accepted, accepted.mT)[off_diagonal & (proposed > 0)]
+    torch.testing.assert_close(likelier, torch.ones_like(likelier))
     assert accepted[off_diagonal & (proposed > 0)].min() < 0.9
 
 
