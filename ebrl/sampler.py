@@ -345,6 +345,7 @@ class _Differentiable(Energy):
     def __init__(self, energy: Energy):
         super().__init__()
         self.energy, self.event_ndim = energy, energy.event_ndim
+        self.coupled_axis = energy.coupled_axis
 
     def forward(self, x: Tensor) -> Tensor:
         return self.energy(x)

@@ -85,7 +85,7 @@ class Unbounded:
         event_axes = tuple(range(-max(len(self.shape), 1), 0))
         return -(0.5 * x.square() + 0.5 * math.log(2 * math.pi)).sum(event_axes)
 
-    def log_slope(self, free: Tensor) -> float:
+    def log_slope(self, free: Tensor) -> Tensor | float:
         return 0.0
 
 
@@ -174,7 +174,7 @@ class FreeEnergy(Energy):
 
     def __init__(self, box: Box, energy: Energy, temperature: Number, step_size: Number):
         super().__init__()
-        self.box, self.energy = box, energy
+        self.box, self.energy, self.coupled_axis = box, energy, energy.coupled_axis
         self.temperature, self.step_size = temperature, step_size
 
     def forward(self, free: Tensor) -> Tensor:
@@ -301,7 +301,7 @@ class Categorical:
         uniform = -self.sites * math.log(self.categories)
         return torch.where(self.contains(x), uniform, -math.inf).to(x.dtype)
 
-    def log_slope(self, free: Tensor) -> float:
+    def log_slope(self, free: Tensor) -> Tensor | float:
         return 0.0
 
     def states(self) -> Tensor:
@@ -361,7 +361,7 @@ class Binary:
     def reference_log_density(self, x: Tensor) -> Tensor:
         return self.pairs.reference_log_density(self.to_free(x))
 
-    def log_slope(self, free: Tensor) -> float:
+    def log_slope(self, free: Tensor) -> Tensor | float:
         return 0.0
 
     def states(self) -> Tensor:
@@ -380,7 +380,7 @@ class PairEnergy(Energy):
 
     def __init__(self, space: Binary, energy: Energy):
         super().__init__()
-        self.space, self.energy = space, energy
+        self.space, self.energy, self.coupled_axis = space, energy, energy.coupled_axis
 
     def forward(self, free: Tensor) -> Tensor:
         return self.energy(self.space.from_free(free))

@@ -37,6 +37,7 @@ from ebrl.kernels import (
 )
 from ebrl.kernels.tempering import Rungs, exchanged
 from ebrl.networks import MLPEnergy
+from ebrl.repulsion import Repulsion
 from ebrl.sampler import importance_resampling
 from ebrl.spaces import Box, Space, Unbounded
 
@@ -317,3 +318,19 @@ def test_replicas_stay_with_the_condition_of_their_chain(space: Space | None) ->
 def test_impossible_kernels_are_refused(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("space", [None, Box(-1.0, 1.0)], ids=["unbounded", "box"])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        Tempered(MALA(), [1.0, 2.0]),
+        IteratedSIR(Gaussian(0.0, 1.0, 1)),
+        IndependenceMetropolis(Gaussian(0.0, 1.0, 1)),
+    ],
+    ids=lambda kernel: type(kernel).__name__,
+)
+def test_chains_that_the_energy_couples_are_refused(kernel: Kernel, space: Space | None) -> None:
+    energy = Gaussian(0.0, 1.0, 1) + Repulsion(0.5)
+    with pytest.raises(ValueError, match="couples the chains along batch axis -1"):
+        Sampler(kernel, space, steps=1).sample(energy, torch.zeros(4, 1), generator=generator())

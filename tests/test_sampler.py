@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
-from problems import generator
+from problems import generator, within_standard_errors
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from ebrl import DualAveraging, Energy, FunctionEnergy, Gaussian, Sampler
 from ebrl.energies import Number
@@ -77,9 +79,8 @@ class Damaged(Exception):
 
 def noisy_network() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(2, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 1), nn.Flatten(0)
-    )
+    last = spectral_norm(nn.Linear(16, 1))  # whose power vectors move in training mode
+    return nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), last, nn.Flatten(0))
 
 
 @pytest.mark.parametrize("gradient", ["none", "last", "unroll"])
@@ -149,6 +150,17 @@ def test_a_bound_energy_freezes_its_network() -> None:
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_a_closure_hides_its_network_but_no_graph_leaks() -> None:
+    network = nn.Linear(2, 1)
+    samples = mala().sample(
+        FunctionEnergy(lambda x: network(x).square().squeeze(-1)),
+        torch.zeros(4, 2),
+        generator=generator(),
+    )
+    assert not any(part.requires_grad for part in (samples.x, samples.energy, *samples.info))
+    assert all(weight.grad is None and weight.requires_grad for weight in network.parameters())
+
+
 @pytest.mark.parametrize("steps", [0, 1, 5])
 @pytest.mark.parametrize("space", [None, Box(-5.0, 5.0, "tanh")], ids=["unbounded", "tanh"])
 def test_the_callers_x_is_never_modified(steps: int, space: Space | None) -> None:
@@ -166,6 +178,39 @@ def test_the_type_of_the_input_rules(dtype: torch.dtype, walls: str) -> None:
     sampler = mala(space=Box(-1.0, 1.0, walls), adaptation=DualAveraging())
     samples = sampler.sample(GAUSSIAN, torch.zeros(8, 2, dtype=dtype), generator=generator())
     assert samples.x.dtype == samples.energy.dtype == samples.info.acceptance.dtype == dtype
+
+
+@pytest.mark.parametrize("returned", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "kernel",
+    [MALA(), HMC(3), IteratedSIR(Gaussian(0.0, 2.0, 2), 4)],
+    ids=["MALA", "HMC", "IteratedSIR"],
+)
+def test_acceptances_of_a_bfloat16_energy_are_in_float32(
+    kernel: Kernel, returned: torch.dtype
+) -> None:
+    energy = FunctionEnergy(lambda x: (x.bfloat16().square() / 2).sum(-1).to(returned))
+    sampler = Sampler(kernel, steps=20, step_size=0.4)
+    x = torch.randn(5000, 2, generator=generator(1))
+    samples = sampler.sample(energy, x, generator=generator())
+    assert samples.x.dtype == samples.energy.dtype == samples.info.acceptance.dtype == torch.float32
+    # bfloat16 has 256 numbers between 1 and 2: acceptances of its own would be multiples of 1/256.
+    assert len(samples.info.acceptance.unique()) > 1000
+    assert within_standard_errors(samples.x, torch.zeros(2), torch.ones(2), 4)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, -torch.inf, torch.inf], ids=str)
+@pytest.mark.parametrize("kernel", [ULA(), MALA(), HMC(2)], ids=["ULA", "MALA", "HMC"])
+def test_regions_without_an_energy_are_never_entered_and_counted(
+    kernel: Kernel, bad: float
+) -> None:
+    energy = FunctionEnergy(lambda x: torch.where(x[..., 0] > 0.5, bad, -3 * x.sum(-1)))
+    sampler = Sampler(kernel, steps=20, step_size=0.2)
+    samples = sampler.sample(energy, torch.zeros(50, 2), generator=generator())
+    assert (samples.x[:, 0] <= 0.5).all()
+    assert samples.energy.isfinite().all()
+    lost = samples.info.diverged.sum()
+    assert lost == 0 if bad == torch.inf else lost > 50
 
 
 @pytest.mark.parametrize("walls", ["reject", "reflect", "tanh", "project"])
@@ -349,6 +394,19 @@ def test_networks_with_gradients_of_their_own_are_unrolled_by_autograd() -> None
     assert network.first_weight.grad.abs().max() > 0
 
 
+def test_the_graph_of_an_unrolled_run_is_freed() -> None:
+    energy, seen = Quartic(), []
+    energy.register_forward_pre_hook(lambda module, inputs: seen.append(weakref.ref(inputs[0])))
+    x = torch.zeros(5, 2, dtype=torch.float64)
+    loss = loss_after(Sampler(ULA(), steps=4, step_size=0.01), energy, x, "unroll")
+    kept = [place() for place in seen]
+    assert all(place is not None for place in kept)
+    del kept
+    loss.backward()
+    del loss, x
+    assert [place() for place in seen] == [None] * 5
+
+
 # Bad input.
 
 
@@ -374,6 +432,41 @@ def test_an_energy_of_the_wrong_shape_is_refused(kernel: Kernel, space: Space | 
         Sampler(kernel, space=space, steps=1).sample(
             energy, torch.zeros(3, 2), generator=generator()
         )
+
+
+@pytest.mark.parametrize(
+    ("sampler", "energy", "options", "message"),
+    [
+        (mala(), GAUSSIAN, {"x": torch.zeros(3, 2).long()}, r"floating point .* got torch.int64"),
+        (mala(), FunctionEnergy(torch.sum, 3), {"x": torch.zeros(3, 2)}, "with 3 event axes"),
+        (
+            mala(space=Unbounded(2)),
+            FunctionEnergy(torch.sum, 3),
+            {"n": 4},
+            r"a space of points with 3 axes, .* got points of shape \(2,\)",
+        ),
+        (mala(), GAUSSIAN, {"n": 4}, "the space must know its event shape"),
+        (
+            mala(),
+            MLPEnergy(2, (4,)).to("meta"),
+            {"x": torch.zeros(3, 2)},
+            "x and generator on meta, where the energy is, got them on cpu",
+        ),
+    ],
+    ids=["integers", "too few axes", "another space", "no shape", "energy elsewhere"],
+)
+def test_starting_points_that_do_not_fit_are_refused(
+    sampler: Sampler, energy: Energy, options: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        sampler.sample(energy, generator=generator(), **options)
+
+
+def test_a_conditional_energy_without_its_condition_is_refused() -> None:
+    conditional = MLPEnergy(2, (4,), condition_dimension=3)
+    for energy in (conditional, conditional + GAUSSIAN):
+        with pytest.raises(TypeError, match=r"call energy.given\(condition\) first"):
+            mala().sample(energy, torch.zeros(3, 2), generator=generator())
 
 
 def test_a_generator_elsewhere_is_refused() -> None:

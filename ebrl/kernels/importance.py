@@ -18,6 +18,7 @@ from ebrl.kernels.protocol import (
     choose,
     diverged,
     expect_positive,
+    expect_uncoupled,
     metropolis,
     precise,
     uniform_like,
@@ -76,7 +77,7 @@ class IteratedSIR:
     probability ∝ `exp(-E/T) / q`. It forgets where it was as fast as the weights are even, across
     any distance between modes. One step from draws of the proposal is sampling importance
     resampling, see `ebrl.sampler.importance_resampling`. `step_size` plays no part. Raises
-    `ValueError` for fewer than one candidate and at temperature 0.
+    `ValueError` for fewer than one candidate, for energies that couple chains and at temperature 0.
     """
 
     def __init__(self, proposal: Proposal, candidates: int = 16):
@@ -124,7 +125,8 @@ class IndependenceMetropolis:
 
     One candidate and one energy a step, accepted with probability `min(1, w(x') / w(x))`, where
     `w = exp(-E/T) / q`. A chain is stuck for long where w is large: the proposal must have heavier
-    tails than the target. `step_size` plays no part. Raises `ValueError` at temperature 0.
+    tails than the target. `step_size` plays no part. Raises `ValueError` for energies that couple
+    chains and at temperature 0.
     """
 
     def __init__(self, proposal: Proposal):
@@ -154,6 +156,7 @@ class IndependenceMetropolis:
 
 
 def importance_state(energy: Energy, x: Tensor, proposal: Proposal) -> ImportanceState:
+    expect_uncoupled(energy)
     return ImportanceState(x, precise(energy(x), x), precise(proposal.log_density(x), x))
 
 

@@ -17,7 +17,8 @@ class _Known:
     """
 
     def __init__(self, energy: Energy, state: HasPosition):
-        self.energy, self.state, self.event_ndim = energy, state, energy.event_ndim
+        self.energy, self.state = energy, state
+        self.event_ndim, self.coupled_axis = energy.event_ndim, energy.coupled_axis
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.state.energy if x is self.state.x else self.energy(x)

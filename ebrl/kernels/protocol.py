@@ -90,6 +90,15 @@ def expect_event_shape(name: str, diagonal: Tensor | None, energy: Energy, x: Te
         )
 
 
+def expect_uncoupled(energy: Energy) -> None:
+    """Raise `ValueError` for an energy of chains together, where a kernel needs each one's own."""
+    if energy.coupled_axis is not None:
+        raise ValueError(
+            "expected an energy of each chain alone, got one that couples the chains along batch "
+            f"axis {energy.coupled_axis}: move them by ULA or descend"
+        )
+
+
 def gradient_state(energy: Energy, x: Tensor) -> GradientState:
     value, gradient = energy.value_and_gradient(x)
     return GradientState(x, precise(value, x), gradient)

@@ -15,6 +15,7 @@ from ebrl.kernels.protocol import (
     Info,
     Kernel,
     expect_positive,
+    expect_uncoupled,
     metropolis,
     uniform_like,
 )
@@ -55,7 +56,8 @@ class Tempered:
     exact after many steps, and chains that go on over short runs are better served by a kernel with
     independence moves. The swap acceptances are in the state; above .2 all is well. Velocities are
     drawn anew at each step. The acceptance reported is the coldest replica's, divergences are of
-    any. Raises `ValueError` for a ladder that is not like that and at temperature 0.
+    any. Raises `ValueError` for a ladder that is not like that, for an energy that couples chains
+    and at temperature 0.
     """
 
     def __init__(self, kernel: Kernel, temperatures: Sequence[float] | Tensor):
@@ -69,6 +71,7 @@ class Tempered:
         self.kernel = kernel
 
     def start(self, energy: Energy, x: Tensor) -> TemperedState:
+        expect_uncoupled(energy)
         axis = x.ndim - energy.event_ndim
         repeats = (*(1,) * axis, len(self.temperatures), *(1,) * energy.event_ndim)
         replicas = self.kernel.start(energy, x.unsqueeze(axis).repeat(repeats))
