@@ -42,7 +42,7 @@ class Annealing:
         reference: Proposal | None = None,
         kernel: Kernel | None = None,
         temperature: float = 1.0,
-        ladder: int | Sequence[float] = 200,
+        ladder: int | Sequence[float] = 100,
         steps: int = 1,
         step_size: float = 0.1,
     ):

@@ -107,12 +107,12 @@ def log_normalizer(
     samples: Tensor | None = None,
     temperature: float = 1.0,
     kernel: Kernel | None = None,
-    ladder: int | Sequence[float] = 200,
+    ladder: int | Sequence[float] = 100,
     runs: int = 16,
     chains: int = 64,
     steps: int = 1,
     step_size: float = 0.1,
-    long_run: int = 200,
+    long_run: int = 100,
 ) -> Bounds:
     """Bound `log ∫ exp(-E(x)/T) dx` from both sides (Grosse, Ghahramani and Adams 2015).
 
