@@ -242,6 +242,23 @@ def test_a_start_without_density_or_beyond_the_proposal_is_left(kernel: type) ->
     assert ((x >= 0) & (x <= 1)).all()
 
 
+def test_a_cycle_is_its_kernels_in_turn_with_nothing_stale() -> None:
+    kernels: list[Kernel] = [IteratedSIR(Gaussian(0.0, 2.0, 2), 2), MALA(), HMC(2), GHMC()]
+    energy, x = PROBLEMS[1].energy, torch.randn(40, 2, generator=generator())
+    cycle: Kernel = Cycle(kernels)
+    state, stream = cycle.start(energy, x), generator(1)
+    for _ in range(3):
+        noise = cycle.draw(state, stream)
+        state, info = cycle.step(energy, state, noise, 0.3, 0.8)
+        for kernel, own in zip(kernels, noise, strict=True):
+            alone, expected = kernel.step(energy, kernel.start(energy, x), own, 0.3, 0.8)
+            assert not torch.equal(alone.x, x)
+            x = alone.x
+        torch.testing.assert_close(state.x, x)
+        torch.testing.assert_close(state.energy, energy(x))
+        torch.testing.assert_close(info.acceptance, expected.acceptance)
+
+
 # Parallel tempering.
 
 
