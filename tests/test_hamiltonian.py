@@ -16,6 +16,7 @@ from ebrl import FunctionEnergy, Gaussian
 from ebrl.kernels import GHMC, HMC, MALA, NUTS, ULA, Kernel, Underdamped
 from ebrl.kernels.hamiltonian import leapfrog
 from ebrl.kernels.protocol import gradient_state
+from ebrl.repulsion import Repulsion
 
 CHAINS = 20_000
 
@@ -232,6 +233,14 @@ def test_underdamped_at_temperature_zero_finds_the_minimum() -> None:
     torch.testing.assert_close(state.x, torch.full_like(x, 2.0).log(), rtol=1e-4, atol=1e-4)
 
 
+def test_bfloat16_stays_bfloat16() -> None:
+    x = torch.randn(20, 2, generator=generator()).bfloat16()
+    for kernel in (ULA(diagonal(2)), GHMC(2, mass=diagonal(2)), Underdamped(), NUTS(2)):
+        state, _, _ = run(kernel, PROBLEMS[1].energy, x, 3, 0.1)
+        assert state.x.dtype == torch.bfloat16
+        assert state.x.isfinite().all()
+
+
 # Bad input.
 
 
@@ -258,3 +267,10 @@ def test_impossible_kernels_are_refused(make: Callable[[], Kernel], message: str
 def test_a_diagonal_has_the_shape_of_the_event(make: Callable[[Tensor], Kernel]) -> None:
     with pytest.raises(ValueError, match=r"of the event's shape \(3,\), got \(2,\)"):
         make(torch.ones(2)).start(PROBLEMS[0].energy, torch.zeros(5, 3))
+
+
+@pytest.mark.parametrize("kernel", [MALA(), HMC(), GHMC(), NUTS()], ids=lambda k: type(k).__name__)
+def test_a_test_of_each_chain_refuses_an_energy_of_all(kernel: Kernel) -> None:
+    with pytest.raises(ValueError, match="couples the chains along batch axis -1"):
+        kernel.start(Gaussian(0.0, 1.0, 2) + Repulsion(0.5), torch.zeros(4, 2))
+    Underdamped().start(Gaussian(0.0, 1.0, 2) + Repulsion(0.5), torch.zeros(4, 2))

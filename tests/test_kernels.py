@@ -483,6 +483,27 @@ def test_an_exploding_step_is_a_divergence_and_not_a_number_lost(case: Case) -> 
     assert (lost == 3).all()
 
 
+def on_meta(tree: Any) -> Any:
+    """Return a state or noise without its numbers: only shapes and types."""
+    if tree is None or isinstance(tree, Tensor):
+        return None if tree is None else tree.to("meta")
+    fields = [on_meta(field) for field in tree]
+    return tuple(fields) if type(tree) is tuple else type(tree)(*fields)
+
+
+@every_kernel
+def test_a_step_never_waits_for_the_host(case: Case) -> None:
+    kinds = {type(kernel) for kernel in parts(case.kernel)}
+    if kinds & {NUTS, IteratedSIR, IndependenceMetropolis}:
+        pytest.skip("NUTS waits; the proposal of the others lives on the CPU")
+    state = case.kernel.start(case.energy, case.start(4))
+    noise = case.kernel.draw(state, generator())
+    step_size, temperature = (torch.tensor(value, device="meta") for value in (0.2, 0.7))
+    # To read a number here, as a branch or `.item()` would, is an error.
+    moved, _ = case.kernel.step(case.energy, on_meta(state), on_meta(noise), step_size, temperature)
+    assert moved.x.device.type == "meta"
+
+
 class Counting(Energy):
     """Counts evaluations, with and without the gradient."""
 

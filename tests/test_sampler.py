@@ -14,7 +14,17 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ebrl import DualAveraging, Energy, FunctionEnergy, Gaussian, Sampler
 from ebrl.energies import Number
-from ebrl.kernels import HMC, MALA, ULA, GradientDescent, IteratedSIR, Kernel
+from ebrl.kernels import (
+    GHMC,
+    HMC,
+    MALA,
+    SVGD,
+    ULA,
+    GradientDescent,
+    IteratedSIR,
+    Kernel,
+    Underdamped,
+)
 from ebrl.networks import MLPEnergy
 from ebrl.spaces import Box, Space, Unbounded
 
@@ -332,8 +342,8 @@ def loss_after(sampler: Sampler, energy: Energy, x: Tensor, gradient: str) -> Te
 )
 @pytest.mark.parametrize(
     "kernel",
-    [ULA(), MALA(), HMC(3), GradientDescent(0.5)],
-    ids=["ULA", "MALA", "HMC", "GradientDescent"],
+    [ULA(), MALA(), HMC(3), GHMC(2), Underdamped(), SVGD(), GradientDescent(0.5)],
+    ids=["ULA", "MALA", "HMC", "GHMC", "Underdamped", "SVGD", "GradientDescent"],
 )
 def test_unrolled_gradients_are_finite_differences(kernel: Kernel, space: Space | None) -> None:
     sampler = Sampler(kernel, space=space, steps=4, step_size=0.1, temperature=0.5)

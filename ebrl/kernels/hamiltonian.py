@@ -2,8 +2,9 @@
 
 The momentum is `N(0, mass T)`; with it the energy `E(x) + Σ mass v² / 2` is kept by the flow, and
 almost by its leapfrog steps of length `step_size`. `mass` is a diagonal of positive numbers of the
-event's shape, best the inverse variances of the coordinates; without one it is 1. Each raises
-`ValueError` for a mass that is not positive or not of the event's shape.
+event's shape, best the inverse variances of the coordinates; without one it is 1. Each kernel
+raises `ValueError` for a mass that is not positive or not of the event's shape, and those with an
+acceptance test for an energy that couples chains.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ebrl.kernels.protocol import (
     choose,
     diverged,
     expect_event_shape,
+    expect_uncoupled,
     gradient_state,
     metropolis,
     metropolis_noise,
@@ -69,6 +71,7 @@ class HMC:
         self.mass = positive_diagonal("mass", mass)
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
+        expect_uncoupled(energy)
         expect_event_shape("mass", self.mass, energy, x)
         return gradient_state(energy, x)
 
@@ -123,6 +126,7 @@ class GHMC:
         self.mass = positive_diagonal("mass", mass)
 
     def start(self, energy: Energy, x: Tensor) -> VelocityState:
+        expect_uncoupled(energy)
         expect_event_shape("mass", self.mass, energy, x)
         return _at_rest(energy, x)
 
@@ -197,7 +201,8 @@ class Underdamped:
 
 def _at_rest(energy: Energy, x: Tensor) -> VelocityState:
     start = gradient_state(energy, x)
-    return VelocityState(*start, torch.zeros_like(x), torch.zeros_like(start.energy))
+    moving = torch.zeros_like(start.energy, dtype=x.dtype)
+    return VelocityState(*start, torch.zeros_like(x), moving)
 
 
 def _refreshed(state: VelocityState, thermal: Tensor, friction: Number) -> VelocityState:

@@ -21,6 +21,7 @@ from ebrl.kernels.protocol import (
     choose,
     diverged,
     expect_event_shape,
+    expect_uncoupled,
     gradient_state,
     metropolis,
     metropolis_noise,
@@ -86,13 +87,14 @@ class MALA:
 
     One energy and gradient a step. The best acceptance in many dimensions is .574 (Roberts and
     Rosenthal 1998). Raises `ValueError` for a preconditioner that is not positive or not of the
-    event's shape.
+    event's shape, and for an energy that couples chains.
     """
 
     def __init__(self, preconditioner: Tensor | None = None):
         self.preconditioner = positive_diagonal("preconditioner", preconditioner)
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
+        expect_uncoupled(energy)
         expect_event_shape("preconditioner", self.preconditioner, energy, x)
         return gradient_state(energy, x)
 

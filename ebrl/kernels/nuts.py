@@ -24,6 +24,7 @@ from ebrl.kernels.protocol import (
     diverged,
     expect_event_shape,
     expect_positive,
+    expect_uncoupled,
     gradient_state,
     normal_like,
     positive_diagonal,
@@ -80,7 +81,8 @@ class NUTS:
     At most `2^max_depth - 1` leapfrog steps of length `step_size`, with the generalised U-turn
     criterion. `mass` is HMC's. Adapt the step size to an acceptance of .8. It waits for the host,
     once a leapfrog step, to know whether any chain still grows. Raises `ValueError` for a cap
-    below 1, for a mass that is not positive or not of the event's shape, and at temperature 0.
+    below 1, for a mass that is not positive or not of the event's shape, for an energy that couples
+    chains and at temperature 0.
     """
 
     def __init__(self, max_depth: int = 10, mass: Tensor | None = None):
@@ -90,6 +92,7 @@ class NUTS:
         self.mass = positive_diagonal("mass", mass)
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
+        expect_uncoupled(energy)
         expect_event_shape("mass", self.mass, energy, x)
         return gradient_state(energy, x)
 

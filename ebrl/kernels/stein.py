@@ -18,8 +18,9 @@ class SVGD:
     noise: they are not independent draws, and permuting them permutes the result. The kernel is
     `exp(-|x - y|²/h)` with `h = median |x_i - x_j|² / log(n + 1)` of each set. The fixed point
     stands for `exp(-E/T)`; its spread is too small, on a Gaussian of one dimension by 3 % of the
-    variance with 100 particles, and far too small in many dimensions (Ba et al. 2022). A particle that would move to an infinite energy or to none
-    stays. Raises `ValueError` without a batch axis.
+    variance with 100 particles, and far too small in many dimensions (Ba et al. 2022). A particle
+    that would move to an infinite energy or to none stays. Raises `ValueError` without a batch
+    axis.
     """
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
