@@ -233,16 +233,20 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     path = arguments.out.with_suffix(".json")
-    record = load(path)
-    done = {(run["objective"], run["problem"], run["seed"]) for run in record["runs"]}
     for seed in arguments.seeds:
         for problem in arguments.problems:
             for name in arguments.objectives:
+                done = [
+                    (run["objective"], run["problem"], run["seed"]) for run in load(path)["runs"]
+                ]
                 if (name, problem, seed) not in done:
-                    record["runs"].append(measure(name, problem, seed))
+                    run = measure(name, problem, seed)
+                    record = load(path)  # others may have written meanwhile
+                    record["runs"].append(run)
                     save(record, path)
-                    print(json.dumps(record["runs"][-1], ensure_ascii=False), flush=True)
-    text = "\n\n".join(table(record["runs"], problem) for problem in PROBLEMS)
+                    print(json.dumps(run, ensure_ascii=False), flush=True)
+    runs = load(path)["runs"]
+    text = "\n\n".join(table(runs, problem) for problem in PROBLEMS)
     print(text)
     path.with_suffix(".md").write_text(text + "\n")
 

@@ -433,14 +433,14 @@ BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "two_moons.py"
 @pytest.mark.parametrize(
     ("name", "least", "most"),
     [
-        ("EnergyDiscrepancy(.25)", 0.88, 1.0),
-        ("EnergyDiscrepancy(1)", 0.7, 0.9),
-        ("EnergyDiscrepancy(.1…3)", 0.7, 0.9),
-        ("NCE", 0.7, 0.9),
-        ("InfoNCE", 0.7, 0.9),
-        ("DenoisingScoreMatching(.1)", 0.88, 1.0),
-        ("SlicedScoreMatching", 0.88, 1.0),
-        ("ExactScoreMatching", 0.88, 1.0),
+        ("EnergyDiscrepancy(.25)", 0.9, 1.0),
+        ("EnergyDiscrepancy(1)", 0.75, 0.85),
+        ("EnergyDiscrepancy(.1…3)", 0.75, 0.85),
+        ("NCE", 0.75, 0.85),
+        ("InfoNCE", 0.75, 0.85),
+        ("DenoisingScoreMatching(.1)", 0.95, 1.0),
+        ("SlicedScoreMatching", 0.95, 1.0),
+        ("ExactScoreMatching", 0.95, 1.0),
     ],
 )
 def test_the_mode_weight_that_a_network_learns(name: str, least: float, most: float) -> None:
