@@ -56,7 +56,7 @@ def expect_finite(x: Tensor, name: str = "data") -> None:
         return
     row, *column = bad.nonzero()[0].tolist()
     where = f"row {row}" + (f", column {', '.join(map(str, column))}" if column else "")
-    value = x[(row, *column)].item()
+    value = x[bad][0].item()
     raise ValueError(
         f"{name}: expected finite numbers, got {value} in {where} (both counted from 0), "
         f"{int(bad.sum())} in all; drop these rows or fill them"

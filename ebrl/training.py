@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class Training:
     @property
     def average(self) -> Energy:
         """The energy with the moving average of the weights; the energy itself without one."""
-        return self.energy if self.averaged is None else self.averaged.module
+        return self.energy if self.averaged is None else cast(Energy, self.averaged.module)
 
     def advance(self) -> Metrics:
         """Take one step and return what there is to log.
@@ -91,7 +91,7 @@ class Training:
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.clip is not None:
             limit = self.clip(norm) if isinstance(self.clip, RunningClip) else self.clip
-            nn.utils.clip_grads_with_norm_(parameters, limit, norm)  # type: ignore[arg-type]
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         return norm
 
     def state(self) -> dict[str, Any]:

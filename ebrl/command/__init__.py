@@ -10,6 +10,8 @@ from ebrl.command.errors import NO_ROOM, RunError, UsageError, did_you_mean
 
 VERBS = {
     "train": "train an agent from a config, into a new run folder",
+    "fit": "train an energy on a data file from a config, into a new run folder",
+    "sample": "draw from the energy of a run",
     "resume": "go on with an interrupted run, to the same result as if it had not been",
     "evaluate": "play episodes with the agent of a run: mean ± sd of the return",
     "plot": "draw the learning curve and the energy landscape of a run",
@@ -17,7 +19,7 @@ VERBS = {
 
 HELP = """usage: ebrl VERB ...
 
-Energy-based reinforcement learning from the command line.
+Energy-based models and reinforcement learning from the command line.
 
 verbs:
 {verbs}
@@ -27,6 +29,8 @@ examples:
   ebrl train configs/pendulum.yaml --seed 1 --agent.learning_rate 3e-4
   ebrl train configs/baselines/pendulum.yaml                   SB3's SAC on the same task
   ebrl resume runs/pendulum/EnergyActorCritic-0                go on after Ctrl-C or a crash
+  ebrl fit configs/fit/two_moons.yaml                          an energy of points in the plane
+  ebrl sample runs/two_moons/ContrastiveDivergence-0 --n 1000  draw from it
   ebrl evaluate runs/pendulum/EnergyActorCritic-0 --episodes 100
   ebrl plot runs/pendulum/EnergyActorCritic-0
 

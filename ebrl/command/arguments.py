@@ -21,9 +21,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(
-    verb: str, text: str, options: dict[str, tuple[int, int, str]], arguments: list[str]
+    verb: str,
+    text: str,
+    options: dict[str, tuple[int, int, str]],
+    arguments: list[str],
+    texts: dict[str, tuple[str, str]] | None = None,
 ) -> argparse.Namespace:
-    """`run` and the whole numbers in `options`, {name: (default, minimum, help)}.
+    """`run`, whole numbers `options`, {name: (default, minimum, help)}, and `texts`, {…: (…, …)}.
 
     Raises UsageError for anything else; `--help` prints `text` and exits.
     """
@@ -33,7 +37,7 @@ def parse(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("run", metavar="RUN", help="the folder that `ebrl train` made")
+    parser.add_argument("run", metavar="RUN", help="the folder of the run")
     for name, (default, minimum, meaning) in options.items():
         parser.add_argument(
             f"--{name}",
@@ -41,7 +45,10 @@ def parse(
             default=default,
             help=f"{meaning} (default {default})",
         )
-    parser.known = tuple(f"--{name}" for name in options)
+    for name, (default_text, meaning) in (texts or {}).items():
+        help_text = f"{meaning} (default {default_text})"
+        parser.add_argument(f"--{name}", default=default_text, help=help_text)
+    parser.known = tuple(f"--{name}" for name in [*options, *(texts or {})])
     return parser.parse_args(arguments)
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -25,9 +22,8 @@ from ebrl.command.evaluation import Evaluations
 from ebrl.command.pictures import draw_run
 from ebrl.command.progress import Progress
 from ebrl.command.runs import Run, read_evaluations, write_json
+from ebrl.command.signals import stop_on_signals
 from ebrl.storage import StorageError
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def build(configuration: Configuration) -> OffPolicyAlgorithm:
@@ -96,7 +92,7 @@ def train_to_end(
         run.checkpoints, every=configuration.settings.checkpoint_every, resumed=resumed
     )
     progress = Progress(total, evaluations)
-    with _stop_on_signals(checkpoints) as received:
+    with stop_on_signals(partial(checkpoints.request, stop=True)) as received:
         try:
             if agent.num_timesteps < total:
                 agent.learn(
@@ -141,29 +137,6 @@ def _finish(
         f"  picture  {run.picture}\n"
         f"  curves   tensorboard --logdir {run.folder}"
     )
-
-
-@contextmanager
-def _stop_on_signals(checkpoints: Checkpoints) -> Iterator[list[int]]:
-    """Let SIGINT and SIGTERM end `learn` by KeyboardInterrupt, once a checkpoint is written.
-
-    Yields the list that the signals are noted in. The second one does not wait.
-    """
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) > 1:
-            raise KeyboardInterrupt
-        print("\nebrl: saving, then stopping (again: stop now) …", file=sys.stderr)
-        checkpoints.request(stop=True)
-
-    before: dict[int, Any] = {number: signal.signal(number, handle) for number in SIGNALS}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _how_to_resume(run: Run) -> str:

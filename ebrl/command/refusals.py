@@ -22,16 +22,18 @@ def explain(message: str, top_level: set[str]) -> str:
     >>> explain("Option 'total_timestep' is not accepted", {"total_timesteps", "agent"})
     'unknown key `total_timestep`. Did you mean `total_timesteps`?'
     """
-    class_path = _first(r"Problem with given class_path '([^']+)'", message)
+    class_paths = re.findall(r"Problem with given class_path '([^']+)'", message)
+    class_path = class_paths[-1] if class_paths else None  # the innermost
+    keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     if unknown := _first(r"Option '([^']+)' is not accepted", message):
-        return _unknown_key(unknown, class_path, top_level)
+        return _unknown_key(keys, unknown, class_path, top_level)
     if unknown := _first(r"unrecognized arguments: (\S+)", message):
         if not unknown.startswith("-"):
             return f"unexpected `{unknown}`: after the config come options such as --seed 1."
         key = unknown.lstrip("-").partition("=")[0]
         return f"unknown option `{unknown}`.{did_you_mean(key, top_level)}"
     if class_path and (_first(r"(has no attribute|No module named)", message)):
-        return _unknown_class(class_path)
+        return _unknown_class(keys, class_path)
     if _first(r"(Problems parsing config)", message):
         where = " ".join(message.partition(":")[2].split()).replace(
             'in "<unicode string>", ', "at "
@@ -40,9 +42,8 @@ def explain(message: str, top_level: set[str]) -> str:
     if _first(r"(Unexpected config)", message):
         return "this is not a config: expected keys such as `agent` and `total_timesteps`."
     if missing := _first(r"arguments are required: (.+)", message):
-        prefix = "agent." if class_path else ""
+        prefix = f"{keys}." if class_path else ""
         return f"missing: {', '.join(prefix + name for name in missing.split(', '))}."
-    keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     said = [re.sub(r"<class '(\w+)'>", r"\1", line) for line in lines if line]
     said = [re.sub(r'^Parser key "[^"]+":\s*', "", line) for line in said]
@@ -50,22 +51,22 @@ def explain(message: str, top_level: set[str]) -> str:
     return (f"{keys}: " if keys else "") + "; ".join(said)
 
 
-def _unknown_key(key: str, class_path: str | None, top_level: set[str]) -> str:
+def _unknown_key(owner: str, key: str, class_path: str | None, top_level: set[str]) -> str:
     if class_path is None:
         return f"unknown key `{key}`.{did_you_mean(key, top_level)}"
     known = set(inspect.signature(_locate(class_path)).parameters)
     if key in top_level:
-        return f"`agent.{key}` belongs to the run: write `{key}` at the top level (--{key})."
+        return f"`{owner}.{key}` belongs to the run: write `{key}` at the top level (--{key})."
     if key.partition(".")[0] == "init_arg":
-        return "unknown key `agent.init_arg`. Did you mean `init_args`?"
+        return f"unknown key `{owner}.init_arg`. Did you mean `init_args`?"
     hint = did_you_mean(key, known)
-    return f"unknown key `agent.{key}`: {class_path} has no such argument.{hint}"
+    return f"unknown key `{owner}.{key}`: {class_path} has no such argument.{hint}"
 
 
-def _unknown_class(class_path: str) -> str:
+def _unknown_class(owner: str, class_path: str) -> str:
     module, _, name = class_path.rpartition(".")
     hint = did_you_mean(name, dir(_locate(module))) if _locate(module) else ""
-    return f"agent: there is no class `{class_path}`.{hint}"
+    return f"{owner}: there is no class `{class_path}`.{hint}"
 
 
 def _locate(dotted: str) -> type:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ebrl.command.errors import UsageError
 
@@ -62,12 +62,24 @@ def create(folder: str | Path, config: str) -> Run:
     return run
 
 
-def existing(folder: str | Path) -> Run:
-    """The run in `folder`. Raises UsageError when there is none."""
+def existing(folder: str | Path, of: Literal["agent", "energy"] | None = "agent") -> Run:
+    """The run of an agent or an energy in `folder`, or of either.
+
+    Raises UsageError when there is none, or one of the other kind.
+    """
     run = Run(Path(folder))
     if not run.config.is_file():
         raise UsageError(f"{folder} is not the folder of a run: there is no {run.config}.")
+    if of is not None and trains_energy(run) != (of == "energy"):
+        other = "an energy: ebrl sample RUN" if of == "agent" else "an agent: ebrl evaluate RUN"
+        raise UsageError(f"{folder} is the run of {other}, ebrl resume RUN.")
     return run
+
+
+def trains_energy(run: Run) -> bool:
+    """Whether `ebrl fit` made the run: only its config has an objective."""
+    lines = run.config.read_text(encoding="utf-8").splitlines()
+    return any(line.startswith("objective:") for line in lines)
 
 
 @contextmanager

@@ -1,0 +1,186 @@
+"""The config of `ebrl fit`: its schema are the signatures of what it names, and `Settings`.
+
+energy: {class_path: ebrl.networks.MLPEnergy, init_args: {dimension: 2, hidden: [128, 128]}}
+data: points.csv
+objective: {class_path: ebrl.objectives.EnergyDiscrepancy, init_args: {sigma: 0.25}}
+sampler: {kernel: ebrl.kernels.MALA, space: ..., steps: 500}
+steps: 1500
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    register_type,
+)
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from ebrl import objectives
+from ebrl.command.errors import UsageError
+from ebrl.command.refusals import explain
+from ebrl.energies import Energy
+from ebrl.objectives import Objective
+from ebrl.sampler import Sampler
+from ebrl.tables import load_table
+from ebrl.training import RunningClip, check
+
+# Bounds and noise levels are tensors; a config writes them as lists.
+register_type(Tensor, serializer=Tensor.tolist, deserializer=torch.as_tensor)
+
+# jsonargparse compares the protocol's __call__ with nn.Module's own, which says nothing.
+OBJECTIVES = (
+    nn.Module,
+    *(
+        value
+        for value in vars(objectives).values()
+        if isinstance(value, type) and "__call__" in vars(value) and value is not Objective
+    ),
+)
+
+PARTS = ("energy", "data", "objective", "sampler")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run trains and keeps its energy.
+
+    Args:
+        steps: Updates of the energy.
+        name: Name of the task in folders and titles; the config file's name if not given.
+        run: Folder of the run; `runs/NAME/OBJECTIVE-SEED` if not given.
+        seed: Seeds the energy's weights, the order of the data, and all noise.
+        batch_size: Rows of the data an update.
+        learning_rate: Of Adam.
+        ema_decay: Of the moving average of the weights, which is what is kept; 0 for the last ones.
+        clip: The largest norm of the gradient, or ebrl.training.RunningClip; none if not given.
+        precision: `bfloat16` computes under autocast.
+        log_every: Updates between two entries in TensorBoard.
+        checkpoint_every: Updates between two checkpoints; one more comes at the end.
+        threads: Threads of PyTorch on the CPU.
+    """
+
+    steps: PositiveInt
+    name: str | None = None
+    run: str | None = None
+    seed: NonNegativeInt = 0
+    batch_size: PositiveInt = 256
+    learning_rate: PositiveFloat = 1e-3
+    ema_decay: ClosedUnitInterval = 0.99
+    clip: PositiveFloat | RunningClip | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    log_every: PositiveInt = 50
+    checkpoint_every: PositiveInt = 500
+    threads: PositiveInt = 1
+
+
+class FitConfiguration(NamedTuple):
+    """A config that was checked: every key known, every value of its type."""
+
+    parsed: Namespace
+    text: str  # YAML with every default written out; `read_fit` gives this configuration back
+
+    @property
+    def run(self) -> str:
+        """The folder of the run."""
+        return self.parsed.run
+
+    @property
+    def title(self) -> str:
+        return f"{self.parsed.name} · {_name(self.parsed.objective)}, seed {self.parsed.seed}"
+
+
+class Setup(NamedTuple):
+    """What a run is built of."""
+
+    energy: Energy
+    data: Tensor | TensorDataset
+    objective: Objective
+    sampler: Sampler
+    settings: Settings
+
+
+def parser() -> ArgumentParser:
+    """The parser of `ebrl fit`: everything that a config may say, also as an option."""
+    schema = ArgumentParser(
+        prog="ebrl fit CONFIG.yaml",
+        exit_on_error=False,
+        allow_abbrev=False,
+        print_config="--print_config",
+    )
+    schema.add_argument("--config", action=ActionConfigFile, help="The config; comes first.")
+    schema.add_class_arguments(Settings)
+    schema.add_subclass_arguments(Energy, "energy", required=True, help="What is trained.")
+    schema.add_argument(
+        "--data",
+        type=str | TensorDataset,
+        required=True,
+        help="A file (.npy, .npz, .csv), or the class_path of a function that makes the data.",
+    )
+    schema.add_subclass_arguments(OBJECTIVES, "objective", required=True, help="How it is trained.")
+    schema.add_class_arguments(Sampler, "sampler", help="Draws the samples that are shown.")
+    return schema
+
+
+def read_fit(config: str | Path, options: Sequence[str] = ()) -> FitConfiguration:
+    """Check the file `config`, changed by `options` such as `--learning_rate 1e-3`.
+
+    Raises UsageError for a missing file, bad YAML, an unknown key or a value of the wrong type.
+    """
+    try:
+        Path(config).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no config file {config}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the config {config} cannot be read: {error}.") from error
+    schema = parser()
+    try:
+        parsed = schema.parse_args(["--config", str(config), *options])
+    except ArgumentError as error:
+        top_level = {field.name for field in fields(Settings)} | set(PARTS)
+        raise UsageError(f"{config}: {explain(str(error), top_level)}") from error
+    del parsed["config"]
+    if isinstance(parsed.data, str):  # so that the run can be resumed from anywhere
+        parsed.data = str(Path(parsed.data).resolve())
+    if parsed.name is None:
+        parsed.name = Path(config).stem
+    if parsed.run is None:
+        parsed.run = f"runs/{parsed.name}/{_name(parsed.objective)}-{parsed.seed}"
+    return FitConfiguration(parsed, schema.dump(parsed))
+
+
+def build(configuration: FitConfiguration) -> Setup:
+    """Make the parts of a run, untrained. The same config gives the same parts.
+
+    Raises UsageError where a part refuses its arguments, the data cannot be read, or energy and
+    data do not fit together.
+    """
+    parsed = configuration.parsed
+    torch.set_num_threads(parsed.threads)
+    torch.manual_seed(parsed.seed)
+    try:
+        made = parser().instantiate(parsed)
+        data = load_table(made.data) if isinstance(made.data, str) else made.data
+        check(made.energy, data, parsed.batch_size)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # jsonargparse wraps what a constructor said
+            cause = cause.__cause__
+        raise UsageError(f"{configuration.title}: {cause}.") from error
+    settings = Settings(**{field.name: made[field.name] for field in fields(Settings)})
+    return Setup(made.energy, data, made.objective, made.sampler, settings)
+
+
+def _name(part: Namespace) -> str:
+    return part.class_path.rpartition(".")[2]

@@ -1,0 +1,149 @@
+"""The training of an energy in a run, from its first step or a checkpoint to its end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+
+import torch
+from tqdm import tqdm
+
+from ebrl import storage
+from ebrl.checkpoints import checkpoints_in, load_average, write_checkpoint
+from ebrl.command.errors import NO_ROOM, RunError
+from ebrl.command.fit_configuration import FitConfiguration, Setup
+from ebrl.command.landscapes import draw_run
+from ebrl.command.runs import Run
+from ebrl.command.signals import stop_on_signals
+from ebrl.diagnostics import DivergedError
+from ebrl.storage import StorageError
+from ebrl.training import Metrics, Training, fit
+
+BAR = (
+    "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} steps{postfix}, {rate_fmt}, {remaining} left"
+)
+LINES = 5  # about a training, whether there is a bar or not
+SHOWN = ("loss", "energy_gap", "acceptance", "step_size")
+
+
+class Progress:
+    """A bar on a terminal, a few lines anywhere; stops the training when it is asked to."""
+
+    def __init__(self, run: Run, total: int) -> None:
+        self.run, self.total = run, total
+        self.stopping = False
+        self.bar: tqdm | None = None
+
+    def __call__(self, training: Training, metrics: Metrics) -> None:
+        if self.bar is None:
+            self.bar = tqdm(
+                total=self.total,
+                initial=training.step - 1,
+                bar_format=BAR,
+                unit=" steps",
+                disable=None,  # not a terminal: no bar
+                dynamic_ncols=True,
+                leave=False,
+            )
+        if training.step % max(self.total // LINES, 1) == 0:
+            shown = {name: metrics[name] for name in SHOWN if name in metrics}
+            line = ", ".join(f"{name} {float(value):.3g}" for name, value in shown.items())
+            self.bar.write(f"step {training.step:>7,}   {line}", file=sys.stdout)
+        if not self.bar.disable:
+            self.bar.set_postfix_str(f"loss {float(metrics['loss']):.3g}", refresh=False)
+        self.bar.update(training.step - self.bar.n)
+        if self.stopping:
+            write_checkpoint(self.run.checkpoints, training.step, training.state())
+            raise KeyboardInterrupt
+
+    def stop(self) -> None:
+        """Save after this step and stop there."""
+        self.stopping = True
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int:
+    """Train until the run has all its steps; then save the energy and draw it. The exit code.
+
+    Ctrl-C and SIGTERM write a checkpoint first. Raises RunError when the run cannot go on.
+    """
+    settings = setup.settings
+    progress = Progress(run, settings.steps)
+    with stop_on_signals(progress.stop) as received, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            training = fit(
+                setup.energy,
+                setup.data,
+                setup.objective,
+                steps=settings.steps,
+                generator=torch.Generator().manual_seed(settings.seed),
+                batch_size=settings.batch_size,
+                learning_rate=float(settings.learning_rate),  # a plain one, that a file can hold
+                ema_decay=settings.ema_decay,
+                clip=settings.clip,
+                precision=settings.precision,
+                folder=run.folder,
+                resume=True,
+                checkpoint_every=settings.checkpoint_every,
+                log_every=settings.log_every,
+                pictures=setup.sampler,
+                callbacks=[progress],
+            )
+        except KeyboardInterrupt:
+            print(f"ebrl: stopped. {_how_to_resume(run)}", file=sys.stderr)
+            return 128 + (received[0] if received else signal.SIGINT)
+        except (DivergedError, StorageError) as error:
+            raise RunError(f"{error}. {_how_to_resume(run)}") from error
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise RunError(
+                f"no room left on the disk for {run.folder} ({error.strerror}). Free some; "
+                f"nothing that was written before is lost. {_how_to_resume(run)}"
+            ) from error
+        finally:
+            progress.close()
+    for warning in said:
+        print(f"ebrl: note: {warning.message}", file=sys.stderr)
+    _finish(configuration, setup, run, training)
+    return 0
+
+
+def _finish(configuration: FitConfiguration, setup: Setup, run: Run, training: Training) -> None:
+    energy = training.average
+    storage.save(run.model, energy.state_dict(), {"kind": "energy", "step": training.step})
+    for line in draw_run(run.picture, configuration.title, setup, energy):
+        print(line)
+    print(
+        f"Done: {training.step:,} steps.\n"
+        f"  energy   {run.model}\n"
+        f"  curves   tensorboard --logdir {run.folder}\n"
+        f"  samples  ebrl sample {run.folder}"
+    )
+
+
+def restore_average(setup: Setup, run: Run) -> int:
+    """Put the weights of the run's newest checkpoint into its energy; return the steps behind them.
+
+    Raises RunError when there is no checkpoint yet, or none can be read.
+    """
+    try:
+        return load_average(setup.energy, run.checkpoints)
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{run.folder} has no checkpoint yet. Train it: ebrl resume {run.folder}"
+        ) from error
+    except StorageError as error:
+        raise RunError(str(error)) from error
+
+
+def _how_to_resume(run: Run) -> str:
+    paths = checkpoints_in(run.checkpoints)
+    step = int(paths[0].stem.rpartition("-")[2]) if paths else 0
+    where = f"from step {step:,}" if paths else "from the start: no checkpoint was due yet"
+    return f"Go on ({where}): ebrl resume {run.folder}"

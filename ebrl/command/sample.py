@@ -1,0 +1,78 @@
+"""`ebrl sample RUN`: draw from the energy of a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ebrl.command.arguments import parse
+from ebrl.command.errors import RunError, UsageError
+
+EXAMPLES = """
+Draws from the energy of the run's newest checkpoint with the config's sampler, from its space's
+reference, writes the samples as an array (.npy) or a table (.csv) and, on a line or in the plane, a
+picture of the landscape with the samples on it beside them.
+
+examples:
+  ebrl sample runs/two_moons/ContrastiveDivergence-0
+  ebrl sample runs/two_moons/ContrastiveDivergence-0 --n 10000 --out moons.npy --seed 7
+"""
+OPTIONS = {
+    "n": (1_000, 1, "how many samples"),
+    "seed": (0, 0, "seed of the sampler's noise"),
+}
+TEXTS = {"out": ("RUN/samples.npy", "the file that they go to, .npy or .csv")}
+
+
+def main(arguments: list[str]) -> int:
+    """Sample from the run in `arguments[0]`."""
+    given = parse("sample", EXAMPLES, OPTIONS, arguments, TEXTS)
+    from ebrl.command.runs import existing
+
+    run = existing(given.run, of="energy")
+    out = run.folder / "samples.npy" if given.out == TEXTS["out"][0] else Path(given.out)
+    if out.suffix not in (".npy", ".csv"):
+        raise UsageError(f"--out: expected a file that ends in .npy or .csv, got {out}.")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out: there is no folder {out.parent}.")
+
+    import torch
+
+    from ebrl.command.fit_configuration import build, read_fit
+    from ebrl.command.fitting import restore_average
+    from ebrl.command.landscapes import SAMPLES, draw, picture, why_no_picture
+    from ebrl.training import rows
+
+    configuration = read_fit(run.config)
+    setup = build(configuration)
+    steps = restore_average(setup, run)
+    if setup.energy.takes_condition:
+        raise RunError(
+            "the energy is conditional: sample it from Python, sampler.sample(energy.given(c), ...)"
+        )
+    generator = torch.Generator().manual_seed(given.seed)
+    x = draw(setup.energy, setup.sampler, given.n, generator)
+    _write(out, x.numpy())
+    print(f"{configuration.title}, after {steps:,} steps: {given.n:,} samples\n  samples  {out}")
+    data, _ = rows(setup.data, torch.arange(min(len(setup.data), SAMPLES)), torch.device("cpu"))
+    if not why_no_picture(setup.energy, data):
+        beside = out.with_suffix(".png")
+        picture(beside, configuration.title, setup.energy, data, x)
+        print(f"  picture  {beside}")
+    return 0
+
+
+def _write(path: Path, samples: np.ndarray) -> None:
+    """Write a whole file or nothing."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            if path.suffix == ".npy":
+                np.save(file, samples)
+            else:
+                np.savetxt(file, samples.reshape(len(samples), -1), delimiter=",")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,27 @@
+"""Spaces as a config writes them: their shape is a list, where Python takes one number an axis."""
+
+from __future__ import annotations
+
+from ebrl import spaces
+
+
+class Unbounded(spaces.Unbounded):
+    """All of R^shape.
+
+    Args:
+        shape: Of one x: [2] for points in the plane.
+    """
+
+    def __init__(self, shape: list[int]):
+        super().__init__(*shape)
+
+
+class Binary(spaces.Binary):
+    """Zeros and ones.
+
+    Args:
+        shape: Of one x.
+    """
+
+    def __init__(self, shape: list[int]):
+        super().__init__(*shape)
