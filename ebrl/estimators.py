@@ -93,7 +93,10 @@ class Bounds(NamedTuple):
     acceptance: Tensor  # (rungs,), mean acceptance on the way up
 
     def interval(self, errors: float = 2.0) -> tuple[float, float]:
-        """Return the lower bound less, and the upper more, so many standard errors."""
+        """Return the lower bound less, and the upper more, so many standard errors.
+
+        With two, and the errors of 16 runs, it holds the truth about 94 times in 100.
+        """
         low = self.lower.value - errors * self.lower.standard_error
         return float(low), float(self.upper.value + errors * self.upper.standard_error)
 

@@ -38,14 +38,14 @@ def assert_brackets(bounds: Bounds, truth: float, width: float, errors: float = 
 
 @pytest.mark.parametrize("given", [True, False], ids=["exact samples", "long run"])
 def test_bounds_bracket_a_mixture(given: bool) -> None:
-    samples = MIXTURE.sample((16 * 400,), generator(1)) if given else None
+    samples = MIXTURE.sample((16 * 800,), generator(1)) if given else None
     bounds = estimators.log_normalizer(
         shifted(MIXTURE, LOG_Z),
         space=Unbounded(2),
         generator=generator(2),
         samples=samples,
         kernel=MALA(),
-        chains=400,
+        chains=800,
         ladder=100,
         long_run=50,
     )
