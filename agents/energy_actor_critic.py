@@ -109,7 +109,7 @@ class EnergyActorCritic(Saving):
         gradient_steps: int = 1,
         candidates: int = 4,
         components: int = 1,
-        moves: int = 0,
+        moves: int = 2,
         acting_candidates: int | None = None,
         action_noise: ActionNoise | None = None,
         replay_buffer_class: type[ReplayBuffer] | None = None,

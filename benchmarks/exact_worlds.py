@@ -30,6 +30,7 @@ from ebrl.agents import EnergyActorCritic, SoftQ
 from ebrl.agents.soft_q_policy import boltzmann
 from ebrl.envs import (
     SHAPES,
+    ChainEnv,
     bandit_histogram,
     evaluate_chain,
     mode_index,
@@ -56,6 +57,7 @@ BANDIT_AGENT: dict[str, Any] = {
     "candidates": 1,  # of the next observation's value, which an episode of one step never uses
     "components": 4,
     "acting_candidates": 64,
+    "moves": 10,  # without them banana's thin tails, where no candidate falls, are never sampled
     "net_arch": {"pi": [64, 64], "qf": [64, 64, 64]},
     # Reverse KL makes proposals narrower than the policy, whose tails they then miss: kept wider.
     "log_deviation_bounds": [-1.0, 2.0],
@@ -210,7 +212,7 @@ def train_chain(seed: int, steps: int = CHAIN_STEPS) -> SoftQ:
 
 def measure_chain(model: SoftQ, seed: int) -> dict[str, Any]:
     """Compare with soft value iteration over the states where somebody acts; no sampling."""
-    world = gym.make("ebrl.envs:Chain-v0").unwrapped.model()
+    world = ChainEnv().model()
     exact = solve_chain(world, CHAIN_DISCOUNT, CHAIN_TEMPERATURE)
     energies = model.policy.energies(torch.eye(len(world.acting))).double()  # (S, A)
     learnt = boltzmann(energies, torch.tensor(CHAIN_TEMPERATURE, dtype=torch.float64))

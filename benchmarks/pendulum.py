@@ -50,13 +50,13 @@ def energy_agent(**ingredients: int) -> Callable[[int], OffPolicyAlgorithm]:
 AGENTS: dict[str, Callable[[int], OffPolicyAlgorithm]] = {
     "SB3 SAC": lambda seed: SAC(**settings(seed)),
     "SB3 SAC, 2 updates a step": lambda seed: SAC(**settings(seed), gradient_steps=2),
-    "candidates 1 (is SAC)": energy_agent(candidates=1),
-    "candidates 4, plain acting": energy_agent(candidates=4, acting_candidates=1),
-    "candidates 4": energy_agent(candidates=4),
-    "candidates 4, acting 16": energy_agent(candidates=4, acting_candidates=16),
-    "candidates 4, components 4": energy_agent(candidates=4, components=4),
-    "candidates 4, moves 2": energy_agent(candidates=4, moves=2),
-    "candidates 16": energy_agent(candidates=16),
+    "candidates 1 (is SAC)": energy_agent(candidates=1, moves=0),
+    "candidates 4, plain acting": energy_agent(candidates=4, moves=0, acting_candidates=1),
+    "candidates 4": energy_agent(candidates=4, moves=0),
+    "candidates 4, acting 16": energy_agent(candidates=4, moves=0, acting_candidates=16),
+    "candidates 4, components 4": energy_agent(candidates=4, moves=0, components=4),
+    "candidates 4, moves 2": energy_agent(),  # the defaults
+    "candidates 16": energy_agent(candidates=16, moves=0),
 }
 
 
