@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ebrl import objectives
+from ebrl import Chains, DualAveraging, Sampler, objectives
 from ebrl.energies import Energy, Gaussian, Mixture
+from ebrl.kernels import MALA
 from ebrl.networks import MLPEnergy
-from ebrl.objectives import NormalNoise, Objective
+from ebrl.objectives import ContrastiveDivergence, NormalNoise, Objective
+from ebrl.spaces import Box
 from ebrl.training import fit
 
 STEPS, BATCH, DATA, LEARNING_RATE, DECAY = 1_500, 256, 10_000, 1e-3, 0.99
@@ -37,6 +39,14 @@ HIDDEN = (128, 128)
 EXTENT, CELL = 5.0, 0.05  # of the grid: [-EXTENT, EXTENT]² in cells of this width
 NOISE, ARC = 0.1, 200  # of the moons; quadrature nodes on each
 SHARE, GAP, DEVIATION = 0.8, 2.0, 0.4  # of the modes
+
+# Of the chains: all of the grid, for outside nothing holds an energy up.
+SQUARE = Box(torch.full((2,), -EXTENT), torch.full((2,), EXTENT))
+
+
+def adaptive(steps: int) -> Sampler:
+    return Sampler(MALA(), SQUARE, steps=steps, step_size=0.05, adaptation=DualAveraging())
+
 
 # What each objective is built from: the data, for those whose noise or chains follow them.
 OBJECTIVES: dict[str, Callable[[Tensor], Objective]] = {
@@ -50,6 +60,22 @@ OBJECTIVES: dict[str, Callable[[Tensor], Objective]] = {
     "DenoisingScoreMatching(.1)": lambda data: objectives.DenoisingScoreMatching(0.1),
     "SlicedScoreMatching": lambda data: objectives.SlicedScoreMatching(),
     "ExactScoreMatching": lambda data: objectives.ExactScoreMatching(),
+    "CD-20": lambda data: ContrastiveDivergence(adaptive(20)),
+    "PCD, the default": lambda data: objectives.persistent(SQUARE),
+    "PCD, MALA alone": lambda data: ContrastiveDivergence(adaptive(20), Chains(10_000, SQUARE)),
+    "ImprovedContrastiveDivergence": lambda data: objectives.ImprovedContrastiveDivergence(
+        adaptive(20), Chains(10_000, SQUARE)
+    ),
+    "RecoveryLikelihood(1)": lambda data: objectives.RecoveryLikelihood(
+        Sampler(MALA(), steps=20, adaptation=DualAveraging()), [0.0, 1.0]
+    ),
+    "LearnedGenerator": lambda data: objectives.LearnedGenerator(
+        nn.Sequential(
+            nn.Linear(2, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 2)
+        ),
+        2,
+        gradient_penalty=0.1,
+    ),
 }
 
 
@@ -158,6 +184,7 @@ def train(objective: Objective, data: Tensor, seed: int, steps: int) -> tuple[En
 def measure(name: str, problem: str, seed: int, steps: int = STEPS) -> dict[str, Any]:
     data = PROBLEMS[problem].sample(DATA, torch.Generator().manual_seed(1_000 + seed))
     start = time.perf_counter()
+    torch.manual_seed(seed)  # of the generator's weights
     last, mean = train(OBJECTIVES[name](data), data, seed, steps)
     seconds = time.perf_counter() - start
     return {

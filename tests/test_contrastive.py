@@ -200,7 +200,7 @@ def test_conditions_travel_with_their_chains() -> None:
 
 
 def test_the_default_follows_the_acceptance() -> None:
-    objective = objectives.persistent(Box(-torch.ones(2), torch.ones(2)), chains=64, steps=5)
+    objective = objectives.persistent(Box(-torch.ones(2), torch.ones(2)), chains=64, moves=2)
     energy = networks.MLPEnergy(2, (16,))
     before = float(objective.sampler.step_size)
     for seed in range(5):

@@ -46,8 +46,8 @@ def energy(seed: int = 0, *hidden: int) -> networks.MLPEnergy:
     return networks.MLPEnergy(2, hidden or (16, 16))
 
 
-def pcd(chains: int = 512, steps: int = 3) -> ContrastiveDivergence:
-    return objectives.persistent(SPACE, chains, steps)
+def pcd(chains: int = 512, moves: int = 1) -> ContrastiveDivergence:
+    return objectives.persistent(SPACE, chains, moves)
 
 
 def learned_generator() -> objectives.LearnedGenerator:
@@ -67,20 +67,28 @@ def test_the_example_works_as_written() -> None:
 
 
 def test_two_moons_in_500_steps() -> None:
-    # Where a persistent chain with a fixed large step has diverged. The entropy of the data is
-    # 1.8 nats, a Gaussian's fit 2.73.
+    # Where persistent chains with a fixed large step have diverged. The entropy of the data is
+    # 1.83 nats, a Gaussian's fit 2.73. The model is one of the box: outside nothing holds it up.
     model, data = energy(0, 128, 128), moons(10_000)
-    objective = objectives.persistent(SPACE, 2_000, 10)
-    training = fit(model, data, objective, steps=500, generator=generator(), ema_decay=0.99)
-    axis = torch.linspace(-4, 4, 200)
+    training = fit(
+        model,
+        data,
+        objectives.persistent(SPACE, 1_000, 3),
+        steps=500,
+        generator=generator(),
+        learning_rate=3e-3,
+        ema_decay=0.99,
+    )
+    axis = torch.linspace(-3, 3, 200)
     grid = torch.cartesian_prod(axis, axis)
-    with torch.no_grad():
-        value = training.average(grid)
-        log_normalizer = torch.logsumexp(-value, 0) + 2 * math.log(8 / 199)
-        likelihood = float(training.average(data).mean() + log_normalizer)
-    assert value.isfinite().all()
-    print(likelihood)
-    assert likelihood < 2.3
+    for fitted in (model, training.average):
+        with torch.no_grad():
+            value = fitted(grid)
+            log_normalizer = torch.logsumexp(-value, 0) + 2 * math.log(6 / 199)
+            likelihood = float(fitted(data).mean() + log_normalizer)
+        assert value.isfinite().all()
+        print(likelihood)
+        assert likelihood < 2.3
 
 
 def test_each_row_comes_once_before_any_comes_again() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ebrl.adaptation import DualAveraging
 from ebrl.chains import ChainBatch, Chains
 from ebrl.energies import Energy, first_order
-from ebrl.kernels import MALA
+from ebrl.kernels import MALA, Cycle, IndependenceMetropolis, ReferenceProposal
 from ebrl.objectives.protocol import Loss, bound
 from ebrl.sampler import ChainInfo, Sampler
 from ebrl.spaces import Space
@@ -59,9 +59,17 @@ class ContrastiveDivergence(nn.Module):
         return contrast(data, model(samples.x), samples.info, self.energy_penalty)
 
 
-def persistent(space: Space, chains: int = 10_000, steps: int = 20) -> ContrastiveDivergence:
-    """Return the default PCD: `steps` of MALA a batch, whose step size follows its acceptance."""
-    sampler = Sampler(MALA(), space, steps=steps, step_size=0.05, adaptation=DualAveraging())
+def persistent(space: Space, chains: int = 10_000, moves: int = 5) -> ContrastiveDivergence:
+    """Return the default PCD: each of `moves` is a jump of the chain and four steps of MALA.
+
+    The step size follows the acceptance. A jump proposes a draw of the space's reference,
+    `IndependenceMetropolis`: it moves mass between modes that no gradient connects. Without it the
+    chains cannot answer when one mode's energy drifts from another's, and in the end it runs away.
+    In many dimensions no jump is accepted, and the chains are those of MALA alone.
+    """
+    jump = IndependenceMetropolis(ReferenceProposal(space))
+    kernel = Cycle([jump, MALA(), MALA(), MALA(), MALA()])
+    sampler = Sampler(kernel, space, steps=moves, step_size=0.05, adaptation=DualAveraging())
     return ContrastiveDivergence(sampler, Chains(chains, space))
 
 
