@@ -52,8 +52,8 @@ class Annealing:
         self.space = space or Unbounded()
         self.proposal = reference or _SpaceReference(self.space)
         self.reference = _ProposalEnergy(self.proposal, energy.event_ndim)
-        discrete = isinstance(self.space, (Binary, Categorical))
-        self.kernel = kernel or (GibbsWithGradients() if discrete else HMC(5))
+        self.discrete = isinstance(self.space, (Binary, Categorical))
+        self.kernel = kernel or (GibbsWithGradients() if self.discrete else HMC(5))
         self.ladder = sigmoid_ladder(ladder) if isinstance(ladder, int) else list(ladder)
         ends = (self.ladder[0], self.ladder[-1]) if len(self.ladder) > 1 else None
         if ends != (0, 1) or sorted(self.ladder) != self.ladder:
@@ -86,6 +86,8 @@ class Annealing:
             adaptation=DualAveraging(0.65, gain=5.0, memory=20),
         )
         x = self._start((1, chains), generator)
+        if not self.discrete:
+            self._expect_shape(x)
         for _ in range(20):
             x = sampler.sample(self._energy(1), x, generator=generator).x
         for rung in range(1, len(self.ladder)):
@@ -108,6 +110,17 @@ class Annealing:
     def _start(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
         x = self.proposal.sample(batch, generator)
         return x.to(next(self.energy.parameters(), x).dtype)
+
+    def _expect_shape(self, x: Tensor) -> None:
+        """Raise `ValueError` where the energy broadcasts the reference's draws to its own shape."""
+        with frozen(self.energy), evaluating(self.energy):
+            gradient = self.energy.value_and_gradient(x)[1]
+        if gradient.shape != x.shape:
+            raise ValueError(
+                "expected a reference whose draws have the energy's shape "
+                f"{tuple(gradient.shape[2:])}, got {tuple(x.shape[2:])}: give a box bounds of one "
+                "number a dimension, such as Box(-torch.ones(2), torch.ones(2))"
+            )
 
     def _move(self, x: Tensor, rung: int, steps: int, generator: torch.Generator) -> Samples:
         sampler = Sampler(self.kernel, self.space, steps=steps, step_size=self.step_sizes[rung])

@@ -311,10 +311,12 @@ def averaged(energy: Energy, decay: float) -> AveragedModel:
 
 
 def trained(energy: Energy, objective: Objective) -> list[nn.Parameter]:
-    """Return the parameters to train: an objective's too, unless it has an optimiser of its own."""
+    """Return the parameters to train: an objective's too, without parts that train themselves."""
     parameters = list(energy.parameters())
-    if isinstance(objective, nn.Module) and not hasattr(objective, "optimizer"):
-        parameters += objective.parameters()
+    if isinstance(objective, nn.Module):
+        learners = [part for part in objective.modules() if hasattr(part, "optimizer")]
+        apart = {id(parameter) for part in learners for parameter in part.parameters()}
+        parameters += [each for each in objective.parameters() if id(each) not in apart]
     return parameters
 
 
@@ -354,6 +356,8 @@ def check(energy: Energy, data: Tensor | Dataset, batch_size: int) -> None:
             f"expected rows with {energy.event_ndim} axes each, as the energy has it, got data of "
             f"shape (n, {', '.join(map(str, x.shape[1:]))})"
         )
+    if energy.takes_condition and condition is None:
+        return  # an objective with noise levels has one to give; others refuse at their first step
     with torch.no_grad(), evaluating(energy):  # without a draw from dropout's stream
         value = bound(energy, condition)(x)
     expect_one_number_each(value, x, energy.event_ndim)

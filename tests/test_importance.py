@@ -25,6 +25,7 @@ from ebrl.kernels import (
     GHMC,
     HMC,
     MALA,
+    SVGD,
     Cycle,
     Gibbs,
     GibbsWithGradients,
@@ -322,6 +323,8 @@ def test_replicas_stay_with_the_condition_of_their_chain(space: Space | None) ->
         (lambda: Tempered(MALA(), [1.0]), r"rise from 1, multiples of the sampler's, got \[1.0\]"),
         (lambda: Tempered(MALA(), [1.0, 3.0, 2.0]), "rise from 1"),
         (lambda: Tempered(MALA(), [2.0, 3.0]), "rise from 1"),
+        (lambda: Tempered(SVGD(), [1.0, 2.0]), r"each replica alone, got .* SVGD: temper MALA"),
+        (lambda: Tempered(Cycle([MALA(), SVGD()]), [1.0, 2.0]), "move together, Cycle"),
         (lambda: Cycle([]), "at least one kernel"),
         (lambda: Cycle([MALA(), Tempered(MALA(), [1.0, 2.0])]), r"Tempered\(Cycle"),
         (

@@ -44,6 +44,7 @@ class Cycle:
         if any(isinstance(kernel, Tempered) for kernel in kernels):
             raise ValueError("expected Tempered(Cycle([...]), ...), got a Tempered in the cycle")
         self.kernels = tuple(kernels)
+        self.couples_chains = any(getattr(each, "couples_chains", False) for each in kernels)
 
     def start(self, energy: Energy, x: Tensor) -> CycleState:
         parts = [self.kernels[0].start(energy, x)]

@@ -23,6 +23,8 @@ class SVGD:
     axis.
     """
 
+    couples_chains = True
+
     def start(self, energy: Energy, x: Tensor) -> GradientState:
         if x.ndim == energy.event_ndim:
             raise ValueError(
