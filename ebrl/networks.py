@@ -133,6 +133,8 @@ class BoundMLP(Energy):
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return value and gradient, analytically where the activation's derivative is known."""
+        if torch.compiler.is_compiling():  # plans its own memory
+            return self.traced_value_and_gradient(x)
         slope = known_slope(self.network.activation, x.device)
         if slope is None:
             return super().value_and_gradient(x)
@@ -141,6 +143,8 @@ class BoundMLP(Energy):
             if self.reduction == "max":
                 return self._worst(x, slope)
             values, gradients = self._member_gradients(x, slope)
+            if self.network.members == 1:
+                return values[0], gradients[0]
             return values.mean(0), gradients.mean(0)
 
     def regress(self, x: Tensor, values: Tensor) -> Tensor:
@@ -250,11 +254,10 @@ class BoundMLP(Energy):
     def _last_hidden(self, first: Tensor, slope: Slope) -> Tensor:
         """Return the last activations, computed in place: nothing else of the pass is kept."""
         net = self.network
-        h = slope.activate(first, first)
+        h = slope.in_place(first)
         for layer, (weight, bias) in enumerate(zip(net.weights, net.biases, strict=True)):
             out = net.workspace.like("sum", layer + 1, h, width=weight.shape[-1])
-            h = torch.baddbmm(bias, h, weight, out=out)
-            slope.activate(h, h)
+            h = slope.in_place(torch.baddbmm(bias, h, weight, out=out))
         return h
 
     def _hidden(self, first: Tensor, slope: Slope) -> tuple[list[Tensor], list[Tensor]]:
@@ -265,15 +268,17 @@ class BoundMLP(Energy):
         of this size cost more in page faults and cache misses than the kernels that fill them.
         """
         net = self.network
-        kept, outputs = [first], [slope.activate(first, self._output(0, first, slope))]
+        h, slopes = slope.activate(first, self._spare(0, first, slope))
+        kept, outputs = [slopes], [h]
         for layer, (weight, bias) in enumerate(zip(net.weights, net.biases, strict=True), 1):
-            h = outputs[-1]
             out = net.workspace.like("sum", layer, h, width=weight.shape[-1])
-            kept.append(torch.baddbmm(bias, h, weight, out=out))
-            outputs.append(slope.activate(out, self._output(layer, out, slope)))
+            torch.baddbmm(bias, h, weight, out=out)
+            h, slopes = slope.activate(out, self._spare(layer, out, slope))
+            kept.append(slopes)
+            outputs.append(h)
         return kept, outputs
 
-    def _output(self, layer: int, sums: Tensor, slope: Slope) -> Tensor:
+    def _spare(self, layer: int, sums: Tensor, slope: Slope) -> Tensor:
         return sums if slope.of_output else self.network.workspace.like("out", layer, sums)
 
     def _member_gradients(self, x: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:

@@ -3,9 +3,6 @@
     sampler = Sampler(MALA(), space=Box(-1.0, 1.0), steps=200, step_size=0.05, temperature=0.5)
     samples = sampler.sample(energy, x, generator=generator)
 
-    stages = noise_path(prior, schedules.geometric(1.0, 0.01, 10), steps=20, step_size=1e-5)
-    samples = sampler.anneal(stages, n=64, generator=generator)
-
 The sampler is given the energy, never owns it. While it runs, the energy's parameters are frozen
 and its modules are in evaluation mode; both are as before afterwards, even after an exception.
 """
@@ -20,10 +17,12 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from ebrl import compilation
 from ebrl.adaptation import DualAveraging
 from ebrl.energies import Energy, Number, expect_one_number_each
 from ebrl.kernels.importance import IteratedSIR, Proposal
 from ebrl.kernels.protocol import Kernel
+from ebrl.paths import Stage
 from ebrl.spaces import FreeEnergy, Space, Unbounded
 
 Gradient = Literal["none", "last", "unroll"]
@@ -45,22 +44,21 @@ class Samples(NamedTuple):
     info: ChainInfo
 
 
-class Stage(NamedTuple):
-    """One stretch of a path: an energy, bound where it is conditional, and how to move on it."""
-
-    energy: Energy
-    steps: int
-    step_size: Number
-    temperature: Number = 1.0
-
-
 class Sampler(nn.Module):
     """Moves chains by a kernel.
 
     `step_size` and `temperature` are numbers or tensors `(*batch,)`. With an `adaptation` the step
     size is its own: it starts at `step_size`, follows the acceptance, persists across calls and in
-    `state_dict`, and stands still in calls with `adapt=False`. Raises `ValueError` for steps or
-    step sizes that are not positive and for negative temperatures.
+    `state_dict`, and stands still in calls with `adapt=False`.
+
+    With `compile` the steps run as compiled programs: ULA, MALA and HMC, in every space and along
+    paths, give the chain of an eager sampler with the same generator, up to rounding. The first run
+    of each shape, length and kind of energy compiles for 5 to 60 s; numbers that an energy holds
+    outside of tensors are compiled in. Adapting and unrolling are refused; a `trace` and the step
+    that `gradient="last"` differentiates are eager.
+
+    Raises `ValueError` for steps or step sizes that are not positive, for negative temperatures and
+    for a kernel that does not compile, `RuntimeError` where there is no C++ compiler.
     """
 
     def __init__(
@@ -72,12 +70,15 @@ class Sampler(nn.Module):
         step_size: Number = 0.1,
         temperature: Number = 1.0,
         adaptation: DualAveraging | None = None,
+        compile: bool = False,
     ):
         super().__init__()
+        if compile:
+            compilation.expect_compilable(kernel)
         least = [torch.as_tensor(value).min().item() for value in (step_size, temperature)]
         _expect_possible(steps, *least)
         self.kernel, self.space = kernel, space or Unbounded()
-        self.steps, self.temperature = steps, temperature
+        self.steps, self.temperature, self.compiled = steps, temperature, compile
         self.fixed_step_size = step_size
         self.adaptation = adaptation
         if adaptation is not None:
@@ -173,6 +174,9 @@ class Sampler(nn.Module):
         """Run the chains along the stages, with a graph where `gradient` asks for one."""
         if gradient not in get_args(Gradient):
             raise ValueError(f"expected gradient in {get_args(Gradient)}, got {gradient!r}")
+        if self.compiled:
+            unrolls = gradient == "unroll"
+            compilation.expect_static(adapts=adaptation is not None, unrolls=unrolls)
         energies, final = [stage.energy for stage in stages], stages[-1]
         with evaluating(*energies):
             if gradient == "unroll":
@@ -197,9 +201,15 @@ class Sampler(nn.Module):
     ) -> Samples:
         reports = []
         for stage in stages:
+            compiled = self.compiled and not torch.is_grad_enabled()
+            if compiled:
+                stage = compilation.with_tensors(stage, x)
             run = _Run(self.kernel, self.space, stage, x)
-            for _ in run.moves(generator, adaptation):
-                pass
+            if compiled:
+                run.move_compiled(generator)
+            else:
+                for _ in run.moves(generator, adaptation):
+                    pass
             x, energy = run.place()
             reports.append(run.report())
         return Samples(x, energy, _joined(reports, [stage.steps for stage in stages]))
@@ -261,6 +271,12 @@ class _Run:
                 self.step_size = adaptation.update(info.acceptance)
             yield
 
+    def move_compiled(self, generator: torch.Generator) -> None:
+        stage = Stage(self.energy, self.steps, self.step_size, self.temperature)
+        self.state, self.acceptance, self.diverged = compilation.move(
+            self.kernel, self.state, stage, generator
+        )
+
     def place(self) -> tuple[Tensor, Tensor]:
         """Return where the chains are in the space and the user's energy there."""
         value = self.state.energy
@@ -281,35 +297,6 @@ def _joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:
     shares = [one.acceptance * (part / total) for one, part in zip(reports, steps, strict=True)]
     lost = torch.stack([one.diverged for one in reports]).sum(0)
     return ChainInfo(torch.stack(shares).sum(0), lost, reports[-1].step_size)
-
-
-def temperature_path(
-    energy: Energy, temperatures: Sequence[float] | Tensor, *, steps: int, step_size: Number
-) -> list[Stage]:
-    """Return one stage at each temperature: simulated annealing (Kirkpatrick et al. 1983)."""
-    ladder = torch.as_tensor(temperatures).tolist()
-    return [Stage(energy, steps, step_size, temperature) for temperature in ladder]
-
-
-def noise_path(
-    energy: Energy,
-    levels: Tensor,
-    *,
-    steps: int,
-    step_size: float,
-    temperature: Number = 1.0,
-) -> list[Stage]:
-    """Return one stage at each noise level: annealed Langevin dynamics (Song and Ermon 2019).
-
-    `energy.given(level)` is the energy of what is blurred by Gaussian noise of the deviation
-    `level`. `levels` is `(levels,)`, or `(levels, 1)` for energies whose condition has one feature.
-    `step_size` is that of the last level; the others' are in proportion to the level squared.
-    """
-    last = float(levels[-1])
-    return [
-        Stage(energy.given(level), steps, step_size * (float(level) / last) ** 2, temperature)
-        for level in levels
-    ]
 
 
 def importance_resampling(

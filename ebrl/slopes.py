@@ -12,9 +12,11 @@ from torch import Tensor, nn
 class Slope(NamedTuple):
     """An activation and its derivative, both into given memory."""
 
-    activate: Callable[[Tensor, Tensor], Tensor]  # (sums, out) -> activation(sums)
+    # (sums, scratch) -> the activations and what is kept for the way back; both are overwritten
+    activate: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     through: Callable[[Tensor, Tensor, Tensor], Tensor]  # (upstream, kept, out) -> upstream * slope
-    of_output: bool  # whether the slope follows from the activation, which then replaces the sums
+    in_place: Callable[[Tensor], Tensor]  # the activation alone
+    of_output: bool  # whether the slope follows from the activation: no scratch is needed
 
 
 def known_slope(activation: nn.Module, device: torch.device) -> Slope | None:
@@ -24,24 +26,27 @@ def known_slope(activation: nn.Module, device: torch.device) -> Slope | None:
     return _SLOPES.get(type(activation))
 
 
-def _relu(sums: Tensor, out: Tensor) -> Tensor:
-    return torch.clamp(sums, min=0, out=out)
+def _relu(sums: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    return sums.clamp_(min=0), sums
 
 
 def _relu_slope(upstream: Tensor, output: Tensor, out: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward(upstream, output, 0, grad_input=out)
 
 
-def _silu(sums: Tensor, out: Tensor) -> Tensor:
-    return torch.ops.aten.silu(sums, out=out)
+def _silu(sums: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep the slope itself, `σ + h (1 - σ)` with `h = s σ`: cheaper than to compute σ again."""
+    sigmoid = torch.sigmoid(sums, out=scratch)
+    output = sums.mul_(sigmoid)
+    return output, torch.lerp(output, output.new_ones(()), sigmoid, out=scratch)
 
 
-def _silu_slope(upstream: Tensor, sums: Tensor, out: Tensor) -> Tensor:
-    return torch.ops.aten.silu_backward(upstream, sums, grad_input=out)
+def _silu_slope(upstream: Tensor, slope: Tensor, out: Tensor) -> Tensor:
+    return torch.mul(upstream, slope, out=out)
 
 
-def _tanh(sums: Tensor, out: Tensor) -> Tensor:
-    return torch.tanh(sums, out=out)
+def _tanh(sums: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    return sums.tanh_(), sums
 
 
 def _tanh_slope(upstream: Tensor, output: Tensor, out: Tensor) -> Tensor:
@@ -49,7 +54,7 @@ def _tanh_slope(upstream: Tensor, output: Tensor, out: Tensor) -> Tensor:
 
 
 _SLOPES: dict[type[nn.Module], Slope] = {
-    nn.ReLU: Slope(_relu, _relu_slope, of_output=True),
-    nn.SiLU: Slope(_silu, _silu_slope, of_output=False),
-    nn.Tanh: Slope(_tanh, _tanh_slope, of_output=True),
+    nn.ReLU: Slope(_relu, _relu_slope, torch.relu_, of_output=True),
+    nn.SiLU: Slope(_silu, _silu_slope, torch.ops.aten.silu_, of_output=False),
+    nn.Tanh: Slope(_tanh, _tanh_slope, torch.tanh_, of_output=True),
 }

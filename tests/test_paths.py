@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ebrl import DualAveraging, Energy, FunctionEnergy, Gaussian, Mixture, Sampler, schedules
 from ebrl.kernels import MALA, ULA, GradientDescent
 from ebrl.networks import MLPEnergy
-from ebrl.sampler import Stage, noise_path, temperature_path
+from ebrl.paths import Stage, noise_path, temperature_path
 from ebrl.spaces import Box, Unbounded
 
 GAUSSIAN = Gaussian(0.0, 1.0, 2)

@@ -137,8 +137,9 @@ def diverged(x: Tensor, energy: Tensor) -> Tensor:
     An energy of +inf at a finite x is a wall, density zero: rejected, but no divergence.
     """
     event_axes = tuple(range(energy.ndim, x.ndim))
-    lost = x.isfinite().logical_not_().any(event_axes) if event_axes else ~x.isfinite()
-    return lost | energy.isnan() | energy.isneginf()
+    nowhere = x * 0  # NaN where x is not finite
+    probe = energy + (nowhere.sum(event_axes) if event_axes else nowhere)
+    return (probe > -torch.inf).logical_not_()
 
 
 def choose(accepted: Tensor, proposal: Any, current: Any) -> Any:

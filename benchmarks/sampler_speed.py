@@ -1,0 +1,353 @@
+"""Langevin chains beside other libraries', as a ratio to torchebm's own sampler.
+
+    pip install -e '.[benchmark]'
+    python benchmarks/sampler_speed.py --threads 1 2 --out benchmarks/results/sampler_speed.json
+
+Every rival runs the same algorithm, unadjusted Langevin, on the same weights in float32: it is the
+one that all of them have. The rivals take turns, a run each, and the ratio is taken within a round,
+so that a machine whose speed drifts does not decide it. Medians over the rounds, with the range.
+Each number of threads has a process of its own, held to as many cores; with one thread the clock is
+the processor's time, with more the wall's. What is not installed is
+left out and said so. ebrl also gives the energies at the end and counts what it rejected, which
+costs it one gradient more than the others; compile times are those without a cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Conv2d
+
+from ebrl import Sampler
+from ebrl.analytic import GaussianMixture
+from ebrl.convolutional import ConvEnergy
+from ebrl.energies import Energy
+from ebrl.kernels import ULA
+from ebrl.networks import MLPEnergy
+
+REFERENCE = "torchebm"
+PEERS = [name for name in ("torchebm", "jax", "blackjax") if find_spec(name)]
+OBSERVATION, ACTION, STEP_SIZE = 17, 6, 1e-3
+Run = Callable[[], Any]
+
+
+class Workload(NamedTuple):
+    """An energy for us, the same for torchebm and for jax (without batch), and where to start."""
+
+    about: str
+    ours: Callable[[], Energy]  # bound anew at each run, as a caller does
+    torch_energy: Callable[[Tensor], Tensor]
+    jax_energy: Callable[[Any, Any], Any]  # (x of one chain, its condition) -> number
+    x: Tensor
+    conditions: Tensor | None  # one for each chain
+    steps: int
+    eager_target: float
+    compiled_target: float | None
+
+
+def critics(rows: int, particles: int, members: int, targets: tuple[float, float]) -> Workload:
+    """Return a workload on MLPs of (observation, action); several members: their maximum."""
+    network = MLPEnergy(ACTION, condition_dimension=OBSERVATION, members=members)
+    observations = torch.randn(rows, OBSERVATION)
+    repeated = observations.repeat_interleave(particles, 0)
+    layers = [
+        [weight[i].detach() for weight in weights]
+        for i in range(members)
+        for weights in [
+            [network.first_weight, *network.weights, network.head.mT],
+            [network.first_bias, *network.biases, network.head_bias.unsqueeze(1)],
+        ]
+    ]
+    nets = list(zip(layers[::2], layers[1::2], strict=True))
+
+    def torch_energy(x: Tensor) -> Tensor:
+        values = []
+        for weights, biases in nets:
+            h = torch.cat([repeated, x], -1)
+            for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+                h = torch.nn.functional.silu(torch.addmm(bias, h, weight))
+            values.append(torch.addmm(biases[-1], h, weights[-1]).squeeze(-1))
+        return values[0] if members == 1 else torch.maximum(*values)
+
+    def jax_energy(x: Any, observation: Any) -> Any:
+        import jax
+        import jax.numpy as jnp
+
+        values = []
+        for weights, biases in nets:
+            h = jnp.concatenate([observation, x], -1)
+            for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+                h = jax.nn.silu(h @ weight.numpy() + bias[0].numpy())
+            values.append((h @ weights[-1].numpy() + biases[-1][0].numpy())[0])
+        return values[0] if members == 1 else jnp.maximum(*values)
+
+    def ours() -> Energy:
+        return network.given(observations, "max" if members > 1 else "mean")
+
+    twins = ", the larger of twins" if members > 1 else ""
+    about = f"{rows} x {particles} actions of {ACTION}, MLP 256x256{twins}, 20 steps"
+    x = torch.randn(rows, particles, ACTION)
+    return Workload(about, ours, torch_energy, jax_energy, x, repeated, 20, *targets)
+
+
+def mixture() -> Workload:
+    angles = torch.arange(8) * (2 * math.pi / 8)
+    means = 4 * torch.stack([angles.cos(), angles.sin()], -1)
+    energy = GaussianMixture(means, 0.5)
+
+    def torch_energy(x: Tensor) -> Tensor:
+        return -torch.logsumexp(-(x.unsqueeze(1) - means).square().sum(-1) / 0.5, 1)
+
+    def jax_energy(x: Any, _: Any) -> Any:
+        import jax
+
+        return -jax.nn.logsumexp(-((x - means.numpy()) ** 2).sum(-1) / 0.5)
+
+    about = "10,000 chains on 8 Gaussians in the plane, 1,000 steps"
+    x = torch.randn(10_000, 2)
+    return Workload(about, lambda: energy, torch_energy, jax_energy, x, None, 1000, 0.57, 0.05)
+
+
+def images() -> Workload:
+    energy = ConvEnergy(1, (32, 64, 64))
+
+    def torch_energy(x: Tensor) -> Tensor:
+        return energy.head(energy.hidden(x, None)).sum((1, 2, 3))
+
+    def jax_energy(x: Any, _: Any) -> Any:
+        import jax
+
+        h, convolutions = x[None], [part for part in energy.modules() if isinstance(part, Conv2d)]
+        for part in sorted(convolutions, key=lambda part: part is energy.head):
+            weight, bias = part.weight.detach().numpy(), part.bias.detach().numpy()
+            pads = [(pad, pad) for pad in part.padding]
+            h = jax.lax.conv_general_dilated(h, weight, part.stride, pads) + bias[:, None, None]
+            h = h if part is energy.head else jax.nn.silu(h)
+        return h.sum()
+
+    about = "64 images 1x28x28, three convolutions (32, 64, 64), 60 steps"
+    x = torch.randn(64, 1, 28, 28)
+    return Workload(about, lambda: energy, torch_energy, jax_energy, x, None, 60, 0.80, None)
+
+
+WORKLOADS: dict[str, Callable[[], Workload]] = {
+    "W1": lambda: critics(1, 32, 1, (0.33, 0.27)),
+    "W2": lambda: critics(256, 16, 1, (0.70, 0.40)),
+    "W2t": lambda: critics(256, 16, 2, (0.72, 0.50)),
+    "W3": mixture,
+    "W4": images,
+}
+
+
+def rows(x: Tensor) -> Tensor:
+    """Return the chains of (observations, particles, dimension) in one batch axis."""
+    return x.flatten(0, 1) if x.ndim == 3 else x
+
+
+def ebrl_run(work: Workload, compile: bool = False) -> Run:
+    options = {"compile": True} if compile else {}
+    sampler = Sampler(ULA(), steps=work.steps, step_size=STEP_SIZE, **options)
+    generator = torch.Generator().manual_seed(0)
+    return lambda: sampler.sample(work.ours(), work.x, generator=generator)
+
+
+def torchebm_run(work: Workload) -> Run:
+    from torchebm.core import BaseModel
+    from torchebm.samplers import LangevinDynamics
+
+    class Model(BaseModel):
+        def forward(self, x: Tensor) -> Tensor:
+            return work.torch_energy(x)
+
+    sampler = LangevinDynamics(Model(), step_size=STEP_SIZE, device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    x = rows(work.x)
+    return lambda: sampler.sample(x, n_steps=work.steps, generator=generator)
+
+
+def jax_run(work: Workload, blackjax: bool = False) -> Run:
+    """Return the chain as one jitted scan, of our own step or of blackjax's."""
+    import jax
+    import jax.numpy as jnp
+
+    slope = jax.value_and_grad(lambda x, c: -work.jax_energy(x, c))
+    x = jnp.asarray(rows(work.x).numpy())
+    c = jnp.zeros((len(x), 0)) if work.conditions is None else jnp.asarray(work.conditions.numpy())
+    gradients = jax.vmap(slope)
+
+    def plain(state: Any, key: Any) -> tuple[Any, None]:
+        noise = jax.random.normal(key, state.shape)
+        return state + STEP_SIZE * gradients(state, c)[1] + (2 * STEP_SIZE) ** 0.5 * noise, None
+
+    if not blackjax:
+        chain = jax.jit(lambda x, key: jax.lax.scan(plain, x, jax.random.split(key, work.steps))[0])
+    else:
+        from blackjax.mcmc.diffusions import DiffusionState, overdamped_langevin
+
+        move = overdamped_langevin(gradients)  # the batch of chains is one position
+
+        def chain(x: Any, key: Any) -> Any:
+            start = DiffusionState(x, *gradients(x, c))
+            keys = jax.random.split(key, work.steps)
+            return jax.lax.scan(lambda s, k: (move(k, s, STEP_SIZE, (c,)), None), start, keys)[0]
+
+        chain = jax.jit(chain)
+    key = jax.random.key(0)
+    return lambda: jax.block_until_ready(chain(x, key))
+
+
+def rivals(work: Workload, compiled: bool) -> dict[str, Run]:
+    runs = {"ebrl": ebrl_run(work)}
+    if compiled and work.compiled_target is not None:
+        runs["ebrl, compiled"] = ebrl_run(work, compile=True)
+    if "torchebm" in PEERS:
+        runs["torchebm"] = torchebm_run(work)
+    if "jax" in PEERS:
+        runs["JAX scan"] = jax_run(work)
+        if "blackjax" in PEERS:
+            runs["blackjax"] = jax_run(work, blackjax=True)
+    return runs
+
+
+def seconds(run: Run, times: int = 1, clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
+    for _ in range(times):
+        run()
+    return (clock() - start) / times
+
+
+def measure(names: Iterable[str], rounds: int, compiled: bool) -> dict[str, dict]:
+    # Of one thread the processor's time is the time, whoever else uses the machine.
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    table = {}
+    for name in names:
+        torch.manual_seed(0)
+        work = WORKLOADS[name]()
+        runs = rivals(work, compiled)
+        first = {rival: seconds(run) for rival, run in runs.items()}  # compiles and warms up
+        times: dict[str, list[float]] = {rival: [] for rival in runs}
+        # A round lasts at least a fifth of a second a rival: short runs are repeated.
+        again = {rival: max(1, int(0.2 / min(seconds(run), 0.2))) for rival, run in runs.items()}
+        for _ in range(rounds):
+            for rival, run in runs.items():
+                times[rival].append(seconds(run, again[rival], clock))
+        for rival, found in times.items():
+            table[f"{name}: {rival}"] = row(work, rival, found, times.get(REFERENCE), first[rival])
+    return table
+
+
+def row(
+    work: Workload, rival: str, found: list[float], reference: list[float] | None, first: float
+) -> dict:
+    ordered = sorted(found)
+    figures: dict = {"about": work.about, "seconds": ordered[len(found) // 2]}
+    if reference is not None:
+        ratios = sorted(one / other for one, other in zip(found, reference, strict=True))
+        figures |= {"ratio": ratios[len(ratios) // 2], "ratio_range": [ratios[0], ratios[-1]]}
+    if rival == "ebrl":
+        figures["target"] = work.eager_target
+    if rival == "ebrl, compiled":
+        figures["target"] = work.compiled_target
+    if rival in ("ebrl, compiled", "JAX scan", "blackjax"):
+        figures["compile_seconds"] = first - figures["seconds"]
+    return figures
+
+
+def as_markdown(facts: dict[str, Any], tables: dict[str, dict[str, dict]]) -> str:
+    lines = [f"\n{key}: {fact}  " for key, fact in facts.items()]
+    for threads, table in tables.items():
+        lines += [f"\n**{threads} thread{'s' if threads != '1' else ''}**\n"]
+        lines += [
+            "| workload: rival | ms a run | x torchebm, median (range) | target | built in, s |"
+        ]
+        lines += ["|---|---|---|---|---|"]
+        for name, figures in table.items():
+            ratio = "–"
+            if "ratio" in figures:
+                low, high = figures["ratio_range"]
+                ratio = f"{figures['ratio']:.3f} ({low:.3f} to {high:.3f})"
+            target = f"{figures['target']:.2f}" if "target" in figures else ""
+            built = f"{figures['compile_seconds']:.1f}" if "compile_seconds" in figures else ""
+            lines.append(
+                f"| {name} | {1e3 * figures['seconds']:.4g} | {ratio} | {target} | {built} |"
+            )
+    about = [f"- {name}: {build().about}" for name, build in WORKLOADS.items()]
+    missing = [f"- {peer} is not installed: left out" for peer in MISSING]
+    return "\n".join([*about, *missing, *lines]).strip() + "\n"
+
+
+MISSING = [name for name in ("torchebm", "jax", "blackjax") if name not in PEERS]
+
+
+def in_own_process(threads: int, arguments: argparse.Namespace) -> dict[str, dict]:
+    """Measure in a fresh process on so many cores: jax sizes its pool when it starts."""
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    command = [sys.executable, __file__, "--only", str(threads), "--rounds", str(arguments.rounds)]
+    command += ["--workloads", *arguments.workloads]
+    command += ["--no-compile"] if arguments.no_compile else []
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+    }
+    found = subprocess.run(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--no-compile", action="store_true", help="leave out the compiled sampler")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON and as a table")
+    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.only:
+        torch.set_num_threads(arguments.only)
+        print(json.dumps(measure(arguments.workloads, arguments.rounds, not arguments.no_compile)))
+        return
+    for peer in MISSING:
+        print(f"{peer} is not installed: left out")
+    facts: dict[str, Any] = {
+        "algorithm": "unadjusted Langevin, float32",
+        "rounds": arguments.rounds,
+        "clock": "processor time with 1 thread, wall time with more; building: wall time",
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", *PEERS)),
+    }
+    tables = {}
+    for threads in arguments.threads:
+        before = os.getloadavg()[0]
+        tables[str(threads)] = in_own_process(threads, arguments)
+        facts[f"load average around {threads} threads"] = [before, os.getloadavg()[0]]
+        if arguments.out:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            found = {"facts": facts, "tables": tables}
+            arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+            arguments.out.with_suffix(".md").write_text(as_markdown(facts, tables))
+    print(as_markdown(facts, tables))
+
+
+if __name__ == "__main__":
+    main()
