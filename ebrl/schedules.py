@@ -1,4 +1,4 @@
-"""Ladders of noise levels and temperatures, from the first rung to the last."""
+"""Ladders of noise levels and temperatures; the course of a learning rate."""
 
 from __future__ import annotations
 
@@ -30,3 +30,13 @@ def karras(first: float, last: float, rungs: int, rho: float = 7.0) -> Tensor:
         ladder = roots**rho
     ladder[0], ladder[-1] = first, last  # not up to rounding
     return ladder.to(torch.get_default_dtype())
+
+
+def constant(progress: float) -> float:
+    """Return 1 at every part of a training, from 0 to 1: the learning rate stays as it is."""
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    """Return a rise over the first hundredth of a training, then half a cosine down to 0."""
+    return min(100 * progress, 1.0) * 0.5 * (1 + math.cos(math.pi * progress))

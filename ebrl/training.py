@@ -21,6 +21,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
+from ebrl import schedules
 from ebrl.checkpoints import checkpoints_in, newest_checkpoint, write_checkpoint
 from ebrl.diagnostics import Alarm, DivergedError, watch
 from ebrl.energies import Energy, expect_one_number_each
@@ -33,6 +34,7 @@ from ebrl.tables import expect_finite, load_table
 Data = Tensor | Dataset | str | Path
 Precision = Literal["float32", "bfloat16"]
 Metrics = dict[str, Tensor]
+Schedule = Callable[[float], float]
 
 
 @dataclass
@@ -148,6 +150,7 @@ def fit(
     generator: torch.Generator,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
+    schedule: Schedule = schedules.constant,
     optimizer: Optimizer | None = None,
     ema_decay: float = 0.0,
     clip: RunningClip | float | None = None,
@@ -165,6 +168,7 @@ def fit(
         data: `(n, *event)`, a dataset of x or of (x, condition), or a file for `load_table`.
         learning_rate: Of Adam, which trains the energy and what the objective learns beside it,
             where no `optimizer` is given.
+        schedule: The part of the learning rate at each part of the training, from 0 to 1.
         ema_decay: Of the moving average of the weights; 0 keeps none.
         clip: The largest norm of the gradient, or a `RunningClip`.
         precision: "bfloat16" computes under autocast: losses, and energies while sampling, whose
@@ -200,6 +204,7 @@ def fit(
             stack.enter_context(closing(recorder))
             callbacks = [_record(recorder, training), keep, *callbacks]
         while training.step < steps:
+            pace(training.optimizer, schedule(training.step / steps))
             metrics = training.advance()
             for callback in callbacks:
                 callback(training, metrics)
@@ -301,6 +306,12 @@ class RunningClip(nn.Module):
         limit = self.factor * mean
         self.mean = torch.lerp(torch.minimum(norm, limit), mean, self.decay)
         return limit
+
+
+def pace(optimizer: Optimizer, part: float) -> None:
+    """Set the learning rates to this part of those that the optimiser was made with."""
+    for group in optimizer.param_groups:
+        group["lr"] = part * group.setdefault("initial_lr", group["lr"])
 
 
 def averaged(energy: Energy, decay: float) -> AveragedModel:

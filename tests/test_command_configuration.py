@@ -65,7 +65,10 @@ def test_a_config_can_hold_schedules_noise_and_classes(tmp_path: Path) -> None:
     assert read(tmp_path / "again.yaml").text == read(path).text
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.name))
+AGENTS = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("baselines/*.yaml")])
+
+
+@pytest.mark.parametrize("path", AGENTS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_config_is_valid_and_says_what_it_compares_with(path: Path) -> None:
     configuration = read(path)
     twin = (

@@ -46,6 +46,8 @@ THIRD_PARTIES = {  # package: the rooms that may import it; "*" is every room bu
     "gymnasium": {"agents", "envs", "command"},
     "stable_baselines3": {"agents", "command"},
     "PIL": {"vision"},
+    "skimage": {"vision"},
+    "torchmetrics": {"vision"},
     "tokenizers": {"sequences"},
     **{name: {"command"} for name in ["jsonargparse", "matplotlib", "rich", "tqdm", "yaml"]},
 }
