@@ -25,16 +25,16 @@ from jsonargparse.typing import (
     register_type,
 )
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset
 
-from ebrl import objectives
+from ebrl import objectives, schedules
 from ebrl.command.errors import UsageError
 from ebrl.command.refusals import explain
 from ebrl.energies import Energy
 from ebrl.objectives import Objective
 from ebrl.sampler import Sampler
 from ebrl.tables import load_table
-from ebrl.training import RunningClip, check
+from ebrl.training import RunningClip, Schedule, check
 
 # Bounds and noise levels are tensors; a config writes them as lists.
 register_type(Tensor, serializer=Tensor.tolist, deserializer=torch.as_tensor)
@@ -63,6 +63,7 @@ class Settings:
         seed: Seeds the energy's weights, the order of the data, and all noise.
         batch_size: Rows of the data an update.
         learning_rate: Of Adam.
+        schedule: The part of the learning rate at each part of the training: a function of 0 to 1.
         ema_decay: Of the moving average of the weights, which is what is kept; 0 for the last ones.
         clip: The largest norm of the gradient, or ebrl.training.RunningClip; none if not given.
         precision: `bfloat16` computes under autocast.
@@ -77,6 +78,7 @@ class Settings:
     seed: NonNegativeInt = 0
     batch_size: PositiveInt = 256
     learning_rate: PositiveFloat = 1e-3
+    schedule: Schedule = schedules.constant
     ema_decay: ClosedUnitInterval = 0.99
     clip: PositiveFloat | RunningClip | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -105,9 +107,9 @@ class Setup(NamedTuple):
     """What a run is built of."""
 
     energy: Energy
-    data: Tensor | TensorDataset
+    data: Tensor | Dataset
     objective: Objective
-    sampler: Sampler
+    sampler: Sampler | None
     settings: Settings
 
 
@@ -124,12 +126,14 @@ def parser() -> ArgumentParser:
     schema.add_subclass_arguments(Energy, "energy", required=True, help="What is trained.")
     schema.add_argument(
         "--data",
-        type=str | TensorDataset,
+        type=str | Dataset,
         required=True,
-        help="A file (.npy, .npz, .csv), or the class_path of a function that makes the data.",
+        help="A file (.npy, .npz, .csv), or the class_path of a dataset or a function that makes one.",
     )
     schema.add_subclass_arguments(OBJECTIVES, "objective", required=True, help="How it is trained.")
-    schema.add_class_arguments(Sampler, "sampler", help="Draws the samples that are shown.")
+    schema.add_argument(
+        "--sampler", type=Sampler | None, default=None, help="Draws the samples that are shown."
+    )
     return schema
 
 

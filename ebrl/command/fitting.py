@@ -84,6 +84,7 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
                 generator=torch.Generator().manual_seed(settings.seed),
                 batch_size=settings.batch_size,
                 learning_rate=float(settings.learning_rate),  # a plain one, that a file can hold
+                schedule=settings.schedule,
                 ema_decay=settings.ema_decay,
                 clip=settings.clip,
                 precision=settings.precision,

@@ -31,9 +31,11 @@ def draw(energy: Energy, sampler: Sampler, n: int, generator: torch.Generator) -
 def draw_run(path: Path, title: str, setup: Setup, energy: Energy) -> list[str]:
     """Sample the energy and draw it to the PNG `path`. What was drawn, or why not, as lines."""
     data, _ = rows(setup.data, torch.arange(min(len(setup.data), SAMPLES)), torch.device("cpu"))
-    if why := why_no_picture(energy, data):
-        return [f"no picture: {why}."]
-    samples = draw(energy, setup.sampler, SAMPLES, torch.Generator().manual_seed(0))
+    sampler = setup.sampler
+    why = why_no_picture(energy, data)
+    if why or sampler is None:
+        return [f"no picture: {why or 'the config names no sampler'}."]
+    samples = draw(energy, sampler, SAMPLES, torch.Generator().manual_seed(0))
     picture(path, title, energy, data, samples)
     return [f"  picture  {path}"]
 

@@ -52,6 +52,8 @@ def main(arguments: list[str]) -> int:
         raise RunError(
             "the energy is conditional: sample it from Python, sampler.sample(energy.given(c), ...)"
         )
+    if setup.sampler is None:
+        raise RunError(f"{run.config} names no sampler: add one, as `ebrl fit --help` shows it.")
     generator = torch.Generator().manual_seed(given.seed)
     x = draw(setup.energy, setup.sampler, given.n, generator)
     _write(out, x.numpy())

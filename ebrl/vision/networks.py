@@ -137,7 +137,7 @@ class SumEnergy(NoisyImageEnergy):
 
 
 class AtNoise(Energy):
-    """An image energy at noise sigma: `(*leading batch,)`, or a map `(*batch, 1, height, width)`."""
+    """An image energy at noise sigma: `(*leading batch,)` or a map `(*batch, 1, height, width)`."""
 
     event_ndim = 3
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import skimage.data
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
+from ebrl.vision.images import SUFFIXES, opened
+
+PACKAGED = ("astronaut", "camera", "coffee", "chelsea", "rocket")  # with scikit-image itself
 POSES = 8  # of a square: four turns, mirrored or not
 
 
@@ -33,17 +38,12 @@ class Patches(Dataset[Tensor]):
             )
         self.size, self.stride = size, stride
         folders = [folders] if isinstance(folders, str) else folders
-        self.images = [
-            image
-            for folder in folders
-            for path in sorted(Path(folder).rglob("*"))
-            if path.suffix.lower() in SUFFIXES
-            and min((image := _read(path, channels)).shape[:2]) >= size
-        ]
+        images = [image for folder in folders for image in photographs(folder, channels)]
+        self.images = [image for image in images if min(image.shape[:2]) >= size]
         if not self.images:
             raise FileNotFoundError(
-                f"expected images of at least {size}x{size} pixels ({', '.join(sorted(SUFFIXES))}) "
-                f"under {', '.join(map(str, folders))}, found none"
+                f"expected images of at least {size}x{size} pixels in {', '.join(folders)}, got "
+                f"{len(images)} smaller ones"
             )
         self.grids = [
             tuple((n - size) // stride + 1 for n in image.shape[:2]) for image in self.images
@@ -63,7 +63,30 @@ class Patches(Dataset[Tensor]):
         return torch.from_numpy(patch.copy()).movedim(-1, 0).float().div_(255)
 
 
-def _read(path: Path, channels: int) -> np.ndarray:
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return pixels.reshape(*pixels.shape[:2], channels)
+def photographs(folder: str, channels: int) -> Iterator[np.ndarray]:
+    """Yield the images `(height, width, channels)` under a folder, as bytes, in the order of names.
+
+    The folder is looked for here and under the environment variable EBRL_DATA; "skimage" are the
+    photographs that come with scikit-image. Raises `FileNotFoundError` where there is none.
+    """
+    if folder == "skimage":
+        pictures = [Image.fromarray(getattr(skimage.data, name)()) for name in PACKAGED]
+    else:
+        paths = [p for p in sorted(_found(folder).rglob("*")) if p.suffix.lower() in SUFFIXES]
+        if not paths:
+            known = ", ".join(sorted(SUFFIXES))
+            raise FileNotFoundError(f"expected images ({known}) in {folder}, found none")
+        pictures = map(opened, paths)
+    for picture in pictures:
+        pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+        yield pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _found(folder: str) -> Path:
+    for path in (Path(folder), Path(os.environ.get("EBRL_DATA", ".")) / folder):
+        if path.is_dir():
+            return path
+    raise FileNotFoundError(
+        f"there is no folder {folder}, here or under EBRL_DATA. bsds500_color is the Berkeley "
+        "Segmentation Dataset (folders train and test of BSDS500); any folder of photographs does"
+    )

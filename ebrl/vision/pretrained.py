@@ -1,0 +1,50 @@
+"""The weights that come with the package: `pretrained("gray")`, `"color"`, `"fashion"`.
+
+A file in `weights/` holds them in half precision, with a card: what they were trained on, for how
+many steps and how long, by which command, and what they reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebrl import storage
+from ebrl.energies import Energy
+from ebrl.vision.networks import GradientStepEnergy
+
+WEIGHTS = Path(__file__).parent / "weights"
+ENERGIES: dict[str, Callable[[], Energy]] = {
+    "gray": lambda: GradientStepEnergy(1),
+    "color": lambda: GradientStepEnergy(3),
+}
+
+
+@cache
+def pretrained(name: str) -> Energy:
+    """Return the energy with its weights, in float32, without gradients, in evaluation mode.
+
+    Raises `ValueError` for a name that there is none of.
+    """
+    if name not in ENERGIES:
+        raise ValueError(f"expected a name of {', '.join(map(repr, ENERGIES))}, got {name!r}")
+    energy = ENERGIES[name]()
+    stored = storage.load(WEIGHTS / f"{name}.zip")
+    energy.load_state_dict({key: value.float() for key, value in stored.tensors.items()})
+    return energy.eval().requires_grad_(False)
+
+
+def card(name: str) -> dict[str, Any]:
+    """Return what is written on the card of the weights."""
+    return storage.load(WEIGHTS / f"{name}.zip").facts
+
+
+def ship(energy: Energy, name: str, facts: dict[str, Any]) -> Path:
+    """Write the weights in half precision, with their card, to where `pretrained` finds them."""
+    halved = {key: value.to(torch.float16) for key, value in energy.state_dict().items()}
+    storage.save(WEIGHTS / f"{name}.zip", halved, facts)
+    return WEIGHTS / f"{name}.zip"
