@@ -6,10 +6,10 @@
 Every rival runs the same algorithm, unadjusted Langevin, on the same weights in float32: it is the
 one that all of them have. The rivals take turns, a run each, and the ratio is taken within a round,
 so that a machine whose speed drifts does not decide it. Medians over the rounds, with the range.
-Each number of threads has a process of its own, held to as many cores; with one thread the clock is
-the processor's time, with more the wall's. What is not installed is
-left out and said so. ebrl also gives the energies at the end and counts what it rejected, which
-costs it one gradient more than the others; compile times are those without a cache.
+Each workload and number of threads has its own process, held to as many cores; with one thread the
+clock is the processor's time, with more the wall's. What is not installed is left out and said so.
+ebrl also gives the energies at the end and counts what it rejected, which costs it one gradient
+more than the others; compile times are those without a cache.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -293,11 +294,11 @@ def as_markdown(facts: dict[str, Any], tables: dict[str, dict[str, dict]]) -> st
 MISSING = [name for name in ("torchebm", "jax", "blackjax") if name not in PEERS]
 
 
-def in_own_process(threads: int, arguments: argparse.Namespace) -> dict[str, dict]:
+def in_own_process(name: str, threads: int, arguments: argparse.Namespace) -> dict[str, dict]:
     """Measure in a fresh process on so many cores: jax sizes its pool when it starts."""
     cores = sorted(os.sched_getaffinity(0))[:threads]
     command = [sys.executable, __file__, "--only", str(threads), "--rounds", str(arguments.rounds)]
-    command += ["--workloads", *arguments.workloads]
+    command += ["--workloads", name]
     command += ["--no-compile"] if arguments.no_compile else []
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),
@@ -336,11 +337,11 @@ def main() -> None:
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", *PEERS)),
     }
-    tables = {}
-    for threads in arguments.threads:
-        before = os.getloadavg()[0]
-        tables[str(threads)] = in_own_process(threads, arguments)
-        facts[f"load average around {threads} threads"] = [before, os.getloadavg()[0]]
+    tables: dict[str, dict[str, dict]] = {str(threads): {} for threads in arguments.threads}
+    loads = facts["load average before each workload"] = []
+    for threads, name in product(arguments.threads, arguments.workloads):
+        loads.append(os.getloadavg()[0])
+        tables[str(threads)] |= in_own_process(name, threads, arguments)
         if arguments.out:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             found = {"facts": facts, "tables": tables}
