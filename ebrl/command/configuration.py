@@ -9,7 +9,6 @@ total_timesteps: 10000
 from __future__ import annotations
 
 import importlib
-from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,7 +20,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt, register_type
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from ebrl.command.errors import UsageError
-from ebrl.command.refusals import explain
+from ebrl.command.refusals import parse_config
 
 # The run sets these: its seed, its TensorBoard folder; the last one is SB3's own affair.
 OWNED_BY_THE_RUN = {"seed", "tensorboard_log", "_init_setup_model"}
@@ -116,21 +115,9 @@ def read(config: str | Path, options: Sequence[str] = ()) -> Configuration:
 
     Raises UsageError for a missing file, bad YAML, an unknown key or a value of the wrong type.
     """
-    try:
-        Path(config).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no config file {config}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the config {config} cannot be read: {error}.") from error
     schema = parser()
-    try:
-        parsed = schema.parse_args(["--config", str(config), *options])
-    except ArgumentError as error:
-        top_level = {field.name for field in fields(Settings)} | {"agent"}
-        raise UsageError(f"{config}: {explain(str(error), top_level)}") from error
-    del parsed["config"]
-    if parsed.name is None:
-        parsed.name = Path(config).stem
+    top_level = {field.name for field in fields(Settings)} | {"agent"}
+    parsed = parse_config(schema, config, options, top_level)
     agent_class = _class_at(parsed.agent.class_path)
     if parsed.run is None:
         parsed.run = f"runs/{parsed.name}/{agent_class.__name__}-{parsed.seed}"

@@ -9,7 +9,6 @@ steps: 1500
 
 from __future__ import annotations
 
-from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,7 +28,7 @@ from torch.utils.data import Dataset
 
 from ebrl import objectives, schedules
 from ebrl.command.errors import UsageError
-from ebrl.command.refusals import explain
+from ebrl.command.refusals import parse_config
 from ebrl.energies import Energy
 from ebrl.objectives import Objective
 from ebrl.sampler import Sampler
@@ -128,7 +127,7 @@ def parser() -> ArgumentParser:
         "--data",
         type=str | Dataset,
         required=True,
-        help="A file (.npy, .npz, .csv), or the class_path of a dataset or a function that makes one.",
+        help="A file (.npy, .npz, .csv), or the class_path of a dataset or what makes one.",
     )
     schema.add_subclass_arguments(OBJECTIVES, "objective", required=True, help="How it is trained.")
     schema.add_argument(
@@ -142,23 +141,11 @@ def read_fit(config: str | Path, options: Sequence[str] = ()) -> FitConfiguratio
 
     Raises UsageError for a missing file, bad YAML, an unknown key or a value of the wrong type.
     """
-    try:
-        Path(config).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no config file {config}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the config {config} cannot be read: {error}.") from error
     schema = parser()
-    try:
-        parsed = schema.parse_args(["--config", str(config), *options])
-    except ArgumentError as error:
-        top_level = {field.name for field in fields(Settings)} | set(PARTS)
-        raise UsageError(f"{config}: {explain(str(error), top_level)}") from error
-    del parsed["config"]
+    top_level = {field.name for field in fields(Settings)} | set(PARTS)
+    parsed = parse_config(schema, config, options, top_level)
     if isinstance(parsed.data, str):  # so that the run can be resumed from anywhere
         parsed.data = str(Path(parsed.data).resolve())
-    if parsed.name is None:
-        parsed.name = Path(config).stem
     if parsed.run is None:
         parsed.run = f"runs/{parsed.name}/{_name(parsed.objective)}-{parsed.seed}"
     return FitConfiguration(parsed, schema.dump(parsed))

@@ -1,12 +1,17 @@
-"""What jsonargparse refuses, said in a line: the key, what was expected, the nearest name."""
+"""Reading a config; what jsonargparse refuses is said in a line: the key, the nearest name."""
 
 from __future__ import annotations
 
 import inspect
 import pydoc
 import re
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
 
-from ebrl.command.errors import did_you_mean
+from jsonargparse import ArgumentParser, Namespace
+
+from ebrl.command.errors import UsageError, did_you_mean
 
 # Lines that describe the parser's search, not the mistake.
 NOISE = re.compile(
@@ -76,3 +81,26 @@ def _locate(dotted: str) -> type:
 def _first(pattern: str, text: str) -> str | None:
     found = re.search(pattern, text)
     return found.group(1) if found else None
+
+
+def parse_config(
+    schema: ArgumentParser, config: str | Path, options: Sequence[str], top_level: set[str]
+) -> Namespace:
+    """Check the file `config`, changed by `options`, against a schema with these `top_level` keys.
+
+    Raises UsageError for a missing file, bad YAML, an unknown key or a value of the wrong type.
+    """
+    try:
+        Path(config).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no config file {config}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the config {config} cannot be read: {error}.") from error
+    try:
+        parsed = schema.parse_args(["--config", str(config), *options])
+    except ArgumentError as error:
+        raise UsageError(f"{config}: {explain(str(error), top_level)}") from error
+    del parsed["config"]
+    if parsed.name is None:
+        parsed.name = Path(config).stem
+    return parsed
