@@ -261,6 +261,23 @@ def test_runs_of_agents_and_of_energies_are_told_apart(
     assert ".npy or .csv" in capsys.readouterr().err
 
 
+def test_photographs_train_an_image_energy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gray, run = str(ROOT / "configs" / "vision" / "gray.yaml"), str(tmp_path / "run")
+    small = ["--energy.widths", "[8]", "--data.stride", "64", "--objective.plain", "1"]
+    assert (
+        main(["fit", gray, *small, "--data.folders", "[skimage]", "--steps", "2", "--run", run])
+        == 0
+    )
+    assert "psnr" in capsys.readouterr().out
+    assert storage.load(tmp_path / "run" / "model.zip").facts["step"] == 2
+    assert main(["fit", gray, "--data.folders", "[nowhere]"]) == 2
+    assert "there is no folder nowhere" in capsys.readouterr().err
+    assert main(["sample", run]) == 1
+    assert "conditional" in capsys.readouterr().err
+
+
 def test_the_shipped_config_is_whole() -> None:
     setup = build(read_fit(ROOT / "configs" / "fit" / "two_moons.yaml"))
     assert isinstance(setup.energy, networks.MLPEnergy)

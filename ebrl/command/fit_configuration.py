@@ -165,12 +165,17 @@ def build(configuration: FitConfiguration) -> Setup:
         data = load_table(made.data) if isinstance(made.data, str) else made.data
         check(made.energy, data, parsed.batch_size)
     except (ValueError, TypeError, FileNotFoundError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # jsonargparse wraps what a constructor said
-            cause = cause.__cause__
-        raise UsageError(f"{configuration.title}: {cause}.") from error
+        raise UsageError(f"{configuration.title}: {_what_a_part_said(error)}.") from error
     settings = Settings(**{field.name: made[field.name] for field in fields(Settings)})
     return Setup(made.energy, data, made.objective, made.sampler, settings)
+
+
+def _what_a_part_said(error: BaseException) -> str:
+    """Unwrap what a constructor said from what jsonargparse says around it."""
+    attempts = [line for line in str(error).splitlines() if line.startswith("  - ")]
+    if attempts:  # at the types that were possible, the last being the class
+        return attempts[-1].removeprefix("  - ")
+    return str(error) if error.__cause__ is None else _what_a_part_said(error.__cause__)
 
 
 def _name(part: Namespace) -> str:

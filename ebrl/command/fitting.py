@@ -24,7 +24,7 @@ BAR = (
     "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} steps{postfix}, {rate_fmt}, {remaining} left"
 )
 LINES = 5  # about a training, whether there is a bar or not
-SHOWN = ("loss", "energy_gap", "acceptance", "step_size")
+SHOWN = ("loss", "psnr", "energy_gap", "acceptance", "step_size")
 
 
 class Progress:
@@ -123,9 +123,10 @@ def _finish(configuration: FitConfiguration, setup: Setup, run: Run, training: T
     print(
         f"Done: {training.step:,} steps.\n"
         f"  energy   {run.model}\n"
-        f"  curves   tensorboard --logdir {run.folder}\n"
-        f"  samples  ebrl sample {run.folder}"
+        f"  curves   tensorboard --logdir {run.folder}"
     )
+    if setup.sampler is not None:
+        print(f"  samples  ebrl sample {run.folder}")
 
 
 def restore_average(setup: Setup, run: Run) -> int:

@@ -34,7 +34,7 @@ def draw_run(path: Path, title: str, setup: Setup, energy: Energy) -> list[str]:
     sampler = setup.sampler
     why = why_no_picture(energy, data)
     if why or sampler is None:
-        return [f"no picture: {why or 'the config names no sampler'}."]
+        return [f"  no picture: {why or 'the config names no sampler'}."]
     samples = draw(energy, sampler, SAMPLES, torch.Generator().manual_seed(0))
     picture(path, title, energy, data, samples)
     return [f"  picture  {path}"]
