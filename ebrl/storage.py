@@ -70,7 +70,7 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, An
     head = {"format": FORMAT, "version": VERSION, "facts": dict(facts)}
     text = json.dumps(head).encode()
     table = _tensor_table(tensors)
-    with _replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(FACTS), text)
         with archive.open(zipfile.ZipInfo(TENSORS), "w", force_zip64=True) as entry:
             entry.write(len(table).to_bytes(8, "little") + table)
@@ -165,7 +165,7 @@ def _flatten(value: Any, place: str, tensors: dict[str, Tensor]) -> JSON:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` when the block ends well, and vanishes otherwise."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -12,6 +12,7 @@ VERBS = {
     "train": "train an agent from a config, into a new run folder",
     "fit": "train an energy on a data file from a config, into a new run folder",
     "sample": "draw from the energy of a run",
+    "denoise": "take the noise out of photographs",
     "resume": "go on with an interrupted run, to the same result as if it had not been",
     "evaluate": "play episodes with the agent of a run: mean ± sd of the return",
     "plot": "draw the learning curve and the energy landscape of a run",
@@ -31,6 +32,7 @@ examples:
   ebrl resume runs/pendulum/EnergyActorCritic-0                go on after Ctrl-C or a crash
   ebrl fit configs/fit/two_moons.yaml                          an energy of points in the plane
   ebrl sample runs/two_moons/ContrastiveDivergence-0 --n 1000  draw from it
+  ebrl denoise photo.jpg                                       photo-denoised.jpg beside it
   ebrl evaluate runs/pendulum/EnergyActorCritic-0 --episodes 100
   ebrl plot runs/pendulum/EnergyActorCritic-0
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 # What the operating system says when there is no room: disk, quota, file size limit.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -26,3 +27,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean `x`?' for the nearest of the `known` names, '' when none is near."""
     nearest = difflib.get_close_matches(name, sorted(set(known)), n=1, cutoff=0.6)
     return f" Did you mean `{nearest[0]}`?" if nearest else ""
+
+
+@contextmanager
+def extra(name: str, *packages: str) -> Iterator[None]:
+    """Say which extra to install where one of its packages is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in packages:
+            raise
+        raise RunError(f"this needs {missing}: pip install 'ebrl[{name}]'") from error

@@ -18,6 +18,7 @@ from ebrl.vision.pretrained import pretrained
 
 Sigma = float | np.ndarray | Tensor
 TRAINED = (2 / 255, 60 / 255)  # where the shipped energies know what they do
+SMALLEST = 8  # pixels a side of which noise can be estimated
 OVERLAP = 64  # pixels around a tile that its own are computed from
 
 
@@ -81,8 +82,7 @@ def noise_levels(pixels: Tensor, sigma: Sigma | None, white: float) -> Tensor:
     of white noise, a little high where there is fine texture.
     """
     if sigma is None:
-        planes = pixels.reshape(-1, *pixels.shape[-2:]).cpu().numpy()
-        return pixels.new_tensor(estimate_sigma(planes, channel_axis=0, average_sigmas=True))
+        return pixels.new_tensor(_estimate(pixels))
     level = torch.as_tensor(sigma, dtype=pixels.dtype, device=pixels.device)
     if level.ndim not in (0, 2) or (level.ndim == 2 and level.shape != pixels.shape[-2:]):
         raise ValueError(
@@ -98,6 +98,19 @@ def noise_levels(pixels: Tensor, sigma: Sigma | None, white: float) -> Tensor:
             f"{float(level.max() * white):g}" + ("; 25 of 255 is 25/255" if white == 1 else "")
         )
     return level if level.ndim == 0 else level.unsqueeze(0)
+
+
+def _estimate(pixels: Tensor) -> float:
+    if min(pixels.shape[-2:]) < SMALLEST:
+        raise ValueError(
+            f"expected an image of at least {SMALLEST}x{SMALLEST} pixels to estimate its noise, "
+            f"got {tuple(pixels.shape[-2:])}: give sigma"
+        )
+    planes = pixels.reshape(-1, *pixels.shape[-2:]).cpu().numpy()
+    with warnings.catch_warnings():
+        # Of a plane without details: the median of nothing is NaN, and there is no noise.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return float(np.nan_to_num([estimate_sigma(plane) for plane in planes]).mean())
 
 
 def tiled(prior: Energy, y: Tensor, sigma: Tensor, tile: int) -> Tensor:

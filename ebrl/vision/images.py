@@ -7,6 +7,8 @@ floats in [0, 1].
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +20,11 @@ from torch import Tensor
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 WHITE = {torch.uint8: 255.0, torch.uint16: 65535.0}  # of floats it is 1
-MODES = {"L", "LA", "RGB", "RGBA", "I;16", "F"}
+MODES = {"L", "LA", "RGB", "RGBA", "I;16", "I;16B", "F"}
+CURES = {"1": "L", "I": "I;16", "PA": "RGBA"}  # what to convert other modes to, if not to RGB
+DEEP = re.compile(";16[BLN]")  # Pillow's name of a file's bits: 16 a channel, in a byte order
+DAMAGE = (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, struct.error)
+KEPT = ("exif", "icc_profile", "dpi")
 
 
 class ImageError(ValueError):
@@ -57,27 +63,45 @@ def opened(path: str | Path) -> Image.Image:
     """Return the whole image of a file, turned as its EXIF orientation says."""
     try:
         with Image.open(path) as image:
+            _check_whole(image, path)
             return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no image {path}") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is not an image, or of a format that Pillow lacks") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} is too large ({error}): cut it into parts") from error
+    except ImageError:
+        raise
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ImageError(f"{path} cannot be read ({error.strerror})") from error
         raise ImageError(f"{path} is a damaged image ({error}): use another copy") from error
+
+
+def _check_whole(image: Image.Image, path: str | Path) -> None:
+    """Refuse a file of which Pillow would give but a part: more images, or more bits."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a phone's photograph, and its smaller copies
+        raise ImageError(f"{path} holds {frames} images: save each in a file of its own")
+    if image.mode in ("LA", "RGB", "RGBA") and DEEP.search(str([tile[3] for tile in image.tile])):
+        raise ImageError(
+            f"{path} has 16 bits a channel, of which Pillow reads 8: pass the array that "
+            "skimage.io.imread reads, or save it with 8 bits"
+        )
 
 
 def _of_pil(image: Image.Image) -> Picture:
     if image.mode not in MODES:
-        cure = "'L'" if image.mode == "1" else "'RGB'"
         raise ImageError(
             f"expected an image of mode {', '.join(sorted(MODES))}, got {image.mode!r}: "
-            f"image.convert({cure})"
+            f"image.convert({CURES.get(image.mode, 'RGB')!r})"
         )
     inner = _of_array(np.asarray(image))
 
     def back(pixels: Tensor) -> Image.Image:
         result = Image.fromarray(inner.back(pixels))
-        result.info = {key: image.info[key] for key in ("icc_profile", "dpi") if key in image.info}
+        result.info = {key: image.info[key] for key in KEPT if key in image.info}
         return result
 
     return inner._replace(back=back)
@@ -89,15 +113,25 @@ def _of_array(image: np.ndarray) -> Picture:
             "expected an array (height, width) or (height, width, 1 to 4 channels), got shape "
             f"{image.shape}"
         )
-    planes = image.reshape(*image.shape[:2], -1)
-    if not planes.flags.writeable:
-        planes = planes.copy()
-    inner = _of_tensor(torch.from_numpy(np.ascontiguousarray(planes)).movedim(-1, 0))
+    # Of the machine's own byte order and writeable, for torch.
+    planes = np.array(image, image.dtype.newbyteorder("="), order="C")
+    planes = planes.reshape(*image.shape[:2], image.shape[2] if image.ndim == 3 else 1)
+    inner = _of_tensor(_tensor(planes).movedim(-1, 0))
 
     def back(pixels: Tensor) -> np.ndarray:
-        return inner.back(pixels).movedim(0, -1).contiguous().numpy().reshape(image.shape)
+        result = inner.back(pixels).cpu().movedim(0, -1).contiguous().numpy()
+        return result.astype(image.dtype, copy=False).reshape(image.shape)
 
     return inner._replace(back=back)
+
+
+def _tensor(planes: np.ndarray) -> Tensor:
+    try:
+        return torch.from_numpy(planes)
+    except TypeError as error:
+        raise ImageError(
+            f"expected uint8, uint16 or floats in [0, 1], got {planes.dtype}: convert it"
+        ) from error
 
 
 def _of_tensor(image: Tensor) -> Picture:
@@ -110,6 +144,7 @@ def _of_tensor(image: Tensor) -> Picture:
             f"shape {tuple(image.shape)}"
         )
     white = _white(image)
+    image = image.detach()
     # Grey or colour, and what is left is transparency, which is handed back as it came.
     channels = 3 if image.shape[-3] >= 3 else 1
     alpha = image[..., channels:, :, :]

@@ -1,0 +1,133 @@
+"""Which photographs a command works on, and where each result goes."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ebrl.command.errors import UsageError
+from ebrl.vision.images import SUFFIXES
+
+DONE, PICTURE = "-denoised", "-before-after"  # ends of the names of what is written
+ENDINGS = ", ".join(sorted(SUFFIXES))
+
+
+class Job(NamedTuple):
+    """A photograph, and the files that come of it."""
+
+    source: Path
+    out: Path
+    picture: Path | None  # before and after, where it was asked for
+    reference: Path | None  # the clean photograph, where there is one
+
+
+class Refusal(NamedTuple):
+    """What was asked for and cannot be done, and why."""
+
+    name: str
+    reason: str
+
+
+def find(names: list[str]) -> tuple[list[Path], list[Refusal]]:
+    """Return the photographs that files, folders and patterns stand for, each once, in order.
+
+    Of folders and patterns these are the files that look like images and are not results.
+    """
+    found: dict[Path, Path] = {}  # by where it lies, whatever it was called
+    refused = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            paths = list(_images(path.iterdir()))
+            reason = f"a folder without images (files that end in {ENDINGS})"
+        elif path.exists() or not glob.has_magic(name):
+            paths = [path] if path.exists() else []
+            reason = "there is no such file"
+        else:
+            paths = list(_images(map(Path, glob.glob(name, recursive=True))))
+            reason = f"no image matches (files that end in {ENDINGS})"
+        if not paths:
+            refused.append(Refusal(name, reason))
+        for path in paths:
+            found.setdefault(path.resolve(), path)
+    return list(found.values()), refused
+
+
+def plan(
+    sources: list[Path], out: str | None, picture: bool, reference: str | None
+) -> tuple[list[Job], list[Refusal]]:
+    """Return the jobs, and the photographs whose results would overwrite something of theirs.
+
+    Raises UsageError for an `out` that is no place for results, and a missing `reference`.
+    """
+    file = _out_file(out, len(sources))
+    folder = None if out is None or file else Path(out)
+    if reference is not None and not Path(reference).exists():
+        raise UsageError(f"--reference: there is no file or folder {reference}.")
+    jobs: list[Job] = []
+    refused = []
+    taken: dict[Path, Path] = {}
+    for source in sources:
+        # A format that is read and not written becomes PNG.
+        suffix = source.suffix if source.suffix.lower() in SUFFIXES else ".png"
+        target = file or (folder or source.parent) / f"{source.stem}{DONE}{suffix}"
+        beside = target.with_name(f"{target.stem.removesuffix(DONE)}{PICTURE}.png")
+        targets = [target, beside] if picture else [target]
+        reason = _conflict(targets, sources, taken)
+        if reason:
+            refused.append(Refusal(str(source), reason))
+            continue
+        taken.update((path.resolve(), source) for path in targets)
+        clean = _reference(reference, source)
+        jobs.append(Job(source, target, beside if picture else None, clean))
+    return jobs, refused
+
+
+def _images(paths: Iterator[Path]) -> Iterator[Path]:
+    for path in sorted(paths):
+        is_result = path.stem.endswith((DONE, PICTURE))
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not is_result:
+            yield path
+
+
+def _out_file(out: str | None, count: int) -> Path | None:
+    """Return `--out` where it names a file, None where it is a folder, which is made."""
+    if out is None:
+        return None
+    path = Path(out)
+    if path.suffix.lower() in SUFFIXES and not path.is_dir():
+        if count > 1:
+            raise UsageError(f"--out: expected a folder for {count} photographs, got {out}.")
+        if not path.parent.is_dir():
+            raise UsageError(f"--out: there is no folder {path.parent}.")
+        return path
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UsageError(
+            f"--out: expected a folder, or a file that ends in {ENDINGS}, got {out} "
+            f"({error.strerror})."
+        ) from error
+    return None
+
+
+def _conflict(targets: list[Path], sources: list[Path], taken: dict[Path, Path]) -> str:
+    """Return why these files may not be written, '' where they may."""
+    for target in targets:
+        if target.resolve() in taken:
+            first = taken[target.resolve()]
+            return f"its result {target} is that of {first} already: denoise them apart"
+        for source in sources:
+            if target.exists() and source.exists() and os.path.samefile(target, source):
+                return f"its result would overwrite the photograph {source}: choose another --out"
+    return ""
+
+
+def _reference(reference: str | None, source: Path) -> Path | None:
+    if reference is None or Path(reference).is_file():
+        return None if reference is None else Path(reference)
+    same_stem = [path for path in _images(Path(reference).iterdir()) if path.stem == source.stem]
+    return (same_stem or [Path(reference) / source.name])[0]
