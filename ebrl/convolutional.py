@@ -128,11 +128,11 @@ class ConvEnergy(ImageEnergy):
             nn.Conv2d(i, o, 3, stride=1 if layer == 0 else 2, padding=1)
             for layer, (i, o) in enumerate(sizes)
         )
-        self.modulations = _modulations(widths, widths[0] if noise_conditional else 0)
+        self.modulations = modulations(widths, widths[0] if noise_conditional else 0)
 
     def hidden(self, x: Tensor, features: Tensor | None) -> Tensor:
         for layer, modulation in zip(self.layers, self.modulations, strict=True):
-            x = self.activation(_modulate(layer(x), modulation, features))
+            x = self.activation(modulate(layer(x), modulation, features))
         return x
 
 
@@ -186,12 +186,12 @@ class ResidualBlock(nn.Module):
         self.activation = activation()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        (self.modulation,) = _modulations([width], features)
+        (self.modulation,) = modulations([width], features)
         with torch.no_grad():
             self.second.weight.mul_(0.1)
 
     def forward(self, x: Tensor, features: Tensor | None) -> Tensor:
-        h = _modulate(self.first(self.activation(x)), self.modulation, features)
+        h = modulate(self.first(self.activation(x)), self.modulation, features)
         return x + self.second(self.activation(h))
 
 
@@ -213,14 +213,14 @@ class NoiseFeatures(nn.Module):
         return self.network(torch.cat([angle.sin(), angle.cos()], -1))
 
 
-def _modulations(widths: Sequence[int], features: int) -> nn.ModuleList:
+def modulations(widths: Sequence[int], features: int) -> nn.ModuleList:
     """Return for each width what makes scale and shift of the features; nothing without any."""
     return nn.ModuleList(
         nn.Linear(features, 2 * width) if features else nn.Identity() for width in widths
     )
 
 
-def _modulate(x: Tensor, modulation: nn.Module, features: Tensor | None) -> Tensor:
+def modulate(x: Tensor, modulation: nn.Module, features: Tensor | None) -> Tensor:
     """Scale and shift the channels by what the features say (Perez et al. 2018)."""
     if features is None:
         return x

@@ -16,16 +16,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ebrl.vision.denoise import denoise as denoise
     from ebrl.vision.denoise import denoised as denoised
+    from ebrl.vision.networks import DiffusionEnergy as DiffusionEnergy
     from ebrl.vision.networks import GradientStepEnergy as GradientStepEnergy
     from ebrl.vision.networks import SumEnergy as SumEnergy
     from ebrl.vision.objectives import Denoising as Denoising
+    from ebrl.vision.objectives import LogNormalNoise as LogNormalNoise
     from ebrl.vision.objectives import WhiteNoise as WhiteNoise
     from ebrl.vision.patches import Patches as Patches
     from ebrl.vision.pretrained import pretrained as pretrained
 
 _HOMES = {
     "Denoising": "objectives",
+    "DiffusionEnergy": "networks",
     "GradientStepEnergy": "networks",
+    "LogNormalNoise": "objectives",
     "Patches": "patches",
     "SumEnergy": "networks",
     "WhiteNoise": "objectives",

@@ -18,21 +18,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ebrl.convolutional import NoiseFeatures, modulate, modulations
 from ebrl.energies import Energy, align_left, over_event
 
 FOLD = 2  # the network works on images folded so: a quarter of the places, four times the channels
-MIDDLE, DEVIATION = 0.5, 0.25  # of the brightness of photographs in [0, 1]
+MIDDLE = 0.5  # of the brightness of images in [0, 1]
 
 
 class UNet(nn.Module):
     """A U-Net of residual blocks on folded images, from `(n, channels + 1, h, w)` to `(n, out, …)`.
 
-    The extra channel is the noise. Activations are smooth, for the sake of second derivatives, and
-    nothing normalises: branches start a tenth of their size instead. Raises `ValueError` for sizes
-    that are not positive.
+    The extra channel is the log of the noise; with `features` its mean over the image modulates
+    every block besides. Activations are smooth, for the sake of second derivatives, and nothing
+    normalises: branches start a tenth of their size instead. Raises `ValueError` for sizes that are
+    not positive.
     """
 
-    def __init__(self, channels: int, out: int, widths: Sequence[int], blocks: int):
+    def __init__(
+        self, channels: int, out: int, widths: Sequence[int], blocks: int, features: int = 0
+    ):
         super().__init__()
         if min(channels, out, blocks, *widths) < 1:
             raise ValueError(
@@ -43,53 +47,76 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(FOLD**2 * (channels + 1), widths[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(i, o, 2, stride=2) for i, o in pairwise(widths))
         self.up = nn.ModuleList(nn.ConvTranspose2d(o, i, 2, stride=2) for i, o in pairwise(widths))
-        self.descent = nn.ModuleList(_stage(width, blocks) for width in widths)
-        self.ascent = nn.ModuleList(_stage(width, blocks) for width in widths[:-1])
+        self.features = NoiseFeatures(features) if features else None
+        self.descent = nn.ModuleList(Stage(width, blocks, features) for width in widths)
+        self.ascent = nn.ModuleList(Stage(width, blocks, features) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], FOLD**2 * out, 3, padding=1)
         with torch.no_grad():
             self.head.weight.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
+        level = None if self.features is None else self.features(x[:, -1].mean((1, 2)))
         x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
         x = self.stem(F.pixel_unshuffle(x, FOLD))
         passed = []
         for stage, down in zip(self.descent, [*self.down, None], strict=True):
-            x = stage(x)
+            x = stage(x, level)
             if down is not None:
                 passed.append(x)
                 x = down(x)
         for stage, up, skip in zip(self.ascent[::-1], self.up[::-1], passed[::-1], strict=True):
-            x = stage(skip + up(x))
+            x = stage(skip + up(x), level)
         return F.pixel_shuffle(self.head(x), FOLD)[..., :height, :width]
 
 
-class ResidualBlock(nn.Module):
-    """`x + conv(silu(conv(x)))`."""
+class Stage(nn.ModuleList):
+    """Residual blocks of one width."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, blocks: int, features: int):
+        super().__init__(ResidualBlock(width, features) for _ in range(blocks))
+
+    def forward(self, x: Tensor, level: Tensor | None) -> Tensor:
+        for block in self:
+            x = block(x, level)
+        return x
+
+
+class ResidualBlock(nn.Module):
+    """`x + conv(silu(modulated conv(x)))`."""
+
+    def __init__(self, width: int, features: int):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
+        (self.modulation,) = modulations([width], features)
         with torch.no_grad():
             self.second.weight.mul_(0.1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.silu(self.first(x)))
+    def forward(self, x: Tensor, level: Tensor | None) -> Tensor:
+        return x + self.second(F.silu(modulate(self.first(x), self.modulation, level)))
 
 
 class NoisyImageEnergy(Energy):
     """What the heads share: shapes, sizes, the scale of what the network sees.
 
-    Raises `ValueError` for images of other channels and for a sigma that fits no image.
+    `deviation` is that of the images' brightness. Raises `ValueError` for images of other channels
+    and for a sigma that fits no image.
     """
 
     event_ndim = 3
 
-    def __init__(self, channels: int = 1, widths: Sequence[int] = (32, 64, 96), blocks: int = 2):
+    def __init__(
+        self,
+        channels: int = 1,
+        widths: Sequence[int] = (32, 64, 96),
+        blocks: int = 2,
+        features: int = 0,
+        deviation: float = 0.25,
+    ):
         super().__init__()
-        self.channels = channels
-        self.network = UNet(channels, channels, widths, blocks)
+        self.channels, self.deviation = channels, deviation
+        self.network = UNet(channels, channels, widths, blocks, features)
 
     @property
     def takes_condition(self) -> bool:
@@ -107,8 +134,8 @@ class NoisyImageEnergy(Energy):
 
     def outputs_at(self, images: Tensor, sigma: Tensor) -> Tensor:
         """Return what the network says of images and noise, both scaled to order 1."""
-        radius = (sigma.square() + DEVIATION**2).sqrt()
-        noise = (sigma / DEVIATION).log().expand(-1, -1, *images.shape[2:])
+        radius = (sigma.square() + self.deviation**2).sqrt()
+        noise = (sigma / self.deviation).log().expand(-1, -1, *images.shape[2:])
         x = torch.cat([(images - MIDDLE) / radius, noise], 1)
         # Channels last is what the processor's matrix units read without a copy.
         return self.network(x.contiguous(memory_format=torch.channels_last)).to(images)
@@ -128,11 +155,28 @@ class GradientStepEnergy(NoisyImageEnergy):
         return images - sigma * self.outputs_at(images, sigma)
 
 
+class DiffusionEnergy(GradientStepEnergy):
+    """The gradient-step energy of a denoiser for every level of noise, from none to all.
+
+    `N(y) = c + s²/(s² + σ²) (y - c) + s σ/√(s² + σ²) U`: what U is to say stays of order 1 where σ
+    is far larger or smaller than the images' deviation s (Karras et al. 2022, section 5).
+    """
+
+    def at(self, images: Tensor, sigma: Tensor) -> Tensor:
+        return 0.5 * ((images - self.plain(images, sigma)) / sigma).square().sum((1, 2, 3))
+
+    def plain(self, images: Tensor, sigma: Tensor) -> Tensor:
+        squared = sigma.square() + self.deviation**2
+        kept = self.deviation**2 / squared * (images - MIDDLE)
+        said = self.deviation * sigma / squared.sqrt() * self.outputs_at(images, sigma)
+        return MIDDLE + kept + said
+
+
 class SumEnergy(NoisyImageEnergy):
     """`Σ (r / σ) U(y / r, σ)` over pixels, with `r² = σ² + deviation²`."""
 
     def at(self, images: Tensor, sigma: Tensor) -> Tensor:
-        radius = (sigma.square() + DEVIATION**2).sqrt()
+        radius = (sigma.square() + self.deviation**2).sqrt()
         return (radius / sigma * self.outputs_at(images, sigma)).sum((1, 2, 3))
 
 
@@ -167,7 +211,3 @@ class AtNoise(Energy):
                 "expected a sigma for each of the leading batch axes, or a map (*batch, 1, height, "
                 f"width), got sigma of shape {tuple(sigma.shape)} for images {tuple(x.shape)}"
             ) from error
-
-
-def _stage(width: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,16 @@ class Noisy(NamedTuple):
     sigma: Tensor  # (n, 1, height, width), or (n, 1, 1, 1)
 
 
+class Noise(Protocol):
+    """What images are given, and how much each level counts."""
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Noisy: ...
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """Return the weight of the squared error under noise sigma, of the same shape."""
+        ...
+
+
 class WhiteNoise:
     """Gaussian noise, independent at every pixel, of a level for each image, uniform in a range.
 
@@ -38,21 +47,45 @@ class WhiteNoise:
         sigma = level.uniform_(self.low, self.high, generator=generator)
         return Noisy(torch.addcmul(x, sigma, normal_like(x, generator)), sigma)
 
+    def weight(self, sigma: Tensor) -> Tensor:
+        """Return `1/σ`: the squared error grows about as σ does, and every level counts alike."""
+        return 1 / sigma
+
+
+class LogNormalNoise:
+    """Gaussian noise of a level for each image, whose log is normal (Karras et al. 2022, table 1).
+
+    The weight is theirs for images of this `data_deviation`. Raises `ValueError` for deviations
+    that are not positive.
+    """
+
+    def __init__(self, mean: float = -1.7, deviation: float = 1.2, data_deviation: float = 0.35):
+        if not (deviation > 0 and data_deviation > 0):
+            raise ValueError(f"expected deviations > 0, got {deviation=}, {data_deviation=}")
+        self.mean, self.deviation, self.data_deviation = mean, deviation, data_deviation
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Noisy:
+        level = torch.empty(len(x), 1, 1, 1, dtype=x.dtype, device=x.device)
+        sigma = level.log_normal_(self.mean, self.deviation, generator=generator)
+        return Noisy(torch.addcmul(x, sigma, normal_like(x, generator)), sigma)
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return 1 / sigma.square() + 1 / self.data_deviation**2
+
 
 class Denoising(nn.Module):
     """Half the squared error of `y - σ² ∇E(y, σ)`, over sigma: denoising score matching.
 
-    (Vincent 2011, section 4.3, weighted by σ: the error grows about as σ does, and every level
-    counts alike.) For its first `plain` steps it trains the denoiser inside a gradient-step energy
-    instead, which takes no double backward and a third of the time. Raises `TypeError` for `plain`
-    steps of an energy that holds no denoiser.
+    (Vincent 2011, section 4.3.) The noise says how levels are weighted. For its first `plain` steps
+    it trains the denoiser inside a gradient-step energy instead, which takes no double backward and
+    a third of the time. Raises `TypeError` for `plain` steps of an energy that holds no denoiser.
     """
 
     taken: Tensor
 
     def __init__(
         self,
-        noise: Callable[[Tensor, torch.Generator], Noisy] | None = None,
+        noise: Noise | None = None,
         plain: int = 0,
     ):
         super().__init__()
@@ -77,7 +110,7 @@ class Denoising(nn.Module):
         self.taken += 1
         error = (denoised - x).square()
         psnr = -10 * error.detach().mean((1, 2, 3)).log10().mean()
-        return Loss(0.5 * (error / sigma).mean(), {"psnr": psnr})
+        return Loss(0.5 * (self.noise.weight(sigma) * error).mean(), {"psnr": psnr})
 
 
 def _denoiser(energy: Energy) -> GradientStepEnergy:
