@@ -231,12 +231,8 @@ def run(record: Record, every: int) -> None:
         for kind, noise in kinds.items() if few else ():
             record.measure(f"other noise/{name}/{kind}", method, few[:6], noise)
     for name, method in {**SLOW, "ebrl": ours}.items():
-        for sigma in SIGMAS:
-            if few:
-                record.measure(f"few of BSD68/{name}/{sigma}", method, few, white(sigma))
-            record.measure(
-                f"one photograph/{name}/{sigma}", method, photographs("L")[:1], white(sigma)
-            )
+        for sigma in SIGMAS if few else ():
+            record.measure(f"few of BSD68/{name}/{sigma}", method, few, white(sigma))
 
 
 def _flat(method: Denoiser) -> Denoiser:

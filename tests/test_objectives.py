@@ -13,10 +13,11 @@ import torch
 from problems import generator
 from torch import Tensor, nn
 
-from ebrl import Energy, FunctionEnergy, Gaussian, objectives
-from ebrl.kernels import Proposal
+from ebrl import Chains, Energy, FunctionEnergy, Gaussian, Sampler, objectives
+from ebrl.kernels import MALA, Proposal
 from ebrl.networks import MLPEnergy
 from ebrl.objectives import Loss, NormalNoise, Objective
+from ebrl.spaces import Box, Unbounded
 
 SIGMA = 0.5  # of denoising
 DENOISING = objectives.DenoisingScoreMatching(SIGMA)
@@ -390,6 +391,64 @@ def test_who_sees_mode_weights(name: str) -> None:
     sight = float(-mean / (error * (40 * 1000) ** 0.5 + 1e-30))
 
     assert least - 4 / 200 < sight < most + 4 / 200, sight
+
+
+def moved(chains: Chains, x: Tensor) -> Chains:
+    """Put all chains at x."""
+    chains.write(chains.draw(len(x), generator()).index, x)
+    return chains
+
+
+def chains_of_the_data() -> Objective:
+    chains = moved(Chains(1000, Unbounded(2), restart=0), TwoModes.exact(1000, generator(9)))
+    return objectives.ContrastiveDivergence(local(), chains)
+
+
+def jumping_chains() -> Objective:
+    """The default, whose chains have found the law of the energy that is asked about."""
+    objective = objectives.persistent(Box(-4 * torch.ones(2), 4 * torch.ones(2)), 1000)
+    x = TwoModes.exact(1000, generator(9))
+    x[:, 0] = torch.where(torch.arange(1000) % 2 == 0, 1.0, -1.0) * x[:, 0].abs()
+    objective.chains = moved(Chains(1000, objective.sampler.space, restart=0), x)
+    return objective
+
+
+def local() -> Sampler:
+    return Sampler(MALA(), steps=20, step_size=0.05)
+
+
+class TwoHeaps(nn.Module):
+    """The modes in equal shares."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        right = 0.4 * latent[:, 0] + 2 * torch.sign(latent[:, 1])
+        return torch.stack([right, 0.4 * latent[:, 2]], 1)
+
+
+CHAINED: dict[str, tuple[Callable[[], Objective], float, float]] = {
+    "cd-20": (lambda: objectives.ContrastiveDivergence(local()), 0.0, 0.01),
+    "improved": (lambda: objectives.ImprovedContrastiveDivergence(local()), 0.0, 0.01),
+    "pcd, chains of the data": (chains_of_the_data, -0.03, 0.03),
+    "pcd, the default": (jumping_chains, 0.35, 0.75),
+    "recovery(.5)": (lambda: objectives.RecoveryLikelihood(local(), [0.0, 0.5]), 0.0, 0.03),
+    "recovery(4)": (lambda: objectives.RecoveryLikelihood(local(), [0.0, 4.0]), 0.3, 0.45),
+    "generator": (
+        lambda: objectives.LearnedGenerator(TwoHeaps(), 3, learning_rate=0.0),
+        0.4,
+        0.55,
+    ),
+    "flow": (lambda: objectives.EnergyMatching(coupling="independent"), 0.01, 0.08),
+}
+
+
+@pytest.mark.parametrize("name", CHAINED)
+def test_who_sees_mode_weights_with_samples(name: str) -> None:
+    build, least, most = CHAINED[name]
+    energy = TwoModes(0.5)
+    draw = energy.exact
+    mean, error = gradients(build(), energy, lambda stream: draw(1000, stream), calls=20)
+    sight = float(-mean / (error * (20 * 1000) ** 0.5 + 1e-30))
+    assert least - 4 / 140 < sight < most + 4 / 140, sight
 
 
 class TwoPatterns(TwoModes):
