@@ -140,5 +140,7 @@ def tiles(height: int, width: int, tile: int) -> Iterator[tuple[Window, Window, 
 def _spans(length: int, tile: int) -> Iterator[tuple[slice, slice, slice]]:
     for first in range(0, length, tile):
         last = min(first + tile, length)
-        low, high = max(first - OVERLAP, 0), min(last + OVERLAP, length)
+        # Networks fold and halve images: a tile must start where their grid does.
+        low = max(first - OVERLAP, 0) // OVERLAP * OVERLAP
+        high = min(last + OVERLAP, length)
         yield slice(low, high), slice(first - low, last - low), slice(first, last)

@@ -15,12 +15,13 @@ import torch
 
 from ebrl import storage
 from ebrl.energies import Energy
-from ebrl.vision.networks import GradientStepEnergy
+from ebrl.vision.networks import DiffusionEnergy, GradientStepEnergy
 
 WEIGHTS = Path(__file__).parent / "weights"
 ENERGIES: dict[str, Callable[[], Energy]] = {
     "gray": lambda: GradientStepEnergy(1),
     "color": lambda: GradientStepEnergy(3),
+    "fashion": lambda: DiffusionEnergy(1, (48, 64, 96), 2, features=48, deviation=0.35),
 }
 
 
