@@ -1,0 +1,271 @@
+"""What was measured, as an energy of the image: `E(x) = |A x - y|² / 2s²`, the noise of y being s.
+
+A posterior is algebra: `prior.given(level) + observation`, the level going to 0. Each observation
+also knows its proximal step, `argmin E(x) + |x - start|² / 2 level²`, which is where an image that
+a denoiser made is pulled back to what was measured: in closed form, or by conjugate gradients for
+an operator of the user. Images are `(*batch, channels, height, width)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ebrl.energies import Energy, over_event
+
+Operator = Callable[[Tensor], Tensor]
+IMAGE = (-3, -2, -1)
+
+
+class Observation(Energy):
+    """`|A x - y|² / 2s²`: subclasses say what A, its adjoint and its proximal step are.
+
+    Raises `ValueError` for a deviation s that is not positive.
+    """
+
+    event_ndim = 3
+    y: Tensor
+
+    def __init__(self, y: Tensor, deviation: float):
+        super().__init__()
+        if y.ndim < 3:
+            raise ValueError(
+                f"expected y as (*batch, channels, height, width), got shape {tuple(y.shape)}"
+            )
+        if not 0 < deviation < math.inf:
+            raise ValueError(
+                f"expected a deviation > 0 of the noise in y, got {deviation}: pass a small one, "
+                "such as 1e-3, for what was measured without noise"
+            )
+        self.register_buffer("y", y)
+        self.deviation = deviation
+
+    def operator(self, x: Tensor) -> Tensor:
+        """Return `A x`: what would be measured of x without noise."""
+        raise NotImplementedError(f"{type(self).__name__} defines no operator(x)")
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return `Aᵀ y`."""
+        raise NotImplementedError(f"{type(self).__name__} defines no adjoint(y)")
+
+    def proximal(self, start: Tensor, level: float) -> Tensor:
+        """Return `argmin E(x) + |x - start|² / 2 level²`; here by conjugate gradients."""
+        weight = (self.deviation / level) ** 2
+        wanted = self.adjoint(self.y) + weight * start
+
+        def normal(x: Tensor) -> Tensor:
+            return self.adjoint(self.operator(x)) + weight * x
+
+        return conjugate_gradients(normal, wanted, start)
+
+    def start(self) -> Tensor:
+        """Return an image to begin from."""
+        return self.adjoint(self.y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.operator(x) - self.y).square().sum(IMAGE) / (2 * self.deviation**2)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            off = self.operator(x) - self.y
+            value = off.square().sum(IMAGE) / (2 * self.deviation**2)
+            return value, self.adjoint(off) / self.deviation**2
+
+
+class Direct(Observation):
+    """The image itself with noise: what a posterior of denoising is made of."""
+
+    def operator(self, x: Tensor) -> Tensor:
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y
+
+    def proximal(self, start: Tensor, level: float) -> Tensor:
+        weight = (self.deviation / level) ** 2
+        return (self.y + weight * start) / (1 + weight)
+
+
+class Masked(Observation):
+    """The pixels where `mask` is true, `(height, width)` or as y: inpainting.
+
+    Raises `ValueError` for a mask that does not fit y.
+    """
+
+    mask: Tensor
+
+    def __init__(self, y: Tensor, mask: Tensor, deviation: float = 1e-3):
+        super().__init__(y, deviation)
+        if mask.shape[-2:] != y.shape[-2:]:
+            raise ValueError(
+                f"expected a mask of {tuple(y.shape[-2:])} pixels, as the image, got "
+                f"{tuple(mask.shape)}"
+            )
+        self.register_buffer("mask", mask.to(y))
+        self.y = self.y * self.mask
+
+    def operator(self, x: Tensor) -> Tensor:
+        return self.mask * x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.mask * y
+
+    def proximal(self, start: Tensor, level: float) -> Tensor:
+        weight = (self.deviation / level) ** 2
+        return (self.y + weight * start) / (self.mask + weight)
+
+    def start(self) -> Tensor:
+        """Return y with a wide average of the known pixels in the holes."""
+        kernel = torch.ones(1, 1, 31, 31, dtype=self.y.dtype, device=self.y.device)
+        planes = self.y.reshape(-1, 1, *self.y.shape[-2:])
+        known = self.mask.expand(self.y.shape).reshape(planes.shape)
+        mean = F.conv2d(planes, kernel, padding=15) / F.conv2d(known, kernel, padding=15).clamp(1)
+        return self.y + (1 - self.mask) * mean.view_as(self.y)
+
+
+class Blurred(Observation):
+    """The image blurred by `kernel`, `(height, width)` with odd sides, its borders joined.
+
+    Joined borders make the proximal step exact in the Fourier domain; `padded` gives photographs
+    such borders. Raises `ValueError` for a kernel with even sides or larger than the image.
+    """
+
+    response: Tensor  # the kernel's Fourier transform
+
+    def __init__(self, y: Tensor, kernel: Tensor, deviation: float):
+        super().__init__(y, deviation)
+        self.register_buffer("response", response(kernel, y))
+
+    def operator(self, x: Tensor) -> Tensor:
+        return self._filter(x, self.response)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self._filter(y, self.response.conj())
+
+    def proximal(self, start: Tensor, level: float) -> Tensor:
+        weight = (self.deviation / level) ** 2
+        wanted = self.adjoint(self.y) + weight * start
+        return self._filter(wanted, 1 / (self.response.abs().square() + weight))
+
+    def start(self) -> Tensor:
+        return self.y
+
+    @staticmethod
+    def _filter(x: Tensor, by: Tensor) -> Tensor:
+        return torch.fft.irfft2(torch.fft.rfft2(x) * by, s=x.shape[-2:])
+
+
+class Downsampled(Observation):
+    """Every `factor`th pixel of the image blurred by `kernel`: super-resolution.
+
+    y is small; the image is `factor` times larger. The proximal step takes conjugate gradients.
+    Raises `ValueError` for a factor below 2 and as `Blurred` does.
+    """
+
+    def __init__(
+        self, y: Tensor, factor: int, kernel: Tensor | None = None, deviation: float = 1e-3
+    ):
+        super().__init__(y, deviation)
+        if factor < 2:
+            raise ValueError(f"expected a factor of at least 2, got {factor}")
+        self.factor = factor
+        large = y.new_zeros(*y.shape[:-2], factor * y.shape[-2], factor * y.shape[-1])
+        self.blur = Blurred(large, antialias(factor).to(y) if kernel is None else kernel, 1.0)
+
+    def operator(self, x: Tensor) -> Tensor:
+        return self.blur.operator(x)[..., :: self.factor, :: self.factor]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        spread = torch.zeros_like(self.blur.y.expand(*y.shape[:-2], *self.blur.y.shape[-2:]))
+        spread[..., :: self.factor, :: self.factor] = y
+        return self.blur.adjoint(spread)
+
+    def start(self) -> Tensor:
+        planes = self.y.reshape(-1, 1, *self.y.shape[-2:])
+        large = self.blur.y.shape
+        # Sample i of y lies at pixel i * factor, where `align_corners=False` has it in a middle.
+        shift = (self.factor - 1) // 2
+        image = F.interpolate(planes, size=large[-2:], mode="bicubic", align_corners=False)
+        return image.roll((-shift, -shift), (-2, -1)).view(large)
+
+
+class Linear(Observation):
+    """Any linear `operator` of the user's, on images of `shape`; its adjoint is differentiated.
+
+    Raises `ValueError` where the operator gives another shape than y's.
+    """
+
+    def __init__(self, y: Tensor, operator: Operator, shape: tuple[int, ...], deviation: float):
+        super().__init__(y, deviation)
+        self.measure, self.shape = operator, shape
+        if (got := operator(y.new_zeros(shape)).shape) != y.shape:
+            raise ValueError(
+                f"expected an operator from {shape} to y's {tuple(y.shape)}, got one to "
+                f"{tuple(got)}"
+            )
+
+    def operator(self, x: Tensor) -> Tensor:
+        return self.measure(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        (image,) = torch.autograd.functional.vjp(self.measure, y.new_zeros(self.shape), y)[1:]
+        return image
+
+
+def gaussian_kernel(deviation: float, radius: int | None = None) -> Tensor:
+    """Return a normalised Gaussian kernel, three deviations wide unless told otherwise."""
+    radius = max(math.ceil(3 * deviation), 1) if radius is None else radius
+    line = torch.arange(-radius, radius + 1).div(deviation).square().div(-2).exp()
+    return torch.outer(line, line) / line.sum() ** 2
+
+
+def antialias(factor: int) -> Tensor:
+    """Return the blur that pictures made smaller by a factor are taken to have had."""
+    return gaussian_kernel(0.4 * factor)
+
+
+def response(kernel: Tensor, image: Tensor) -> Tensor:
+    """Return the half spectrum of a kernel centred at the first pixel of an image."""
+    height, width = image.shape[-2:]
+    rows, columns = kernel.shape[-2:]
+    if kernel.ndim != 2 or rows % 2 == 0 or columns % 2 == 0 or rows > height or columns > width:
+        raise ValueError(
+            "expected a kernel (height, width) of odd sides, no larger than the image's "
+            f"{(height, width)}, got shape {tuple(kernel.shape)}"
+        )
+    padded = F.pad(kernel.to(image), (0, width - columns, 0, height - rows))
+    return torch.fft.rfft2(padded.roll((-(rows // 2), -(columns // 2)), (0, 1)))
+
+
+def padded(y: Tensor, margin: int) -> Tensor:
+    """Return y with a margin in which it fades into its opposite border, so that borders join."""
+    for axis in (-2, -1):
+        fade = torch.linspace(0, 1, 2 * margin + 2, dtype=y.dtype, device=y.device)[1:-1]
+        fade = fade if axis == -1 else fade.unsqueeze(-1)
+        last, first = y.narrow(axis, -1, 1), y.narrow(axis, 0, 1)
+        bridge = last + fade * (first - last)
+        after, before = bridge.split(margin, axis)
+        y = torch.cat([before, y, after], axis)
+    return y
+
+
+def conjugate_gradients(
+    normal: Operator, wanted: Tensor, x: Tensor, steps: int = 30, tolerance: float = 1e-5
+) -> Tensor:
+    """Return x with `normal(x) = wanted` for a symmetric positive operator, image by image."""
+    residual = wanted - normal(x)
+    direction, power = residual, residual.square().sum(IMAGE)
+    enough = tolerance**2 * wanted.square().sum(IMAGE)
+    for _ in range(steps):
+        if bool((power <= enough).all()):
+            break
+        image = normal(direction)
+        pace = over_event(power / (direction * image).sum(IMAGE).clamp_min(1e-30), 3)
+        x, residual = x + pace * direction, residual - pace * image
+        before, power = power, residual.square().sum(IMAGE)
+        direction = residual + over_event(power / before.clamp_min(1e-30), 3) * direction
+    return x
