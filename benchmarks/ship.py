@@ -20,7 +20,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ebrl.checkpoints import load_average
-from ebrl.vision.pretrained import ENERGIES, ship
+from ebrl.vision.shipped import ENERGIES, ship
 
 PAUSE = 120  # seconds between two entries that were not spent in training
 

@@ -25,7 +25,7 @@ from ebrl.command import main
 @pytest.fixture(autouse=True)
 def known_prior(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Results in closed form, and paths as a person writes them."""
-    home = import_module("ebrl.vision.denoise")
+    home = import_module("ebrl.vision.denoising")
     monkeypatch.setattr(home, "pretrained", lambda name: GaussianImages())
     monkeypatch.chdir(tmp_path)
 
@@ -211,7 +211,7 @@ def test_it_loads_no_reinforcement_learning() -> None:
     write(Path("photo.png"), noisy(grey()))
     program = (
         "import sys, photographs, importlib\n"
-        "home = importlib.import_module('ebrl.vision.denoise')\n"
+        "home = importlib.import_module('ebrl.vision.denoising')\n"
         "home.pretrained = lambda name: photographs.GaussianImages()\n"
         "from ebrl.command import main\n"
         "assert main(['denoise', 'photo.png']) == 0\n"

@@ -1,4 +1,4 @@
-"""The wheel holds every package, the marker of types and the licence."""
+"""The wheel holds every package, the weights, the marker of types and the licence."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HOMES = {"ebrl": ROOT / "ebrl", "ebrl/agents": ROOT / "agents", "ebrl/envs": ROOT / "envs"}
+WEIGHTS = ROOT / "ebrl/vision/weights"
 
 
 def modules() -> set[str]:
@@ -38,7 +39,12 @@ def test_the_wheel_holds_every_module(wheel: set[str]) -> None:
 
 def test_the_wheel_holds_nothing_else(wheel: set[str]) -> None:
     packaged = {name for name in wheel if ".dist-info/" not in name}
-    assert packaged - modules() == {"ebrl/py.typed"}
+    weights = {f"ebrl/vision/weights/{path.name}" for path in WEIGHTS.glob("*.zip")}
+    assert packaged - modules() == {"ebrl/py.typed"} | weights
+
+
+def test_weights_are_small() -> None:
+    assert all(path.stat().st_size < 2_000_000 for path in WEIGHTS.glob("*.zip"))
 
 
 def test_the_wheel_holds_the_licence_and_the_command(wheel: set[str]) -> None:

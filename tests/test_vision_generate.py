@@ -10,7 +10,7 @@ from ebrl.energies import Energy, FunctionEnergy
 from ebrl.kernels import MALA, ULA
 from ebrl.paths import noise_path
 from ebrl.sampler import Sampler
-from ebrl.vision.generate import Guided, generate, generation_levels, heun
+from ebrl.vision.generation import Guided, generate, generation_levels, heun
 
 MEAN, DEVIATION, SHAPE, N = 0.4, 0.2, (1, 2, 2), 5_000
 

@@ -20,7 +20,7 @@ from ebrl.vision.observations import (
     gaussian_kernel,
     padded,
 )
-from ebrl.vision.restore import posterior, restore
+from ebrl.vision.restoration import posterior, restore
 
 MEAN, DEVIATION, NOISE = 0.4, 0.2, 0.1
 SHAPE = (1, 8, 12)

@@ -111,7 +111,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _denoise(job: Job, sigma: float | None, strength: float) -> Outcome:
     """Denoise one photograph into its files."""
-    from ebrl.vision.denoise import TRAINED, denoise, noise_levels
+    from ebrl.vision.denoising import TRAINED, denoise, noise_levels
     from ebrl.vision.fidelity import fidelity
     from ebrl.vision.files import file_format, save, side_by_side
     from ebrl.vision.images import opened, picture

@@ -14,28 +14,48 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ebrl.vision.denoise import denoise as denoise
-    from ebrl.vision.denoise import denoised as denoised
+    from ebrl.vision.denoising import denoise as denoise
+    from ebrl.vision.denoising import denoised as denoised
+    from ebrl.vision.generation import Guided as Guided
+    from ebrl.vision.generation import generate as generate
     from ebrl.vision.networks import DiffusionEnergy as DiffusionEnergy
     from ebrl.vision.networks import GradientStepEnergy as GradientStepEnergy
     from ebrl.vision.networks import SumEnergy as SumEnergy
     from ebrl.vision.objectives import Denoising as Denoising
     from ebrl.vision.objectives import LogNormalNoise as LogNormalNoise
     from ebrl.vision.objectives import WhiteNoise as WhiteNoise
+    from ebrl.vision.observations import Blurred as Blurred
+    from ebrl.vision.observations import Direct as Direct
+    from ebrl.vision.observations import Downsampled as Downsampled
+    from ebrl.vision.observations import Linear as Linear
+    from ebrl.vision.observations import Masked as Masked
     from ebrl.vision.patches import Patches as Patches
-    from ebrl.vision.pretrained import pretrained as pretrained
+    from ebrl.vision.restoration import posterior as posterior
+    from ebrl.vision.restoration import restore as restore
+    from ebrl.vision.shipped import card as card
+    from ebrl.vision.shipped import pretrained as pretrained
 
 _HOMES = {
+    "Blurred": "observations",
     "Denoising": "objectives",
     "DiffusionEnergy": "networks",
+    "Direct": "observations",
+    "Downsampled": "observations",
     "GradientStepEnergy": "networks",
+    "Guided": "generation",
+    "Linear": "observations",
     "LogNormalNoise": "objectives",
+    "Masked": "observations",
     "Patches": "patches",
     "SumEnergy": "networks",
     "WhiteNoise": "objectives",
-    "denoise": "denoise",
-    "denoised": "denoise",
-    "pretrained": "pretrained",
+    "card": "shipped",
+    "denoise": "denoising",
+    "denoised": "denoising",
+    "generate": "generation",
+    "posterior": "restoration",
+    "pretrained": "shipped",
+    "restore": "restoration",
 }
 __all__ = list(_HOMES)
 

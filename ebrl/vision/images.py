@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +64,7 @@ def picture(image: Any) -> Picture:
 def opened(path: str | Path) -> Image.Image:
     """Return the whole image of a file, turned as its EXIF orientation says."""
     try:
-        with Image.open(path) as image:
+        with _deaf_to_metadata(), Image.open(path) as image:
             _check_whole(image, path)
             return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
@@ -77,6 +79,14 @@ def opened(path: str | Path) -> Image.Image:
         if isinstance(error, OSError) and error.errno is not None:
             raise ImageError(f"{path} cannot be read ({error.strerror})") from error
         raise ImageError(f"{path} is a damaged image ({error}): use another copy") from error
+
+
+@contextmanager
+def _deaf_to_metadata() -> Iterator[None]:
+    """Let Pillow's warnings of damaged EXIF data pass: it is no part of the image."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        yield
 
 
 def _check_whole(image: Image.Image, path: str | Path) -> None:

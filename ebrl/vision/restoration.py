@@ -19,7 +19,7 @@ from ebrl import schedules
 from ebrl.energies import Energy
 from ebrl.kernels import ULA
 from ebrl.sampler import Sampler, Stage
-from ebrl.vision.denoise import denoised
+from ebrl.vision.denoising import denoised
 from ebrl.vision.observations import Observation
 
 FIRST, LAST = 49 / 255, 2 / 255  # levels that the shipped energies know

@@ -19,7 +19,7 @@ from torch import Tensor
 from ebrl import schedules
 from ebrl.energies import Energy, Sum
 from ebrl.sampler import Sampler, Stage
-from ebrl.vision.denoise import denoised
+from ebrl.vision.denoising import denoised
 
 
 class Generated(NamedTuple):

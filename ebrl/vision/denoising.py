@@ -14,7 +14,7 @@ from torch import Tensor
 from ebrl.energies import Energy, align_left, over_event
 from ebrl.sampler import evaluating, frozen
 from ebrl.vision.images import picture
-from ebrl.vision.pretrained import pretrained
+from ebrl.vision.shipped import pretrained
 
 Sigma = float | np.ndarray | Tensor
 TRAINED = (2 / 255, 60 / 255)  # where the shipped energies know what they do
