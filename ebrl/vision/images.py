@@ -64,7 +64,7 @@ def picture(image: Any) -> Picture:
 def opened(path: str | Path) -> Image.Image:
     """Return the whole image of a file, turned as its EXIF orientation says."""
     try:
-        with _deaf_to_metadata(), Image.open(path) as image:
+        with _without_pillows_warnings(), Image.open(path) as image:
             _check_whole(image, path)
             return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
@@ -82,10 +82,11 @@ def opened(path: str | Path) -> Image.Image:
 
 
 @contextmanager
-def _deaf_to_metadata() -> Iterator[None]:
-    """Let Pillow's warnings of damaged EXIF data pass: it is no part of the image."""
+def _without_pillows_warnings() -> Iterator[None]:
+    """Let two pass: of damaged EXIF data, no part of the image, and of a photograph's large size."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
 
 
