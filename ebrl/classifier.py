@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from ebrl.energies import Energy
@@ -38,9 +39,7 @@ class ClassifierEnergy(Energy):
 
     def given(self, condition: Tensor) -> Energy:
         """Return the energy of x with the label `(*leading batch,)`, of an integer type, fixed."""
-        if condition.is_floating_point() or condition.is_complex():
-            raise ValueError(f"expected labels of an integer type, got {condition.dtype}")
-        return LabelledEnergy(self, condition.long())
+        return LabelledEnergy(self, integers(condition))
 
 
 class LabelledEnergy(Energy):
@@ -58,5 +57,27 @@ class LabelledEnergy(Energy):
                 "expected a label for each of the leading batch axes of x, got labels of shape "
                 f"{tuple(self.label.shape)} for x of shape {tuple(x.shape)}"
             )
-        label = self.label.reshape(*self.label.shape, *(1,) * (logits.ndim - self.label.ndim))
+        label = expect_labels(self.label, logits)
+        label = label.reshape(*label.shape, *(1,) * (logits.ndim - label.ndim))
         return -logits.gather(-1, label.expand(*batch, 1)).squeeze(-1)
+
+
+def expect_labels(label: Tensor, logits: Tensor) -> Tensor:
+    """Return labels as `int64` if each is a class of `logits: (*batch, classes)`.
+
+    Raises `ValueError` otherwise. On a GPU, whose numbers the host does not wait for, the lookup
+    itself stops at a label that is no class.
+    """
+    label, classes = integers(label), logits.shape[-1]
+    if label.device.type == "cpu" and label.numel() and not torch.compiler.is_compiling():
+        low, high = map(int, label.aminmax())
+        if low < 0 or high >= classes:
+            raise ValueError(f"expected labels from 0 to {classes - 1}, got {low} to {high}")
+    return label
+
+
+def integers(label: Tensor) -> Tensor:
+    """Return labels as `int64`; `ValueError` for numbers that are not of an integer type."""
+    if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
+        raise ValueError(f"expected labels of an integer type, got {label.dtype}")
+    return label.long()

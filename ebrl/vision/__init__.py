@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ebrl.vision.observations import Linear as Linear
     from ebrl.vision.observations import Masked as Masked
     from ebrl.vision.patches import Patches as Patches
+    from ebrl.vision.recognition import ImageClassifier as ImageClassifier
     from ebrl.vision.restoration import posterior as posterior
     from ebrl.vision.restoration import restore as restore
     from ebrl.vision.shipped import card as card
@@ -44,6 +45,7 @@ _HOMES = {
     "GradientStepEnergy": "networks",
     "Guided": "generation",
     "Linear": "observations",
+    "ImageClassifier": "recognition",
     "LogNormalNoise": "objectives",
     "Masked": "observations",
     "Patches": "patches",

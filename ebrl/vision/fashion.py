@@ -19,6 +19,11 @@ def images(path: str = "fashion_mnist/fashion_mnist.npz", split: str = "train") 
     return TensorDataset(labelled(path, split)[0])
 
 
+def pairs(path: str = "fashion_mnist/fashion_mnist.npz", split: str = "train") -> TensorDataset:
+    """Return images as `images` does, each with its label as the condition."""
+    return TensorDataset(*labelled(path, split))
+
+
 def labelled(
     path: str = "fashion_mnist/fashion_mnist.npz", split: str = "train"
 ) -> tuple[torch.Tensor, torch.Tensor]:

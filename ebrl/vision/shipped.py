@@ -1,5 +1,7 @@
 """The weights that come with the package: `pretrained("gray")`, `"color"`, `"fashion"`.
 
+`"fashion-classifier"` is the energy of a classifier, and its `.classifier` is the classifier.
+
 A file in `weights/` holds them in half precision, with a card: what they were trained on, for how
 many steps and how long, by which command, and what they reach.
 """
@@ -14,14 +16,17 @@ from typing import Any
 import torch
 
 from ebrl import storage
+from ebrl.classifier import ClassifierEnergy
 from ebrl.energies import Energy
 from ebrl.vision.networks import DiffusionEnergy, GradientStepEnergy
+from ebrl.vision.recognition import ImageClassifier
 
 WEIGHTS = Path(__file__).parent / "weights"
 ENERGIES: dict[str, Callable[[], Energy]] = {
     "gray": lambda: GradientStepEnergy(1),
     "color": lambda: GradientStepEnergy(3),
     "fashion": lambda: DiffusionEnergy(1, (48, 64, 96), 2, features=48, deviation=0.35),
+    "fashion-classifier": lambda: ClassifierEnergy(ImageClassifier()),
 }
 
 

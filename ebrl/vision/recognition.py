@@ -1,0 +1,65 @@
+"""A classifier of images that is an energy of them, too, and in whose features images compare.
+
+energy = ClassifierEnergy(ImageClassifier())
+energy(x)                                # -log Σ_y exp logit_y(x)
+energy.classifier.features(x)            # (n, 64)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MIDDLE = 0.5  # of the brightness of images in [0, 1]
+
+
+class ImageClassifier(nn.Module):
+    """A small convolutional network from images `(n, channels, size, size)` in [0, 1] to logits.
+
+    A 3x3 convolution a width, the image halved after each; then `features` numbers, and of those
+    the logits `(n, classes)`. Smooth throughout (SiLU, means in place of maxima), for the sake of
+    gradients that samplers and score matching can follow. Raises `ValueError` for images of other
+    channels or size, and for sizes that are not positive.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        size: int = 28,
+        classes: int = 10,
+        widths: Sequence[int] = (32, 64, 64),
+        features: int = 64,
+    ):
+        super().__init__()
+        if min(channels, size, classes, features, *widths) < 1:
+            raise ValueError(
+                "expected channels, size, classes, features and every width to be positive, got "
+                f"{channels=}, {size=}, {classes=}, {features=}, {widths=}"
+            )
+        self.event = (channels, size, size)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(i, o, 3, padding=1) for i, o in pairwise([channels, *widths])
+        )
+        places = (-(-size // 2 ** len(widths))) ** 2  # a side is halved and rounded up
+        self.compress = nn.Linear(widths[-1] * places, features)
+        self.head = nn.Linear(features, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the logits are linear in, `(n, features)`."""
+        if x.ndim != 4 or x.shape[1:] != self.event:
+            raise ValueError(
+                f"expected images of shape (n, {', '.join(map(str, self.event))}), got "
+                f"{tuple(x.shape)}"
+            )
+        # Channels last is what the processor's matrix units read without a copy.
+        h = (2 * (x - MIDDLE)).contiguous(memory_format=torch.channels_last)
+        for layer in self.layers:
+            h = F.avg_pool2d(F.silu(layer(h)), 2, ceil_mode=True)
+        return F.silu(self.compress(h.flatten(1))).to(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x)).to(x)
