@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,21 @@ class MLPEnergy(Energy):
         return BoundMLP(self, None, "mean")
 
 
+class Weights(NamedTuple):
+    """A network's weights as views, so that a step of a chain looks none of them up by name."""
+
+    first: Tensor  # (members, dimension, hidden), of x alone
+    hidden: list[tuple[Tensor, Tensor]]  # (members, inputs, outputs) and (members, 1, outputs)
+    head: Tensor  # (members, 1, hidden)
+    head_bias: Tensor  # (members, 1)
+
+    def member(self, i: int) -> Weights:
+        """Return one member's, as an ensemble of one."""
+        own = slice(i, i + 1)
+        hidden = [(weight[own], bias[own]) for weight, bias in self.hidden]
+        return Weights(self.first[own], hidden, self.head[own], self.head_bias[own])
+
+
 class BoundMLP(Energy):
     """An `MLPEnergy` with its condition fixed, `(*leading batch, condition_dimension)` or None."""
 
@@ -91,6 +106,7 @@ class BoundMLP(Energy):
         super().__init__()
         self.network, self.condition, self.reduction = network, condition, reduction
         self._share: Tensor | None = None
+        self._weights: Weights | None = None
         self._evaluated = False
 
     @property
@@ -111,6 +127,17 @@ class BoundMLP(Energy):
         if not torch.is_grad_enabled():
             self._share = share
         return share
+
+    @property
+    def weights(self) -> Weights:
+        """The weights without gradients, collected once."""
+        if self._weights is None:
+            net = self.network
+            first = net.first_weight.detach()[:, net.condition_dimension :]
+            pairs = zip(net.weights, net.biases, strict=True)
+            hidden = [(weight.detach(), bias.detach()) for weight, bias in pairs]
+            self._weights = Weights(first, hidden, net.head.detach(), net.head_bias.detach())
+        return self._weights
 
     def forward(self, x: Tensor) -> Tensor:
         values = self.member_values(x)
@@ -213,7 +240,10 @@ class BoundMLP(Energy):
         """Return the first layer's sums `(members, rows, hidden)`."""
         net = self.network
         rows = x.reshape(-1, net.dimension).expand(net.members, -1, -1)
-        weight = net.first_weight[:, net.condition_dimension :]
+        if torch.is_grad_enabled():
+            weight = net.first_weight[:, net.condition_dimension :]
+        else:
+            weight = self.weights.first
         share = self.share
         candidates = rows.shape[1] // share.shape[1]  # x for each condition
         if candidates == 1 or share.shape[1] == 1:
@@ -253,10 +283,10 @@ class BoundMLP(Energy):
 
     def _last_hidden(self, first: Tensor, slope: Slope) -> Tensor:
         """Return the last activations, computed in place: nothing else of the pass is kept."""
-        net = self.network
+        like = self.network.workspace.like
         h = slope.in_place(first)
-        for layer, (weight, bias) in enumerate(zip(net.weights, net.biases, strict=True)):
-            out = net.workspace.like("sum", layer + 1, h, width=weight.shape[-1])
+        for layer, (weight, bias) in enumerate(self.weights.hidden, 1):
+            out = like("sum", layer, h, width=weight.shape[-1])
             h = slope.in_place(torch.baddbmm(bias, h, weight, out=out))
         return h
 
@@ -267,11 +297,11 @@ class BoundMLP(Energy):
         All but the first live in the network's workspace, good until the next call: fresh tensors
         of this size cost more in page faults and cache misses than the kernels that fill them.
         """
-        net = self.network
+        like = self.network.workspace.like
         h, slopes = slope.activate(first, self._spare(0, first, slope))
         kept, outputs = [slopes], [h]
-        for layer, (weight, bias) in enumerate(zip(net.weights, net.biases, strict=True), 1):
-            out = net.workspace.like("sum", layer, h, width=weight.shape[-1])
+        for layer, (weight, bias) in enumerate(self.weights.hidden, 1):
+            out = like("sum", layer, h, width=weight.shape[-1])
             torch.baddbmm(bias, h, weight, out=out)
             h, slopes = slope.activate(out, self._spare(layer, out, slope))
             kept.append(slopes)
@@ -283,12 +313,10 @@ class BoundMLP(Energy):
 
     def _member_gradients(self, x: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
         """Return each member's energies `(members, *batch)` and gradients `(members, *x.shape)`."""
-        net = self.network
         kept, outputs = self._hidden(self._sums(x), slope)
         values = self._head(outputs[-1])  # (members, rows)
-        back = self._scratch(kept)
-        gradients = self._descend(slice(None), net.head.expand_as(kept[-1]), kept, back, slope)
-        return values.view(net.members, *x.shape[:-1]), gradients.view(-1, *x.shape)
+        gradients = _descend(self.weights, kept, self._scratch(kept), slope)
+        return values.view(-1, *x.shape[:-1]), gradients.view(-1, *x.shape)
 
     def _worst(self, x: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
         """Return the largest member's energy `(*batch,)` and its gradient, the shape of x.
@@ -306,37 +334,34 @@ class BoundMLP(Energy):
         gradient = torch.empty_like(x).view(-1, net.dimension)
         for i in range(net.members):
             (rows,) = torch.where(worst == i)
-            member, count = slice(i, i + 1), len(rows)
-            own = [
-                net.workspace.like("own", k, sums)[member, :count] for k, sums in enumerate(kept)
-            ]
-            back = [scratch[member, :count] for scratch in self._scratch(kept)]
+            mine = slice(i, i + 1), slice(len(rows))
+            own = [net.workspace.like("own", k, sums)[mine] for k, sums in enumerate(kept)]
+            back = [scratch[mine] for scratch in self._scratch(kept)]
             for sums, out in zip(kept, own, strict=True):
                 torch.index_select(sums[i], 0, rows, out=out[0])
-            part = self._descend(member, net.head[member].expand_as(own[-1]), own, back, slope)
+            part = _descend(self.weights.member(i), own, back, slope)
             gradient.index_copy_(0, rows, part[0])
         return value.view(x.shape[:-1]), gradient.view(x.shape)
 
-    def _descend(
-        self, members: slice, upstream: Tensor, kept: list[Tensor], back: list[Tensor], slope: Slope
-    ) -> Tensor:
-        """Return the gradient at x, `(members, rows, dimension)`, from that at the last layer."""
-        net = self.network
-        upstream = slope.through(upstream, kept[-1], back[-1])
-        for layer in range(len(net.weights) - 1, -1, -1):
-            upstream = torch.bmm(upstream, net.weights[layer][members].mT, out=back[layer])
-            upstream = slope.through(upstream, kept[layer], upstream)
-        return torch.bmm(upstream, net.first_weight[members, net.condition_dimension :].mT)
-
     def _head(self, h: Tensor) -> Tensor:
         """Return the energies `(members, rows)` of the last activations."""
-        net = self.network
-        scratch = net.workspace.like("back", len(net.weights), h)
-        return torch.mul(h, net.head, out=scratch).sum(-1).add_(net.head_bias)
+        _, hidden, head, head_bias = self.weights
+        scratch = self.network.workspace.like("back", len(hidden), h)
+        return torch.mul(h, head, out=scratch).sum(-1).add_(head_bias)
 
     def _scratch(self, kept: list[Tensor]) -> list[Tensor]:
         """Return memory for the gradients at every layer's sums."""
-        return [self.network.workspace.like("back", layer, sums) for layer, sums in enumerate(kept)]
+        like = self.network.workspace.like
+        return [like("back", layer, sums) for layer, sums in enumerate(kept)]
+
+
+def _descend(weights: Weights, kept: list[Tensor], back: list[Tensor], slope: Slope) -> Tensor:
+    """Return the gradient at x, `(members, rows, dimension)`, in `back` at every layer's sums."""
+    upstream = slope.through(weights.head, kept[-1], back[-1])
+    for layer in range(len(weights.hidden) - 1, -1, -1):
+        upstream = torch.bmm(upstream, weights.hidden[layer][0].mT, out=back[layer])
+        upstream = slope.through(upstream, kept[layer], upstream)
+    return torch.bmm(upstream, weights.first.mT)
 
 
 def gradient_of(parameter: nn.Parameter) -> Tensor:

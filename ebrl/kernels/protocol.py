@@ -137,8 +137,8 @@ def diverged(x: Tensor, energy: Tensor) -> Tensor:
     An energy of +inf at a finite x is a wall, density zero: rejected, but no divergence.
     """
     event_axes = tuple(range(energy.ndim, x.ndim))
-    nowhere = x * 0  # NaN where x is not finite
-    probe = energy + (nowhere.sum(event_axes) if event_axes else nowhere)
+    place = x.sum(event_axes, dtype=energy.dtype) if event_axes else x
+    probe = torch.add(energy, place, alpha=0)  # 0 times infinity is NaN
     return (probe > -torch.inf).logical_not_()
 
 

@@ -83,7 +83,7 @@ def opened(path: str | Path) -> Image.Image:
 
 @contextmanager
 def _without_pillows_warnings() -> Iterator[None]:
-    """Let two pass: of damaged EXIF data, no part of the image, and of a photograph's large size."""
+    """Let those pass of damaged EXIF data, no part of the image, and of a large photograph."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
