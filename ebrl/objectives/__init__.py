@@ -1,6 +1,7 @@
 """Objectives: how to change an energy's weights, all with the protocol of `objectives.protocol`."""
 
 from ebrl.objectives.classification import CrossEntropy as CrossEntropy
+from ebrl.objectives.classification import JointClassification as JointClassification
 from ebrl.objectives.contrastive import ContrastiveDivergence as ContrastiveDivergence
 from ebrl.objectives.contrastive import (
     ImprovedContrastiveDivergence as ImprovedContrastiveDivergence,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ebrl.vision.denoising import denoised as denoised
     from ebrl.vision.generation import Guided as Guided
     from ebrl.vision.generation import generate as generate
+    from ebrl.vision.grids import grid as grid
     from ebrl.vision.networks import DiffusionEnergy as DiffusionEnergy
     from ebrl.vision.networks import GradientStepEnergy as GradientStepEnergy
     from ebrl.vision.networks import SumEnergy as SumEnergy
@@ -31,10 +32,14 @@ if TYPE_CHECKING:
     from ebrl.vision.observations import Masked as Masked
     from ebrl.vision.patches import Patches as Patches
     from ebrl.vision.recognition import ImageClassifier as ImageClassifier
+    from ebrl.vision.resemblance import compare as compare
     from ebrl.vision.restoration import posterior as posterior
     from ebrl.vision.restoration import restore as restore
     from ebrl.vision.shipped import card as card
     from ebrl.vision.shipped import pretrained as pretrained
+    from ebrl.vision.trust import confidence as confidence
+    from ebrl.vision.trust import detection as detection
+    from ebrl.vision.trust import reliability as reliability
 
 _HOMES = {
     "Blurred": "observations",
@@ -44,19 +49,24 @@ _HOMES = {
     "Downsampled": "observations",
     "GradientStepEnergy": "networks",
     "Guided": "generation",
-    "Linear": "observations",
     "ImageClassifier": "recognition",
+    "Linear": "observations",
     "LogNormalNoise": "objectives",
     "Masked": "observations",
     "Patches": "patches",
     "SumEnergy": "networks",
     "WhiteNoise": "objectives",
     "card": "shipped",
+    "compare": "resemblance",
+    "confidence": "trust",
     "denoise": "denoising",
     "denoised": "denoising",
+    "detection": "trust",
     "generate": "generation",
+    "grid": "grids",
     "posterior": "restoration",
     "pretrained": "shipped",
+    "reliability": "trust",
     "restore": "restoration",
 }
 __all__ = list(_HOMES)
