@@ -47,6 +47,7 @@ THIRD_PARTIES = {  # package: the rooms that may import it; "*" is every room bu
     "stable_baselines3": {"agents", "command"},
     "PIL": {"vision"},
     "skimage": {"vision"},
+    "sklearn": {"vision"},
     "torchmetrics": {"vision"},
     "tokenizers": {"sequences"},
     **{name: {"command"} for name in ["jsonargparse", "matplotlib", "rich", "tqdm", "yaml"]},

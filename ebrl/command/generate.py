@@ -1,0 +1,226 @@
+"""`ebrl generate`: images that never were, from noise, along the levels of an energy."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tqdm import tqdm
+
+from ebrl.command.arguments import Parser, add_numbers, decimal
+from ebrl.command.errors import RunError, UsageError, did_you_mean, extra
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ebrl.energies import Energy
+    from ebrl.sampler import Sampler
+
+EXAMPLES = """
+Draws images from the energy that comes with the package, which learnt Fashion-MNIST, or from that
+of a run of `ebrl fit`, and writes them as a grid. They begin as noise and follow the energy down
+its levels of noise: more levels are slower and more exact.
+
+A corrector moves the images at every level by the energy itself, after the step to it. Metropolis
+(mala) accepts or rejects each move by the energies before and after; how many were accepted is
+printed, and tells how well the moves fit the energy.
+
+--label adds the energy of a classifier: -log of the probability that it gives to the class.
+--strength multiplies it: 0 is no wish, much more than 5 makes caricatures.
+Labels: {classes}.
+
+The same seed gives the same images, whatever the file is called.
+
+examples:
+  ebrl generate --out grid.png                                 64 images
+  ebrl generate --count 16 --seed 7 --out grid.png
+  ebrl generate --corrector mala --levels 30 --out grid.png
+  ebrl generate --label sneaker --count 36 --out sneakers.png
+  ebrl generate --run runs/faces/Denoising-0 --out faces.png   your own energy of images
+"""
+NUMBERS = {
+    "count": (64, 1, "how many images"),
+    "seed": (0, 0, "seed of the noise"),
+    "levels": (18, 2, "levels of noise"),
+    "moves": (2, 1, "the corrector's moves at a level"),
+    "scale": (2, 1, "pixels of the picture for one of an image"),
+}
+CORRECTORS = ("none", "langevin", "mala")
+TOGETHER = 100  # images drawn at once, which bounds the memory
+CLASSES = (  # as in ebrl.vision.fashion, which takes a second to import
+    *("t-shirt", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle-boot"),
+)
+BAR = "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} levels, {remaining} left"
+
+
+class Source(NamedTuple):
+    """An energy to draw from."""
+
+    energy: Energy
+    shape: tuple[int, int, int]
+    title: str
+
+
+def main(arguments: list[str]) -> int:
+    """Generate images into one picture."""
+    given = _parse(arguments)
+    label = _label(given.label)
+    if label is not None and given.run is not None:
+        raise UsageError("--label: the classifier knows Fashion-MNIST alone, leave --run out.")
+    out = Path(given.out)
+    with extra("vision", "PIL", "skimage"):
+        from ebrl.vision.files import save
+        from ebrl.vision.grids import grid
+
+        _expect_writable(out)
+        source = _shipped(label, given.strength) if given.run is None else _trained(given.run)
+        began = time.monotonic()
+        images, acceptance = _draw(source, given)
+        save(grid(images, scale=given.scale), out)
+    wish = "" if label is None else f" of class {CLASSES[label]}"
+    print(f"{source.title}: {len(images):,} images{wish}, {given.levels} levels, ", end="")
+    print(f"seed {given.seed}, {time.monotonic() - began:.0f} s")
+    if given.corrector != "none":
+        print(f"  accepted  {acceptance.nanmean():.2f}, from level to level ", end="")
+        print(f"{acceptance[1:].min():.2f} to {acceptance[1:].max():.2f}")
+    print(f"  picture   {out}")
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = Parser("generate", EXAMPLES.format(classes=", ".join(CLASSES)))
+    parser.add_argument("--out", required=True, help="the file of the picture, such as grid.png")
+    add_numbers(parser, NUMBERS)
+    parser.add_argument(
+        "--corrector",
+        choices=CORRECTORS,
+        default="none",
+        help="what moves the images at every level (default none)",
+    )
+    parser.add_argument("--label", help="the class, by its name or its number from 0")
+    parser.add_argument(
+        "--strength",
+        type=decimal(0, math.inf),
+        default=2.0,
+        help="how much the label's energy counts (default 2)",
+    )
+    parser.add_argument("--run", help="the folder of a run of `ebrl fit` on images")
+    return parser.parse_args(arguments)
+
+
+def _label(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if text.lower() in CLASSES:
+        return CLASSES.index(text.lower())
+    if text.isdecimal() and int(text) < len(CLASSES):
+        return int(text)
+    raise UsageError(
+        f"--label: expected a number from 0 to {len(CLASSES) - 1} or one of {', '.join(CLASSES)}, "
+        f"got {text}.{did_you_mean(text.lower(), CLASSES)}"
+    )
+
+
+def _expect_writable(out: Path) -> None:
+    """Raise UsageError for a file that cannot be a picture, before the work and not after it."""
+    from ebrl.vision.files import file_format
+    from ebrl.vision.images import ImageError
+
+    try:
+        file_format(out)
+    except ImageError as error:
+        raise UsageError(f"--out: {error}.") from error
+    if out.is_dir() or not out.parent.is_dir():
+        what = f"{out} is a folder" if out.is_dir() else f"there is no folder {out.parent}"
+        raise UsageError(f"--out: {what}.")
+    if not os.access(out.parent, os.W_OK):
+        raise UsageError(f"--out: {out.parent} cannot be written to.")
+
+
+def _shipped(label: int | None, strength: float) -> Source:
+    """Return the energy of Fashion-MNIST, with the wish for a class added."""
+    import torch
+
+    from ebrl.vision.generation import Guided
+    from ebrl.vision.shipped import pretrained
+
+    energy = pretrained("fashion")
+    if label is not None and strength > 0:
+        classifier = pretrained("fashion-classifier")
+        # Their difference is -log p(label | x): the classifier's own density of x is no wish.
+        wish = classifier.given(torch.tensor(label)) - classifier
+        energy = Guided(energy, strength * wish)
+    return Source(energy, (1, 28, 28), "Fashion-MNIST")
+
+
+def _trained(folder: str) -> Source:
+    """Return the energy of a run. Raises UsageError for one that cannot begin at noise."""
+    from ebrl.command.fit_configuration import build, read_fit
+    from ebrl.command.fitting import restore_average
+    from ebrl.command.runs import existing
+    from ebrl.vision.networks import DiffusionEnergy
+
+    run = existing(folder, of="energy")
+    configuration = read_fit(run.config)
+    setup = build(configuration)
+    if not isinstance(setup.energy, DiffusionEnergy):
+        raise UsageError(
+            f"--run: expected the run of an ebrl.vision.DiffusionEnergy, which knows every level "
+            f"of noise, got one of a {type(setup.energy).__name__}."
+        )
+    steps = restore_average(setup, run)
+    energy = setup.energy.eval().requires_grad_(False)
+    return Source(energy, tuple(setup.data[0][0].shape), f"{configuration.title}, step {steps:,}")
+
+
+def _draw(source: Source, given: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Return the images `(count, channels, height, width)` and the acceptance `(levels,)`."""
+    import torch
+
+    from ebrl.vision.denoising import denoised
+    from ebrl.vision.generation import descend, generation_levels
+
+    generator = torch.Generator().manual_seed(given.seed)
+    levels, corrector = generation_levels(rungs=given.levels), _corrector(given)
+    images, accepted = [], []
+    sizes = list(_parts(given.count))
+    with tqdm(
+        total=len(sizes) * len(levels),
+        bar_format=BAR,
+        disable=None,
+        dynamic_ncols=True,
+        leave=False,
+    ) as bar:  # disable=None: not a terminal, no bar
+        for size in sizes:
+            way = []
+            for reached in descend(
+                source.energy, size, source.shape, levels, corrector, generator=generator
+            ):
+                way.append(reached.acceptance)
+                bar.update()
+            images.append(denoised(source.energy, reached.x, levels[-1]))
+            accepted.append(size / given.count * torch.stack(way))
+    made = torch.cat(images)
+    if not made.isfinite().all():
+        raise RunError("the images grew without bound: try a smaller --strength, or more --levels.")
+    return made, torch.stack(accepted).sum(0)
+
+
+def _corrector(given: argparse.Namespace) -> Sampler | None:
+    from ebrl.kernels import MALA, ULA
+    from ebrl.sampler import Sampler
+
+    if given.corrector == "none":
+        return None
+    return Sampler(MALA() if given.corrector == "mala" else ULA(), steps=given.moves)
+
+
+def _parts(count: int) -> Iterator[int]:
+    for first in range(0, count, TOGETHER):
+        yield min(TOGETHER, count - first)
