@@ -356,7 +356,7 @@ def check(energy: Energy, data: Tensor | Dataset, batch_size: int) -> None:
         for tensor in (data,) if isinstance(data, Tensor) else data.tensors:
             expect_finite(tensor)
     Order(len(data), batch_size)  # type: ignore[arg-type]
-    x, condition = rows(data, torch.arange(2 if len(data) > 1 else 1), weights.device)  # type: ignore[arg-type]
+    x, condition = rows(data, _telling(data), weights.device)
     if x.dtype != weights.dtype:
         raise ValueError(
             f"expected data of the energy's dtype {weights.dtype}, got {x.dtype}: "
@@ -372,3 +372,11 @@ def check(energy: Energy, data: Tensor | Dataset, batch_size: int) -> None:
     with torch.no_grad(), evaluating(energy):  # without a draw from dropout's stream
         value = bound(energy, condition)(x)
     expect_one_number_each(value, x, energy.event_ndim)
+
+
+def _telling(data: Tensor | Dataset) -> Tensor:
+    """Return two rows to try: of labels, which may be out of range, the least and the greatest."""
+    labels = data.tensors[1] if isinstance(data, TensorDataset) and len(data.tensors) > 1 else None
+    if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
+        return torch.stack([labels.argmin(), labels.argmax()])
+    return torch.arange(2 if len(data) > 1 else 1)  # type: ignore[arg-type]

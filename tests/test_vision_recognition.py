@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from problems import generator
@@ -196,14 +197,37 @@ def test_shipped_classifiers_know_fashion(name: str) -> None:
     assert scores.accuracy > 0.87
 
 
-def test_a_labelled_file_of_ones_own(tmp_path: Path) -> None:
-    import numpy as np
+def written(path: Path, **arrays: np.ndarray) -> str:
+    np.savez(path, **arrays)
+    return str(path)
 
-    x = np.full((4, 8, 8), 255, dtype=np.uint8)
-    np.savez(tmp_path / "own.npz", x_train=x, y_train=np.arange(4), x_test=x, y_test=np.arange(4))
-    images, labels = fashion.pairs(str(tmp_path / "own.npz")).tensors
+
+def test_a_labelled_file_of_ones_own(tmp_path: Path) -> None:
+    x, y = np.full((4, 8, 8), 255, dtype=np.uint8), np.arange(4)
+    file = written(tmp_path / "own.npz", x_train=x, y_train=y)
+    images, labels = fashion.pairs(file).tensors
     assert images.shape == (4, 1, 8, 8)
     assert (images == 1).all()
     assert labels.tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="expected arrays x_test and y_test, got x_train, y_train"):
+        fashion.pairs(file, "test")
     with pytest.raises(FileNotFoundError, match="EBRL_DATA"):
         fashion.pairs(str(tmp_path / "none.npz"))
+    for bad_x, bad_y in [(x / 255, y), (x, y / 2), (x, y[:3]), (x[0], y[:1])]:
+        file = written(tmp_path / "bad.npz", x_train=bad_x, y_train=bad_y)
+        with pytest.raises(ValueError, match=r"bad.npz: expected images \(n, height, width\)"):
+            fashion.pairs(file)
+
+
+def test_a_label_that_is_no_class_is_refused_before_work() -> None:
+    x, y = torch.rand(20, 1, 8, 8), torch.zeros(20, dtype=torch.long)
+    y[13] = 10
+    with pytest.raises(ValueError, match="from 0 to 9, got 0 to 10"):
+        fit(
+            ClassifierEnergy(small()),
+            TensorDataset(x, y),
+            CrossEntropy(),
+            steps=1,
+            batch_size=4,
+            generator=generator(),
+        )
