@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ebrl.vision.networks import DiffusionEnergy as DiffusionEnergy
     from ebrl.vision.networks import GradientStepEnergy as GradientStepEnergy
     from ebrl.vision.networks import SumEnergy as SumEnergy
+    from ebrl.vision.objectives import CorrelatedNoise as CorrelatedNoise
     from ebrl.vision.objectives import Denoising as Denoising
     from ebrl.vision.objectives import LogNormalNoise as LogNormalNoise
     from ebrl.vision.objectives import WhiteNoise as WhiteNoise
@@ -37,12 +38,14 @@ if TYPE_CHECKING:
     from ebrl.vision.restoration import restore as restore
     from ebrl.vision.shipped import card as card
     from ebrl.vision.shipped import pretrained as pretrained
+    from ebrl.vision.shipped import trainable as trainable
     from ebrl.vision.trust import confidence as confidence
     from ebrl.vision.trust import detection as detection
     from ebrl.vision.trust import reliability as reliability
 
 _HOMES = {
     "Blurred": "observations",
+    "CorrelatedNoise": "objectives",
     "Denoising": "objectives",
     "DiffusionEnergy": "networks",
     "Direct": "observations",
@@ -68,6 +71,7 @@ _HOMES = {
     "pretrained": "shipped",
     "reliability": "trust",
     "restore": "restoration",
+    "trainable": "shipped",
 }
 __all__ = list(_HOMES)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebrl.energies import Energy
@@ -50,6 +51,50 @@ class WhiteNoise:
     def weight(self, sigma: Tensor) -> Tensor:
         """Return `1/σ`: the squared error grows about as σ does, and every level counts alike."""
         return 1 / sigma
+
+
+class CorrelatedNoise(WhiteNoise):
+    """White noise, in a share of the images blurred: what demosaicking and scaling make of it.
+
+    The blur is a Gaussian of a deviation uniform in [0, widest] pixels; the noise is brought back
+    to its level, which is all that a model is told. Raises `ValueError` as `WhiteNoise` does, for a
+    share outside [0, 1] and unless 0 < widest <= 1.
+    """
+
+    def __init__(
+        self,
+        low: float = 5 / 255,
+        high: float = 55 / 255,
+        widest: float = 1.0,
+        share: float = 0.5,
+    ):
+        super().__init__(low, high)
+        if not (0 < widest <= 1 and 0 <= share <= 1):
+            raise ValueError(
+                f"expected 0 < widest <= 1 and 0 <= share <= 1, got {widest=}, {share=}"
+            )
+        self.widest, self.share = widest, share
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Noisy:
+        y, sigma = super().__call__(x, generator)
+        width = torch.empty(2, len(x), dtype=x.dtype, device=x.device).uniform_(generator=generator)
+        width = self.widest * width[0] * (width[1] < self.share)
+        return Noisy(x + blurred(y - x, width), sigma)
+
+
+def blurred(noise: Tensor, width: Tensor) -> Tensor:
+    """Return white noise `(n, channels, height, width)` blurred by Gaussians of widths `(n,)`.
+
+    Widths are deviations in pixels, at most 1; borders are joined, and the variance stays.
+    """
+    offsets = torch.arange(-3, 4, dtype=noise.dtype, device=noise.device)
+    line = (offsets / width.clamp_min(1e-3).unsqueeze(1)).square().div(-2).exp()
+    line = line / line.square().sum(1, keepdim=True).sqrt()  # (n, 7), of norm 1
+    planes = noise.transpose(0, 1)  # (channels, n, height, width): a kernel for each image
+    for _ in range(2):  # along one axis, then along the other
+        joined = F.pad(planes, (3, 3, 0, 0), mode="circular")
+        planes = F.conv2d(joined, line[:, None, None], groups=len(noise)).mT
+    return planes.transpose(0, 1)
 
 
 class LogNormalNoise:

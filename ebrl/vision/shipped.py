@@ -9,6 +9,7 @@ many steps and how long, by which command, and what they reach.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,14 @@ def pretrained(name: str) -> Energy:
     stored = storage.load(WEIGHTS / f"{name}.zip")
     energy.load_state_dict({key: value.float() for key, value in stored.tensors.items()})
     return energy.eval().requires_grad_(False)
+
+
+def trainable(name: str) -> Energy:
+    """Return the same as `pretrained` to train on, on your own photographs or noise: a copy.
+
+    Raises `ValueError` as `pretrained` does.
+    """
+    return deepcopy(pretrained(name)).train().requires_grad_(True)
 
 
 def card(name: str) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""The noise that image energies learn from."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ebrl import vision
+from ebrl.vision.objectives import CorrelatedNoise, WhiteNoise, blurred
+
+IMAGES = torch.full((400, 1, 16, 16), 0.5)
+N = IMAGES.numel()
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("width", [0.0, 0.4, 1.0])
+def test_blurred_noise_keeps_its_variance_and_correlates_as_its_kernel(width: float) -> None:
+    white = torch.randn(IMAGES.shape, generator=generator())
+    noise = blurred(white, torch.full((len(white),), width))
+    line = [math.exp(-(o**2) / (2 * max(width, 1e-3) ** 2)) for o in range(-3, 4)]
+    power = sum(k * k for k in line)
+    expected = sum(a * b for a, b in pairwise(line)) / power
+    # Each image is one draw of means over its pixels, whatever correlates within it.
+    for measured, truth in (
+        (noise.square(), 1.0),
+        (noise * noise.roll(1, -1), expected),
+        (noise * noise.roll(1, -2), expected),
+        (noise * noise.roll((1, 1), (-2, -1)), expected**2),
+    ):
+        means = measured.mean((1, 2, 3))
+        assert means.mean().item() == pytest.approx(
+            truth, abs=4 * means.std().item() / len(means) ** 0.5 + 1e-6
+        )
+
+
+def test_colours_are_blurred_apart() -> None:
+    white = torch.randn(8, 3, 16, 16, generator=generator())
+    width = torch.linspace(0, 1, 8)
+    together = blurred(white, width)
+    for channel in range(3):
+        alone = blurred(white[:, channel : channel + 1], width)
+        torch.testing.assert_close(together[:, channel : channel + 1], alone)
+    torch.testing.assert_close(together[0], white[0])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_images_has_blurred_noise_of_the_level_that_is_told(share: float) -> None:
+    y, sigma = CorrelatedNoise(share=share)(IMAGES, generator())
+    noise = (y - IMAGES) / sigma
+    assert noise.square().mean().item() == pytest.approx(1, abs=4 * (4 / N) ** 0.5)
+    neighbours = (noise * noise.roll(1, -1)).mean((1, 2, 3))
+    # Of 256 pixels, the mean product of white neighbours has a deviation of 1/16.
+    blurred_ones = (neighbours > 4 / 16).float().mean().item()
+    likely = share * (1 - 0.49)  # a correlation of .25 belongs to a width of .49
+    assert blurred_ones == pytest.approx(likely, abs=4 * (0.25 / len(y)) ** 0.5 + 0.01)
+
+
+def test_without_a_share_it_is_white_noise() -> None:
+    told = [noise(IMAGES[:4], generator(3)) for noise in (WhiteNoise(), CorrelatedNoise(share=0))]
+    for one, other in zip(*told, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("wrong", [{"widest": 0.0}, {"widest": 2.0}, {"share": 1.5}, {"low": 0.0}])
+def test_impossible_noise_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected 0 <"):
+        CorrelatedNoise(**wrong)
+
+
+def test_shipped_weights_train_on_as_a_copy() -> None:
+    energy = vision.trainable("gray")
+    assert all(parameter.requires_grad for parameter in energy.parameters())
+    with torch.no_grad():
+        next(energy.parameters()).add_(1)
+    shipped = vision.pretrained("gray")
+    assert not any(parameter.requires_grad for parameter in shipped.parameters())
+    assert not torch.equal(next(energy.parameters()), next(shipped.parameters()))
