@@ -4,7 +4,8 @@
         --figures benchmarks/results/denoising.json BSD68/ebrl
 
 The card says what the weights were trained on, for how many steps and how long, by which command,
-and the figures of the table named: means over images of the scores that begin so.
+and the figures of the table named whose keys begin so: means of scores over images, or rows as they
+are.
 """
 
 from __future__ import annotations
@@ -33,9 +34,12 @@ def seconds(run: Path) -> int:
     return round(sum(after - before for before, after in pairwise(times) if after - before < PAUSE))
 
 
-def figures(path: Path, prefix: str) -> dict[str, float]:
-    scores = json.loads(path.read_text())["scores"]
-    chosen = {key: rows for key, rows in scores.items() if key.startswith(prefix)}
+def figures(path: Path, prefix: str) -> dict[str, Any]:
+    stored = json.loads(path.read_text())
+    table = stored["scores"] if "scores" in stored else stored["rows"]
+    chosen = {key: rows for key, rows in table.items() if key.startswith(prefix)}
+    if "scores" not in stored:
+        return chosen
     return {key: round(fmean(row[0] for row in rows), 3) for key, rows in chosen.items()}
 
 

@@ -99,7 +99,7 @@ class GuidedAt(Energy):
         return guided if wanted else guided.detach()
 
 
-def generation_levels(first: float = 10.0, last: float = 0.005, rungs: int = 18) -> Tensor:
+def generation_levels(first: float = 20.0, last: float = 0.005, rungs: int = 18) -> Tensor:
     """Return the levels `(rungs,)` of Karras et al. 2022, equation 5, for images in [0, 1]."""
     return schedules.karras(first, last, rungs)
 
