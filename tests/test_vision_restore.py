@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ebrl import schedules
 from ebrl.energies import Energy, FunctionEnergy
+from ebrl.kernels import MALA
+from ebrl.sampler import Sampler, Stage
+from ebrl.vision.denoising import denoised
 from ebrl.vision.observations import (
     Blurred,
     Direct,
@@ -20,7 +26,8 @@ from ebrl.vision.observations import (
     gaussian_kernel,
     padded,
 )
-from ebrl.vision.restoration import posterior, restore
+from ebrl.vision.restoration import denoise_samples, posterior, restore
+from ebrl.vision.tiles import Tiled
 
 MEAN, DEVIATION, NOISE = 0.4, 0.2, 0.1
 SHAPE = (1, 8, 12)
@@ -67,8 +74,6 @@ def test_the_adjoint_is_the_operators(name: str) -> None:
 def test_the_gradient_is_the_energys(name: str) -> None:
     observation = OBSERVATIONS[name]()
     x = random(2, *observation.start().shape, seed=3)
-    if name == "linear":
-        x = x[0]  # the user's operator takes one image
     value, gradient = observation.value_and_gradient(x)
     x.requires_grad_()
     energy = observation(x)
@@ -97,51 +102,162 @@ class GaussianImages(Energy):
         return True
 
     def given(self, condition: Tensor) -> Energy:
+        # A number, or of each pixel.
         variance = DEVIATION**2 + condition.square()
         return FunctionEnergy(lambda x: ((x - MEAN).square() / (2 * variance)).sum((-3, -2, -1)), 3)
 
 
 def assert_law(samples: Tensor, mean: Tensor, deviation: float) -> None:
-    """Every pixel's mean, and the deviation over all of them, within four standard errors."""
+    """The pixels' means, one by one and together, and their deviation, in standard errors."""
     count = len(samples)
-    assert ((samples.mean(0) - mean).abs() < 4.5 * deviation / count**0.5).all()
+    assert ((samples.mean(0) - mean).abs() < 5 * deviation / count**0.5).all()  # of thousands
+    assert (samples - mean).mean().abs() < 4 * deviation / samples.numel() ** 0.5
     pooled = (samples - mean).std()
     assert abs(pooled - deviation) < 4 * deviation / (2 * samples.numel()) ** 0.5
 
 
-def test_the_posterior_counts_the_noise_once() -> None:
+def measured(seed: int = 5) -> Tensor:
+    """An image of the prior's, with noise."""
+    clean, noise = torch.randn(2, 1, 96, 96, generator=generator(seed))
+    return MEAN + DEVIATION * clean + NOISE * noise
+
+
+@pytest.mark.parametrize("rungs", [3, 12])
+def test_the_posterior_counts_the_noise_once(rungs: int) -> None:
     """At a fixed level the precision would be 1/(v + level²) + 1/s²; here it is 1/v + 1/s²."""
-    y = random(1, 4, 4).float()
+    y = measured()
     found = posterior(
         Direct(y, NOISE),
         GaussianImages(),
         generator=generator(),
-        samples=2_000,
-        levels=schedules.geometric(0.5, 0.005, 12),
-        steps=60,
-        step_size=20.0,  # of the last level's variance, which is a small part of the posterior's
+        samples=16,
+        levels=schedules.geometric(1.0, 0.01, rungs),
     )
     precision = 1 / DEVIATION**2 + 1 / NOISE**2
     mean = (MEAN / DEVIATION**2 + y / NOISE**2) / precision
-    assert found.samples.shape == (2_000, 1, 4, 4)
+    assert found.samples.shape == (16, 1, 96, 96)
     assert_law(found.samples, mean, precision**-0.5)
     torch.testing.assert_close(found.mean, found.samples.mean(0))
+    torch.testing.assert_close(found.deviation, found.samples.std(0))
+    assert found.acceptance.isnan()
+
+
+def test_the_cores_langevin_along_the_levels_finds_the_same() -> None:
+    """A posterior is a path of the sampler that picks actions, and nothing more."""
+    y = random(1, 4, 4).float()
+    levels = schedules.geometric(0.5, 0.005, 6)
+    stages = [Stage(GaussianImages().given(level) + Direct(y, NOISE), 60, 5e-3) for level in levels]
+    x = y.expand(2_000, 1, 4, 4)
+    found = Sampler(MALA(), steps=1).anneal(stages, x, generator=generator())
+    precision = 1 / DEVIATION**2 + 1 / NOISE**2
+    assert_law(found.x, (MEAN / DEVIATION**2 + y / NOISE**2) / precision, precision**-0.5)
 
 
 def test_holes_keep_the_priors_law() -> None:
-    mask = torch.zeros(4, 4)
-    mask[:2] = 1
-    y = random(1, 4, 4).float()
+    mask = torch.zeros(96, 96)
+    mask[:48] = 1
     found = posterior(
-        Masked(y, mask, 0.1),
+        Masked(measured(), mask, NOISE),
         GaussianImages(),
         generator=generator(),
-        samples=2_000,
-        levels=schedules.geometric(0.5, 0.01, 10),
-        steps=150,
-        step_size=10.0,
+        samples=16,
+        levels=schedules.geometric(1.0, 0.01, 6),
     )
-    assert_law(found.samples[:, :, 2:], torch.full((1, 2, 4), MEAN), DEVIATION)
+    assert_law(found.samples[:, :, 48:], torch.full((1, 48, 96), MEAN), DEVIATION)
+
+
+class CorrelatedImages(Energy):
+    """Pixels of N(mean, covariance), row by row; blurred, of covariance + σ²."""
+
+    event_ndim = 3
+
+    def __init__(self, covariance: Tensor, sigma: Tensor | float = 0.0):
+        super().__init__()
+        self.covariance, self.sigma = covariance, sigma
+
+    @property
+    def takes_condition(self) -> bool:
+        return True
+
+    def given(self, condition: Tensor) -> Energy:
+        return CorrelatedImages(self.covariance, condition)
+
+    def forward(self, x: Tensor) -> Tensor:
+        off = (x - MEAN).flatten(-3)
+        precision = (self.covariance + self.sigma**2 * torch.eye(len(self.covariance))).inverse()
+        return 0.5 * torch.einsum("...i,ij,...j->...", off, precision, off)
+
+
+@pytest.mark.parametrize("blurred", [False, True])
+def test_a_corrector_takes_the_bias_away(blurred: bool) -> None:
+    """On neighbours that resemble each other the walk is biased, and Metropolis's test knows it."""
+    place = torch.arange(16).view(4, 4).flatten()
+    apart = (place[:, None] // 4 - place // 4).abs() + (place[:, None] % 4 - place % 4).abs()
+    covariance = DEVIATION**2 * 0.5**apart
+    y = random(1, 4, 4).float()
+    observation: Observation = Masked(y, random(4, 4, seed=2) < 0.5, NOISE)
+    if blurred:
+        observation = Blurred(y, torch.full((3, 1), 1 / 3), NOISE)
+    columns = observation.operator(torch.eye(16).view(16, 1, 4, 4)).flatten(1)  # Aᵀ
+    precision = covariance.inverse() + columns @ columns.mT / NOISE**2
+    pull = covariance.inverse().sum(1) * MEAN + observation.adjoint(y).flatten() / NOISE**2
+    law = precision.inverse()
+    # The walk ends at a level where the corrector's steps reach across the posterior.
+    found = posterior(
+        observation,
+        CorrelatedImages(covariance),
+        generator=generator(),
+        samples=2_000,
+        levels=torch.cat([schedules.geometric(2.0, 0.1, 6), torch.tensor([0.004])]),
+        corrector=Sampler(MALA(), steps=200),
+        corrector_step=80.0,
+    )
+    x = found.samples.flatten(1)
+    count, deviation = len(x), law.diagonal().sqrt()
+    assert 0.3 < found.acceptance < 0.95
+    assert ((x.mean(0) - law @ pull).abs() < 4 * deviation / count**0.5).all()
+    error = (law.square() + torch.outer(law.diagonal(), law.diagonal())).div(count).sqrt()
+    assert ((x.T.cov() - law).abs() < 4.5 * error).all()  # of 136 pairs
+
+
+def test_samples_of_a_denoised_image() -> None:
+    """In closed form, on an array of 8 bits: `1/(1/v + 1/s²)` around Wiener's filter."""
+    y = (255 * measured()[0]).clamp(0, 255).byte().numpy()
+    found = denoise_samples(
+        y, 255 * NOISE, samples=16, generator=generator(), prior=GaussianImages()
+    )
+    variance = 255**2 / (1 / DEVIATION**2 + 1 / NOISE**2)
+    mean = variance * (255 * MEAN / DEVIATION**2 + y / NOISE**2) / 255**2
+    pixels = np.stack(found.samples).astype(float)
+    assert pixels.shape == (16, 96, 96)
+    assert found.mean.dtype == np.uint8
+    assert found.samples[0].dtype == np.uint8
+    assert abs((pixels - mean).mean()) < 4 * (variance / pixels.size) ** 0.5
+    deviation = np.sqrt(np.square(found.deviation).mean())
+    assert abs(deviation - variance**0.5) < 4 * (variance / (2 * pixels.size)) ** 0.5
+    assert found.deviation.shape == (96, 96)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "colour", "file", "quiet"])
+def test_samples_are_of_the_type_that_came_in(kind: str, tmp_path: Path) -> None:
+    pixels = (255 * np.random.RandomState(0).rand(20, 24, 4)).astype(np.uint8)
+    images = {
+        "tensor": torch.rand(2, 3, 20, 24, generator=generator()),
+        "colour": pixels,
+        "file": tmp_path / "photo.png",
+        "quiet": np.full((20, 24), 0.5, np.float32),
+    }
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    found = denoise_samples(images[kind], samples=3, generator=generator(), prior=GaussianImages())
+    assert len(found.samples) == 3
+    for image in (found.mean, *found.samples):
+        if kind == "tensor":
+            assert image.shape == found.deviation.shape == (2, 3, 20, 24)
+        elif kind == "quiet":  # has no noise to take away
+            assert np.abs(image - 0.5).max() < 1e-3
+        else:
+            assert (np.asarray(image)[..., 3] == pixels[..., 3]).all()
+            assert found.deviation.shape == (20, 24, 3)
 
 
 def test_splitting_ends_where_prior_and_measurement_agree() -> None:
@@ -150,6 +266,25 @@ def test_splitting_ends_where_prior_and_measurement_agree() -> None:
     known = mask.bool().expand(1, 4, 4)
     torch.testing.assert_close(x[known], y[known], atol=2e-3, rtol=0)
     assert ((x[~known] - MEAN).abs() < 0.05).all()
+
+
+def test_tiles_are_the_prior() -> None:
+    """Of independent pixels, on images larger and smaller than a tile, with and without a map."""
+    for shape in ((3, 1, 100, 70), (2, 3, 1, 20, 30), (1, 70, 65)):
+        x = random(*shape)
+        for sigma in (torch.tensor(0.1), 0.1 * random(1, *shape[-2:])):
+            tiled = Tiled(GaussianImages(), 48)
+            expected = denoised(GaussianImages(), x, sigma)
+            torch.testing.assert_close(denoised(tiled, x, sigma), expected)
+            value, gradient = tiled.given(sigma).value_and_gradient(x)
+            torch.testing.assert_close(value, tiled.given(sigma)(x))
+            assert gradient.shape == x.shape
+    energy = GaussianImages().given(torch.tensor(0.1))
+    small = random(5, 1, 40, 30)
+    whole = Tiled(GaussianImages(), 48).given(torch.tensor(0.1))
+    torch.testing.assert_close(whole(small), energy(small))
+    with pytest.raises(TypeError, match="given"):
+        tiled(x)
 
 
 def test_margins_join_the_borders() -> None:
@@ -161,12 +296,29 @@ def test_margins_join_the_borders() -> None:
     assert jump < 0.5 * (y[..., 0, :] - y[..., -1, :]).abs().max()
 
 
-def test_a_larger_start_lies_where_the_samples_were_taken() -> None:
-    rows = torch.arange(24.0).view(1, 24, 1).expand(1, 24, 24) / 24
-    for factor in (2, 3):
-        observation = Downsampled(rows[..., ::factor, ::factor], factor)
-        off = (observation.start() - rows)[..., 6:-6, 6:-6].abs().max()
-        assert off < 0.6 / 24  # half a pixel
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_a_pixel_of_a_smaller_image_is_the_mean_of_its_block(factor: int) -> None:
+    x = random(2, 1, 12, 24)
+    observation = Downsampled(random(1, 12 // factor, 24 // factor), factor)
+    blocks = torch.nn.functional.avg_pool2d(x, factor)
+    torch.testing.assert_close(observation.operator(x), blocks)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_larger_start_lies_on_the_same_grid(factor: int) -> None:
+    ramp = torch.arange(24.0).view(1, 24, 1).expand(1, 24, 24) / 24
+    observation = Downsampled(torch.nn.functional.avg_pool2d(ramp, factor), factor)
+    off = (observation.start() - ramp)[..., 6:-6, 6:-6].abs().max()
+    assert off < 0.2 / 24  # of a pixel
+
+
+def test_holes_start_as_a_membrane() -> None:
+    """Between two known walls it is a ramp; a measured pixel stays as it is."""
+    y, mask = torch.zeros(1, 6, 9, dtype=torch.float64), torch.zeros(6, 9)
+    y[..., -1] = 1
+    mask[:, [0, -1]] = 1
+    ramp = torch.linspace(0, 1, 9, dtype=torch.float64).expand(1, 6, 9)
+    torch.testing.assert_close(Masked(y, mask).start(), ramp, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +337,14 @@ def test_a_larger_start_lies_where_the_samples_were_taken() -> None:
                 OBSERVATIONS["direct"](), GaussianImages(), samples=1, generator=generator()
             ),
             "two samples",
+        ),
+        (
+            lambda: denoise_samples(np.zeros((9, 9)), 0.1, samples=1, generator=generator()),
+            "samples >= 2",
+        ),
+        (
+            lambda: denoise_samples(np.zeros((9, 9)), np.ones((9, 9)), generator=generator()),
+            "got a map",
         ),
     ],
 )

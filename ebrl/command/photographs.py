@@ -11,7 +11,8 @@ from typing import NamedTuple
 from ebrl.command.errors import UsageError
 from ebrl.vision.images import SUFFIXES
 
-DONE, PICTURE = "-denoised", "-before-after"  # ends of the names of what is written
+PICTURE, DEVIATION = "-before-after", "-deviation"  # ends of the names of what is written
+RESULTS = ("-denoised", "-restored", PICTURE, DEVIATION)
 ENDINGS = ", ".join(sorted(SUFFIXES))
 
 
@@ -57,10 +58,11 @@ def find(names: list[str]) -> tuple[list[Path], list[Refusal]]:
 
 
 def plan(
-    sources: list[Path], out: str | None, picture: bool, reference: str | None
+    sources: list[Path], out: str | None, done: str, picture: bool, reference: str | None
 ) -> tuple[list[Job], list[Refusal]]:
     """Return the jobs, and the photographs whose results would overwrite something of theirs.
 
+    The names of results end with `done`.
     Raises UsageError for an `out` that is no place for results, and a missing `reference`.
     """
     file = _out_file(out, len(sources))
@@ -73,8 +75,8 @@ def plan(
     for source in sources:
         # A format that is read and not written becomes PNG.
         suffix = source.suffix if source.suffix.lower() in SUFFIXES else ".png"
-        target = file or (folder or source.parent) / f"{source.stem}{DONE}{suffix}"
-        beside = target.with_name(f"{target.stem.removesuffix(DONE)}{PICTURE}.png")
+        target = file or (folder or source.parent) / f"{source.stem}{done}{suffix}"
+        beside = target.with_name(f"{target.stem.removesuffix(done)}{PICTURE}.png")
         targets = [target, beside] if picture else [target]
         reason = _conflict(targets, sources, taken)
         if reason:
@@ -88,7 +90,7 @@ def plan(
 
 def _images(paths: Iterator[Path]) -> Iterator[Path]:
     for path in sorted(paths):
-        is_result = path.stem.endswith((DONE, PICTURE))
+        is_result = path.stem.endswith(RESULTS)
         if path.suffix.lower() in SUFFIXES and path.is_file() and not is_result:
             yield path
 
@@ -119,7 +121,7 @@ def _conflict(targets: list[Path], sources: list[Path], taken: dict[Path, Path])
     for target in targets:
         if target.resolve() in taken:
             first = taken[target.resolve()]
-            return f"its result {target} is that of {first} already: denoise them apart"
+            return f"its result {target} is that of {first} already: choose another --out"
         for source in sources:
             if target.exists() and source.exists() and os.path.samefile(target, source):
                 return f"its result would overwrite the photograph {source}: choose another --out"

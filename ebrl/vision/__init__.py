@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from ebrl.vision.patches import Patches as Patches
     from ebrl.vision.recognition import ImageClassifier as ImageClassifier
     from ebrl.vision.resemblance import compare as compare
+    from ebrl.vision.restoration import denoise_samples as denoise_samples
     from ebrl.vision.restoration import posterior as posterior
     from ebrl.vision.restoration import restore as restore
     from ebrl.vision.shipped import card as card
     from ebrl.vision.shipped import pretrained as pretrained
     from ebrl.vision.shipped import trainable as trainable
+    from ebrl.vision.tiles import Tiled as Tiled
     from ebrl.vision.trust import confidence as confidence
     from ebrl.vision.trust import detection as detection
     from ebrl.vision.trust import reliability as reliability
@@ -58,11 +60,13 @@ _HOMES = {
     "Masked": "observations",
     "Patches": "patches",
     "SumEnergy": "networks",
+    "Tiled": "tiles",
     "WhiteNoise": "objectives",
     "card": "shipped",
     "compare": "resemblance",
     "confidence": "trust",
     "denoise": "denoising",
+    "denoise_samples": "restoration",
     "denoised": "denoising",
     "detection": "trust",
     "generate": "generation",

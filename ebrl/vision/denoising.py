@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +14,11 @@ from ebrl.energies import Energy, align_left, over_event
 from ebrl.sampler import evaluating, frozen
 from ebrl.vision.images import picture
 from ebrl.vision.shipped import pretrained
+from ebrl.vision.tiles import Tiled
 
 Sigma = float | np.ndarray | Tensor
 TRAINED = (2 / 255, 60 / 255)  # where the shipped energies know what they do
 SMALLEST = 8  # pixels a side of which noise can be estimated
-OVERLAP = 64  # pixels around a tile that its own are computed from
 
 
 def denoise(
@@ -58,7 +57,7 @@ def denoise(
                 f"got {float(levels.max()) * white:.3g}: the result may be poor",
                 stacklevel=2,
             )
-    return back(tiled(prior, pixels, levels, tile))
+    return back(denoised(Tiled(prior, tile), pixels, levels))
 
 
 def denoised(prior: Energy, y: Tensor, sigma: Tensor) -> Tensor:
@@ -111,36 +110,3 @@ def _estimate(pixels: Tensor) -> float:
         # Of a plane without details: the median of nothing is NaN, and there is no noise.
         warnings.simplefilter("ignore", RuntimeWarning)
         return float(np.nan_to_num([estimate_sigma(plane) for plane in planes]).mean())
-
-
-def tiled(prior: Energy, y: Tensor, sigma: Tensor, tile: int) -> Tensor:
-    """Return `denoised(prior, y, sigma)`, computed a tile at a time with what surrounds it."""
-    clean = torch.empty_like(y)
-    for around, inside, place in tiles(y.shape[-2], y.shape[-1], tile):
-        here = sigma[..., around.rows, around.columns] if sigma.ndim else sigma
-        part = denoised(prior, y[..., around.rows, around.columns], here)
-        clean[..., place.rows, place.columns] = part[..., inside.rows, inside.columns]
-    return clean
-
-
-class Window(NamedTuple):
-    """A rectangle of an image."""
-
-    rows: slice
-    columns: slice
-
-
-def tiles(height: int, width: int, tile: int) -> Iterator[tuple[Window, Window, Window]]:
-    """Yield, for each tile, what is read, which part of that is kept, and where it goes."""
-    for rows in _spans(height, tile):
-        for columns in _spans(width, tile):
-            yield tuple(Window(*pair) for pair in zip(rows, columns, strict=True))  # type: ignore[misc]
-
-
-def _spans(length: int, tile: int) -> Iterator[tuple[slice, slice, slice]]:
-    for first in range(0, length, tile):
-        last = min(first + tile, length)
-        # Networks fold and halve images: a tile must start where their grid does.
-        low = max(first - OVERLAP, 0) // OVERLAP * OVERLAP
-        high = min(last + OVERLAP, length)
-        yield slice(low, high), slice(first - low, last - low), slice(first, last)

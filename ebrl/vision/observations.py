@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ebrl.energies import Energy, over_event
+from ebrl.energies import Energy, Number, over_event
 
 Operator = Callable[[Tensor], Tensor]
 IMAGE = (-3, -2, -1)
@@ -52,15 +52,22 @@ class Observation(Energy):
         """Return `Aᵀ y`."""
         raise NotImplementedError(f"{type(self).__name__} defines no adjoint(y)")
 
-    def proximal(self, start: Tensor, level: float) -> Tensor:
-        """Return `argmin E(x) + |x - start|² / 2 level²`; here by conjugate gradients."""
-        weight = (self.deviation / level) ** 2
-        wanted = self.adjoint(self.y) + weight * start
+    def proximal(self, start: Tensor, level: Number, y: Tensor | None = None) -> Tensor:
+        """Return `argmin E(x) + |x - start|² / 2 level²`; here by conjugate gradients.
+
+        `level` is a number or `(*batch, 1, 1, 1)`. A `y` given is taken for what was measured.
+        """
+        weight, pull = self._pull(y, level)
+        wanted = pull + weight * start
 
         def normal(x: Tensor) -> Tensor:
             return self.adjoint(self.operator(x)) + weight * x
 
         return conjugate_gradients(normal, wanted, start)
+
+    def _pull(self, y: Tensor | None, level: Number) -> tuple[Number, Tensor]:
+        """Return how much a proximal step weighs its start, and `Aᵀ y`."""
+        return (self.deviation / level) ** 2, self.adjoint(self.y if y is None else y)
 
     def start(self) -> Tensor:
         """Return an image to begin from."""
@@ -85,9 +92,9 @@ class Direct(Observation):
     def adjoint(self, y: Tensor) -> Tensor:
         return y
 
-    def proximal(self, start: Tensor, level: float) -> Tensor:
-        weight = (self.deviation / level) ** 2
-        return (self.y + weight * start) / (1 + weight)
+    def proximal(self, start: Tensor, level: Number, y: Tensor | None = None) -> Tensor:
+        weight, pull = self._pull(y, level)
+        return (pull + weight * start) / (1 + weight)
 
 
 class Masked(Observation):
@@ -114,17 +121,19 @@ class Masked(Observation):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.mask * y
 
-    def proximal(self, start: Tensor, level: float) -> Tensor:
-        weight = (self.deviation / level) ** 2
-        return (self.y + weight * start) / (self.mask + weight)
+    def proximal(self, start: Tensor, level: Number, y: Tensor | None = None) -> Tensor:
+        weight, pull = self._pull(y, level)
+        return (pull + weight * start) / (self.mask + weight)
 
     def start(self) -> Tensor:
-        """Return y with a wide average of the known pixels in the holes."""
-        kernel = torch.ones(1, 1, 31, 31, dtype=self.y.dtype, device=self.y.device)
-        planes = self.y.reshape(-1, 1, *self.y.shape[-2:])
-        known = self.mask.expand(self.y.shape).reshape(planes.shape)
-        mean = F.conv2d(planes, kernel, padding=15) / F.conv2d(known, kernel, padding=15).clamp(1)
-        return self.y + (1 - self.mask) * mean.view_as(self.y)
+        """Return y with a membrane over the holes: their pixels are means of their neighbours."""
+        hole = (self.mask == 0).to(self.y)
+
+        def normal(x: Tensor) -> Tensor:
+            return hole * tension(hole * x) + (1 - hole) * x
+
+        known = (1 - hole) * self.y
+        return conjugate_gradients(normal, known - hole * tension(known), known, steps=500)
 
 
 class Blurred(Observation):
@@ -146,10 +155,10 @@ class Blurred(Observation):
     def adjoint(self, y: Tensor) -> Tensor:
         return self._filter(y, self.response.conj())
 
-    def proximal(self, start: Tensor, level: float) -> Tensor:
-        weight = (self.deviation / level) ** 2
-        wanted = self.adjoint(self.y) + weight * start
-        return self._filter(wanted, 1 / (self.response.abs().square() + weight))
+    def proximal(self, start: Tensor, level: Number, y: Tensor | None = None) -> Tensor:
+        weight, pull = self._pull(y, level)
+        power = self.response.abs().square()
+        return self._filter(pull + weight * start, 1 / (power + weight))
 
     def start(self) -> Tensor:
         return self.y
@@ -160,9 +169,11 @@ class Blurred(Observation):
 
 
 class Downsampled(Observation):
-    """Every `factor`th pixel of the image blurred by `kernel`: super-resolution.
+    """A pixel for each block of `factor` x `factor` of the blurred image: super-resolution.
 
-    y is small; the image is `factor` times larger. The proximal step takes conjugate gradients.
+    y is small; the image is `factor` times larger, its borders joined. `kernel` blurs it, and the
+    pixel `(factor - 1) // 2` of each block is kept; where none is given, a pixel of y is the mean
+    of its block, as a sensor of larger pixels sees it. The proximal step takes conjugate gradients.
     Raises `ValueError` for a factor below 2 and as `Blurred` does.
     """
 
@@ -172,29 +183,29 @@ class Downsampled(Observation):
         super().__init__(y, deviation)
         if factor < 2:
             raise ValueError(f"expected a factor of at least 2, got {factor}")
-        self.factor = factor
+        self.factor, self.first = factor, (factor - 1) // 2
         large = y.new_zeros(*y.shape[:-2], factor * y.shape[-2], factor * y.shape[-1])
-        self.blur = Blurred(large, antialias(factor).to(y) if kernel is None else kernel, 1.0)
+        self.blur = Blurred(large, block_mean(factor).to(y) if kernel is None else kernel, 1.0)
 
     def operator(self, x: Tensor) -> Tensor:
-        return self.blur.operator(x)[..., :: self.factor, :: self.factor]
+        blurred = self.blur.operator(x)
+        return blurred[..., self.first :: self.factor, self.first :: self.factor]
 
     def adjoint(self, y: Tensor) -> Tensor:
         spread = torch.zeros_like(self.blur.y.expand(*y.shape[:-2], *self.blur.y.shape[-2:]))
-        spread[..., :: self.factor, :: self.factor] = y
+        spread[..., self.first :: self.factor, self.first :: self.factor] = y
         return self.blur.adjoint(spread)
 
     def start(self) -> Tensor:
+        """Return y enlarged by bicubic interpolation."""
         planes = self.y.reshape(-1, 1, *self.y.shape[-2:])
         large = self.blur.y.shape
-        # Sample i of y lies at pixel i * factor, where `align_corners=False` has it in a middle.
-        shift = (self.factor - 1) // 2
         image = F.interpolate(planes, size=large[-2:], mode="bicubic", align_corners=False)
-        return image.roll((-shift, -shift), (-2, -1)).view(large)
+        return image.view(large)
 
 
 class Linear(Observation):
-    """Any linear `operator` of the user's, on images of `shape`; its adjoint is differentiated.
+    """Any linear `operator` of the user's, on one image of `shape`; its adjoint is differentiated.
 
     Raises `ValueError` where the operator gives another shape than y's.
     """
@@ -209,11 +220,16 @@ class Linear(Observation):
             )
 
     def operator(self, x: Tensor) -> Tensor:
-        return self.measure(x)
+        return _one_by_one(self.measure, x, len(self.shape))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        (image,) = torch.autograd.functional.vjp(self.measure, y.new_zeros(self.shape), y)[1:]
-        return image
+        zero = y.new_zeros(self.shape)
+
+        def back(one: Tensor) -> Tensor:
+            (image,) = torch.autograd.functional.vjp(self.measure, zero, one)[1:]
+            return image
+
+        return _one_by_one(back, y, self.y.ndim)
 
 
 def gaussian_kernel(deviation: float, radius: int | None = None) -> Tensor:
@@ -223,9 +239,12 @@ def gaussian_kernel(deviation: float, radius: int | None = None) -> Tensor:
     return torch.outer(line, line) / line.sum() ** 2
 
 
-def antialias(factor: int) -> Tensor:
-    """Return the blur that pictures made smaller by a factor are taken to have had."""
-    return gaussian_kernel(0.4 * factor)
+def block_mean(factor: int) -> Tensor:
+    """Return the kernel whose blur, at pixel `(factor - 1) // 2` of a block, is its mean."""
+    side = factor + 1 - factor % 2  # the kernel's sides are odd
+    kernel = torch.zeros(side, side)
+    kernel[:factor, :factor] = 1 / factor**2
+    return kernel
 
 
 def response(kernel: Tensor, image: Tensor) -> Tensor:
@@ -251,6 +270,24 @@ def padded(y: Tensor, margin: int) -> Tensor:
         after, before = bridge.split(margin, axis)
         y = torch.cat([before, y, after], axis)
     return y
+
+
+def _one_by_one(function: Operator, x: Tensor, ndim: int) -> Tensor:
+    """Return the function of each thing of `ndim` axes in a batch."""
+    batch = x.shape[: x.ndim - ndim]
+    results = torch.stack([function(one) for one in x.reshape(-1, *x.shape[len(batch) :])])
+    return results.view(*batch, *results.shape[1:])
+
+
+def tension(x: Tensor) -> Tensor:
+    """Return the gradient of `Σ (x_i - x_j)² / 2` over neighbours: minus the Laplacian."""
+    pull = torch.zeros_like(x)
+    for axis in (-2, -1):
+        length = x.shape[axis] - 1
+        difference = x.diff(dim=axis)
+        pull.narrow(axis, 1, length).add_(difference)
+        pull.narrow(axis, 0, length).sub_(difference)
+    return pull
 
 
 def conjugate_gradients(

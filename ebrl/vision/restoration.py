@@ -2,7 +2,8 @@
 
     observation = Blurred(y, kernel, deviation=7.65 / 255)
     image = restore(observation, vision.pretrained("gray"))
-    mean, deviation, samples = posterior(observation, prior, generator=generator)
+    mean, deviation, samples, _ = posterior(observation, prior, generator=generator)
+    mean, deviation, samples = denoise_samples("photo.jpg", generator=generator)
 
 At a level above 0 the prior is that of *blurred* images: only along a path to 0 is the noise of the
 measurement counted once.
@@ -10,17 +11,22 @@ measurement counted once.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ebrl import schedules
 from ebrl.energies import Energy
-from ebrl.kernels import ULA
 from ebrl.sampler import Sampler, Stage
-from ebrl.vision.denoising import denoised
+from ebrl.vision.denoising import denoised, noise_levels
+from ebrl.vision.images import picture
 from ebrl.vision.observations import Observation
+from ebrl.vision.shipped import pretrained
+from ebrl.vision.tiles import Tiled
 
 FIRST, LAST = 49 / 255, 2 / 255  # levels that the shipped energies know
 
@@ -31,6 +37,15 @@ class Posterior(NamedTuple):
     mean: Tensor  # (*batch, channels, height, width)
     deviation: Tensor  # of each pixel, likewise
     samples: Tensor  # (samples, *batch, channels, height, width)
+    acceptance: Tensor  # (), of the corrector; NaN where there was none
+
+
+class DenoisedSamples(NamedTuple):
+    """Images that a noisy one leaves possible."""
+
+    mean: Any  # an image of the type, size and range of the noisy one
+    deviation: Any  # of each pixel in the noisy one's units: floats, a tensor of one, else an array
+    samples: tuple[Any, ...]  # images like the mean
 
 
 def restore(
@@ -51,7 +66,7 @@ def restore(
     if not coupling > 0:
         raise ValueError(f"expected coupling > 0, got {coupling}")
     if levels is None:
-        levels = schedules.geometric(FIRST, max(LAST, min(observation.deviation, FIRST / 2)), 24)
+        levels = _falling(observation, 32)
     x = observation.start() if start is None else start
     for level in levels.to(x):
         x = observation.proximal(x, float(level) / coupling**0.5)
@@ -66,31 +81,110 @@ def posterior(
     generator: torch.Generator,
     samples: int = 8,
     levels: Tensor | None = None,
-    steps: int = 10,
-    step_size: float = 0.3,
     start: Tensor | None = None,
+    corrector: Sampler | None = None,
+    corrector_step: float = 0.3,
 ) -> Posterior:
-    """Sample the posterior by Langevin moves along falling levels, by the core's sampler.
+    """Sample the posterior by walking back from noise to none, along falling levels.
 
-    A stage's step size is `step_size` times the variance that prior and measurement leave together,
-    `1 / (1/σ² + 1/s²)`: Langevin moves are biased by as much of it, and stop at the last level, of
-    which the samples keep the noise. Raises `ValueError` for fewer than two samples.
+    What denoising leaves open at a level, a Gaussian of its mean error, times the measurement is
+    drawn exactly: the proximal step of both, each with noise of its own (Papandreou and Yuille
+    2010). For many independent Gaussian pixels that is the posterior. A corrector, the core's
+    sampler, then moves the samples by `prior.given(last level) + observation`, at a step size of
+    `corrector_step` times the variance `1 / (1/level² + 1/s²)` of its stiffest directions: with a
+    Metropolis test it takes away what bias is left, where its steps reach.
+
+    `start`, which noise of the first level is added to, is the image restored in few turns unless
+    given. Raises `ValueError` for fewer than two samples.
     """
     if samples < 2:
         raise ValueError(f"expected at least two samples, got {samples}")
-    if levels is None:
-        levels = schedules.geometric(FIRST, LAST, 16)
-    first = observation.start() if start is None else start
-    noise = torch.randn(
-        samples, *first.shape, generator=generator, dtype=first.dtype, device=first.device
-    )
-    stages = [
-        Stage(
-            prior.given(level) + observation,
-            steps,
-            step_size / (1 / float(level) ** 2 + 1 / observation.deviation**2),
-        )
-        for level in levels.to(first)
-    ]
-    x = Sampler(ULA(), steps=1).anneal(stages, first + levels[0] * noise, generator=generator).x
-    return Posterior(x.mean(0), x.std(0), x)
+    levels = schedules.geometric(FIRST, LAST, 24) if levels is None else levels
+    if start is None:
+        start = restore(observation, prior, levels=_falling(observation, 12))
+    measured, s = observation.y.expand(samples, *observation.y.shape), observation.deviation
+
+    def possible(clean: Tensor, error: Tensor) -> Tensor:
+        y = measured + s * _noise(measured, generator)
+        return observation.proximal(clean + error * _noise(clean, generator), error, y)
+
+    first = start.expand(samples, *start.shape)
+    levels = levels.to(start)
+    x = _walk(prior, first + levels[0] * _noise(first, generator), levels, possible, generator)
+    acceptance = x.new_tensor(torch.nan)
+    if corrector is not None:
+        step_size = corrector_step / (1 / float(levels[-1]) ** 2 + 1 / s**2)
+        stage = Stage(prior.given(levels[-1]) + observation, corrector.steps, step_size)
+        corrected = corrector.anneal([stage], x, generator=generator)
+        x, acceptance = corrected.x, corrected.info.acceptance.mean()
+    return Posterior(x.mean(0), x.std(0), x, acceptance)
+
+
+def denoise_samples(
+    image: Any,
+    sigma: float | None = None,
+    *,
+    samples: int = 8,
+    generator: torch.Generator,
+    tile: int = 512,
+    prior: Energy | None = None,
+) -> DenoisedSamples:
+    """Return images without noise that are all possible, their mean and how far they differ.
+
+    The noisy image is one of the prior's at the level of its noise: the walk back to no noise
+    begins there. Arguments and errors are those of `denoise`, but sigma is one number; raises
+    `ValueError` for fewer than two samples too.
+    """
+    if samples < 2 or tile < 1:
+        raise ValueError(f"expected samples >= 2 and tile >= 1, got {samples=}, {tile=}")
+    pixels, white, back = picture(image)
+    level = noise_levels(pixels, sigma, white)
+    if level.ndim:
+        raise ValueError("expected one sigma for the whole image to sample, got a map")
+    tiled = Tiled(prior or pretrained("gray" if pixels.shape[-3] == 1 else "color"), tile)
+    first = max(float(level), 1e-4)
+    levels = schedules.geometric(first, LAST, 16) if first > LAST else torch.tensor([first])
+
+    def possible(clean: Tensor, error: Tensor) -> Tensor:
+        return clean + error * _noise(clean, generator)
+
+    noisy = pixels.expand(samples, *pixels.shape)
+    x = _walk(tiled, noisy, levels.to(pixels), possible, generator)
+    deviation: Any = white * x.std(0)
+    if not isinstance(image, Tensor):
+        deviation = np.moveaxis(deviation.numpy(), 0, -1)
+        deviation = deviation[..., 0] if deviation.shape[-1] == 1 else deviation
+    return DenoisedSamples(back(x.mean(0)), deviation, tuple(map(back, x)))
+
+
+def _walk(
+    prior: Energy,
+    x: Tensor,
+    levels: Tensor,
+    possible: Callable[[Tensor, Tensor], Tensor],
+    generator: torch.Generator,
+) -> Tensor:
+    """Return x, `(samples, *batch, channels, height, width)`, carried from the first level to none.
+
+    `possible` draws clean images, given the denoised ones and the root mean square of their error,
+    `(1, *batch, 1, 1, 1)`: `E|x - x₀|² = σ²` a pixel is the sum of that error and of what denoising
+    took away (Bao et al. 2022, theorem 1). Given x and a clean image, x at the next level is
+    Gaussian (Ho et al. 2020, equation 7).
+    """
+    for level, following in pairwise([*levels, levels.new_zeros(())]):
+        clean = denoised(prior, x, level)
+        taken = (x - clean).square().mean((0, -3, -2, -1), keepdim=True)
+        error = (level**2 - taken).clamp_min(1e-4 * level**2).sqrt()
+        kept = (following / level) ** 2
+        spread = following * (1 - kept).sqrt()
+        x = kept * x + (1 - kept) * possible(clean, error) + spread * _noise(x, generator)
+    return x
+
+
+def _falling(observation: Observation, rungs: int) -> Tensor:
+    """Return levels from the first to the measurement's noise, as far as these are known."""
+    return schedules.geometric(FIRST, max(LAST, min(observation.deviation, FIRST / 2)), rungs)
+
+
+def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
