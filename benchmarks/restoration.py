@@ -54,6 +54,7 @@ EXACT = 1e-3  # the deviation that measurements without noise are given
 SAMPLES = 19
 Row = dict[str, float]
 Scores = dict[str, dict[str, list[float]]]
+Scoring = Callable[[Tensor], Row]
 Sampling = Callable[[Observation, Energy, torch.Generator], Tensor]
 
 
@@ -191,7 +192,7 @@ def measurements(clean: Tensor) -> dict[str, Observation]:
 
 
 class Record:
-    """Figures by table, task and method, kept in a file as soon as they are known."""
+    """Figures by table, task and method, in a file as they come: what is there is not redone."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -199,22 +200,36 @@ class Record:
         if path.exists():
             self.tables |= json.loads(path.read_text())
 
-    def measure(self, table: str, task: str, rows: Callable[[], list[Row]]) -> None:
-        """Score a task, image by image, unless that is known."""
-        if task in self.tables[table]:
-            return
-        begun, scores = time.process_time(), list(rows())
-        self.tables[table][task] = {
-            name: [round(row[name], 4) for row in scores] for name in scores[0]
-        }
-        self.path.write_text(json.dumps(self.tables) + "\n")
-        seconds = (time.process_time() - begun) / len(scores)
-        means = {name: round(fmean(row), 3) for name, row in self.tables[table][task].items()}
-        print(f"{task}: {means} ({seconds:.0f} s an image)", flush=True)
+    def measure(self, table: str, task: str, images: list[Tensor], score: Scoring) -> None:
+        """Score a task on the images that it was not scored on yet."""
+        scores = self.tables[table].setdefault(task, {})
+        for image in images[len(next(iter(scores.values()), [])) :]:
+            begun = time.process_time()
+            for name, value in score(image).items():
+                scores.setdefault(name, []).append(round(value, 4))
+            self.path.write_text(json.dumps(self.tables) + "\n")
+            last = {name: row[-1] for name, row in scores.items()}
+            print(f"{task}: {last} ({time.process_time() - begun:.0f} s)", flush=True)
 
 
 def run(record: Record, prior: Energy, every: int, crops: int) -> None:
-    tasks: dict[str, Callable[[Tensor], Row]] = {
+    loaded = images(every)
+    middles = [middle(image, 64) for image in loaded[:crops]]
+    names = [*measurements(middles[0])]
+    for method, draw in SAMPLINGS.items():
+        for name in names[:1] if draw is from_noisy else names:
+
+            def covered(clean: Tensor, name: str = name, draw: Sampling = draw) -> Row:
+                generator = torch.Generator().manual_seed(0)
+                return coverage(clean, draw(measurements(clean)[name], prior, generator))
+
+            record.measure("posterior", f"{name} | {method}", middles, covered)
+        if draw is walk:  # the slowest comes last
+            restoration(record, prior, loaded)
+
+
+def restoration(record: Record, prior: Energy, loaded: list[Tensor]) -> None:
+    tasks: dict[str, Scoring] = {
         "inpainting, 80 % missing": lambda x: inpainting(x, prior),
         "super-resolution, 2x": lambda x: super_resolution(x, 2, prior),
         "super-resolution, 3x": lambda x: super_resolution(x, 3, prior),
@@ -223,24 +238,9 @@ def run(record: Record, prior: Energy, every: int, crops: int) -> None:
             for name, kernel in KERNELS.items()
         },
     }
-    loaded = images(every)
-    for task, score in tasks.items():
-        record.measure("restoration", task, lambda score=score: list(map(score, loaded)))
-    middles = [middle(image, 64) for image in loaded[:crops]]
-    for method, draw in SAMPLINGS.items():
-        for name in measurements(middles[0]):
-            if draw is from_noisy and not name.startswith("denoising"):
-                continue
-
-            def rows(name: str = name, draw: Sampling = draw) -> list[Row]:
-                generator = torch.Generator().manual_seed(0)
-                observed = [measurements(clean)[name] for clean in middles]
-                return [
-                    coverage(clean, draw(observation, prior, generator))
-                    for clean, observation in zip(middles, observed, strict=True)
-                ]
-
-            record.measure("posterior", f"{name} | {method}", rows)
+    for upto in range(1, len(loaded) + 1):  # an image of each task, then the next
+        for task, score in tasks.items():
+            record.measure("restoration", task, loaded[:upto], score)
 
 
 def middle(image: Tensor, side: int) -> Tensor:
@@ -298,9 +298,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     prior = pretrained("gray")
-    before_and_after(prior).save(arguments.out.with_suffix(".png"))
     record = Record(arguments.out.with_suffix(".json"))
     run(record, prior, arguments.every, arguments.crops)
+    before_and_after(prior).save(arguments.out.with_suffix(".png"))
     arguments.out.with_suffix(".md").write_text(tables(record))
     print(tables(record))
 

@@ -18,6 +18,7 @@ from ebrl.sampler import Sampler, Stage
 from ebrl.vision.denoising import denoised
 from ebrl.vision.observations import (
     Blurred,
+    Cropped,
     Direct,
     Downsampled,
     Linear,
@@ -57,6 +58,7 @@ OBSERVATIONS: dict[str, Callable[[], Observation]] = {
     "blurred": lambda: Blurred(random(*SHAPE), skew_kernel(), NOISE),
     "downsampled": lambda: Downsampled(random(1, 4, 6), 2, skew_kernel(), NOISE),
     "downsampled by default": lambda: Downsampled(random(1, 4, 4), 3, deviation=NOISE),
+    "cropped": lambda: Cropped(Blurred(random(1, 12, 16), skew_kernel(), NOISE), 2),
     "linear": lambda: Linear(random(1, 4, 4), decimated, SHAPE, NOISE),
 }
 EACH = pytest.mark.parametrize("name", OBSERVATIONS)
@@ -330,6 +332,7 @@ def test_holes_start_as_a_membrane() -> None:
         (lambda: Blurred(torch.zeros(1, 4, 4), torch.ones(2, 3), 0.1), "odd sides"),
         (lambda: Blurred(torch.zeros(1, 4, 4), torch.ones(5, 5), 0.1), "no larger"),
         (lambda: Downsampled(torch.zeros(1, 9, 9), 1), "at least 2"),
+        (lambda: Cropped(OBSERVATIONS["direct"](), 0), "margin of at least 1"),
         (lambda: Linear(torch.zeros(1, 4, 4), decimated, (1, 4, 4), 0.1), "an operator from"),
         (lambda: restore(OBSERVATIONS["direct"](), GaussianImages(), coupling=0), "coupling > 0"),
         (

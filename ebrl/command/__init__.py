@@ -13,6 +13,7 @@ VERBS = {
     "fit": "train an energy on a data file from a config, into a new run folder",
     "sample": "draw from the energy of a run",
     "denoise": "take the noise out of photographs",
+    "restore": "sharpen, enlarge or complete photographs",
     "generate": "draw images that never were",
     "resume": "go on with an interrupted run, to the same result as if it had not been",
     "evaluate": "play episodes with the agent of a run: mean ± sd of the return",
@@ -34,6 +35,7 @@ examples:
   ebrl fit configs/fit/two_moons.yaml                          an energy of points in the plane
   ebrl sample runs/two_moons/ContrastiveDivergence-0 --n 1000  draw from it
   ebrl denoise photo.jpg                                       photo-denoised.jpg beside it
+  ebrl restore photo.jpg --blur gaussian:1.6                   photo-restored.jpg beside it
   ebrl generate --out grid.png                                 64 images of clothes
   ebrl evaluate runs/pendulum/EnergyActorCritic-0 --episodes 100
   ebrl plot runs/pendulum/EnergyActorCritic-0

@@ -44,16 +44,23 @@ def add_photographs(parser: Parser) -> None:
     )
 
 
-def work_through(given: argparse.Namespace, done: str, work: Callable[[Job], Outcome]) -> int:
+def work_through(
+    given: argparse.Namespace,
+    done: str,
+    work: Callable[[Job], Outcome],
+    beside: tuple[str, ...] = (),
+) -> int:
     """Work on the photographs that were `given`; 0 if all of them are `done`, else 1.
 
-    `done` is a participle such as 'denoised', with which the names of results end too.
+    `done` is a participle such as 'denoised', with which the names of results end too; `beside` are
+    the ends of the names of further pictures.
     """
-    from ebrl.command.photographs import Refusal, find, plan
+    from ebrl.command.photographs import PICTURE, Refusal, find, plan
 
     sources, refused = find(given.photo)
-    picture = len(sources) == 1 if given.picture is None else given.picture
-    jobs, conflicts = plan(sources, given.out, f"-{done}", picture, given.reference)
+    shows = len(sources) == 1 if given.picture is None else given.picture
+    pictures = [PICTURE, *beside] if shows else [*beside]
+    jobs, conflicts = plan(sources, given.out, f"-{done}", pictures, given.reference)
     refused += conflicts
     for refusal in refused:
         _complain(refusal)
@@ -111,8 +118,8 @@ def _report(job: Job, outcome: Outcome) -> None:
         if ssim is not None and more is not None:
             figures += f"   SSIM {ssim:.3f} -> {more:.3f}"
     tqdm.write(f"{job.source}   {outcome.facts}{figures}", file=sys.stdout)
-    pictures = f"   {job.picture}" if job.picture else ""
-    tqdm.write(f"  -> {job.out}{pictures}", file=sys.stdout)
+    made = "   ".join(map(str, [job.out, *job.beside.values()]))
+    tqdm.write(f"  -> {made}", file=sys.stdout)
 
 
 def _summarise(done: str, outcomes: list[Outcome], refused: list[Refusal]) -> int:

@@ -56,6 +56,7 @@ def main(arguments: list[str]) -> int:
 
 def _denoise(job: Job, sigma: float | None, strength: float) -> Outcome:
     """Denoise one photograph into its files."""
+    from ebrl.command.photographs import PICTURE
     from ebrl.vision.denoising import TRAINED, denoise, noise_levels
     from ebrl.vision.fidelity import fidelity
     from ebrl.vision.files import file_format, save, side_by_side
@@ -71,8 +72,8 @@ def _denoise(job: Job, sigma: float | None, strength: float) -> Outcome:
         warnings.simplefilter("ignore", UserWarning)  # the note says it in the command's units
         result = denoise(image, level / WHITE * white, strength=strength)
     save(result, job.out)
-    if job.picture:
-        save(side_by_side([image, result]), job.picture)
+    if PICTURE in job.beside:
+        save(side_by_side([image, result]), job.beside[PICTURE])
     after = None if clean is None else fidelity(picture(opened(job.out)).pixels, clean)
     figures = (before, after) if before and after else None
     known = " (estimated)" if sigma is None else ""

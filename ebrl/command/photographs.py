@@ -21,7 +21,7 @@ class Job(NamedTuple):
 
     source: Path
     out: Path
-    picture: Path | None  # before and after, where it was asked for
+    beside: dict[str, Path]  # pictures about it, by the ends of their names
     reference: Path | None  # the clean photograph, where there is one
 
 
@@ -58,11 +58,11 @@ def find(names: list[str]) -> tuple[list[Path], list[Refusal]]:
 
 
 def plan(
-    sources: list[Path], out: str | None, done: str, picture: bool, reference: str | None
+    sources: list[Path], out: str | None, done: str, beside: list[str], reference: str | None
 ) -> tuple[list[Job], list[Refusal]]:
     """Return the jobs, and the photographs whose results would overwrite something of theirs.
 
-    The names of results end with `done`.
+    The names of results end with `done`, and those of pictures with each of `beside`.
     Raises UsageError for an `out` that is no place for results, and a missing `reference`.
     """
     file = _out_file(out, len(sources))
@@ -76,15 +76,16 @@ def plan(
         # A format that is read and not written becomes PNG.
         suffix = source.suffix if source.suffix.lower() in SUFFIXES else ".png"
         target = file or (folder or source.parent) / f"{source.stem}{done}{suffix}"
-        beside = target.with_name(f"{target.stem.removesuffix(done)}{PICTURE}.png")
-        targets = [target, beside] if picture else [target]
+        stem = target.stem.removesuffix(done)
+        pictures = {ending: target.with_name(f"{stem}{ending}.png") for ending in beside}
+        targets = [target, *pictures.values()]
         reason = _conflict(targets, sources, taken)
         if reason:
             refused.append(Refusal(str(source), reason))
             continue
         taken.update((path.resolve(), source) for path in targets)
         clean = _reference(reference, source)
-        jobs.append(Job(source, target, beside if picture else None, clean))
+        jobs.append(Job(source, target, pictures, clean))
     return jobs, refused
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ebrl.vision.objectives import LogNormalNoise as LogNormalNoise
     from ebrl.vision.objectives import WhiteNoise as WhiteNoise
     from ebrl.vision.observations import Blurred as Blurred
+    from ebrl.vision.observations import Cropped as Cropped
     from ebrl.vision.observations import Direct as Direct
     from ebrl.vision.observations import Downsampled as Downsampled
     from ebrl.vision.observations import Linear as Linear
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Blurred": "observations",
     "CorrelatedNoise": "objectives",
+    "Cropped": "observations",
     "Denoising": "objectives",
     "DiffusionEnergy": "networks",
     "Direct": "observations",

@@ -139,8 +139,8 @@ class Masked(Observation):
 class Blurred(Observation):
     """The image blurred by `kernel`, `(height, width)` with odd sides, its borders joined.
 
-    Joined borders make the proximal step exact in the Fourier domain; `padded` gives photographs
-    such borders. Raises `ValueError` for a kernel with even sides or larger than the image.
+    Joined borders make the proximal step exact in the Fourier domain; photographs have others, see
+    `Cropped`. Raises `ValueError` for a kernel with even sides or larger than the image.
     """
 
     response: Tensor  # the kernel's Fourier transform
@@ -202,6 +202,31 @@ class Downsampled(Observation):
         large = self.blur.y.shape
         image = F.interpolate(planes, size=large[-2:], mode="bicubic", align_corners=False)
         return image.view(large)
+
+
+class Cropped(Observation):
+    """What `whole` measures, less `margin` pixels of it on every side.
+
+    Of photographs, whose borders do not join: `Cropped(Blurred(padded(y, m), kernel, s), m)`. What
+    is beyond them is not known, and restored with the rest. The margin of whole's y only serves the
+    start. Raises `ValueError` for a margin below 1.
+    """
+
+    def __init__(self, whole: Observation, margin: int):
+        if margin < 1:
+            raise ValueError(f"expected a margin of at least 1 pixel, got {margin}")
+        super().__init__(whole.y[..., margin:-margin, margin:-margin], whole.deviation)
+        self.whole, self.margin = whole, margin
+
+    def operator(self, x: Tensor) -> Tensor:
+        middle = slice(self.margin, -self.margin)
+        return self.whole.operator(x)[..., middle, middle]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.whole.adjoint(F.pad(y, [self.margin] * 4))
+
+    def start(self) -> Tensor:
+        return self.whole.start()
 
 
 class Linear(Observation):

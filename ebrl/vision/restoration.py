@@ -66,7 +66,7 @@ def restore(
     if not coupling > 0:
         raise ValueError(f"expected coupling > 0, got {coupling}")
     if levels is None:
-        levels = _falling(observation, 32)
+        levels = _falling(observation, 24)
     x = observation.start() if start is None else start
     for level in levels.to(x):
         x = observation.proximal(x, float(level) / coupling**0.5)

@@ -1,0 +1,88 @@
+"""What happened to a photograph, as names and files tell it: a blur, a scale, holes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ebrl.vision.images import ImageError, opened, picture
+from ebrl.vision.observations import gaussian_kernel
+
+WIDEST = 100.0  # pixels, of a blur that is named
+
+
+def kernel(name: str | Path) -> Tensor:
+    """Return a kernel `(height, width)` of sum 1: `gaussian:1.6`, `box:5`, a picture or a .npy.
+
+    Raises ImageError for what is none: odd sides are expected, and finite numbers of a positive
+    sum; FileNotFoundError for a missing file.
+    """
+    shape, colon, size = str(name).partition(":")
+    if colon and shape in ("gaussian", "box"):
+        return _named(shape, size)
+    path = Path(name)
+    if path.suffix == ".npy":
+        values = torch.from_numpy(_array(path))
+    else:
+        values = picture(opened(path)).pixels.mean(0)
+    if values.ndim != 2 or 0 in values.shape or not all(side % 2 for side in values.shape):
+        raise ImageError(
+            f"expected a kernel (height, width) of odd sides, so that it has a middle, got "
+            f"{tuple(values.shape)} in {path}"
+        )
+    if not values.isfinite().all() or not values.sum() > 0:
+        raise ImageError(f"expected finite numbers of a positive sum in the kernel {path}")
+    return (values / values.sum()).to(torch.get_default_dtype())
+
+
+def known(path: str | Path) -> Tensor:
+    """Return `(height, width)`, true where the picture is not white: there pixels are known.
+
+    Raises ImageError for a picture that has no white, or nothing else; FileNotFoundError.
+    """
+    image = opened(path)
+    if image.mode in ("1", "P", "PA"):
+        image = image.convert("L")
+    mask = picture(image).pixels.mean(0) <= 0.5
+    if mask.all() or not mask.any():
+        what = "nothing" if mask.all() else "everything"
+        raise ImageError(
+            f"expected white where pixels are missing, else black: in {path} {what} is white"
+        )
+    return mask
+
+
+def enlarged(image: Image.Image, factor: int) -> Image.Image:
+    """Return the image with `factor` times its sides, by bicubic interpolation."""
+    sides = (factor * image.width, factor * image.height)
+    return image.resize(sides, Image.Resampling.BICUBIC)
+
+
+def _named(shape: str, size: str) -> Tensor:
+    try:
+        width = float(size)
+    except ValueError:
+        width = float("nan")
+    if not 0 < width <= WIDEST or (shape == "box" and width % 2 != 1):
+        expected = "an odd number of pixels" if shape == "box" else "a deviation in pixels"
+        raise ImageError(f"expected {shape}:N with {expected} up to {WIDEST:g}, got {shape}:{size}")
+    if shape == "gaussian":
+        return gaussian_kernel(width)
+    side = int(width)
+    return torch.full((side, side), 1 / side**2)
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        values = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no kernel {path}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise ImageError(f"{path} is no array that NumPy reads ({error})") from error
+    if values.dtype.kind not in "fiu":
+        raise ImageError(f"expected numbers in the kernel {path}, got {values.dtype}")
+    return values.astype(np.float64)
