@@ -30,10 +30,10 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import get_parameters_by_name
 from torch import Tensor
 
+from ebrl.agents import flat
 from ebrl.agents.energy_policy import CnnPolicy, EnergyPolicy, MultiInputPolicy
-from ebrl.agents.proposal import TanhMixture, perplexity
+from ebrl.agents.proposal import Divergence, TanhMixture, perplexity
 from ebrl.agents.saving import Saving
-from ebrl.energies import first_order
 from ebrl.estimators import SoftValue, soft_value
 
 Self = TypeVar("Self", bound="EnergyActorCritic")
@@ -52,23 +52,19 @@ class UpdateReport(NamedTuple):
     """What the last update saw; averaged and read by the host only when the logs are written."""
 
     critic_loss: Tensor
-    proposal_loss: Tensor
-    temperature: Tensor
-    entropy: Tensor  # of the proposal, -E_q log q
-    energies: Tensor  # (batch, components), of the proposal's actions
-    log_weights: Tensor  # (batch, components)
+    divergence: Divergence
     soft: SoftValue  # of the next observations
 
     def metrics(self) -> dict[str, Tensor]:
         return {
             "critic_loss": self.critic_loss,
-            "actor_loss": self.proposal_loss,
-            "ent_coef": self.temperature,
-            "entropy": self.entropy,
-            "energy": self.energies,
+            "actor_loss": self.divergence.loss,
+            "ent_coef": self.divergence.temperature,
+            "entropy": self.divergence.entropy,
+            "energy": self.divergence.energies,
             "soft_value": self.soft.value,
             "effective_sample_size": self.soft.effective_sample_size,
-            "mixture_perplexity": perplexity(self.log_weights),
+            "mixture_perplexity": perplexity(self.divergence.weights),
         }
 
 
@@ -252,44 +248,28 @@ class EnergyActorCritic(Saving):
         )
 
     def _update(self, batch: Batch, noise: UpdateNoise) -> UpdateReport:
-        """Do one update, in SAC's order: temperature, critics, proposal."""
-        mixture = self.proposal(batch.observations)
-        free = mixture.one_each(noise.proposal)  # (batch, components, action_dim)
-        log_density = mixture.log_density(free, noise.proposal)  # (batch, components)
-        weights = mixture.log_weights.exp()
-        entropy = -(weights * log_density).sum(-1).detach().mean()
+        """Do one update: critics, proposal, temperature, all at the temperature before."""
         alpha = self.policy.temperature.clone()
-        self._update_temperature(entropy)
-
         value, soft = self._target(batch, noise, alpha)
         self.policy.flat["critic"].gradient.zero_()
         # Half the mean squared Bellman error, summed over the critics: E = -Q.
         critic_loss = self.critic.given(batch.observations).regress(batch.actions, -value)
-        self.critic.optimizer.step()
+        flat.step(self.critic.optimizer)
 
         with torch.no_grad():
             energy = self.critic.given(batch.observations, "max")
-        energies = first_order(energy, torch.tanh(free))  # (batch, components)
-        proposal_loss = (weights * (alpha * log_density + energies)).sum(-1).mean()
         self.policy.flat["proposal"].gradient.zero_()
-        proposal_loss.backward()
-        self.proposal.optimizer.step()
-        return UpdateReport(
-            critic_loss,
-            proposal_loss.detach(),
-            alpha,
-            entropy,
-            energies.detach(),
-            mixture.log_weights.detach(),
-            soft,
-        )
+        divergence = self.proposal.follow(batch.observations, noise.proposal, energy, alpha)
+        flat.step(self.proposal.optimizer)
+        self._update_temperature(divergence.entropy)
+        return UpdateReport(critic_loss, divergence, soft)
 
     def _update_temperature(self, entropy: Tensor) -> None:
         """Move the temperature so that the proposal's entropy comes to the target."""
         if self.log_ent_coef is None or self.ent_coef_optimizer is None:
             return
         self.log_ent_coef.grad = (entropy - float(self.target_entropy)).reshape(1)
-        self.ent_coef_optimizer.step()
+        flat.step(self.ent_coef_optimizer)
         self.policy.temperature.copy_(self.log_ent_coef.detach().exp().squeeze(0))
 
     @torch.no_grad()
@@ -338,9 +318,9 @@ class EnergyActorCritic(Saving):
         self.policy.set_training_mode(False)
         tensor, _ = self._one(observation)
         scaled = self.policy.scale_action(np.asarray(actions))
-        flat = torch.as_tensor(scaled, dtype=torch.float32, device=self.device).flatten(1)
+        rows = torch.as_tensor(scaled, dtype=torch.float32, device=self.device).flatten(1)
         with torch.no_grad():
-            return self.policy.critic.given(tensor)(flat.unsqueeze(0))[0].cpu().numpy()
+            return self.policy.critic.given(tensor)(rows.unsqueeze(0))[0].cpu().numpy()
 
     def _one(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[Any, bool]:
         tensor, vectorized = self.policy.obs_to_tensor(observation)

@@ -171,6 +171,8 @@ class EnergyPolicy(BasePolicy):
             )
 
     def set_training_mode(self, mode: bool) -> None:
+        if mode == self.training:  # a visit to every module otherwise
+            return
         self.proposal.set_training_mode(mode)
         self.critic.set_training_mode(mode)
         self.training = mode

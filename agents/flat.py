@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import Adam, adam
+
+ADAM_SETTINGS = ("lr", "weight_decay", "eps", "maximize", "decoupled_weight_decay")
 
 
 class Flat(NamedTuple):
@@ -34,6 +37,36 @@ def flatten_parameters(network: nn.Module) -> Flat:
         parameter.data = value.view_as(parameter)
         parameter.grad = gradient.view_as(parameter) if parameter.requires_grad else None
     return Flat(flat, flat.grad)
+
+
+@torch.no_grad()
+def step(optimizer: torch.optim.Optimizer) -> None:
+    """Do the step of an optimiser of one parameter.
+
+    `Adam.step` sorts its parameters by kind and device at every call, which for a single one takes
+    as long as the arithmetic: from the second step on, when its state is there, a fused Adam is
+    asked for the arithmetic alone. The numbers are the same.
+    """
+    (group,) = optimizer.param_groups
+    (parameter,) = group["params"]
+    state = optimizer.state[parameter]
+    if type(optimizer) is not Adam or not group["fused"] or group["amsgrad"] or not state:
+        optimizer.step()
+        return
+    beta1, beta2 = group["betas"]
+    adam(
+        [parameter],
+        [parameter.grad],
+        [state["exp_avg"]],
+        [state["exp_avg_sq"]],
+        [],
+        [state["step"]],
+        fused=True,
+        amsgrad=False,
+        beta1=beta1,
+        beta2=beta2,
+        **{name: group[name] for name in ADAM_SETTINGS},
+    )
 
 
 def split_like(flat: Tensor, network: nn.Module) -> dict[str, Tensor]:

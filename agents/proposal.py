@@ -13,7 +13,11 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
+from ebrl.agents import trunk
+from ebrl.energies import Energy
+from ebrl.slopes import known_slope
 from ebrl.spaces import log_tanh_slope
+from ebrl.workspace import Workspace
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
@@ -62,32 +66,104 @@ class TanhMixture(NamedTuple):
         """
         if self.mean.shape[1] == 1:
             standard = self._standard(free) if normal is None else normal
+            minus = torch.addcmul(self.log_deviation, standard, standard, value=0.5)
             constant = HALF_LOG_TWO_PI * standard.shape[-1]
-            gaussian = -standard.square().sum(-1) / 2 - self.log_deviation.sum(-1) - constant
-        else:
-            each = _gaussian(
-                free.unsqueeze(2), self.mean.unsqueeze(1), self.log_deviation.unsqueeze(1)
-            )  # (batch, M, components)
-            gaussian = torch.logsumexp(self.log_weights.unsqueeze(1) + each, -1)
-        return gaussian - self._log_slope(free)
+            return -constant - (minus + self._log_slope(free)).sum(-1)
+        gaussian = torch.logsumexp(self._joint(self._standard_each(free)), -1)
+        return gaussian - self._log_slope(free).sum(-1)
+
+    def density_gradient(
+        self, free: Tensor, action: Tensor, upstream: Tensor
+    ) -> tuple[Tensor, TanhMixture]:
+        """Return the gradient of `Σ upstream log_density(free)` at `free` and at the mixture.
+
+        `action = tanh u` and `upstream: (batch, M)`. A single Gaussian's density is taken as a
+        function of the noise that drew `free`: the noise depends on neither.
+        """
+        upstream = upstream.unsqueeze(-1)  # (batch, M, 1)
+        at_free = 2 * upstream * action
+        if self.epsilon > 0:
+            slope = 1 - action.square()
+            at_free = at_free * slope / (slope + self.epsilon)
+        if self.mean.shape[1] == 1:
+            zero = torch.zeros_like(self.mean)
+            at_deviation = zero - upstream.sum(1, keepdim=True)
+            return at_free, TanhMixture(zero[..., 0], zero, at_deviation)
+        standard = self._standard_each(free)  # (batch, M, components, dimension)
+        part = upstream * torch.softmax(self._joint(standard), -1)  # (batch, M, components)
+        part = part.unsqueeze(-1)
+        pull = part * standard * torch.exp(-self.log_deviation).unsqueeze(1)
+        return at_free - pull.sum(2), TanhMixture(
+            log_weights=part.squeeze(-1).sum(1),
+            mean=pull.sum(1),
+            log_deviation=(part * (standard.square() - 1)).sum(1),
+        )
 
     def _standard(self, free: Tensor) -> Tensor:
         return (free - self.mean) * torch.exp(-self.log_deviation)
 
+    def _standard_each(self, free: Tensor) -> Tensor:
+        """Return `u` as every component sees it, `(batch, M, components, dimension)`."""
+        deviation = torch.exp(-self.log_deviation).unsqueeze(1)
+        return (free.unsqueeze(2) - self.mean.unsqueeze(1)) * deviation
+
+    def _joint(self, standard: Tensor) -> Tensor:
+        """Return the log density of `u` together with its component, `(batch, M, components)`."""
+        minus = torch.addcmul(self.log_deviation.unsqueeze(1), standard, standard, value=0.5)
+        constant = HALF_LOG_TWO_PI * standard.shape[-1]
+        return self.log_weights.unsqueeze(1) - minus.sum(-1) - constant
+
     def _log_slope(self, free: Tensor) -> Tensor:
         if self.epsilon > 0:
-            return torch.log(1 - torch.tanh(free).square() + self.epsilon).sum(-1)
-        return log_tanh_slope(free).sum(-1)
+            return torch.log(1 - torch.tanh(free).square() + self.epsilon)
+        return log_tanh_slope(free)
 
 
-def perplexity(log_weights: Tensor) -> Tensor:
+class Divergence(NamedTuple):
+    """How far a proposal is from `exp(-E/T)`, one draw of each component an observation."""
+
+    weights: Tensor  # (batch, components), of the mixture
+    log_density: Tensor  # (batch, components), of the draws
+    energies: Tensor  # (batch, components), of the draws
+    temperature: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """The mean of `T log q + E` over the proposal, 0-dim."""
+        return (self.weights * self.energies).sum(-1).mean() - self.temperature * self.entropy
+
+    @property
+    def entropy(self) -> Tensor:
+        """The proposal's, `-E_q log q`, 0-dim."""
+        return -(self.weights * self.log_density).sum(-1).mean()
+
+
+def reverse_kl(
+    mixture: TanhMixture, normal: Tensor, energy: Energy, temperature: Tensor
+) -> tuple[Divergence, TanhMixture]:
+    """Return `mean Σ_k w_k (T log q(a_k) + E(a_k))` and its gradient at the mixture's fields.
+
+    `a_k = tanh(mean_k + deviation_k normal_k)`, `normal: (batch, components, dimension)`: T times
+    the reverse KL divergence less `T log Z`, differentiated through the draws.
+    """
+    free, weights = mixture.one_each(normal), mixture.log_weights.exp()
+    action, log_density = torch.tanh(free), mixture.log_density(free, normal)
+    energies, gradients = energy.value_and_gradient(action)
+    each = torch.addcmul(energies, temperature, log_density)  # (batch, components)
+    share = weights / len(weights)
+    at_free, at = mixture.density_gradient(free, action, temperature * share)
+    at_free.addcmul_(share.unsqueeze(-1), torch.ops.aten.tanh_backward(gradients, action))
+    gradient = TanhMixture(
+        log_weights=torch.addcmul(at.log_weights, share, each),
+        mean=at.mean + at_free,
+        log_deviation=torch.addcmul(at.log_deviation, at_free, free - mixture.mean),
+    )
+    return Divergence(weights, log_density, energies, temperature), gradient
+
+
+def perplexity(weights: Tensor) -> Tensor:
     """Return the effective number of components, `(batch,)`: 1 when a mixture has collapsed."""
-    return torch.special.entr(log_weights.exp()).sum(-1).exp()
-
-
-def _gaussian(u: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
-    standard = (u - mean) * torch.exp(-log_deviation)
-    return -(0.5 * standard.square() + log_deviation + HALF_LOG_TWO_PI).sum(-1)
+    return torch.special.entr(weights).sum(-1).exp()
 
 
 class MixtureProposal(BaseModel):
@@ -123,13 +199,58 @@ class MixtureProposal(BaseModel):
         self.trunk = nn.Sequential(*create_mlp(features, -1, net_arch, activation_fn))
         width = net_arch[-1] if net_arch else features
         self.head = nn.Linear(width, components * (2 * self.dimension + 1))
+        self.layers = [*(m for m in self.trunk if isinstance(m, nn.Linear)), self.head]
+        self.activation = activation_fn()
+        self.workspace = Workspace()
 
     def forward(self, observation: PyTorchObs) -> TanhMixture:
-        h = self.trunk(self.extract_features(observation, self.features_extractor))
-        each = self.head(h).unflatten(-1, (self.components, -1))  # (batch, components, 2 d + 1)
-        mean, log_deviation, logits = each.split([self.dimension, self.dimension, 1], -1)
+        features = self.extract_features(observation, self.features_extractor)
+        slope = known_slope(self.activation, features.device)
+        if slope is None or torch.is_grad_enabled():
+            return self._mixture(self.head(self.trunk(features)))
+        return self._mixture(trunk.forward(self.layers, slope, features, self.workspace).output)
+
+    def follow(
+        self, observation: PyTorchObs, normal: Tensor, energy: Energy, temperature: Tensor
+    ) -> Divergence:
+        """Return the `reverse_kl` to `exp(-E/T)` and add its gradient to the parameters'."""
+        features = self.extract_features(observation, self.features_extractor)
+        slope = known_slope(self.activation, features.device)
+        if slope is None:
+            head = self.head(self.trunk(features))
+            divergence, gradient = self._follow(head.detach(), normal, energy, temperature)
+            head.backward(gradient)
+            return divergence
+        with torch.no_grad():
+            past = trunk.forward(self.layers, slope, features, self.workspace)
+            divergence, gradient = self._follow(past.output, normal, energy, temperature)
+            trunk.backward(self.layers, slope, past, gradient, self.workspace)
+        return divergence
+
+    def _follow(
+        self, head: Tensor, normal: Tensor, energy: Energy, temperature: Tensor
+    ) -> tuple[Divergence, Tensor]:
+        """Return the divergence of the mixture made of the last layer, and its gradient there."""
+        mixture = self._mixture(head)
+        divergence, at = reverse_kl(mixture, normal, energy, temperature)
+        _, log_deviation, _ = self._fields(head)
+        inside = log_deviation == mixture.log_deviation  # where the bounds let a gradient through
+        total = at.log_weights.sum(-1, keepdim=True)
+        at_logits = torch.addcmul(at.log_weights, divergence.weights, total, value=-1)
+        parts = [at.mean, at.log_deviation * inside, at_logits.unsqueeze(-1)]
+        return divergence, torch.cat(parts, -1).flatten(1)
+
+    def _fields(self, head: Tensor) -> tuple[Tensor, ...]:
+        """Return what the last layer says of mean, log deviation and weight of each component."""
+        each = head.unflatten(-1, (self.components, -1))  # (batch, components, 2 d + 1)
+        return each.split([self.dimension, self.dimension, 1], -1)
+
+    def _mixture(self, head: Tensor) -> TanhMixture:
+        mean, log_deviation, logits = self._fields(head)
+        logits = logits.squeeze(-1)
+        one = self.components == 1
         return TanhMixture(
-            log_weights=torch.log_softmax(logits.squeeze(-1), -1),
+            log_weights=torch.zeros_like(logits) if one else torch.log_softmax(logits, -1),
             mean=mean,
             log_deviation=log_deviation.clamp(*self.log_deviation_bounds),
             epsilon=self.epsilon,

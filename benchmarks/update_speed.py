@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -106,6 +107,14 @@ def as_markdown(table: dict[str, dict]) -> str:
     return "\n".join(rows)
 
 
+def processor() -> str:
+    """Return the processor's name where the system tells it."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
@@ -124,12 +133,15 @@ def main() -> None:
             "threads": arguments.threads,
             "rounds": arguments.rounds,
             "clock": "process CPU time",
-            "machine": platform.processor() or platform.machine(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "load": round(os.getloadavg()[0], 1),
             "torch": torch.__version__,
             "stable_baselines3": stable_baselines3.__version__,
         }
         arguments.out.write_text(json.dumps({"facts": facts, "table": table}, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text(as_markdown(table) + "\n")
+        told = ", ".join(f"{name} {value}" for name, value in facts.items())
+        arguments.out.with_suffix(".md").write_text(f"{as_markdown(table)}\n\nOn: {told}.\n")
 
 
 if __name__ == "__main__":

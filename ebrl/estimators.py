@@ -29,6 +29,8 @@ class SoftValue(NamedTuple):
     def value(self) -> Tensor:
         """`T log (1/M) Σ w`, `(*batch,)`: a lower bound of `T log Z` in expectation."""
         candidates = self.log_weights.shape[-1]
+        if candidates == 1:
+            return self.temperature * self.log_weights.squeeze(-1)
         return self.temperature * (torch.logsumexp(self.log_weights, -1) - math.log(candidates))
 
     @property

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from ebrl.energies import Energy
 from ebrl.slopes import Slope, known_slope
+from ebrl.workspace import Workspace, gradient_of
 
 Reduction = Literal["mean", "max"]
+REDUCTIONS = get_args(Reduction)
 
 
 class MLPEnergy(Energy):
@@ -67,7 +69,7 @@ class MLPEnergy(Energy):
                 f"expected a condition of shape (*batch, {self.condition_dimension}), "
                 f"got {tuple(condition.shape)}"
             )
-        if reduction not in get_args(Reduction):
+        if reduction not in REDUCTIONS:
             raise ValueError(f"expected reduction 'mean' or 'max', got {reduction!r}")
         return BoundMLP(self, condition, reduction)
 
@@ -102,12 +104,13 @@ class Weights(NamedTuple):
 class BoundMLP(Energy):
     """An `MLPEnergy` with its condition fixed, `(*leading batch, condition_dimension)` or None."""
 
+    _share: Tensor | None = None
+    _weights: Weights | None = None
+    _evaluated = False
+
     def __init__(self, network: MLPEnergy, condition: Tensor | None, reduction: Reduction):
         super().__init__()
         self.network, self.condition, self.reduction = network, condition, reduction
-        self._share: Tensor | None = None
-        self._weights: Weights | None = None
-        self._evaluated = False
 
     @property
     def share(self) -> Tensor:
@@ -130,13 +133,12 @@ class BoundMLP(Energy):
 
     @property
     def weights(self) -> Weights:
-        """The weights without gradients, collected once."""
+        """The weights, collected once, for use without a graph."""
         if self._weights is None:
             net = self.network
-            first = net.first_weight.detach()[:, net.condition_dimension :]
-            pairs = zip(net.weights, net.biases, strict=True)
-            hidden = [(weight.detach(), bias.detach()) for weight, bias in pairs]
-            self._weights = Weights(first, hidden, net.head.detach(), net.head_bias.detach())
+            hidden = list(zip(in_order(net.weights), in_order(net.biases), strict=True))
+            first = net.first_weight[:, net.condition_dimension :]
+            self._weights = Weights(first, hidden, net.head, net.head_bias)
         return self._weights
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,8 +152,8 @@ class BoundMLP(Energy):
         first = self._joint_first_layer(x) if self._paired(x) else self._first_layer(x)
         slope = known_slope(net.activation, x.device)
         if slope is not None and not torch.is_grad_enabled():
-            h = self._last_hidden(first, slope)
-            return h.mul_(net.head).sum(-1).add_(net.head_bias).view(net.members, *x.shape[:-1])
+            values = self._head(self._last_hidden(first, slope))
+            return values.view(net.members, *x.shape[:-1])
         h = net.activation(first)  # (members, rows, hidden)
         for weight, bias in zip(net.weights, net.biases, strict=True):
             h = net.activation(torch.baddbmm(bias, h, weight))
@@ -203,24 +205,23 @@ class BoundMLP(Energy):
         """Return the loss and its gradient at the first layer's sums."""
         net = self.network
         rows = self._pairs(x)
-        kept, outputs = self._hidden(torch.baddbmm(net.first_bias, rows, net.first_weight), slope)
-        scratch = net.workspace.like("back", len(net.weights), outputs[-1])
-        product = torch.mul(outputs[-1], net.head, out=scratch)
-        error = product.sum(-1).add_(net.head_bias).sub_(values.flatten())  # (members, rows)
+        first = self._first_sums(rows, net.first_weight, net.first_bias)
+        kept, outputs = self._hidden(first, slope)
+        error = self._head(outputs[-1]).sub_(values.flatten())  # (members, rows)
         upstream = error / error.shape[-1]
+        loss = 0.5 * torch.dot(error.flatten(), upstream.flatten())
         gradient_of(net.head).baddbmm_(upstream.unsqueeze(1), outputs[-1])
         gradient_of(net.head_bias).add_(upstream.sum(-1, keepdim=True))
-        back = torch.mul(upstream.unsqueeze(-1), net.head, out=scratch)
-        back = slope.through(back, kept[-1], back)
-        for layer in range(len(net.weights) - 1, -1, -1):
-            gradient_of(net.weights[layer]).baddbmm_(outputs[layer].mT, back)
-            gradient_of(net.biases[layer]).add_(back.sum(1, keepdim=True))
+        back = slope.through(net.head, kept[-1], kept[-1]).mul_(upstream.unsqueeze(-1))
+        for layer, (weight, bias) in reversed(list(enumerate(self.weights.hidden))):
+            gradient_of(weight).baddbmm_(outputs[layer].mT, back)
+            gradient_of(bias).add_(back.sum(1, keepdim=True))
             out = net.workspace.like("back", layer, kept[layer])
-            back = torch.bmm(back, net.weights[layer].mT, out=out)
+            back = torch.bmm(back, weight.mT, out=out)
             back = slope.through(back, kept[layer], back)
         gradient_of(net.first_weight).baddbmm_(rows.mT, back)
         gradient_of(net.first_bias).add_(back.sum(1, keepdim=True))
-        return 0.5 * error.square().mean(-1).sum(), back
+        return loss, back
 
     def _expect_aligned(self, x: Tensor) -> None:
         if x.shape[-1:] != (self.network.dimension,):
@@ -247,7 +248,7 @@ class BoundMLP(Energy):
         share = self.share
         candidates = rows.shape[1] // share.shape[1]  # x for each condition
         if candidates == 1 or share.shape[1] == 1:
-            return torch.baddbmm(share, rows, weight)
+            return self._first_sums(rows, weight, share)
         first = torch.bmm(rows, weight)
         return (first.unflatten(1, (-1, candidates)) + share.unsqueeze(2)).flatten(1, 2)
 
@@ -257,7 +258,13 @@ class BoundMLP(Energy):
         One product of both, for a single evaluation: nothing of it can be used again.
         """
         net = self.network
-        return torch.baddbmm(net.first_bias, self._pairs(x), net.first_weight)
+        return self._first_sums(self._pairs(x), net.first_weight, net.first_bias)
+
+    def _first_sums(self, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return the layer's sums, in scratch memory unless a graph keeps them."""
+        like, width = self.network.workspace.like, weight.shape[-1]
+        out = None if torch.is_grad_enabled() else like("sum", 0, rows, width=width)
+        return torch.baddbmm(bias, rows, weight, out=out)
 
     def _pairs(self, x: Tensor) -> Tensor:
         """Return rows of (condition, x) for every member, `(members, rows, inputs)`."""
@@ -294,8 +301,8 @@ class BoundMLP(Energy):
         """Return what the slope of every activation follows from, and the activations.
 
         `(members, rows, width)` each; the same tensors where the slope follows from the output.
-        All but the first live in the network's workspace, good until the next call: fresh tensors
-        of this size cost more in page faults and cache misses than the kernels that fill them.
+        They live in the network's workspace, good until the next call: fresh tensors of this size
+        cost more in page faults and cache misses than the kernels that fill them.
         """
         like = self.network.workspace.like
         h, slopes = slope.activate(first, self._spare(0, first, slope))
@@ -315,7 +322,8 @@ class BoundMLP(Energy):
         """Return each member's energies `(members, *batch)` and gradients `(members, *x.shape)`."""
         kept, outputs = self._hidden(self._sums(x), slope)
         values = self._head(outputs[-1])  # (members, rows)
-        gradients = _descend(self.weights, kept, self._scratch(kept), slope)
+        back = [self.network.workspace.like("back", k, sums) for k, sums in enumerate(kept[:-1])]
+        gradients = _descend(self.weights, kept, back, slope)
         return values.view(-1, *x.shape[:-1]), gradients.view(-1, *x.shape)
 
     def _worst(self, x: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
@@ -334,64 +342,34 @@ class BoundMLP(Energy):
         gradient = torch.empty_like(x).view(-1, net.dimension)
         for i in range(net.members):
             (rows,) = torch.where(worst == i)
-            mine = slice(i, i + 1), slice(len(rows))
-            own = [net.workspace.like("own", k, sums)[mine] for k, sums in enumerate(kept)]
-            back = [scratch[mine] for scratch in self._scratch(kept)]
-            for sums, out in zip(kept, own, strict=True):
-                torch.index_select(sums[i], 0, rows, out=out[0])
-            part = _descend(self.weights.member(i), own, back, slope)
+            own = [sums[i : i + 1].index_select(1, rows) for sums in kept]
+            part = _descend(self.weights.member(i), own, [None] * len(own), slope)
             gradient.index_copy_(0, rows, part[0])
         return value.view(x.shape[:-1]), gradient.view(x.shape)
 
     def _head(self, h: Tensor) -> Tensor:
         """Return the energies `(members, rows)` of the last activations."""
-        _, hidden, head, head_bias = self.weights
-        scratch = self.network.workspace.like("back", len(hidden), h)
-        return torch.mul(h, head, out=scratch).sum(-1).add_(head_bias)
-
-    def _scratch(self, kept: list[Tensor]) -> list[Tensor]:
-        """Return memory for the gradients at every layer's sums."""
-        like = self.network.workspace.like
-        return [like("back", layer, sums) for layer, sums in enumerate(kept)]
+        weights = self.weights
+        return torch.bmm(h, weights.head.mT).squeeze(-1).add_(weights.head_bias)
 
 
-def _descend(weights: Weights, kept: list[Tensor], back: list[Tensor], slope: Slope) -> Tensor:
-    """Return the gradient at x, `(members, rows, dimension)`, in `back` at every layer's sums."""
-    upstream = slope.through(weights.head, kept[-1], back[-1])
+def _descend(
+    weights: Weights, kept: list[Tensor], back: Sequence[Tensor | None], slope: Slope
+) -> Tensor:
+    """Return the gradient at x, `(members, rows, dimension)`; the last of `kept` is overwritten.
+
+    `back` is memory for the gradients at the sums of the layers before.
+    """
+    upstream = slope.through(weights.head, kept[-1], kept[-1])
     for layer in range(len(weights.hidden) - 1, -1, -1):
         upstream = torch.bmm(upstream, weights.hidden[layer][0].mT, out=back[layer])
         upstream = slope.through(upstream, kept[layer], upstream)
     return torch.bmm(upstream, weights.first.mT)
 
 
-def gradient_of(parameter: nn.Parameter) -> Tensor:
-    """Return the parameter's gradient, to be added to."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
-
-
-class Workspace:
-    """Scratch tensors that a network reuses from call to call, one for each name and shape."""
-
-    def __init__(self) -> None:
-        self.buffers: dict[tuple, Tensor] = {}
-
-    def like(self, name: str, layer: int, tensor: Tensor, width: int | None = None) -> Tensor:
-        """Return scratch of the tensor's shape, with its last axis of `width` if given."""
-        shape = tensor.shape if width is None else (*tensor.shape[:-1], width)
-        key = (name, layer, shape, tensor.dtype, tensor.device)
-        if key not in self.buffers:
-            if len(self.buffers) >= 64:  # many batch sizes: keep the memory bounded
-                self.buffers.clear()
-            self.buffers[key] = tensor.new_empty(shape)
-        return self.buffers[key]
-
-    def __deepcopy__(self, memo: dict) -> Workspace:
-        return Workspace()
-
-    def __reduce__(self) -> tuple:
-        return (Workspace, ())
+def in_order(parameters: nn.ParameterList) -> list[Tensor]:
+    """Return the parameters of a list, which itself looks each up by its number as a name."""
+    return [each for each in parameters._parameters.values() if each is not None]
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:

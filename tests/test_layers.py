@@ -27,6 +27,7 @@ LAYERS = [  # a room sees those before it, and in its own row unless the row say
         "spaces",
         "storage",
         "tables",
+        "workspace",
     },
     {"kernels"},
     {"compilation"},
