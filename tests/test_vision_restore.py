@@ -168,6 +168,23 @@ def test_holes_keep_the_priors_law() -> None:
     assert_law(found.samples[:, :, 48:], torch.full((1, 48, 96), MEAN), DEVIATION)
 
 
+def test_beyond_the_borders_the_prior_rules() -> None:
+    y, margin = measured(), 20
+    sharp = torch.ones(1, 1)
+    found = posterior(
+        Cropped(Blurred(padded(y, margin), sharp, NOISE), margin),
+        GaussianImages(),
+        generator=generator(),
+        samples=8,
+        levels=schedules.geometric(1.0, 0.01, 6),
+    )
+    precision = 1 / DEVIATION**2 + 1 / NOISE**2
+    mean = (MEAN / DEVIATION**2 + y / NOISE**2) / precision
+    middle = slice(margin, -margin)
+    assert_law(found.samples[..., middle, middle], mean, precision**-0.5)
+    assert_law(found.samples[..., :margin, :], torch.full((1, margin, 136), MEAN), DEVIATION)
+
+
 class CorrelatedImages(Energy):
     """Pixels of N(mean, covariance), row by row; blurred, of covariance + σ²."""
 
@@ -287,6 +304,13 @@ def test_tiles_are_the_prior() -> None:
     torch.testing.assert_close(whole(small), energy(small))
     with pytest.raises(TypeError, match="given"):
         tiled(x)
+
+
+def test_a_kernel_is_how_a_point_of_light_looks() -> None:
+    point = torch.zeros(1, 9, 11, dtype=torch.float64)
+    point[:, 4, 5] = 1
+    seen = Blurred(point, skew_kernel(), NOISE).operator(point)
+    torch.testing.assert_close(seen[0, 3:6, 3:8], skew_kernel())
 
 
 def test_margins_join_the_borders() -> None:
