@@ -1,6 +1,7 @@
 """The weights that come with the package: `pretrained("gray")`, `"color"`, `"fashion"`.
 
-`"fashion-classifier"` is the energy of a classifier, and its `.classifier` is the classifier.
+`"fashion-classifier"` is the energy of a classifier, and its `.classifier` is the classifier; in
+`"fashion-joint"` the energy was trained as well.
 
 A file in `weights/` holds them in half precision, with a card: what they were trained on, for how
 many steps and how long, by which command, and what they reach.
@@ -28,6 +29,7 @@ ENERGIES: dict[str, Callable[[], Energy]] = {
     "color": lambda: GradientStepEnergy(3),
     "fashion": lambda: DiffusionEnergy(1, (48, 64, 96), 2, features=48, deviation=0.35),
     "fashion-classifier": lambda: ClassifierEnergy(ImageClassifier()),
+    "fashion-joint": lambda: ClassifierEnergy(ImageClassifier()),
 }
 
 
