@@ -1,10 +1,10 @@
 """Put the weights of a run of `ebrl fit` into the package, in half precision, with their card.
 
-    python benchmarks/ship.py runs/gray/Denoising-0 gray --config configs/vision/gray.yaml \
-        --figures benchmarks/results/denoising.json BSD68/ebrl
+    python benchmarks/ship.py weights gray runs/gray/Denoising-0 --config configs/vision/gray.yaml
+    python benchmarks/ship.py figures gray benchmarks/results/denoising.json BSD68/ebrl
 
 The card says what the weights were trained on, for how many steps and how long, by which command,
-and the figures of the table named whose keys begin so: means of scores over images, or rows as they
+and then the figures of a table whose keys begin so: means of scores over images, or rows as they
 are.
 """
 
@@ -21,7 +21,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ebrl.checkpoints import load_average
-from ebrl.vision.shipped import ENERGIES, ship
+from ebrl.vision.shipped import ENERGIES, card, pretrained, ship
 
 PAUSE = 120  # seconds between two entries that were not spent in training
 
@@ -34,24 +34,18 @@ def seconds(run: Path) -> int:
     return round(sum(after - before for before, after in pairwise(times) if after - before < PAUSE))
 
 
-def figures(path: Path, prefix: str) -> dict[str, Any]:
+def figures(path: Path, prefixes: list[str]) -> dict[str, Any]:
     stored = json.loads(path.read_text())
     table = stored["scores"] if "scores" in stored else stored["rows"]
-    chosen = {key: rows for key, rows in table.items() if key.startswith(prefix)}
+    chosen = {key: rows for key, rows in table.items() if key.startswith(tuple(prefixes))}
     if "scores" not in stored:
         return chosen
     return {key: round(fmean(row[0] for row in rows), 3) for key, rows in chosen.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("name", choices=list(ENERGIES))
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--figures", nargs=2, metavar=("FILE", "PREFIX"))
-    given = parser.parse_args()
+def put_weights(given: argparse.Namespace) -> None:
     energy, config = ENERGIES[given.name](), yaml.safe_load(given.config.read_text())
-    facts: dict[str, Any] = {
+    facts = {
         "name": given.name,
         "parameters": sum(parameter.numel() for parameter in energy.parameters()),
         "steps": load_average(energy, given.run / "checkpoints"),
@@ -59,10 +53,32 @@ def main() -> None:
         "machine": "one thread of a shared CPU, bfloat16",
         "data": config["data"],
         "command": f"ebrl fit {given.config}",
-        "figures": figures(Path(given.figures[0]), given.figures[1]) if given.figures else {},
+        "figures": {},
     }
-    path = ship(energy, given.name, facts)
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB\n{json.dumps(facts, indent=1)}")
+    ship(energy, given.name, facts)
+
+
+def put_figures(given: argparse.Namespace) -> None:
+    facts = card(given.name) | {"figures": figures(given.table, given.prefixes)}
+    ship(pretrained(given.name), given.name, facts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(required=True)
+    weights = verbs.add_parser("weights", help="of a run, with a new card")
+    weights.add_argument("name", choices=list(ENERGIES))
+    weights.add_argument("run", type=Path)
+    weights.add_argument("--config", type=Path, required=True)
+    weights.set_defaults(put=put_weights)
+    measured = verbs.add_parser("figures", help="of a table, onto the card of weights that ship")
+    measured.add_argument("name", choices=list(ENERGIES))
+    measured.add_argument("table", type=Path)
+    measured.add_argument("prefixes", nargs="+")
+    measured.set_defaults(put=put_figures)
+    given = parser.parse_args()
+    given.put(given)
+    print(json.dumps(card(given.name), indent=1))
 
 
 if __name__ == "__main__":
