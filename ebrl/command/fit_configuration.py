@@ -9,6 +9,7 @@ steps: 1500
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -47,6 +48,10 @@ OBJECTIVES = (
         if isinstance(value, type) and "__call__" in vars(value) and value is not Objective
     ),
 )
+
+# What jsonargparse says of each type that a value could have had.
+ATTEMPT = re.compile(r"^ *- (.*)", re.MULTILINE)
+OF_ANOTHER_TYPE = re.compile("Does not validate|Expected a <|Import path .* not correspond")
 
 PARTS = ("energy", "data", "objective", "sampler")
 
@@ -172,9 +177,9 @@ def build(configuration: FitConfiguration) -> Setup:
 
 def _what_a_part_said(error: BaseException) -> str:
     """Unwrap what a constructor said from what jsonargparse says around it."""
-    attempts = [line for line in str(error).splitlines() if line.startswith("  - ")]
-    if attempts:  # at the types that were possible, the last being the class
-        return attempts[-1].removeprefix("  - ")
+    attempts = [said for said in ATTEMPT.findall(str(error)) if not OF_ANOTHER_TYPE.match(said)]
+    if attempts:
+        return attempts[-1]
     return str(error) if error.__cause__ is None else _what_a_part_said(error.__cause__)
 
 

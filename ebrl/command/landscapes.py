@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sized
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ebrl.command.fit_configuration import Setup
 from ebrl.energies import Energy
@@ -28,10 +30,15 @@ def draw(energy: Energy, sampler: Sampler, n: int, generator: torch.Generator) -
     return sampler.sample(energy, n=n, generator=generator, adapt=False).x
 
 
+def shown(data: Tensor | Dataset) -> Tensor:
+    """Return the first rows of the data, which pictures show."""
+    assert isinstance(data, Sized)  # or training would have refused it
+    return rows(data, torch.arange(min(len(data), SAMPLES)), torch.device("cpu"))[0]
+
+
 def draw_run(path: Path, title: str, setup: Setup, energy: Energy) -> list[str]:
     """Sample the energy and draw it to the PNG `path`. What was drawn, or why not, as lines."""
-    data, _ = rows(setup.data, torch.arange(min(len(setup.data), SAMPLES)), torch.device("cpu"))
-    sampler = setup.sampler
+    data, sampler = shown(setup.data), setup.sampler
     why = why_no_picture(energy, data)
     if why or sampler is None:
         return [f"  no picture: {why or 'the config names no sampler'}."]

@@ -42,8 +42,7 @@ def main(arguments: list[str]) -> int:
 
     from ebrl.command.fit_configuration import build, read_fit
     from ebrl.command.fitting import restore_average
-    from ebrl.command.landscapes import SAMPLES, draw, picture, why_no_picture
-    from ebrl.training import rows
+    from ebrl.command.landscapes import draw, picture, shown, why_no_picture
 
     configuration = read_fit(run.config)
     setup = build(configuration)
@@ -58,7 +57,7 @@ def main(arguments: list[str]) -> int:
     x = draw(setup.energy, setup.sampler, given.n, generator)
     _write(out, x.numpy())
     print(f"{configuration.title}, after {steps:,} steps: {given.n:,} samples\n  samples  {out}")
-    data, _ = rows(setup.data, torch.arange(min(len(setup.data), SAMPLES)), torch.device("cpu"))
+    data = shown(setup.data)
     if not why_no_picture(setup.energy, data):
         beside = out.with_suffix(".png")
         picture(beside, configuration.title, setup.energy, data, x)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
@@ -90,7 +90,7 @@ def _without_pillows_warnings() -> Iterator[None]:
         yield
 
 
-def _check_whole(image: Image.Image, path: str | Path) -> None:
+def _check_whole(image: ImageFile.ImageFile, path: str | Path) -> None:
     """Refuse a file of which Pillow would give but a part: more images, or more bits."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a phone's photograph, and its smaller copies

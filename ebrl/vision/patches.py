@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,8 @@ def photographs(folder: str, channels: int) -> Iterator[np.ndarray]:
     photographs that come with scikit-image. Raises `FileNotFoundError` where there is none.
     """
     if folder == "skimage":
-        pictures = [Image.fromarray(getattr(skimage.data, name)()) for name in PACKAGED]
+        arrays = (getattr(skimage.data, name)() for name in PACKAGED)
+        pictures: Iterable[Image.Image] = map(Image.fromarray, arrays)
     else:
         paths = [p for p in sorted(_found(folder).rglob("*")) if p.suffix.lower() in SUFFIXES]
         if not paths:
