@@ -11,7 +11,7 @@ largest probability; the area under the ROC curve, and the part that passes with
 images. For the density itself: the noise left by one step `y - σ² ∇E` at the joint energy's own σ,
 and draws of `exp(-E(x, y))`, three a class, by 800 steps of MALA, from noise and from test images
 under noise σ, with their energies beside those of such images. The shipped weights are of seed 0,
-and the joint ones saw half as many images: 4,000 batches of 64, not of 128. `--runs` adds rows of
+and the joint ones saw fewer images: 5,000 batches of 64, not 4,000 of 128. `--runs` adds rows of
 other trainings. Writes OUT.md, OUT.json, OUT_reliability.png and OUT_samples.png.
 """
 
