@@ -1,5 +1,6 @@
 """The weights that come with the package: `pretrained("gray")`, `"color"`, `"fashion"`.
 
+`"gray-camera"` was trained on for noise that pixels share, `denoise(photo, prior=...)`.
 `"fashion-classifier"` is the energy of a classifier, and its `.classifier` is the classifier; in
 `"fashion-joint"` the energy was trained as well.
 
@@ -26,6 +27,7 @@ from ebrl.vision.recognition import ImageClassifier
 WEIGHTS = Path(__file__).parent / "weights"
 ENERGIES: dict[str, Callable[[], Energy]] = {
     "gray": lambda: GradientStepEnergy(1),
+    "gray-camera": lambda: GradientStepEnergy(1),  # for noise that pixels share
     "color": lambda: GradientStepEnergy(3),
     "fashion": lambda: DiffusionEnergy(1, (48, 64, 96), 2, features=48, deviation=0.35),
     "fashion-classifier": lambda: ClassifierEnergy(ImageClassifier()),
