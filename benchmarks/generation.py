@@ -176,7 +176,7 @@ def paths(record: Record, world: World, count: int, few: int, levels: int, out: 
     for corrector in ("none", "Langevin", "MALA"):
         key = f"{name}/energy, corrector {corrector}, float32/{few}"
         record.measure(key, lambda c=corrector: row(prior, few, levels, c, fast=False))
-    for rungs in (6, 8, 18, 30):
+    for rungs in (6, 18):
         record.measure(f"{name}/energy, {rungs} levels/{few}", lambda r=rungs: row(prior, few, r))
 
 

@@ -22,7 +22,7 @@ from ebrl.vision.generation import Guided, generate, generation_levels
 from ebrl.vision.observations import Masked
 
 Measure = Callable[[str, Callable[[], dict[str, Any]]], None]
-EACH = 20  # images of each class
+EACH = 10  # images of each class
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
 NOISE = 0.02  # of the pixels that a completion is given
 COMPLETIONS = 6  # of an image
@@ -54,7 +54,7 @@ def classes(
         len(label),
         (1, 28, 28),
         generator=torch.Generator().manual_seed(0),
-        levels=generation_levels(),
+        levels=generation_levels(rungs=12),
     ).x.clamp(0, 1)
     if strength == 2:
         by_class = made.view(EACH, 10, 1, 28, 28)[:10].transpose(0, 1).flatten(0, 1)
@@ -88,7 +88,7 @@ def completion(classifier: nn.Module, name: str, mask: Tensor, out: Path) -> dic
         len(many),
         (1, 28, 28),
         generator=generator,
-        levels=generation_levels(),
+        levels=generation_levels(rungs=12),
     ).x.clamp(0, 1)
     each = made.view(len(x), COMPLETIONS, 1, 28, 28)
     rows = torch.cat([x.unsqueeze(1), (y + 0.5 * (1 - mask)).unsqueeze(1), each], 1)

@@ -97,11 +97,12 @@ def test_metropolis_tells_how_many_moves_were_accepted(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("label", ["6", "Shirt"])
 def test_a_label_asks_for_a_class(label: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of 64 images, 2 % are that bright by chance: two deviations from the prior's mean."""
+    """Class 6 begins at .51, and of all images one in twelve is as bright: deviation .2 / 28."""
     command = ["generate", "--out", "grid.png", "--scale", "1", "--seed", "1"]
     assert main([*command, "--label", label]) == 0
     brightness = cells(read(Path("grid.png")), 8, 8).mean((1, 2)) / 255
-    assert (abs(brightness - 0.515) < 0.005).mean() > 0.8
+    assert (abs(brightness - 0.515) < 0.01).mean() > 0.9  # in it, or at its border
+    assert brightness.mean() > 0.508
     assert "64 images of class shirt" in capsys.readouterr().out
     assert main([*command, "--label", label, "--strength", "0"]) == 0
     assert abs(cells(read(Path("grid.png")), 8, 8).mean() / 255 - 0.5) < 0.003
