@@ -258,7 +258,7 @@ def tables(record: Record) -> str:
             title = f"**{world}**, in the features of a classifier of accuracy {accuracy:.1f} %"
             lines += [title, "", *_table(rows), ""]
         for key, row in rows.items():
-            if "nearest" in row:
+            if "nearest" in row and key.split("/")[1] == "energy":
                 lines += [
                     "Nearest image of the training set, in pixels: on average "
                     f"{row['nearest']} from what `{key.split('/')[1]}` made, "
