@@ -24,7 +24,7 @@ from ebrl.vision.observations import Masked
 Measure = Callable[[str, Callable[[], dict[str, Any]]], None]
 EACH = 10  # images of each class
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
-NOISE = 0.02  # of the pixels that a completion is given
+NOISE, SPREAD = 0.02, 0.5  # of the pixels that a completion is given; of clean images
 COMPLETIONS = 6  # of an image
 
 
@@ -84,7 +84,7 @@ def completion(classifier: nn.Module, name: str, mask: Tensor, out: Path) -> dic
     y = mask * (x + NOISE * torch.randn(x.shape, generator=generator))
     many = y.repeat_interleave(COMPLETIONS, 0)
     made = generate(
-        Guided(vision.pretrained("fashion"), Masked(many, mask, NOISE), noise=NOISE),
+        Guided(vision.pretrained("fashion"), Masked(many, mask, NOISE), noise=NOISE, spread=SPREAD),
         len(many),
         (1, 28, 28),
         generator=generator,

@@ -49,9 +49,9 @@ class Guided(Energy):
 
     The guide of a measurement, an `Observation` of noise `noise`, is told as well that D is not yet
     sure: it counts `s²/(s² + r²)` with `1/r² = 1/σ² + 1/spread²` (Song et al. 2023, ΠGDM). That is
-    exact for Gaussian images of deviation `spread` in every direction; in some direction pictures
-    differ many times as much as at one pixel, and infinity is safe. Raises `ValueError` for a noise
-    or a spread that is not positive.
+    exact for Gaussian images of deviation `spread` in every direction. In some direction pictures
+    differ many times as much as at one pixel: infinity is safe and listens late, and .5 served
+    Fashion-MNIST best. Raises `ValueError` for a noise or a spread that is not positive.
     """
 
     event_ndim = 3
