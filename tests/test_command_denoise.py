@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -452,23 +453,28 @@ def test_a_reference_of_another_size_or_missing(capsys: pytest.CaptureFixture[st
     assert not {"b-denoised.png", "c-denoised.png"} & names()
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow beyond 2,000 bytes: what a full disk or a quota does to large ones."""
+    """No file may grow beyond 2,000 bytes: what a full disk or a quota does to large ones.
+
+    Pytest's own output may be a file: it must not be written to meanwhile.
+    """
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
 
 
-def test_a_full_disk(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> None:
+def test_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
     write(Path("large.png"), noisy(grey(90, 90)))
     write(Path("small.png"), noisy(grey(20, 20)))
     write(Path("large-denoised.png"), grey(8, 8))  # of an earlier run
-    request.getfixturevalue("full_disk")
-    assert main(["denoise", "large.png", "small.png", "--sigma", "25"]) == 1
+    with full_disk():
+        assert main(["denoise", "large.png", "small.png", "--sigma", "25"]) == 1
     said = capsys.readouterr()
     assert "ebrl: large.png: could not write large-denoised.png (File too large)" in said.err
     assert names() == {"large.png", "small.png", "large-denoised.png", "small-denoised.png"}
