@@ -225,8 +225,9 @@ def run(record: Record, every: int) -> None:
                 record.measure(key, method, photographs(mode), white(sigma))
     for name, method in SLOW.items():
         for sigma in SIGMAS:
-            key = f"photographs L/{name}/{sigma}"
-            record.measure(key, method, photographs("L"), white(sigma))
+            for mode in ("L", "RGB"):
+                key = f"photographs {mode}/{name}/{sigma}"
+                record.measure(key, method, photographs(mode), white(sigma))
     if images:
         for sigma in (25, 35, 50):
             record.measure(f"level/known/{sigma}", ours, images, white(sigma))
