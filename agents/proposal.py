@@ -224,7 +224,7 @@ class MixtureProposal(BaseModel):
         with torch.no_grad():
             past = trunk.forward(self.layers, slope, features, self.workspace)
             divergence, gradient = self._follow(past.output, normal, energy, temperature)
-            trunk.backward(self.layers, slope, past, gradient, self.workspace)
+            trunk.backward(self.layers, slope, past, gradient)
         return divergence
 
     def _follow(

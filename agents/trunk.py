@@ -1,17 +1,14 @@
-"""A network of linear layers, forth and back by hand, under `torch.no_grad`.
-
-Its activations live in scratch memory and its gradients are added where they belong, without the
-graphs and fresh tensors of autograd.
-"""
+"""A network of linear layers, forth and back by hand, under `torch.no_grad`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from ebrl import perceptron
+from ebrl.perceptron import Layer, accumulate, add_gradient, affine, product
 from ebrl.slopes import Slope
 from ebrl.workspace import Workspace, gradient_of
 
@@ -19,8 +16,8 @@ from ebrl.workspace import Workspace, gradient_of
 class Pass(NamedTuple):
     """What the way back needs, good until the workspace is used again."""
 
-    inputs: list[Tensor]  # (batch, width), what entered each layer
-    slopes: list[Tensor]  # (batch, width), what the slope of each activation follows from
+    features: Tensor  # (batch, inputs)
+    hidden: perceptron.Pass | None  # of the layers before the last, if there are any
     output: Tensor  # (batch, outputs), the caller's
 
 
@@ -28,32 +25,26 @@ def forward(
     layers: Sequence[nn.Linear], slope: Slope, features: Tensor, workspace: Workspace
 ) -> Pass:
     """Pass `features: (batch, inputs)` through the layers, with the activation between them."""
-    inputs, slopes, h = [features], [], features
-    *hidden, last = layers
-    for k, layer in enumerate(hidden):
-        sums = workspace.like("sum", k, h, width=layer.out_features)
-        torch.addmm(layer.bias, h, layer.weight.t(), out=sums)
-        scratch = sums if slope.of_output else workspace.like("out", k, sums)
-        h, kept = slope.activate(sums, scratch)
-        inputs.append(h)
-        slopes.append(kept)
-    return Pass(inputs, slopes, torch.addmm(last.bias, h, last.weight.t()))
+    *hidden, last = [Layer(layer.weight.t(), layer.bias) for layer in layers]
+    if not hidden:
+        return Pass(features, None, affine(features, last))
+    scratch = workspace.of(features, tuple(len(layer.bias) for layer in hidden))
+    affine(features, hidden[0], out=scratch.sums[0])
+    past = perceptron.forward(hidden[1:], slope, scratch)
+    return Pass(features, past, affine(past.outputs[-1], last))
 
 
-def backward(
-    layers: Sequence[nn.Linear], slope: Slope, past: Pass, gradient: Tensor, workspace: Workspace
-) -> None:
+def backward(layers: Sequence[nn.Linear], slope: Slope, past: Pass, gradient: Tensor) -> None:
     """Add to the parameters' gradients, from `gradient: (batch, outputs)` at the output.
 
     It flows on to what made the features.
     """
-    for k in range(len(layers) - 1, -1, -1):
-        layer, h = layers[k], past.inputs[k]
-        gradient_of(layer.weight).addmm_(gradient.t(), h)
-        gradient_of(layer.bias).add_(gradient.sum(0))
-        if k > 0:
-            back = workspace.like("back", k, h)
-            torch.mm(gradient, layer.weight, out=back)
-            gradient = slope.through(back, past.slopes[k - 1], back)
-        elif h.requires_grad:
-            h.backward(gradient @ layer.weight)
+    gradients = [Layer(gradient_of(layer.weight).t(), gradient_of(layer.bias)) for layer in layers]
+    if past.hidden is not None:
+        add_gradient(gradients[-1], past.hidden.outputs[-1], gradient)
+        between = [Layer(layer.weight.t(), layer.bias) for layer in layers[1:-1]]
+        back = product(gradient, layers[-1].weight, out=past.hidden.free[-1])
+        gradient = accumulate(back, between, gradients[1:-1], past.hidden, slope)
+    add_gradient(gradients[0], past.features, gradient)
+    if past.features.requires_grad:
+        past.features.backward(gradient @ layers[0].weight)

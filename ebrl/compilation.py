@@ -102,7 +102,7 @@ def move(kernel: Kernel, state: Any, stage: Stage, generator: torch.Generator) -
 @cache
 def _compiled() -> Callable[..., Moved]:
     """Return the compiled block, made at first use."""
-    return torch.compile(_block, fullgraph=True, dynamic=False)
+    return torch.compile(_block, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
 
 
 def _block(
@@ -118,4 +118,5 @@ def _block(
         state, info = kernel.step(energy, state, one, step_size, temperature)
         acceptance = acceptance + info.acceptance
         diverged = diverged + info.diverged
+    state = type(state)(*(field.contiguous() for field in state))  # as the next block expects it
     return Moved(state, acceptance, diverged)

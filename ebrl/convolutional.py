@@ -2,7 +2,8 @@
 
 Both end in a sum over places, so that one network serves every size of image. Activations are
 smooth, for the sake of gradients that samplers and score matching can follow, and nothing
-normalises over the batch, whose members must not see each other.
+normalises over the batch, whose members must not see each other. Weights are stored channels last,
+the order in which convolutions are fastest.
 
 Noise-conditional networks take `given(sigma)`, a noise level for each image, `(*leading batch,)`,
 aligned from the left: the energy of images already blurred by noise of that deviation.
@@ -129,6 +130,7 @@ class ConvEnergy(ImageEnergy):
             for layer, (i, o) in enumerate(sizes)
         )
         self.modulations = modulations(widths, widths[0] if noise_conditional else 0)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def hidden(self, x: Tensor, features: Tensor | None) -> Tensor:
         for layer, modulation in zip(self.layers, self.modulations, strict=True):
@@ -168,6 +170,7 @@ class ResNetEnergy(ImageEnergy):
             nn.ModuleList(ResidualBlock(width, features, activation) for _ in range(blocks))
             for width in widths
         )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def hidden(self, x: Tensor, features: Tensor | None) -> Tensor:
         x = self.stem(x)

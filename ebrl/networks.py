@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ebrl import perceptron
 from ebrl.energies import Energy
+from ebrl.perceptron import (
+    Layer,
+    Pass,
+    accumulate,
+    add_gradient,
+    affine,
+    product,
+    shared_affine,
+)
 from ebrl.slopes import Slope, known_slope
-from ebrl.workspace import Workspace, gradient_of
+from ebrl.workspace import Scratch, Workspace, gradient_of
 
 Reduction = Literal["mean", "max"]
 REDUCTIONS = get_args(Reduction)
+_CACHED = 2**18  # numbers of a layer's activations: what a core works through fastest
 
 
 class MLPEnergy(Energy):
@@ -87,59 +99,67 @@ class MLPEnergy(Energy):
 
 
 class Weights(NamedTuple):
-    """A network's weights as views, so that a step of a chain looks none of them up by name."""
+    """The weights as views: of one member as matrices, of several with the members in front."""
 
-    first: Tensor  # (members, dimension, hidden), of x alone
-    hidden: list[tuple[Tensor, Tensor]]  # (members, inputs, outputs) and (members, 1, outputs)
-    head: Tensor  # (members, 1, hidden)
-    head_bias: Tensor  # (members, 1)
+    first: Layer  # of the condition and x together
+    x: Tensor  # (dimension, hidden), the share of x in the first layer
+    hidden: list[Layer]
+    head: Layer  # (hidden, 1)
 
     def member(self, i: int) -> Weights:
-        """Return one member's, as an ensemble of one."""
-        own = slice(i, i + 1)
-        hidden = [(weight[own], bias[own]) for weight, bias in self.hidden]
-        return Weights(self.first[own], hidden, self.head[own], self.head_bias[own])
+        """Return the matrices of one of several members."""
+        first, *hidden, head = (
+            Layer(layer.weight[i], layer.bias[i]) for layer in (self.first, *self.hidden, self.head)
+        )
+        return Weights(first, self.x[i], hidden, head)
+
+
+def weights_of(network: MLPEnergy, of: Callable[[Tensor], Tensor] = lambda own: own) -> Weights:
+    """Return views of what `of` gives for each parameter: itself or its gradient."""
+
+    def view(parameter: Tensor) -> Tensor:
+        return of(parameter)[0] if network.members == 1 else of(parameter)
+
+    first = view(network.first_weight)
+    hidden = zip(in_order(network.weights), in_order(network.biases), strict=True)
+    return Weights(
+        Layer(first, view(network.first_bias)),
+        first[..., network.condition_dimension :, :],
+        [Layer(view(weight), view(bias)) for weight, bias in hidden],
+        Layer(view(network.head).mT, view(network.head_bias).unsqueeze(-1)),
+    )
 
 
 class BoundMLP(Energy):
-    """An `MLPEnergy` with its condition fixed, `(*leading batch, condition_dimension)` or None."""
+    """An `MLPEnergy` with its condition fixed, `(*leading batch, condition_dimension)` or None.
 
-    _share: Tensor | None = None
-    _weights: Weights | None = None
-    _evaluated = False
+    What it computes without a graph rests on views of the weights and on the condition's share of
+    the first layer, collected once: bind anew after the weights change.
+    """
 
     def __init__(self, network: MLPEnergy, condition: Tensor | None, reduction: Reduction):
         super().__init__()
         self.network, self.condition, self.reduction = network, condition, reduction
 
-    @property
-    def share(self) -> Tensor:
-        """The condition's share of the first layer with the bias, computed once.
-
-        `(members, conditions, hidden)`, or `(members, 1, hidden)` without a condition. It is kept
-        only where no gradient is: a graph belongs to one call. Bind anew after the weights change.
-        """
-        net = self.network
-        if self.condition is None:
-            return net.first_bias
-        if self._share is not None and not torch.is_grad_enabled():
-            return self._share
-        rows = self.condition.reshape(-1, net.condition_dimension)
-        weight = net.first_weight[:, : net.condition_dimension]
-        share = torch.baddbmm(net.first_bias, rows.expand(net.members, -1, -1), weight)
-        if not torch.is_grad_enabled():
-            self._share = share
-        return share
-
-    @property
+    @cached_property
     def weights(self) -> Weights:
-        """The weights, collected once, for use without a graph."""
-        if self._weights is None:
-            net = self.network
-            hidden = list(zip(in_order(net.weights), in_order(net.biases), strict=True))
-            first = net.first_weight[:, net.condition_dimension :]
-            self._weights = Weights(first, hidden, net.head, net.head_bias)
-        return self._weights
+        return weights_of(self.network)
+
+    @cached_property
+    def member_weights(self) -> list[Weights]:
+        return [self.weights.member(i) for i in range(self.network.members)]
+
+    @cached_property
+    def share(self) -> Tensor:
+        """The condition's share of the first layer with the bias, `(conditions, hidden)`."""
+        with torch.no_grad():
+            return self._share(self.weights.first)
+
+    def _share(self, first: Layer) -> Tensor:
+        if self.condition is None:
+            return first.bias
+        own = Layer(first.weight[..., : self.condition.shape[-1], :], first.bias)
+        return affine(self._each(self.condition.reshape(-1, self.condition.shape[-1])), own)
 
     def forward(self, x: Tensor) -> Tensor:
         values = self.member_values(x)
@@ -149,32 +169,39 @@ class BoundMLP(Energy):
         """Return each member's energy, `(members, *batch)`."""
         self._expect_aligned(x)
         net = self.network
-        first = self._joint_first_layer(x) if self._paired(x) else self._first_layer(x)
         slope = known_slope(net.activation, x.device)
         if slope is not None and not torch.is_grad_enabled():
-            values = self._head(self._last_hidden(first, slope))
-            return values.view(net.members, *x.shape[:-1])
-        h = net.activation(first)  # (members, rows, hidden)
-        for weight, bias in zip(net.weights, net.biases, strict=True):
-            h = net.activation(torch.baddbmm(bias, h, weight))
-        values = (h * net.head).sum(-1) + net.head_bias  # (members, rows)
+            scratch = self._first_sums(x.reshape(-1, net.dimension), self.share)
+            h = perceptron.activations(self.weights.hidden, slope, scratch)
+            return affine(h, self.weights.head).view(net.members, *x.shape[:-1])
+        weights = weights_of(net)
+        h = net.activation(self._first_layer(x, weights))
+        for layer in weights.hidden:
+            h = net.activation(affine(h, layer))  # (rows, width)
+        values = (h * weights.head.weight.mT).sum(-1, keepdim=True) + weights.head.bias
         return values.view(net.members, *x.shape[:-1])
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return value and gradient, analytically where the activation's derivative is known."""
         if torch.compiler.is_compiling():  # plans its own memory
             return self.traced_value_and_gradient(x)
-        slope = known_slope(self.network.activation, x.device)
+        net = self.network
+        slope = known_slope(net.activation, x.device)
         if slope is None:
             return super().value_and_gradient(x)
         self._expect_aligned(x)
         with torch.no_grad():
-            if self.reduction == "max":
-                return self._worst(x, slope)
-            values, gradients = self._member_gradients(x, slope)
-            if self.network.members == 1:
-                return values[0], gradients[0]
-            return values.mean(0), gradients.mean(0)
+            rows = x.reshape(-1, net.dimension)
+            descend = self._worst if self.reduction == "max" and net.members > 1 else self._mean
+            parts = []
+            for part, share in self._parts(rows):
+                scratch = self._first_sums(part, share)
+                past = perceptron.forward(self.weights.hidden, slope, scratch)
+                parts.append(descend(past, slope))
+            value, gradient = (
+                parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+            )
+        return value.view(x.shape[:-1]), gradient.view(x.shape)
 
     def regress(self, x: Tensor, values: Tensor) -> Tensor:
         """Return `½ Σ_members mean (E_i(x) - values)²` and add its gradient to the parameters'.
@@ -196,31 +223,26 @@ class BoundMLP(Energy):
         with torch.no_grad():
             loss, back = self._regress(x, values, slope)
         if self.condition is not None and self.condition.requires_grad:
-            weight = self.network.first_weight[:, : self.network.condition_dimension]
-            gradient = torch.bmm(back, weight.detach().mT).sum(0)
-            self.condition.backward(gradient.view_as(self.condition))
+            own = self.weights.first.weight.detach()[..., : self.condition.shape[-1], :]
+            gradient = product(back, own.mT).view(-1, *self.condition.shape)
+            self.condition.backward(gradient.sum(0))
         return loss
 
     def _regress(self, x: Tensor, values: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
         """Return the loss and its gradient at the first layer's sums."""
-        net = self.network
-        rows = self._pairs(x)
-        first = self._first_sums(rows, net.first_weight, net.first_bias)
-        kept, outputs = self._hidden(first, slope)
-        error = self._head(outputs[-1]).sub_(values.flatten())  # (members, rows)
-        upstream = error / error.shape[-1]
+        net, weights = self.network, self.weights
+        gradients = weights_of(net, gradient_of)
+        rows = self._each(self._pairs(x))
+        scratch = net.workspace.of(rows, net.hidden)
+        affine(rows, weights.first, out=scratch.sums[0])
+        past = perceptron.forward(weights.hidden, slope, scratch)
+        error = affine(past.outputs[-1], weights.head).sub_(values.reshape(-1, 1))
+        upstream = error / error.shape[-2]  # (rows, 1)
         loss = 0.5 * torch.dot(error.flatten(), upstream.flatten())
-        gradient_of(net.head).baddbmm_(upstream.unsqueeze(1), outputs[-1])
-        gradient_of(net.head_bias).add_(upstream.sum(-1, keepdim=True))
-        back = slope.through(net.head, kept[-1], kept[-1]).mul_(upstream.unsqueeze(-1))
-        for layer, (weight, bias) in reversed(list(enumerate(self.weights.hidden))):
-            gradient_of(weight).baddbmm_(outputs[layer].mT, back)
-            gradient_of(bias).add_(back.sum(1, keepdim=True))
-            out = net.workspace.like("back", layer, kept[layer])
-            back = torch.bmm(back, weight.mT, out=out)
-            back = slope.through(back, kept[layer], back)
-        gradient_of(net.first_weight).baddbmm_(rows.mT, back)
-        gradient_of(net.first_bias).add_(back.sum(1, keepdim=True))
+        add_gradient(gradients.head, past.outputs[-1], upstream)
+        back = torch.mul(upstream, weights.head.weight.mT, out=past.free[-1])
+        back = accumulate(back, weights.hidden, gradients.hidden, past, slope)
+        add_gradient(gradients.first, rows, back)
         return loss, back
 
     def _expect_aligned(self, x: Tensor) -> None:
@@ -237,134 +259,78 @@ class BoundMLP(Energy):
                 f"of shape {tuple(self.condition.shape)} for x of shape {tuple(x.shape)}"
             )
 
-    def _first_layer(self, x: Tensor) -> Tensor:
-        """Return the first layer's sums `(members, rows, hidden)`."""
-        net = self.network
-        rows = x.reshape(-1, net.dimension).expand(net.members, -1, -1)
-        if torch.is_grad_enabled():
-            weight = net.first_weight[:, net.condition_dimension :]
-        else:
-            weight = self.weights.first
-        share = self.share
-        candidates = rows.shape[1] // share.shape[1]  # x for each condition
-        if candidates == 1 or share.shape[1] == 1:
-            return self._first_sums(rows, weight, share)
-        first = torch.bmm(rows, weight)
-        return (first.unflatten(1, (-1, candidates)) + share.unsqueeze(2)).flatten(1, 2)
-
-    def _joint_first_layer(self, x: Tensor) -> Tensor:
-        """Return the same as `_first_layer` where each x has a condition of its own.
-
-        One product of both, for a single evaluation: nothing of it can be used again.
-        """
-        net = self.network
-        return self._first_sums(self._pairs(x), net.first_weight, net.first_bias)
-
-    def _first_sums(self, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Return the layer's sums, in scratch memory unless a graph keeps them."""
-        like, width = self.network.workspace.like, weight.shape[-1]
-        out = None if torch.is_grad_enabled() else like("sum", 0, rows, width=width)
-        return torch.baddbmm(bias, rows, weight, out=out)
+    def _each(self, rows: Tensor) -> Tensor:
+        """Return the rows for every member."""
+        members = self.network.members
+        return rows if members == 1 else rows.expand(members, -1, -1)
 
     def _pairs(self, x: Tensor) -> Tensor:
-        """Return rows of (condition, x) for every member, `(members, rows, inputs)`."""
+        """Return rows of (condition, x), one condition for each x."""
         rows = x.reshape(-1, self.network.dimension)
-        if self.condition is not None:
-            rows = torch.cat([self.condition.reshape(len(rows), -1), rows], -1)
-        return rows.expand(self.network.members, -1, -1)
-
-    def _sums(self, x: Tensor) -> Tensor:
-        """Return the first layer's sums `(members, rows, hidden)`.
-
-        The share is worth computing from the second evaluation on.
-        """
-        once = self._paired(x) and not self._evaluated
-        self._evaluated = True
-        return self._joint_first_layer(x) if once else self._first_layer(x)
-
-    def _paired(self, x: Tensor) -> bool:
-        """Whether each x has a condition of its own, whose share is not known yet."""
         if self.condition is None:
-            return True
-        return self._share is None and self.condition.shape[:-1].numel() == x.shape[:-1].numel()
+            return rows
+        return torch.cat([self.condition.reshape(len(rows), -1), rows], -1)
 
-    def _last_hidden(self, first: Tensor, slope: Slope) -> Tensor:
-        """Return the last activations, computed in place: nothing else of the pass is kept."""
-        like = self.network.workspace.like
-        h = slope.in_place(first)
-        for layer, (weight, bias) in enumerate(self.weights.hidden, 1):
-            out = like("sum", layer, h, width=weight.shape[-1])
-            h = slope.in_place(torch.baddbmm(bias, h, weight, out=out))
-        return h
+    def _first_layer(self, x: Tensor, weights: Weights) -> Tensor:
+        """Return the first layer's sums `(rows, hidden)`, with a graph where one is asked for."""
+        constant = self.condition is not None and not (
+            self.condition.requires_grad or self.network.first_weight.requires_grad
+        )
+        share = self.share if constant else self._share(weights.first)
+        return shared_affine(self._each(x.reshape(-1, x.shape[-1])), weights.x, share)
 
-    def _hidden(self, first: Tensor, slope: Slope) -> tuple[list[Tensor], list[Tensor]]:
-        """Return what the slope of every activation follows from, and the activations.
+    def _first_sums(self, rows: Tensor, share: Tensor) -> Scratch:
+        """Return scratch memory with the first layer's sums in it, for the conditions' share."""
+        rows = self._each(rows)
+        scratch = self.network.workspace.of(rows, self.network.hidden)
+        shared_affine(rows, self.weights.x, share, out=scratch.sums[0])
+        return scratch
 
-        `(members, rows, width)` each; the same tensors where the slope follows from the output.
-        They live in the network's workspace, good until the next call: fresh tensors of this size
-        cost more in page faults and cache misses than the kernels that fill them.
-        """
-        like = self.network.workspace.like
-        h, slopes = slope.activate(first, self._spare(0, first, slope))
-        kept, outputs = [slopes], [h]
-        for layer, (weight, bias) in enumerate(self.weights.hidden, 1):
-            out = like("sum", layer, h, width=weight.shape[-1])
-            torch.baddbmm(bias, h, weight, out=out)
-            h, slopes = slope.activate(out, self._spare(layer, out, slope))
-            kept.append(slopes)
-            outputs.append(h)
-        return kept, outputs
+    def _parts(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the rows by as many as fit a core's cache, each part with its conditions' share."""
+        at_once, conditions = _CACHED // max(self.network.hidden), self.share.shape[-2]
+        if len(rows) <= at_once or rows.device.type != "cpu":
+            yield rows, self.share
+        elif conditions == 1:
+            for part in rows.split(at_once):
+                yield part, self.share
+        else:
+            together = len(rows) // conditions  # rows of one condition
+            step = max(1, at_once // together)
+            yield from zip(rows.split(step * together), self.share.split(step, -2), strict=True)
 
-    def _spare(self, layer: int, sums: Tensor, slope: Slope) -> Tensor:
-        return sums if slope.of_output else self.network.workspace.like("out", layer, sums)
+    def _mean(self, past: Pass, slope: Slope) -> tuple[Tensor, Tensor]:
+        """Return the members' mean energy `(rows, 1)` and its gradient `(rows, dimension)`."""
+        value, gradient = _descend(self.weights, past, slope)
+        if self.network.members == 1:
+            return value, gradient
+        return value.mean(0), gradient.mean(0)
 
-    def _member_gradients(self, x: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
-        """Return each member's energies `(members, *batch)` and gradients `(members, *x.shape)`."""
-        kept, outputs = self._hidden(self._sums(x), slope)
-        values = self._head(outputs[-1])  # (members, rows)
-        back = [self.network.workspace.like("back", k, sums) for k, sums in enumerate(kept[:-1])]
-        gradients = _descend(self.weights, kept, back, slope)
-        return values.view(-1, *x.shape[:-1]), gradients.view(-1, *x.shape)
-
-    def _worst(self, x: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
-        """Return the largest member's energy `(*batch,)` and its gradient, the shape of x.
+    def _worst(self, past: Pass, slope: Slope) -> tuple[Tensor, Tensor]:
+        """Return the largest member's energy `(rows, 1)` and its gradient `(rows, dimension)`.
 
         Only the member that is largest at a row is differentiated there. Finding its rows waits
         for the device: on an accelerator every member is differentiated instead.
         """
-        net = self.network
-        if x.device.type != "cpu" or net.members == 1:
-            values, gradients = self._member_gradients(x, slope)
-            value, worst = values.max(0)
-            return value, gradients.gather(0, worst[None, ..., None].expand(1, *x.shape)).squeeze(0)
-        kept, outputs = self._hidden(self._sums(x), slope)
-        value, worst = self._head(outputs[-1]).max(0)  # (rows,)
-        gradient = torch.empty_like(x).view(-1, net.dimension)
-        for i in range(net.members):
-            (rows,) = torch.where(worst == i)
-            own = [sums[i : i + 1].index_select(1, rows) for sums in kept]
-            part = _descend(self.weights.member(i), own, [None] * len(own), slope)
-            gradient.index_copy_(0, rows, part[0])
-        return value.view(x.shape[:-1]), gradient.view(x.shape)
-
-    def _head(self, h: Tensor) -> Tensor:
-        """Return the energies `(members, rows)` of the last activations."""
-        weights = self.weights
-        return torch.bmm(h, weights.head.mT).squeeze(-1).add_(weights.head_bias)
+        if past.outputs[-1].device.type != "cpu":
+            values, gradients = _descend(self.weights, past, slope)
+            value, worst = values.max(0, keepdim=True)
+            return value[0], gradients.gather(0, worst.expand(1, *gradients.shape[1:]))[0]
+        value, worst = affine(past.outputs[-1], self.weights.head).max(0)
+        gradient = value.new_empty(len(value), self.network.dimension)
+        for i, weights in enumerate(self.member_weights):
+            (rows,) = torch.where(worst.squeeze(-1) == i)
+            own = past.member(i, rows)
+            back = perceptron.descend(weights.head.weight.mT, weights.hidden, own, slope)
+            gradient.index_copy_(0, rows, product(back, weights.x.mT))
+        return value, gradient
 
 
-def _descend(
-    weights: Weights, kept: list[Tensor], back: Sequence[Tensor | None], slope: Slope
-) -> Tensor:
-    """Return the gradient at x, `(members, rows, dimension)`; the last of `kept` is overwritten.
-
-    `back` is memory for the gradients at the sums of the layers before.
-    """
-    upstream = slope.through(weights.head, kept[-1], kept[-1])
-    for layer in range(len(weights.hidden) - 1, -1, -1):
-        upstream = torch.bmm(upstream, weights.hidden[layer][0].mT, out=back[layer])
-        upstream = slope.through(upstream, kept[layer], upstream)
-    return torch.bmm(upstream, weights.first.mT)
+def _descend(weights: Weights, past: Pass, slope: Slope) -> tuple[Tensor, Tensor]:
+    """Return the energies `(rows, 1)` and gradients `(rows, dimension)`."""
+    value = affine(past.outputs[-1], weights.head)
+    back = perceptron.descend(weights.head.weight.mT, weights.hidden, past, slope)
+    return value, product(back, weights.x.mT)
 
 
 def in_order(parameters: nn.ParameterList) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor, nn
 class Slope(NamedTuple):
     """An activation and its derivative, both into given memory."""
 
-    # (sums, scratch) -> the activations and what is kept for the way back; both are overwritten
-    activate: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    # (sums, spare) -> what the slope follows from; the sums become the activations
+    activate: Callable[[Tensor, Tensor], Tensor]
     through: Callable[[Tensor, Tensor, Tensor], Tensor]  # (upstream, kept, out) -> upstream * slope
     in_place: Callable[[Tensor], Tensor]  # the activation alone
-    of_output: bool  # whether the slope follows from the activation: no scratch is needed
+    of_output: bool  # whether the slope follows from the activation: the spare is left alone
 
 
 def known_slope(activation: nn.Module, device: torch.device) -> Slope | None:
@@ -26,27 +27,32 @@ def known_slope(activation: nn.Module, device: torch.device) -> Slope | None:
     return _SLOPES.get(type(activation))
 
 
-def _relu(sums: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
-    return sums.clamp_(min=0), sums
+def _relu(sums: Tensor, spare: Tensor) -> Tensor:
+    return sums.clamp_(min=0)
 
 
 def _relu_slope(upstream: Tensor, output: Tensor, out: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward(upstream, output, 0, grad_input=out)
 
 
-def _silu(sums: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+def _silu(sums: Tensor, spare: Tensor) -> Tensor:
     """Keep the slope itself, `σ + h (1 - σ)` with `h = s σ`: cheaper than to compute σ again."""
-    sigmoid = torch.sigmoid(sums, out=scratch)
+    sigmoid = torch.sigmoid(sums, out=spare)
     output = sums.mul_(sigmoid)
-    return output, torch.lerp(output, output.new_ones(()), sigmoid, out=scratch)
+    return torch.lerp(output, _one(sums.dtype, sums.device), sigmoid, out=spare)
+
+
+@cache
+def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.ones((), dtype=dtype, device=device)
 
 
 def _silu_slope(upstream: Tensor, slope: Tensor, out: Tensor) -> Tensor:
     return torch.mul(upstream, slope, out=out)
 
 
-def _tanh(sums: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
-    return sums.tanh_(), sums
+def _tanh(sums: Tensor, spare: Tensor) -> Tensor:
+    return sums.tanh_()
 
 
 def _tanh_slope(upstream: Tensor, output: Tensor, out: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -13,21 +15,34 @@ def gradient_of(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
+class Scratch(NamedTuple):
+    """Two tensors for each hidden layer, `(*rows, width)`."""
+
+    sums: list[Tensor]
+    spare: list[Tensor]
+
+
 class Workspace:
-    """Scratch tensors that a network reuses from call to call, one for each name and shape."""
+    """Scratch memory that the networks of one shape reuse from call to call.
+
+    Fresh tensors of this size cost more in page faults and cache misses than the kernels that fill
+    them.
+    """
 
     def __init__(self) -> None:
-        self.buffers: dict[tuple, Tensor] = {}
+        self.scratch: dict[tuple, Scratch] = {}
 
-    def like(self, name: str, layer: int, tensor: Tensor, width: int | None = None) -> Tensor:
-        """Return scratch of the tensor's shape, with its last axis of `width` if given."""
-        shape = tensor.shape if width is None else (*tensor.shape[:-1], width)
-        key = (name, layer, shape, tensor.dtype, tensor.device)
-        if key not in self.buffers:
-            if len(self.buffers) >= 64:  # many batch sizes: keep the memory bounded
-                self.buffers.clear()
-            self.buffers[key] = tensor.new_empty(shape)
-        return self.buffers[key]
+    def of(self, rows: Tensor, widths: tuple[int, ...]) -> Scratch:
+        """Return the memory of a pass of `rows: (*rows, inputs)`, good until the next one."""
+        key = (rows.shape[:-1], rows.dtype, rows.device)
+        if key not in self.scratch:
+            if len(self.scratch) >= 16:  # many batch sizes: keep the memory bounded
+                self.scratch.clear()
+            sums, spare = (
+                [rows.new_empty(*rows.shape[:-1], width) for width in widths] for _ in range(2)
+            )
+            self.scratch[key] = Scratch(sums, spare)
+        return self.scratch[key]
 
     def __deepcopy__(self, memo: dict) -> Workspace:
         return Workspace()

@@ -58,13 +58,20 @@ def mixture() -> tuple[Energy, Callable[[], Energy], Tensor]:
     return energy, lambda: energy, torch.randn(32, 2, generator=generator(1))
 
 
+def crowd() -> tuple[Energy, Callable[[], Energy], Tensor]:
+    means = torch.randn(20, 6, generator=generator(2))
+    energy = GaussianMixture(means, 0.7)
+    return energy, lambda: energy, torch.randn(32, 6, generator=generator(1))
+
+
 def double_well() -> tuple[Energy, Callable[[], Energy], Tensor]:
     energy = FunctionEnergy(lambda x: (x.square() - 1).square().sum(-1))
     return energy, lambda: energy, torch.randn(32, 2, generator=generator(1))
 
 
 @pytest.mark.parametrize(
-    ("kernel", "problem"), [(ULA(), critic), (MALA(), mixture), (HMC(2), double_well)]
+    ("kernel", "problem"),
+    [(ULA(), critic), (MALA(), mixture), (ULA(), crowd), (HMC(2), double_well)],
 )
 def test_a_compiled_chain_is_the_eager_one(
     kernel: Kernel, problem: Problem, monkeypatch: pytest.MonkeyPatch
@@ -122,6 +129,18 @@ def test_a_compiled_path_and_its_last_step_are_the_eager_ones() -> None:
     assert_same(*ends)
     traces = [sampler.trace(energy, x, generator=generator()) for sampler in (eager, compiled)]
     assert torch.equal(traces[0].x, traces[1].x)
+
+
+def test_a_compiled_chain_under_autocast_is_the_eager_one_as_far_as_bfloat16_goes() -> None:
+    _, bind, x = critic()
+    eager, compiled = pair(ULA(), steps=3, step_size=0.05)
+    exact = eager.sample(bind(), x, generator=generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = eager.sample(bind(), x, generator=generator())
+        found = compiled.sample(bind(), x, generator=generator())
+    assert found.x.dtype == found.energy.dtype == torch.float32
+    assert_same(expected, found, 1e-2)
+    assert not torch.equal(expected.x, exact.x)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ LAYERS = [  # a room sees those before it, and in its own row unless the row say
         "networks",
         "paths",
         "repulsion",
+        "perceptron",
         "schedules",
         "slopes",
         "spaces",

@@ -10,6 +10,7 @@ import torch
 from problems import generator
 from torch import Tensor, nn
 
+from ebrl import networks
 from ebrl.energies import Gaussian
 from ebrl.networks import MLPEnergy
 
@@ -100,6 +101,21 @@ def test_analytic_gradients_are_those_of_autograd(
         torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), x)[0])
         assert not value.requires_grad
         assert not gradient.requires_grad
+
+
+@pytest.mark.parametrize("reduction", ["mean", "max"])
+@pytest.mark.parametrize("conditions", [1, 4, 24])
+@pytest.mark.parametrize("members", [1, 3])
+def test_rows_worked_through_in_parts_are_those_of_one_piece(
+    members: int, conditions: int, reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network(nn.SiLU, (6, 5), members=members)
+    x, condition = points(24, 2).view(conditions, -1, 2), points(conditions, 3)
+    whole = net.given(condition, reduction).value_and_gradient(x)
+    for rows in (1, 7, 12):  # a condition has 24, 6 or 1
+        monkeypatch.setattr(networks, "_CACHED", 6 * rows)
+        parts = net.given(condition, reduction).value_and_gradient(x)
+        torch.testing.assert_close(parts, whole)
 
 
 @every_activation
@@ -242,7 +258,7 @@ def test_memory_stays_bounded_over_many_batch_sizes() -> None:
     net = network(condition_dimension=0)
     for rows in range(1, 100):
         net.value_and_gradient(points(rows, 2))
-    assert len(net.workspace.buffers) <= 64
+    assert len(net.workspace.scratch) <= 16
 
 
 def test_copies_and_pickles_are_equal_and_apart() -> None:
@@ -250,7 +266,7 @@ def test_copies_and_pickles_are_equal_and_apart() -> None:
     value, gradient = net.given(condition).value_and_gradient(x)
     for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert twin.workspace is not net.workspace
-        assert not twin.workspace.buffers
+        assert not twin.workspace.scratch
         for one, other in zip(
             (value, gradient), twin.given(condition).value_and_gradient(x), strict=True
         ):

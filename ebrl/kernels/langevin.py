@@ -19,6 +19,7 @@ from ebrl.kernels.protocol import (
     Info,
     MetropolisNoise,
     choose,
+    compiles_by_coordinate,
     diverged,
     expect_event_shape,
     expect_uncoupled,
@@ -43,6 +44,10 @@ def langevin_proposal(
     spread = over_event((2 * step_size * temperature) ** 0.5, event_ndim)
     if preconditioner is not None:
         drift, spread = drift * preconditioner, spread * preconditioner.sqrt()
+    if compiles_by_coordinate(state.x, event_ndim):
+        parts = (state.x, drift * state.gradient, spread * normal)
+        coordinates = zip(*(part.unbind(-1) for part in parts), strict=True)
+        return torch.stack([x - down + out for x, down, out in coordinates]).movedim(0, -1)
     if isinstance(drift, Tensor) or isinstance(spread, Tensor):
         return state.x - drift * state.gradient + spread * normal
     return torch.add(state.x, state.gradient, alpha=-drift).add_(normal, alpha=spread)
@@ -78,7 +83,7 @@ class ULA:
         x = langevin_proposal(state, noise, step_size, temperature, scale)
         proposal = gradient_state(energy, x)
         lost = diverged(x, proposal.energy)
-        accepted = ~(lost | proposal.energy.isposinf())
+        accepted = torch.logical_or(lost, proposal.energy.isposinf()).logical_not_()
         return choose(accepted, proposal, state), Info(accepted.to(x.dtype), lost)
 
 

@@ -144,11 +144,25 @@ def diverged(x: Tensor, energy: Tensor) -> Tensor:
 
 def choose(accepted: Tensor, proposal: Any, current: Any) -> Any:
     """Return the proposal's state where accepted, `(*batch,)` bool, and the current elsewhere."""
-    fields = []
-    for new, old in zip(proposal, current, strict=True):
-        event = (1,) * (new.ndim - accepted.ndim)
-        fields.append(torch.where(accepted.reshape((*accepted.shape, *event)), new, old))
-    return type(current)(*fields)
+    fields = zip(proposal, current, strict=True)
+    return type(current)(*(_where(accepted, new, old) for new, old in fields))
+
+
+def _where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Return `new` where accepted, `(*batch,)` bool, and `old` elsewhere, `(*batch, *event)`."""
+    event_ndim = new.ndim - accepted.ndim
+    if compiles_by_coordinate(new, event_ndim):
+        new, old = new.movedim(-1, 0), old.movedim(-1, 0)
+        return torch.where(accepted, new, old).movedim(0, -1)
+    return torch.where(accepted.reshape(*accepted.shape, *(1,) * event_ndim), new, old)
+
+
+def compiles_by_coordinate(x: Tensor, event_ndim: int) -> bool:
+    """Whether a compiled step had better write `x: (*batch, *event)` with the chains last.
+
+    A few coordinates make too short a loop; one along the chains joins that of the energy.
+    """
+    return torch.compiler.is_compiling() and event_ndim == 1 and x.shape[-1] <= 4
 
 
 def metropolis(log_ratio: Tensor, lost: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
