@@ -352,14 +352,20 @@ def main() -> None:
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", *PEERS)),
     }
-    tables: dict[str, dict[str, dict]] = {str(threads): {} for threads in arguments.threads}
-    loads = facts["load average before each workload"] = []
+    tables: dict[str, dict[str, dict]] = {}
+    loads: dict[str, float] = {}
+    if arguments.out and arguments.out.exists():  # of workloads not measured now the figures stay
+        before = json.loads(arguments.out.read_text())
+        tables, loads = before["tables"], before["loads"]
     for threads, name in product(arguments.threads, arguments.workloads):
-        loads.append(os.getloadavg()[0])
-        tables[str(threads)] |= in_own_process(name, threads, arguments)
+        loads[f"{name}, {threads}"] = round(os.getloadavg()[0], 2)
+        table = tables.get(str(threads), {}) | in_own_process(name, threads, arguments)
+        names = sorted(table, key=lambda row: list(WORKLOADS).index(row.partition(":")[0]))
+        tables[str(threads)] = {row: table[row] for row in names}
+        facts["load average before each workload, threads"] = loads
         if arguments.out:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            found = {"facts": facts, "tables": tables}
+            found = {"facts": facts, "loads": loads, "tables": tables}
             arguments.out.write_text(json.dumps(found, indent=1) + "\n")
             arguments.out.with_suffix(".md").write_text(as_markdown(facts, tables))
     print(as_markdown(facts, tables))

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ebrl.energies import Energy
+from ebrl.slopes import Slope, known_slope
+from ebrl.workspace import Workspace
 
 
 class ImageEnergy(Energy):
@@ -68,14 +70,18 @@ class ImageEnergy(Energy):
             raise TypeError("this energy is conditional: call energy.given(sigma) first")
         return self.at(x, None)
 
-    def at(self, x: Tensor, sigma: Tensor | None) -> Tensor:
-        """Return the energy `(*batch,)` of x under noise `sigma: (*batch,)`, or under none."""
+    def images(self, x: Tensor) -> Tensor:
+        """Return x with one batch axis, or raise `ValueError` for what are no such images."""
         if x.ndim < 3 or x.shape[-3] != self.channels:
             raise ValueError(
                 f"expected x of shape (*batch, {self.channels}, height, width), "
                 f"got {tuple(x.shape)}"
             )
-        images = x.reshape(-1, *x.shape[-3:])
+        return x.reshape(-1, *x.shape[-3:])
+
+    def at(self, x: Tensor, sigma: Tensor | None) -> Tensor:
+        """Return the energy `(*batch,)` of x under noise `sigma: (*batch,)`, or under none."""
+        images = self.images(x)
         if sigma is None or self.features is None:
             return self.head(self.hidden(images, None)).sum((1, 2, 3)).view(x.shape[:-3])
         sigma = sigma.reshape(-1)
@@ -131,11 +137,43 @@ class ConvEnergy(ImageEnergy):
         )
         self.modulations = modulations(widths, widths[0] if noise_conditional else 0)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.workspace = Workspace()
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return value and gradient, without a noise level by hand where the slope is known."""
+        slope = known_slope(self.activation, x.device)
+        if torch.compiler.is_compiling() or self.takes_condition or slope is None:
+            return super().value_and_gradient(x)
+        with torch.no_grad():
+            value, gradient = self._value_and_gradient(self.images(x), slope)
+        return value.view(x.shape[:-3]), gradient.view(x.shape)
+
+    def _value_and_gradient(self, x: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
+        outputs, kept = [x], []
+        for k, layer in enumerate(self.layers):
+            sums = layer(outputs[-1])  # (n, width, …), the activations from the next line on
+            spare = sums if slope.of_output else self.workspace.like(sums, k)
+            kept.append(slope.activate(sums, spare))
+            outputs.append(sums)
+        value = self.head(outputs[-1]).sum((1, 2, 3))
+        back = slope.through(self.head.weight, kept[-1], kept[-1])
+        for k in range(len(kept) - 1, 0, -1):
+            back = _input_gradient(self.layers[k], outputs[k], back)
+            back = slope.through(back, kept[k - 1], back)
+        return value, _input_gradient(self.layers[0], x, back)
 
     def hidden(self, x: Tensor, features: Tensor | None) -> Tensor:
         for layer, modulation in zip(self.layers, self.modulations, strict=True):
             x = self.activation(modulate(layer(x), modulation, features))
         return x
+
+
+def _input_gradient(layer: nn.Module, x: Tensor, back: Tensor) -> Tensor:
+    """Return the gradient at a convolution's input x from that at its output."""
+    assert isinstance(layer, nn.Conv2d)
+    how = (layer.stride, layer.padding, layer.dilation, False, [0, 0], layer.groups)
+    wanted = [True, False, False]
+    return torch.ops.aten.convolution_backward(back, x, layer.weight, None, *how, wanted)[0]
 
 
 class ResNetEnergy(ImageEnergy):

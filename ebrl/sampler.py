@@ -53,9 +53,11 @@ class Sampler(nn.Module):
 
     With `compile` the steps run as compiled programs: ULA, MALA and HMC, in every space and along
     paths, give the chain of an eager sampler with the same generator, up to rounding. The first run
-    of each shape, length and kind of energy compiles for 5 to 60 s; numbers that an energy holds
-    outside of tensors are compiled in. Adapting and unrolling are refused; a `trace` and the step
-    that `gradient="last"` differentiates are eager.
+    of each shape, length and kind of energy compiles for 5 to 80 s; numbers that an energy holds
+    outside of tensors are compiled in. Under `torch.autocast` to bfloat16 a network's products are
+    rounded: faster where they are large, and the chain is one of the energy so rounded. Adapting
+    and unrolling are refused; a `trace` and the step that `gradient="last"` differentiates are
+    eager.
 
     Raises `ValueError` for steps or step sizes that are not positive, for negative temperatures and
     for a kernel that does not compile, `RuntimeError` where there is no C++ compiler.

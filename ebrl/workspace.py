@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,18 +31,28 @@ class Workspace:
     """
 
     def __init__(self) -> None:
-        self.scratch: dict[tuple, Scratch] = {}
+        self.scratch: dict[tuple, Any] = {}
 
     def of(self, rows: Tensor, widths: tuple[int, ...]) -> Scratch:
         """Return the memory of a pass of `rows: (*rows, inputs)`, good until the next one."""
-        key = (rows.shape[:-1], rows.dtype, rows.device)
+        batch = rows.shape[:-1]
+
+        def tensors() -> list[Tensor]:
+            return [rows.new_empty(*batch, width) for width in widths]
+
+        key = (batch, rows.dtype, rows.device)
+        return self._kept(key, lambda: Scratch(tensors(), tensors()))
+
+    def like(self, tensor: Tensor, layer: int) -> Tensor:
+        """Return a layer's memory of the shape and layout of `tensor`, good until its next use."""
+        key = (layer, tensor.shape, tensor.dtype, tensor.device)
+        return self._kept(key, lambda: torch.empty_like(tensor))
+
+    def _kept(self, key: tuple, make: Callable[[], Any]) -> Any:
         if key not in self.scratch:
             if len(self.scratch) >= 16:  # many batch sizes: keep the memory bounded
                 self.scratch.clear()
-            sums, spare = (
-                [rows.new_empty(*rows.shape[:-1], width) for width in widths] for _ in range(2)
-            )
-            self.scratch[key] = Scratch(sums, spare)
+            self.scratch[key] = make()
         return self.scratch[key]
 
     def __deepcopy__(self, memo: dict) -> Workspace:

@@ -57,6 +57,21 @@ def test_one_number_for_each_image_of_any_size(
     torch.testing.assert_close(slope, gradient.sum((-3, -2, -1)), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.ReLU, nn.Tanh, nn.Softplus])
+def test_gradients_by_hand_are_those_of_autograd(activation: type[nn.Module]) -> None:
+    energy, x = conv(activation=activation), images(3, 2)
+    for shift in (0.0, 0.5):  # the second call uses the first's memory again
+        at = (x + shift).requires_grad_()
+        value, gradient = energy.value_and_gradient(at)
+        torch.testing.assert_close(value, energy(at).detach())
+        torch.testing.assert_close(gradient, torch.autograd.grad(energy(at).sum(), at)[0])
+        assert not value.requires_grad
+        assert not gradient.requires_grad
+    first = gradient.clone()
+    energy.value_and_gradient(x)
+    assert torch.equal(gradient, first)
+
+
 @every_network
 def test_second_derivatives_exist(make: object) -> None:
     # Score matching differentiates the gradient by the weights: piecewise linear nets would fail.

@@ -154,7 +154,8 @@ def _where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
     if compiles_by_coordinate(new, event_ndim):
         new, old = new.movedim(-1, 0), old.movedim(-1, 0)
         return torch.where(accepted, new, old).movedim(0, -1)
-    return torch.where(accepted.reshape(*accepted.shape, *(1,) * event_ndim), new, old)
+    mask = accepted.reshape((*accepted.shape, *(1,) * event_ndim))
+    return torch.where(mask, new, old)
 
 
 def compiles_by_coordinate(x: Tensor, event_ndim: int) -> bool:
