@@ -288,7 +288,8 @@ class _Run:
 
     def report(self) -> ChainInfo:
         acceptance = self.acceptance / max(self.steps, 1)
-        return ChainInfo(acceptance, self.diverged, torch.as_tensor(self.step_size).clone())
+        step_size = torch.as_tensor(self.step_size, dtype=acceptance.dtype).clone()
+        return ChainInfo(acceptance, self.diverged, step_size)
 
 
 def _joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:
