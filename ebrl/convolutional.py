@@ -149,6 +149,7 @@ class ConvEnergy(ImageEnergy):
         return value.view(x.shape[:-3]), gradient.view(x.shape)
 
     def _value_and_gradient(self, x: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
+        """Return energies `(n,)` and gradients, the shape of `x: (n, channels, height, width)`."""
         outputs, kept = [x], []
         for k, layer in enumerate(self.layers):
             sums = layer(outputs[-1])  # (n, width, …), the activations from the next line on

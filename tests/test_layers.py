@@ -23,6 +23,7 @@ LAYERS = [  # a room sees those before it, and in its own row unless the row say
         "paths",
         "repulsion",
         "perceptron",
+        "quadrature",
         "schedules",
         "slopes",
         "spaces",

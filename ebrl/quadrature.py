@@ -1,0 +1,55 @@
+"""Densities on an interval as tables: their normalizer, moments and draws, to float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Quadrature(NamedTuple):
+    """A density on an interval, tabulated so finely that nothing of float32 is lost."""
+
+    nodes: Tensor  # (points,)
+    cumulative: Tensor  # (points,), the distribution function
+    density: Tensor  # (points,)
+    log_normalizer: float
+
+    @classmethod
+    def over(
+        cls,
+        low: float,
+        high: float,
+        log_density: Callable[[Tensor], Tensor],
+        points: int = 2**15,
+    ) -> Quadrature:
+        """Tabulate `exp(log_density)` by the trapezoidal rule.
+
+        For smooth densities that vanish at the ends its error falls faster than any power of the
+        spacing; elsewhere as its square.
+        """
+        nodes = torch.linspace(low, high, points, dtype=torch.float64)
+        log_values = log_density(nodes)
+        highest = log_values.max()
+        values = (log_values - highest).exp()
+        cumulative = torch.cat([values.new_zeros(1), torch.cumulative_trapezoid(values, nodes)])
+        total = cumulative[-1]
+        log_normalizer = float(highest + total.log())
+        return cls(nodes, cumulative / total, values / total, log_normalizer)
+
+    def moment(self, function: Callable[[Tensor], Tensor]) -> float:
+        return float(torch.trapezoid(function(self.nodes) * self.density, self.nodes))
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw by inversion, linear between the nodes."""
+        nodes, cumulative = self.nodes.to(generator.device), self.cumulative.to(generator.device)
+        uniform = torch.rand(
+            shape, generator=generator, device=generator.device, dtype=torch.float64
+        )
+        right = torch.searchsorted(cumulative, uniform, right=True).clamp(1, len(nodes) - 1)
+        left = right - 1
+        rise = (cumulative[right] - cumulative[left]).clamp_min(torch.finfo(torch.float64).tiny)
+        x = torch.lerp(nodes[left], nodes[right], (uniform - cumulative[left]) / rise)
+        return x.to(torch.get_default_dtype())
