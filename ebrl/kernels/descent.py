@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, over_event
-from ebrl.kernels.protocol import Info, choose, diverged
+from ebrl.kernels.protocol import Info, unadjusted
 
 
 class DescentState(NamedTuple):
@@ -51,10 +51,5 @@ class GradientDescent:
         velocity = self.momentum * state.velocity - eta * state.gradient
         x = state.x + velocity
         value, gradient = energy.value_and_gradient(x)
-        lost = diverged(x, value)
-        accepted = ~(lost | value.isposinf())
-        stopped = DescentState(
-            state.x, state.energy, state.gradient, torch.zeros_like(state.velocity)
-        )
-        moved = DescentState(x, value, gradient, velocity)
-        return choose(accepted, moved, stopped), Info(accepted.to(x.dtype), lost)
+        stopped = state._replace(velocity=torch.zeros_like(velocity))
+        return unadjusted(DescentState(x, value, gradient, velocity), stopped)

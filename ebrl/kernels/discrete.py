@@ -17,11 +17,10 @@ from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.protocol import (
     GradientState,
     Info,
-    choose,
-    diverged,
     expect_positive,
     gradient_state,
     metropolis,
+    unadjusted,
     uniform_like,
 )
 
@@ -70,9 +69,7 @@ class GibbsWithGradients:
             + torch.gather(backward, -1, site * categories + before).squeeze(-1)
             - torch.gather(forward, -1, change).squeeze(-1)
         )
-        lost = diverged(x, proposal.energy)
-        acceptance, accepted = metropolis(log_ratio, lost, noise.uniform)
-        return choose(accepted, proposal, state), Info(acceptance, lost)
+        return metropolis(proposal, state, log_ratio, noise.uniform)
 
 
 class DULA:
@@ -101,9 +98,7 @@ class DULA:
         temperature: Number,
     ) -> tuple[GradientState, Info]:
         proposal = gradient_state(energy, _langevin_choice(state, noise, step_size, temperature))
-        lost = diverged(proposal.x, proposal.energy)
-        accepted = ~(lost | proposal.energy.isposinf())
-        return choose(accepted, proposal, state), Info(accepted.to(proposal.x.dtype), lost)
+        return unadjusted(proposal, state)
 
 
 class DMALA:
@@ -135,9 +130,7 @@ class DMALA:
             + _langevin_log_probability(proposal, state.x, step_size, temperature)
             - _langevin_log_probability(state, x, step_size, temperature)
         )
-        lost = diverged(x, proposal.energy)
-        acceptance, accepted = metropolis(log_ratio, lost, noise.uniform)
-        return choose(accepted, proposal, state), Info(acceptance, lost)
+        return metropolis(proposal, state, log_ratio, noise.uniform)
 
 
 def expect_one_hot(energy: Energy) -> Energy:

@@ -20,8 +20,6 @@ from ebrl.kernels.protocol import (
     GradientState,
     Info,
     MetropolisNoise,
-    choose,
-    diverged,
     expect_event_shape,
     expect_uncoupled,
     gradient_state,
@@ -29,6 +27,7 @@ from ebrl.kernels.protocol import (
     metropolis_noise,
     normal_like,
     positive_diagonal,
+    unadjusted,
 )
 
 
@@ -95,9 +94,7 @@ class HMC:
         for _ in range(self.leapfrogs):
             end, velocity = leapfrog(energy, end, velocity, length, mass)
         gained = end.energy + kinetic_energy(velocity, mass, batch_ndim) - before
-        lost = diverged(end.x, end.energy)
-        acceptance, accepted = metropolis(-gained / temperature, lost, noise.uniform)
-        return choose(accepted, end, state), Info(acceptance, lost)
+        return metropolis(end, state, -gained / temperature, noise.uniform)
 
 
 class VelocityState(NamedTuple):
@@ -151,9 +148,8 @@ class GHMC:
         for _ in range(self.leapfrogs):
             end, velocity = leapfrog(energy, end, velocity, length, mass)
         gained = end.energy + kinetic_energy(velocity, mass, batch_ndim) - before
-        lost = diverged(end.x, end.energy)
-        acceptance, accepted = metropolis(-gained / temperature, lost, noise.uniform)
-        return _moved_or_turned(accepted, end, velocity, state), Info(acceptance, lost)
+        proposal = VelocityState(*end, velocity, state.moving)
+        return metropolis(proposal, _turned(state), -gained / temperature, noise.uniform)
 
 
 class Underdamped:
@@ -193,10 +189,7 @@ class Underdamped:
         thermal = thermal_velocity(noise, temperature, mass, batch_ndim)
         state = _refreshed(state, thermal, self.friction * step_size)
         end, velocity = leapfrog(energy, GradientState(*state[:3]), state.velocity, length, mass)
-        lost = diverged(end.x, end.energy)
-        accepted = ~(lost | end.energy.isposinf())
-        report = Info(accepted.to(end.x.dtype), lost)
-        return _moved_or_turned(accepted, end, velocity, state), report
+        return unadjusted(VelocityState(*end, velocity, state.moving), _turned(state))
 
 
 def _at_rest(energy: Energy, x: Tensor) -> VelocityState:
@@ -214,13 +207,9 @@ def _refreshed(state: VelocityState, thermal: Tensor, friction: Number) -> Veloc
     return state._replace(velocity=velocity, moving=torch.ones_like(state.moving))
 
 
-def _moved_or_turned(
-    accepted: Tensor, end: GradientState, velocity: Tensor, state: VelocityState
-) -> VelocityState:
-    """Return the end where accepted, elsewhere the state with its velocity turned round."""
-    turned = state._replace(velocity=-state.velocity)
-    moved: VelocityState = choose(accepted, VelocityState(*end, velocity, state.moving), turned)
-    return moved
+def _turned(state: VelocityState) -> VelocityState:
+    """Return the state with its velocity turned round, as a chain goes on that was rejected."""
+    return state._replace(velocity=-state.velocity)
 
 
 def _expect_leapfrogs(leapfrogs: int) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 from ebrl.energies import Energy, Number
 from ebrl.kernels.protocol import (
     Info,
-    choose,
     diverged,
     expect_positive,
     expect_uncoupled,
@@ -150,9 +149,8 @@ class IndependenceMetropolis:
         expect_positive(temperature)
         candidate = self.start(energy, noise.candidates.squeeze(state.energy.ndim))
         here, _ = log_importance(state, temperature)
-        there, lost = log_importance(candidate, temperature)
-        acceptance, accepted = metropolis(there - here, lost, noise.uniform)
-        return choose(accepted, candidate, state), Info(acceptance, lost)
+        there, _ = log_importance(candidate, temperature)
+        return metropolis(candidate, state, there - here, noise.uniform)
 
 
 def importance_state(energy: Energy, x: Tensor, proposal: Proposal) -> ImportanceState:

@@ -18,9 +18,7 @@ from ebrl.kernels.protocol import (
     GradientState,
     Info,
     MetropolisNoise,
-    choose,
     compiles_by_coordinate,
-    diverged,
     expect_event_shape,
     expect_uncoupled,
     gradient_state,
@@ -28,6 +26,7 @@ from ebrl.kernels.protocol import (
     metropolis_noise,
     normal_like,
     positive_diagonal,
+    unadjusted,
 )
 
 
@@ -81,10 +80,7 @@ class ULA:
     ) -> tuple[GradientState, Info]:
         scale = None if self.preconditioner is None else self.preconditioner.to(state.x)
         x = langevin_proposal(state, noise, step_size, temperature, scale)
-        proposal = gradient_state(energy, x)
-        lost = diverged(x, proposal.energy)
-        accepted = torch.logical_or(lost, proposal.energy.isposinf()).logical_not_()
-        return choose(accepted, proposal, state), Info(accepted.to(x.dtype), lost)
+        return unadjusted(gradient_state(energy, x), state)
 
 
 class MALA:
@@ -129,6 +125,4 @@ class MALA:
             back = (state.x - x) / scale + drift * proposal.gradient
             backward = (scale * back.square()).sum(event_axes)
         fallen = state.energy - proposal.energy - backward / (4 * step_size)
-        lost = diverged(x, proposal.energy)
-        acceptance, accepted = metropolis(fallen / temperature + forward, lost, noise.uniform)
-        return choose(accepted, proposal, state), Info(acceptance, lost)
+        return metropolis(proposal, state, fallen / temperature + forward, noise.uniform)

@@ -136,10 +136,14 @@ def diverged(x: Tensor, energy: Tensor) -> Tensor:
 
     An energy of +inf at a finite x is a wall, density zero: rejected, but no divergence.
     """
+    return (_at_a_place(x, energy) > -torch.inf).logical_not_()
+
+
+def _at_a_place(x: Tensor, energy: Tensor) -> Tensor:
+    """Return the energy where x is finite, and elsewhere NaN."""
     event_axes = tuple(range(energy.ndim, x.ndim))
     place = x.sum(event_axes, dtype=energy.dtype) if event_axes else x
-    probe = torch.add(energy, place, alpha=0)  # 0 times infinity is NaN
-    return (probe > -torch.inf).logical_not_()
+    return torch.add(energy, place, alpha=0)  # 0 times infinity is NaN
 
 
 def choose(accepted: Tensor, proposal: Any, current: Any) -> Any:
@@ -154,7 +158,7 @@ def _where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
     if compiles_by_coordinate(new, event_ndim):
         new, old = new.movedim(-1, 0), old.movedim(-1, 0)
         return torch.where(accepted, new, old).movedim(0, -1)
-    mask = accepted.reshape((*accepted.shape, *(1,) * event_ndim))
+    mask = accepted.reshape((*accepted.shape, *(1,) * event_ndim)) if event_ndim else accepted
     return torch.where(mask, new, old)
 
 
@@ -166,7 +170,25 @@ def compiles_by_coordinate(x: Tensor, event_ndim: int) -> bool:
     return torch.compiler.is_compiling() and event_ndim == 1 and x.shape[-1] <= 4
 
 
-def metropolis(log_ratio: Tensor, lost: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def unadjusted(proposal: State, current: State) -> tuple[State, Info]:
+    """End a step without a test: the proposal is taken where its energy is finite."""
+    probe = _at_a_place(proposal.x, proposal.energy)
+    accepted, lost = probe.abs() < torch.inf, (probe > -torch.inf).logical_not_()
+    state: State = choose(accepted, proposal, current)
+    return state, Info(accepted.to(probe.dtype), lost)
+
+
+def metropolis(
+    proposal: State, current: State, log_ratio: Tensor, uniform: Tensor
+) -> tuple[State, Info]:
+    """End a step with a test: the proposal is taken with probability `min(1, exp(log_ratio))`."""
+    lost = diverged(proposal.x, proposal.energy)
+    acceptance, accepted = metropolis_test(log_ratio, lost, uniform)
+    state: State = choose(accepted, proposal, current)
+    return state, Info(acceptance, lost)
+
+
+def metropolis_test(log_ratio: Tensor, lost: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Return the acceptance probability `min(1, exp(log_ratio))` and the decisions.
 
     What is lost (an energy of -inf would always win) and a log ratio of NaN (+inf minus +inf) are

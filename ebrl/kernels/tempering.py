@@ -16,7 +16,7 @@ from ebrl.kernels.protocol import (
     Kernel,
     expect_positive,
     expect_uncoupled,
-    metropolis,
+    metropolis_test,
     uniform_like,
 )
 
@@ -119,7 +119,7 @@ def exchanged(replicas: HasPosition, temperatures: Tensor, uniform: Tensor) -> t
     order = rungs.expand(temperatures.shape)
     for parity in (0, 1):  # of one parity, no two pairs share a replica
         waits = (rungs[:-1] % 2 != parity).expand(uniform.shape)
-        acceptance, accepted = metropolis(colder * energy.diff().neg(), waits, uniform)
+        acceptance, accepted = metropolis_test(colder * energy.diff().neg(), waits, uniform)
         swaps = swaps + acceptance
         swapped = accepted.long()
         partner = rungs + torch.nn.functional.pad(swapped, (0, 1))
