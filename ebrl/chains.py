@@ -27,11 +27,12 @@ class Chains(nn.Module):
     """`size` chains that start, and start again, from the reference distribution of `space`.
 
     Each draw restarts each chain that it draws with probability `restart` (Du and Mordatch 2019:
-    .05), and starts those that were never drawn. A chain keeps the condition that it started
-    under until it restarts; then it takes the one that came with that draw. The chains live where
-    the first generator is, have the type of the store (`chains.double()`) and are in `state_dict`.
-    No draw waits for the host. Raises `ValueError` for fewer than one chain and for a restart that
-    is no probability.
+    .05), and starts those that were never drawn. A restart finds modes that were lost, and pulls
+    the weights of all towards the reference's: 0 where the kernel jumps between them itself. A
+    chain keeps the condition that it started under until it restarts; then it takes the one that
+    came with that draw. The chains live where the first generator is, have the type of the store
+    (`chains.double()`) and are in `state_dict`. No draw waits for the host. Raises `ValueError` for
+    fewer than one chain and for a restart that is no probability.
     """
 
     positions: Tensor  # (size, *event), (0,) before the first draw

@@ -10,7 +10,7 @@ import torch
 from problems import generator
 from torch import Tensor, nn
 
-from ebrl import Chains, Energy, Gaussian, Sampler, networks, objectives
+from ebrl import Chains, Energy, Gaussian, Mixture, Sampler, networks, objectives
 from ebrl.kernels import MALA, ULA
 from ebrl.objectives import (
     ContrastiveDivergence,
@@ -210,6 +210,19 @@ def test_the_default_follows_the_acceptance() -> None:
     assert {"adaptation" in key for key in objective.state_dict()} == {True, False}
     assert loss.requires_grad
     assert not any(value.requires_grad for value in metrics.values())
+
+
+def test_the_chains_of_the_default_settle_at_the_weights_of_uneven_modes() -> None:
+    """Restarts would hold the share at .75."""
+    right, left = (Gaussian(torch.tensor([at, 0.0]), 0.4, 2) for at in (2.0, -2.0))
+    energy, n = Mixture([right, left], [0.8, 0.2]), 2_000
+    objective = objectives.persistent(Box(-5 * torch.ones(2), 5 * torch.ones(2)), chains=n)
+    stream, shares = generator(), []
+    for _ in range(60):
+        objective(energy, torch.zeros(n, 2), generator=stream)
+        shares.append((objective.chains.positions[:, 0] > 0).float().mean())
+    share = float(torch.stack(shares[-20:]).mean())
+    assert abs(share - 0.8) < 4 * (0.8 * 0.2 / n) ** 0.5, share
 
 
 def test_an_energy_penalty_is_the_mean_square_of_both_energies() -> None:

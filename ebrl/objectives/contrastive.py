@@ -59,18 +59,22 @@ class ContrastiveDivergence(nn.Module):
         return contrast(data, model(samples.x), samples.info, self.energy_penalty)
 
 
-def persistent(space: Space, chains: int = 10_000, moves: int = 5) -> ContrastiveDivergence:
+def persistent(
+    space: Space, chains: int = 10_000, moves: int = 5, restart: float = 0.0
+) -> ContrastiveDivergence:
     """Return the default PCD: each of `moves` is a jump of the chain and four steps of MALA.
 
     The step size follows the acceptance. A jump proposes a draw of the space's reference,
     `IndependenceMetropolis`: it moves mass between modes that no gradient connects. Without it the
     chains cannot answer when one mode's energy drifts from another's, and in the end it runs away.
-    In many dimensions no jump is accepted, and the chains are those of MALA alone.
+    It is a restart with a test; `restart` is the probability of one without, which pulls the
+    weights of modes towards the reference's. In many dimensions no jump is accepted, and the chains
+    are those of MALA alone: there, and where conditions keep changing, `restart` has its use.
     """
     jump = IndependenceMetropolis(ReferenceProposal(space))
     kernel = Cycle([jump, MALA(), MALA(), MALA(), MALA()])
     sampler = Sampler(kernel, space, steps=moves, step_size=0.05, adaptation=DualAveraging())
-    return ContrastiveDivergence(sampler, Chains(chains, space))
+    return ContrastiveDivergence(sampler, Chains(chains, space, restart))
 
 
 class ImprovedContrastiveDivergence(nn.Module):
