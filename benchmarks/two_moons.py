@@ -7,8 +7,8 @@
 scikit-learn's `make_moons` with noise .1, standardised. `modes`: Gaussians of deviation .4 at
 (±2, 0), the right one with .8 of the mass. The excess is KL(truth | model) in nats, integrated on
 a grid: it has no sampling noise. `share` is the model's mass at x > 0. Each figure is given for the
-last weights and for their running mean (EMA .99), a seed each. Prints the tables and writes them
-as OUT.md, every run as OUT.json.
+last weights and for their running mean (EMA .99), a seed each; what diverges, `fit` stops. Prints
+the tables and writes them as OUT.md, every run as OUT.json.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ import torch
 from torch import Tensor, nn
 
 from ebrl import Chains, DualAveraging, Sampler, objectives
+from ebrl.diagnostics import DivergedError
 from ebrl.energies import Energy, Gaussian, Mixture
 from ebrl.kernels import MALA
 from ebrl.networks import MLPEnergy
 from ebrl.objectives import ContrastiveDivergence, NormalNoise, Objective
+from ebrl.objectives.protocol import Loss
 from ebrl.spaces import Box
 from ebrl.training import fit
 
@@ -48,6 +50,31 @@ def adaptive(steps: int) -> Sampler:
     return Sampler(MALA(), SQUARE, steps=steps, step_size=0.05, adaptation=DualAveraging())
 
 
+def recovery(sigma: float) -> Objective:
+    sampler = Sampler(MALA(), steps=20, adaptation=DualAveraging())
+    return objectives.RecoveryLikelihood(sampler, [0.0, sigma])
+
+
+class Likelihood(nn.Module):
+    """Maximum likelihood itself, its integral a sum on a grid: what chains stand in for."""
+
+    def __init__(self, cell: float = 2 * CELL):
+        super().__init__()
+        axis = torch.arange(-EXTENT + cell / 2, EXTENT, cell)
+        self.points, self.log_area = torch.cartesian_prod(axis, axis), 2 * math.log(cell)
+
+    def forward(
+        self,
+        energy: Energy,
+        x: Tensor,
+        condition: Tensor | None = None,
+        *,
+        generator: torch.Generator,
+    ) -> Loss:
+        log_normalizer = torch.logsumexp(-energy(self.points), 0) + self.log_area
+        return Loss(energy(x).mean() + log_normalizer, {})
+
+
 # What each objective is built from: the data, for those whose noise or chains follow them.
 OBJECTIVES: dict[str, Callable[[Tensor], Objective]] = {
     "EnergyDiscrepancy(.25)": lambda data: objectives.EnergyDiscrepancy(0.25, 16),
@@ -60,15 +87,15 @@ OBJECTIVES: dict[str, Callable[[Tensor], Objective]] = {
     "DenoisingScoreMatching(.1)": lambda data: objectives.DenoisingScoreMatching(0.1),
     "SlicedScoreMatching": lambda data: objectives.SlicedScoreMatching(),
     "ExactScoreMatching": lambda data: objectives.ExactScoreMatching(),
+    "Likelihood, on a grid": lambda data: Likelihood(),
     "CD-20": lambda data: ContrastiveDivergence(adaptive(20)),
     "PCD, the default": lambda data: objectives.persistent(SQUARE),
     "PCD, MALA alone": lambda data: ContrastiveDivergence(adaptive(20), Chains(10_000, SQUARE)),
     "ImprovedContrastiveDivergence": lambda data: objectives.ImprovedContrastiveDivergence(
         adaptive(20), Chains(10_000, SQUARE)
     ),
-    "RecoveryLikelihood(1)": lambda data: objectives.RecoveryLikelihood(
-        Sampler(MALA(), steps=20, adaptation=DualAveraging()), [0.0, 1.0]
-    ),
+    "RecoveryLikelihood(.3)": lambda data: recovery(0.3),
+    "RecoveryLikelihood(1)": lambda data: recovery(1.0),
     "LearnedGenerator": lambda data: objectives.LearnedGenerator(
         nn.Sequential(
             nn.Linear(2, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 2)
@@ -185,15 +212,18 @@ def measure(name: str, problem: str, seed: int, steps: int = STEPS) -> dict[str,
     data = PROBLEMS[problem].sample(DATA, torch.Generator().manual_seed(1_000 + seed))
     start = time.perf_counter()
     torch.manual_seed(seed)  # of the generator's weights
-    last, mean = train(OBJECTIVES[name](data), data, seed, steps)
-    seconds = time.perf_counter() - start
+    try:
+        weights = train(OBJECTIVES[name](data), data, seed, steps)
+        fits = [evaluate(energy, problem)._asdict() for energy in weights]
+    except DivergedError as error:
+        print(f"{name}: {error}")
+        fits = [None, None]
     return {
         "objective": name,
         "problem": problem,
         "seed": seed,
-        "seconds": round(seconds, 1),
-        "last": evaluate(last, problem)._asdict(),
-        "mean": evaluate(mean, problem)._asdict(),
+        "seconds": round(time.perf_counter() - start, 1),
+        **dict(zip(("last", "mean"), fits, strict=True)),
     }
 
 
@@ -226,6 +256,10 @@ def save(record: dict[str, Any], path: Path) -> None:
     os.replace(temporary, path)
 
 
+def shown(fit: dict[str, float] | None, figure: str) -> str:
+    return "diverged" if fit is None else f"{fit[figure]:.3f}"
+
+
 def table(runs: list[dict[str, Any]], problem: str) -> str:
     """Return one line an objective, seeds side by side."""
     entropy, finer = truth(problem).entropy, truth(problem, CELL / 2).entropy
@@ -240,7 +274,7 @@ def table(runs: list[dict[str, Any]], problem: str) -> str:
         rows.sort(key=lambda run: run["seed"])
         if rows:
             cells = [
-                " / ".join(f"{row[which][figure]:.3f}" for row in rows)
+                " / ".join(shown(row[which], figure) for row in rows)
                 for figure in Fit._fields
                 for which in ("last", "mean")
             ]

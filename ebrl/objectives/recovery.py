@@ -24,9 +24,10 @@ class RecoveryLikelihood(nn.Module):
 
         p(x | y) ∝ exp(-E(x given σ_t) - |y - x|² / 2s²),    s² = σ_{t+1}² - σ_t²,
 
-    which is near a Gaussian when s is small, so that short chains suffice. Noise is added and
-    nothing shrunk (the paper shrinks too, which is the same up to units). The sampler moves
-    `u = (x - y)/s` from 0: one step size serves all levels.
+    which is near a Gaussian when s is small, so that short chains suffice. Where s is as wide as
+    what separates the data's parts they do not, and the energy runs away from them: add levels.
+    Noise is added and nothing shrunk (the paper shrinks too, which is the same up to units). The
+    sampler moves `u = (x - y)/s` from 0: one step size serves all levels.
 
     `sigmas` ascend. The energy is given σ_t as the last feature of its condition, `(batch, 1)` if
     there is no other; one that takes no condition serves two sigmas, one level. Mass that is
