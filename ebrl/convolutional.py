@@ -161,7 +161,7 @@ class ConvEnergy(ImageEnergy):
         for k in range(len(kept) - 1, 0, -1):
             back = _input_gradient(self.layers[k], outputs[k], back)
             back = slope.through(back, kept[k - 1], back)
-        return value, _image_gradient(self.layers[0].weight, back)
+        return value, _image_gradient(self.layers[0], back)
 
     def hidden(self, x: Tensor, features: Tensor | None) -> Tensor:
         for layer, modulation in zip(self.layers, self.modulations, strict=True):
@@ -169,13 +169,15 @@ class ConvEnergy(ImageEnergy):
         return x
 
 
-def _image_gradient(weight: Tensor, back: Tensor) -> Tensor:
+def _image_gradient(layer: nn.Module, back: Tensor) -> Tensor:
     """Return the gradient `(n, channels, height, width)` at the first convolution's input.
 
     By a product and one shifted sum for each of the kernel's taps, for a convolution of stride 1
     that keeps the size: of few channels, as images have, the library's backward is several times as
-    slow. `weight` is `(width, channels, 3, 3)` and `back` `(n, width, height, width)`.
+    slow. `back` is `(n, width, height, width)`.
     """
+    assert isinstance(layer, nn.Conv2d)
+    weight = layer.weight  # (width, channels, 3, 3)
     n, width, *size = back.shape
     rows = back.permute(0, 2, 3, 1).reshape(-1, width)  # a view of what is channels last
     taps = torch.mm(weight.permute(1, 2, 3, 0).reshape(-1, width), rows.mT)
