@@ -50,6 +50,10 @@ def adaptive(steps: int) -> Sampler:
     return Sampler(MALA(), SQUARE, steps=steps, step_size=0.05, adaptation=DualAveraging())
 
 
+def improved(kl: float) -> Objective:
+    return objectives.ImprovedContrastiveDivergence(adaptive(20), Chains(10_000, SQUARE), kl=kl)
+
+
 def recovery(sigma: float) -> Objective:
     sampler = Sampler(MALA(), steps=20, adaptation=DualAveraging())
     return objectives.RecoveryLikelihood(sampler, [0.0, sigma])
@@ -91,9 +95,8 @@ OBJECTIVES: dict[str, Callable[[Tensor], Objective]] = {
     "CD-20": lambda data: ContrastiveDivergence(adaptive(20)),
     "PCD, the default": lambda data: objectives.persistent(SQUARE),
     "PCD, MALA alone": lambda data: ContrastiveDivergence(adaptive(20), Chains(10_000, SQUARE)),
-    "ImprovedContrastiveDivergence": lambda data: objectives.ImprovedContrastiveDivergence(
-        adaptive(20), Chains(10_000, SQUARE)
-    ),
+    "ImprovedContrastiveDivergence": lambda data: improved(1.0),
+    "ImprovedContrastiveDivergence(kl=.1)": lambda data: improved(0.1),
     "RecoveryLikelihood(.3)": lambda data: recovery(0.3),
     "RecoveryLikelihood(1)": lambda data: recovery(1.0),
     "LearnedGenerator": lambda data: objectives.LearnedGenerator(

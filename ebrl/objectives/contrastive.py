@@ -84,8 +84,8 @@ class ImprovedContrastiveDivergence(nn.Module):
     samples, differentiated through the sampler's last step or all of them (`gradient`) with the
     energy itself held fixed. Its entropy is that of near neighbours in the batch, weighed by
     `entropy`: 1 makes it the divergence, 0 leaves the energy alone, which draws samples together.
-    The term is noise where the chains are good: on two moons `kl=1` leaves .61 nats to learn in the
-    steps in which persistent chains alone leave .25, and `kl=.1` as much as those.
+    The term can cost more than it mends: see the two moons of `benchmarks/two_moons.py`, where
+    `kl=1` leaves the model too broad and persistent chains alone do as well as `kl=.1`.
     """
 
     def __init__(
