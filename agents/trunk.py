@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ebrl import perceptron
-from ebrl.perceptron import Layer, accumulate, add_gradient, affine, product
+from ebrl.perceptron import Layer, add_gradient, affine, product, run
 from ebrl.slopes import Slope
 from ebrl.workspace import Workspace, gradient_of
 
@@ -30,7 +30,8 @@ def forward(
         return Pass(features, None, affine(features, last))
     scratch = workspace.of(features, tuple(len(layer.bias) for layer in hidden))
     affine(features, hidden[0], out=scratch.sums[0])
-    past = perceptron.forward(hidden[1:], slope, scratch)
+    past = perceptron.memory(scratch, slope)
+    run(perceptron.way_up(hidden[1:], slope, scratch))
     return Pass(features, past, affine(past.outputs[-1], last))
 
 
@@ -44,7 +45,9 @@ def backward(layers: Sequence[nn.Linear], slope: Slope, past: Pass, gradient: Te
         add_gradient(gradients[-1], past.hidden.outputs[-1], gradient)
         between = [Layer(layer.weight.t(), layer.bias) for layer in layers[1:-1]]
         back = product(gradient, layers[-1].weight, out=past.hidden.free[-1])
-        gradient = accumulate(back, between, gradients[1:-1], past.hidden, slope)
+        hidden = past.hidden
+        calls, gradient = perceptron.way_down(back, between, slope, hidden, gradients[1:-1])
+        run(calls)
     add_gradient(gradients[0], past.features, gradient)
     if past.features.requires_grad:
         past.features.backward(gradient @ layers[0].weight)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ebrl import perceptron
 from ebrl.energies import Energy
 from ebrl.perceptron import (
     Layer,
-    Pass,
-    accumulate,
+    Program,
+    Weights,
+    activations,
     add_gradient,
     affine,
+    memory,
     product,
+    run,
     shared_affine,
+    way_down,
+    way_up,
 )
 from ebrl.slopes import Slope, known_slope
 from ebrl.workspace import Scratch, Workspace, gradient_of
@@ -98,22 +102,6 @@ class MLPEnergy(Energy):
         return BoundMLP(self, None, "mean")
 
 
-class Weights(NamedTuple):
-    """The weights as views: of one member as matrices, of several with the members in front."""
-
-    first: Layer  # of the condition and x together
-    x: Tensor  # (dimension, hidden), the share of x in the first layer
-    hidden: list[Layer]
-    head: Layer  # (hidden, 1)
-
-    def member(self, i: int) -> Weights:
-        """Return the matrices of one of several members."""
-        first, *hidden, head = (
-            Layer(layer.weight[i], layer.bias[i]) for layer in (self.first, *self.hidden, self.head)
-        )
-        return Weights(first, self.x[i], hidden, head)
-
-
 def weights_of(network: MLPEnergy, of: Callable[[Tensor], Tensor] = lambda own: own) -> Weights:
     """Return views of what `of` gives for each parameter: itself or its gradient."""
 
@@ -140,6 +128,7 @@ class BoundMLP(Energy):
     def __init__(self, network: MLPEnergy, condition: Tensor | None, reduction: Reduction):
         super().__init__()
         self.network, self.condition, self.reduction = network, condition, reduction
+        self.recorded = Workspace()
 
     @cached_property
     def weights(self) -> Weights:
@@ -172,7 +161,7 @@ class BoundMLP(Energy):
         slope = known_slope(net.activation, x.device)
         if slope is not None and not torch.is_grad_enabled():
             scratch = self._first_sums(x.reshape(-1, net.dimension), self.share)
-            h = perceptron.activations(self.weights.hidden, slope, scratch)
+            h = activations(self.weights.hidden, slope, scratch)
             return affine(h, self.weights.head).view(net.members, *x.shape[:-1])
         weights = weights_of(net)
         h = net.activation(self._first_layer(x, weights))
@@ -185,22 +174,20 @@ class BoundMLP(Energy):
         """Return value and gradient, analytically where the activation's derivative is known."""
         if torch.compiler.is_compiling():  # plans its own memory
             return self.traced_value_and_gradient(x)
-        net = self.network
-        slope = known_slope(net.activation, x.device)
-        if slope is None:
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self.value_and_gradient(x)
+        key = (x.shape, x.dtype, torch.is_autocast_enabled(x.device.type))
+        parts = self.recorded.kept(key, lambda: self._parts(x))
+        if parts is None:
             return super().value_and_gradient(x)
-        self._expect_aligned(x)
-        with torch.no_grad():
-            rows = x.reshape(-1, net.dimension)
-            descend = self._worst if self.reduction == "max" and net.members > 1 else self._mean
-            parts = []
-            for part, share in self._parts(rows):
-                scratch = self._first_sums(part, share)
-                past = perceptron.forward(self.weights.hidden, slope, scratch)
-                parts.append(descend(past, slope))
-            value, gradient = (
-                parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
-            )
+        rows = x.reshape(-1, x.shape[-1])
+        if len(parts) == 1:
+            value, gradient = parts[0].follow(rows)
+        else:
+            each = rows.split([part.rows for part in parts])
+            found = [part.follow(own) for part, own in zip(parts, each, strict=True)]
+            value, gradient = map(torch.cat, zip(*found, strict=True))
         return value.view(x.shape[:-1]), gradient.view(x.shape)
 
     def regress(self, x: Tensor, values: Tensor) -> Tensor:
@@ -235,13 +222,15 @@ class BoundMLP(Energy):
         rows = self._each(self._pairs(x))
         scratch = net.workspace.of(rows, net.hidden)
         affine(rows, weights.first, out=scratch.sums[0])
-        past = perceptron.forward(weights.hidden, slope, scratch)
+        past = memory(scratch, slope)
+        run(way_up(weights.hidden, slope, scratch))
         error = affine(past.outputs[-1], weights.head).sub_(values.reshape(-1, 1))
         upstream = error / error.shape[-2]  # (rows, 1)
         loss = 0.5 * torch.dot(error.flatten(), upstream.flatten())
         add_gradient(gradients.head, past.outputs[-1], upstream)
         back = torch.mul(upstream, weights.head.weight.mT, out=past.free[-1])
-        back = accumulate(back, weights.hidden, gradients.hidden, past, slope)
+        calls, back = way_down(back, weights.hidden, slope, past, gradients.hidden)
+        run(calls)
         add_gradient(gradients.first, rows, back)
         return loss, back
 
@@ -286,7 +275,26 @@ class BoundMLP(Energy):
         shared_affine(rows, self.weights.x, share, out=scratch.sums[0])
         return scratch
 
-    def _parts(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _parts(self, x: Tensor) -> list[Part] | None:
+        """Return what follows x by as many rows as fit a core's cache; None where autograd does."""
+        self._expect_aligned(x)
+        net = self.network
+        slope = known_slope(net.activation, x.device)
+        if slope is None:
+            return None
+        follow: Callable[[Program, Tensor], tuple[Tensor, Tensor]] = Program.at
+        if net.members > 1 and self.reduction == "mean":
+            follow = self._mean
+        elif net.members > 1:
+            follow = self._worst if x.device.type == "cpu" else self._worst_of_all
+        parts = []
+        for rows, share in self._split(x.reshape(-1, net.dimension)):
+            scratch = net.workspace.of(self._each(rows), net.hidden)
+            program = Program.of(self.weights, share, slope, scratch)
+            parts.append(Part(len(rows), partial(follow, program)))
+        return parts
+
+    def _split(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the rows by as many as fit a core's cache, each part with its conditions' share."""
         at_once, conditions = _CACHED // max(self.network.hidden), self.share.shape[-2]
         if len(rows) <= at_once or rows.device.type != "cpu":
@@ -299,38 +307,39 @@ class BoundMLP(Energy):
             step = max(1, at_once // together)
             yield from zip(rows.split(step * together), self.share.split(step, -2), strict=True)
 
-    def _mean(self, past: Pass, slope: Slope) -> tuple[Tensor, Tensor]:
+    def _mean(self, program: Program, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the members' mean energy `(rows, 1)` and its gradient `(rows, dimension)`."""
-        value, gradient = _descend(self.weights, past, slope)
-        if self.network.members == 1:
-            return value, gradient
+        value, gradient = program.at(self._each(rows))
         return value.mean(0), gradient.mean(0)
 
-    def _worst(self, past: Pass, slope: Slope) -> tuple[Tensor, Tensor]:
+    def _worst(self, program: Program, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest member's energy `(rows, 1)` and its gradient `(rows, dimension)`.
 
         Only the member that is largest at a row is differentiated there. Finding its rows waits
-        for the device: on an accelerator every member is differentiated instead.
+        for the device.
         """
-        if past.outputs[-1].device.type != "cpu":
-            values, gradients = _descend(self.weights, past, slope)
-            value, worst = values.max(0, keepdim=True)
-            return value[0], gradients.gather(0, worst.expand(1, *gradients.shape[1:]))[0]
-        value, worst = affine(past.outputs[-1], self.weights.head).max(0)
-        gradient = value.new_empty(len(value), self.network.dimension)
+        value, worst = program.energies(self._each(rows)).max(0)
+        gradient = torch.empty_like(rows)
         for i, weights in enumerate(self.member_weights):
-            (rows,) = torch.where(worst.squeeze(-1) == i)
-            own = past.member(i, rows)
-            back = perceptron.descend(weights.head.weight.mT, weights.hidden, own, slope)
-            gradient.index_copy_(0, rows, product(back, weights.x.mT))
+            (own,) = torch.where(worst.squeeze(-1) == i)
+            past, head = program.past.member(i, own), weights.head.weight.mT
+            calls, back = way_down(head, weights.hidden, program.slope, past)
+            run(calls)
+            gradient.index_copy_(0, own, product(back, weights.x.mT))
         return value, gradient
 
+    def _worst_of_all(self, program: Program, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same without waiting: every member is differentiated everywhere."""
+        values, gradients = program.at(self._each(rows))
+        value, worst = values.max(0, keepdim=True)
+        return value[0], gradients.gather(0, worst.expand(1, *gradients.shape[1:]))[0]
 
-def _descend(weights: Weights, past: Pass, slope: Slope) -> tuple[Tensor, Tensor]:
-    """Return the energies `(rows, 1)` and gradients `(rows, dimension)`."""
-    value = affine(past.outputs[-1], weights.head)
-    back = perceptron.descend(weights.head.weight.mT, weights.hidden, past, slope)
-    return value, product(back, weights.x.mT)
+
+class Part(NamedTuple):
+    """Some rows of x, and what returns their energies and gradients."""
+
+    rows: int
+    follow: Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def in_order(parameters: nn.ParameterList) -> list[Tensor]:

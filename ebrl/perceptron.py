@@ -1,12 +1,14 @@
 """A multilayer perceptron forth and back by hand, in scratch memory and without graphs.
 
 Rows are `(rows, width)` and weights `(inputs, outputs)`. An ensemble's have the members in front
-and run as one batched program.
+and run as one batched program. A pass is a list of calls on memory that stays: whoever makes it
+often, as the steps of a chain do, keeps the list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor
 
 from ebrl.slopes import Slope
 from ebrl.workspace import Scratch
+
+Call = Callable[[], object]
 
 
 class Layer(NamedTuple):
@@ -23,10 +27,26 @@ class Layer(NamedTuple):
     bias: Tensor  # (1, outputs)
 
 
-class Pass(NamedTuple):
-    """What the way back needs, a tensor for each activation, good until the memory's next use."""
+class Weights(NamedTuple):
+    """The weights as views: of one member as matrices, of several with the members in front."""
 
-    outputs: list[Tensor]  # (rows, width)
+    first: Layer  # of the condition and x together
+    x: Tensor  # (dimension, hidden), the share of x in the first layer
+    hidden: list[Layer]
+    head: Layer  # (hidden, 1)
+
+    def member(self, i: int) -> Weights:
+        """Return the matrices of one of several members."""
+        first, *hidden, head = (
+            Layer(layer.weight[i], layer.bias[i]) for layer in (self.first, *self.hidden, self.head)
+        )
+        return Weights(first, self.x[i], hidden, head)
+
+
+class Pass(NamedTuple):
+    """The memory of a pass, a tensor for each activation, good until its next use."""
+
+    outputs: list[Tensor]  # (rows, width), a layer's sums and then its activations
     kept: list[Tensor]  # (rows, width), what the slope follows from, the output for some
     free: list[Tensor]  # (rows, width), memory for the way back; the output unless it is kept
 
@@ -40,17 +60,27 @@ class Pass(NamedTuple):
         return Pass([], kept, free)
 
 
+def memory(scratch: Scratch, slope: Slope) -> Pass:
+    """Return the memory of a pass in `scratch`, whose first sums are the first layer's."""
+    outputs, spare = scratch
+    return Pass(outputs, outputs, spare) if slope.of_output else Pass(outputs, spare, outputs)
+
+
+def run(calls: Iterable[Call]) -> None:
+    for call in calls:
+        call()
+
+
 def affine(rows: Tensor, layer: Layer, out: Tensor | None = None) -> Tensor:
     """Return `rows W + b`."""
-    multiply = torch.addmm if rows.ndim == 2 else torch.baddbmm
-    return multiply(layer.bias, rows, layer.weight, out=out)
+    return _affine(rows)(layer.bias, rows, layer.weight, out=out)
 
 
 def shared_affine(rows: Tensor, weight: Tensor, share: Tensor, out: Tensor | None = None) -> Tensor:
     """Return `rows W + share`, where `share: (runs, outputs)` has one row for each run of rows."""
     runs = share.shape[-2]
     if runs in (1, rows.shape[-2]):
-        return affine(rows, Layer(weight, share), out)
+        return _affine(rows)(share, rows, weight, out=out)
     sums = product(rows, weight, out)
     sums.unflatten(-2, (runs, -1)).add_(share.unsqueeze(-2))
     return sums
@@ -58,7 +88,7 @@ def shared_affine(rows: Tensor, weight: Tensor, share: Tensor, out: Tensor | Non
 
 def product(rows: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     """Return `rows W`."""
-    return (torch.mm if rows.ndim == 2 else torch.bmm)(rows, weight, out=out)
+    return _product(rows)(rows, weight, out=out)
 
 
 def activations(layers: Sequence[Layer], slope: Slope, scratch: Scratch) -> Tensor:
@@ -69,36 +99,47 @@ def activations(layers: Sequence[Layer], slope: Slope, scratch: Scratch) -> Tens
     return h
 
 
-def forward(layers: Sequence[Layer], slope: Slope, scratch: Scratch) -> Pass:
-    """Return the pass from the sums of the layer before `layers`, which are in `scratch`."""
+def way_up(layers: Sequence[Layer], slope: Slope, scratch: Scratch) -> list[Call]:
+    """Return the calls from the sums of the layer before `layers` to the last activations."""
     outputs, spare = scratch
-    kept = [slope.activate(outputs[0], spare[0])]
+    calls: list[Call] = [partial(slope.activate, outputs[0], spare[0])]
     for k, layer in enumerate(layers):
-        affine(outputs[k], layer, out=outputs[k + 1])
-        kept.append(slope.activate(outputs[k + 1], spare[k + 1]))
-    return Pass(outputs, kept, spare if slope.of_output else outputs)
+        rows, out = outputs[k], outputs[k + 1]
+        calls.append(partial(_affine(rows), layer.bias, rows, layer.weight, out=out))
+        calls.append(partial(slope.activate, outputs[k + 1], spare[k + 1]))
+    return calls
 
 
-def descend(back: Tensor, layers: Sequence[Layer], past: Pass, slope: Slope) -> Tensor:
-    """Return the gradient at the first sums of the pass from that at its last activations.
+def way_down(
+    back: Tensor,
+    layers: Sequence[Layer],
+    slope: Slope,
+    past: Pass,
+    gradients: Sequence[Layer] | None = None,
+) -> tuple[list[Call], Tensor]:
+    """Return the calls from the gradient at the last activations, and where they end.
 
-    Both are `(rows, width)`; the last of what was kept is overwritten.
+    They end with the gradient `(rows, width)` at the sums of the layer before `layers`, and add the
+    layers' own to `gradients`, if there are any. The last of what was kept is overwritten.
     """
-    back = slope.through(back, past.kept[-1], past.kept[-1])
+    last = past.kept[-1]
+    calls: list[Call] = [partial(slope.through, back, last, last)]
+    back = last
     for k in range(len(layers) - 1, -1, -1):
-        back = _through(back, k, layers, past, slope)
-    return back
+        if gradients is not None:
+            calls.append(partial(add_gradient, gradients[k], past.outputs[k], back))
+        calls.append(partial(_product(back), back, layers[k].weight.mT, out=past.free[k]))
+        back = past.free[k]
+        calls.append(partial(slope.through, back, past.kept[k], back))
+    return calls, back
 
 
-def accumulate(
-    back: Tensor, layers: Sequence[Layer], gradients: Sequence[Layer], past: Pass, slope: Slope
-) -> Tensor:
-    """Return the same as `descend` and add the layers' own gradients to `gradients`."""
-    back = slope.through(back, past.kept[-1], past.kept[-1])
-    for k in range(len(layers) - 1, -1, -1):
-        add_gradient(gradients[k], past.outputs[k], back)
-        back = _through(back, k, layers, past, slope)
-    return back
+def _affine(rows: Tensor) -> Callable[..., Tensor]:
+    return torch.addmm if rows.ndim == 2 else torch.baddbmm
+
+
+def _product(rows: Tensor) -> Callable[..., Tensor]:
+    return torch.mm if rows.ndim == 2 else torch.bmm
 
 
 def add_gradient(gradient: Layer, rows: Tensor, back: Tensor) -> None:
@@ -108,7 +149,36 @@ def add_gradient(gradient: Layer, rows: Tensor, back: Tensor) -> None:
     bias.add_(back.sum(-2).view_as(bias))
 
 
-def _through(back: Tensor, k: int, layers: Sequence[Layer], past: Pass, slope: Slope) -> Tensor:
-    """Return the gradient at the sums before layer k from that at its own."""
-    back = product(back, layers[k].weight.mT, out=past.free[k])
-    return slope.through(back, past.kept[k], back)
+class Program(NamedTuple):
+    """Value and gradient of so many rows as calls on memory that stays."""
+
+    slope: Slope
+    past: Pass
+    first: Callable[[Tensor], object]  # rows -> the first layer's sums
+    up: list[Call]  # from there to the last activations
+    value: Callable[[], Tensor]  # from there to the energies
+    down: list[Call]  # and to the gradient at the first layer's sums
+    gradient: Callable[[], Tensor]  # from there to that at the rows
+
+    @classmethod
+    def of(cls, weights: Weights, share: Tensor, slope: Slope, scratch: Scratch) -> Program:
+        """Return the program of a perceptron, for the conditions' share of the first layer."""
+        past, head = memory(scratch, slope), weights.head
+        first = partial(shared_affine, weight=weights.x, share=share, out=past.outputs[0])
+        up = way_up(weights.hidden, slope, scratch)
+        value = partial(affine, past.outputs[-1], head)
+        down, back = way_down(head.weight.mT, weights.hidden, slope, past)
+        gradient = partial(product, back, weights.x.mT)
+        return cls(slope, past, first, up, value, down, gradient)
+
+    def energies(self, rows: Tensor) -> Tensor:
+        """Return the energies `(rows, 1)`."""
+        self.first(rows)
+        run(self.up)
+        return self.value()
+
+    def at(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the energies `(rows, 1)` and the gradient `(rows, dimension)`."""
+        energies = self.energies(rows)
+        run(self.down)
+        return energies, self.gradient()

@@ -27,11 +27,11 @@ class Workspace:
     """Scratch memory that the networks of one shape reuse from call to call.
 
     Fresh tensors of this size cost more in page faults and cache misses than the kernels that fill
-    them.
+    them. A copy starts empty.
     """
 
     def __init__(self) -> None:
-        self.scratch: dict[tuple, Any] = {}
+        self.made: dict[tuple, Any] = {}
 
     def of(self, rows: Tensor, widths: tuple[int, ...]) -> Scratch:
         """Return the memory of a pass of `rows: (*rows, inputs)`, good until the next one."""
@@ -41,19 +41,20 @@ class Workspace:
             return [rows.new_empty(*batch, width) for width in widths]
 
         key = (batch, rows.dtype, rows.device)
-        return self._kept(key, lambda: Scratch(tensors(), tensors()))
+        return self.kept(key, lambda: Scratch(tensors(), tensors()))
 
     def like(self, tensor: Tensor, layer: int) -> Tensor:
         """Return a layer's memory of the shape and layout of `tensor`, good until its next use."""
         key = (layer, tensor.shape, tensor.dtype, tensor.device)
-        return self._kept(key, lambda: torch.empty_like(tensor))
+        return self.kept(key, lambda: torch.empty_like(tensor))
 
-    def _kept(self, key: tuple, make: Callable[[], Any]) -> Any:
-        if key not in self.scratch:
-            if len(self.scratch) >= 16:  # many batch sizes: keep the memory bounded
-                self.scratch.clear()
-            self.scratch[key] = make()
-        return self.scratch[key]
+    def kept(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """Return what was made for the key, made now if it was not."""
+        if key not in self.made:
+            if len(self.made) >= 16:  # many batch sizes: keep the memory bounded
+                self.made.clear()
+            self.made[key] = make()
+        return self.made[key]
 
     def __deepcopy__(self, memo: dict) -> Workspace:
         return Workspace()

@@ -258,7 +258,11 @@ def test_memory_stays_bounded_over_many_batch_sizes() -> None:
     net = network(condition_dimension=0)
     for rows in range(1, 100):
         net.value_and_gradient(points(rows, 2))
-    assert len(net.workspace.scratch) <= 16
+    assert len(net.workspace.made) <= 16
+    bound = net.unconditional()
+    for rows in range(1, 100):
+        bound.value_and_gradient(points(rows, 2))
+    assert len(bound.recorded.made) <= 16
 
 
 def test_copies_and_pickles_are_equal_and_apart() -> None:
@@ -266,7 +270,7 @@ def test_copies_and_pickles_are_equal_and_apart() -> None:
     value, gradient = net.given(condition).value_and_gradient(x)
     for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert twin.workspace is not net.workspace
-        assert not twin.workspace.scratch
+        assert not twin.workspace.made
         for one, other in zip(
             (value, gradient), twin.given(condition).value_and_gradient(x), strict=True
         ):
