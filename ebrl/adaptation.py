@@ -19,7 +19,7 @@ class DualAveraging(nn.Module):
     5 for HMC, whose acceptance falls so steeply near the largest stable step that 20 swings around
     it and averages too low; 10 where each chain has its own, whose single acceptances make 20
     average .02 too high. No update waits for the host. Raises `ValueError` for a target outside
-    (0, 1), and for a step size or an acceptance that does not fit the shape.
+    (0, 1), a memory below 1, and for a step size or an acceptance that does not fit the shape.
     """
 
     anchor: Tensor
@@ -39,6 +39,8 @@ class DualAveraging(nn.Module):
         super().__init__()
         if not 0 < target < 1:
             raise ValueError(f"expected a target acceptance between 0 and 1, got {target}")
+        if memory < 1:
+            raise ValueError(f"expected a memory of at least one update, got {memory}")
         self.target, self.gain, self.decay, self.memory = target, gain, decay, memory
         self.shape = tuple(shape)
         for name in ("anchor", "log_step_size", "log_average", "shortfall"):

@@ -41,7 +41,7 @@ class GaussianMixture(Target):
     ):
         super().__init__()
         _expect_positive(deviation=deviation)
-        means = torch.as_tensor(means, dtype=torch.get_default_dtype())
+        means = torch.as_tensor(means, dtype=torch.get_default_dtype()).clone()
         weights = torch.as_tensor(torch.ones(len(means)) if weights is None else weights)
         if weights.shape != means.shape[:1] or (weights < 0).any() or weights.sum() <= 0:
             raise ValueError(
@@ -243,30 +243,21 @@ class DoubleWell(Target):
 class Ring(Target):
     """`(|x| - radius)² / 2s²` in the plane, with s the deviation.
 
-    Normalizer and moments in closed form, by those of a normal cut off at 0; the radius is drawn by
-    inversion of its distribution function. Raises `ValueError` for a radius or deviation that is
-    not positive.
+    Normalizer and moments by quadrature, draws by inversion of the radius' distribution function.
+    Raises `ValueError` for a radius or deviation that is not positive.
     """
 
     def __init__(self, radius: float = 2.0, deviation: float = 0.2):
         super().__init__()
         _expect_positive(radius=radius, deviation=deviation)
         self.radius, self.deviation = radius, deviation
-        edge = radius / deviation
-        density = math.exp(-(edge**2) / 2) / _SQRT_2_PI
-        # ∫ t^k φ(t) dt from -edge: with |x| = radius + s t the moments of the radius follow.
-        m0 = 0.5 * math.erfc(-edge / _SQRT_2)
-        m1, m2, m3 = density, m0 - edge * density, (edge**2 + 2) * density
-        first = radius * m0 + deviation * m1
-        third = radius**3 * m0 + 3 * radius**2 * deviation * m1
-        third += 3 * radius * deviation**2 * m2 + deviation**3 * m3
-        self.mean_square = third / first
-        self.log_normalizer = math.log(2 * math.pi * deviation * _SQRT_2_PI * first)
         self.law = Quadrature.over(
             max(0.0, radius - 9 * deviation),
             radius + 9 * deviation,
             lambda r: r.log() - ((r - radius) / deviation).square() / 2,
         )
+        self.mean_square = self.law.moment(torch.square)
+        self.log_normalizer = math.log(2 * math.pi) + self.law.log_normalizer
 
     @property
     def mean(self) -> Tensor:
@@ -327,7 +318,8 @@ class TruncatedGaussian(Target):
             raise ValueError(f"the box holds none of the Gaussian's mass: {inside.tolist()}")
         density = (-ends.square() / 2).exp() / _SQRT_2_PI / inside
         shift = density[0] - density[1]
-        bend = ends[0] * density[0] - ends[1] * density[1]
+        edges = (ends * density).nan_to_num(nan=0.0)  # at an infinite end there is none
+        bend = edges[0] - edges[1]
         self._moments = (centre + flip * spread * shift, spread**2 * (1 + bend - shift**2))
         self._tail, self._flip = mass, flip
         self.log_normalizer = float((spread * inside * _SQRT_2_PI).log().sum())

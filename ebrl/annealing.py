@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ebrl.adaptation import DualAveraging
 from ebrl.energies import Energy
+from ebrl.freezing import evaluating, frozen
 from ebrl.kernels import HMC, GibbsWithGradients, Kernel, Proposal
-from ebrl.sampler import Sampler, Samples, evaluating, frozen
+from ebrl.sampler import Sampler, Samples
 from ebrl.spaces import Binary, Categorical, Space, Unbounded
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ebrl.energies import Energy
 from ebrl.estimators import Estimate
-from ebrl.sampler import ChainInfo, evaluating
+from ebrl.freezing import evaluating
+from ebrl.sampler import ChainInfo
 
 # ---- acceptance -----------------------------------------------------------------------------
 

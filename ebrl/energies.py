@@ -145,6 +145,7 @@ class Flattened(Energy):
         if energy.event_ndim != 1:
             raise ValueError(f"expected an energy of vectors, got event_ndim={energy.event_ndim}")
         self.energy, self.event_ndim = energy, event_ndim
+        self.coupled_axis = energy.coupled_axis
 
     def forward(self, x: Tensor) -> Tensor:
         return self.energy(x.flatten(-self.event_ndim))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ebrl.annealing import Annealing
 from ebrl.energies import Energy, Number, align_left
+from ebrl.freezing import evaluating
 from ebrl.kernels import Kernel, Proposal
-from ebrl.sampler import evaluating
 from ebrl.spaces import Space
 
 Bound = Literal["lower", "upper", "none"]

@@ -47,7 +47,7 @@ class Ising(Energy):
     def __init__(self, coupling: Tensor, field: Number = 0.0):
         super().__init__()
         self.register_buffer("coupling", _expect_coupling(coupling))
-        field = torch.as_tensor(field, dtype=coupling.dtype).expand(len(coupling)).clone()
+        field = torch.as_tensor(field, dtype=self.coupling.dtype).expand(len(coupling)).clone()
         self.register_buffer("field", field)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,4 +154,4 @@ def _expect_coupling(coupling: Tensor) -> Tensor:
             "expected a symmetric coupling (sites, sites) with a zero diagonal, "
             f"got shape {tuple(coupling.shape)}: average it with its transpose"
         )
-    return coupling.clone()
+    return coupling.to(torch.promote_types(coupling.dtype, torch.float32), copy=True)

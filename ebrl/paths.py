@@ -45,8 +45,11 @@ def noise_path(
     `energy.given(level)` is the energy of what is blurred by Gaussian noise of the deviation
     `level`. `levels` is `(levels,)`, or `(levels, 1)` for energies whose condition has one feature.
     `step_size` is that of the last level; the others' are in proportion to the level squared.
+    Raises `ValueError` for a last level that is not positive.
     """
     last = float(levels[-1])
+    if not last > 0:
+        raise ValueError(f"expected noise levels down to a positive one, got {levels.tolist()}")
     return [
         Stage(energy.given(level), steps, step_size * (float(level) / last) ** 2, temperature)
         for level in levels

@@ -10,7 +10,6 @@ and its modules are in evaluation mode; both are as before afterwards, even afte
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain
 from typing import Literal, NamedTuple, get_args
 
@@ -20,10 +19,11 @@ from torch import Tensor, nn
 from ebrl import compilation
 from ebrl.adaptation import DualAveraging
 from ebrl.energies import Energy, Number, expect_one_number_each
+from ebrl.freezing import evaluating, frozen
 from ebrl.kernels.importance import IteratedSIR, Proposal
-from ebrl.kernels.protocol import Kernel
+from ebrl.kernels.protocol import HasPosition, Kernel
 from ebrl.paths import Stage
-from ebrl.spaces import FreeEnergy, Space, Unbounded
+from ebrl.spaces import Box, FreeEnergy, Space, Unbounded
 
 Gradient = Literal["none", "last", "unroll"]
 
@@ -59,8 +59,9 @@ class Sampler(nn.Module):
     and unrolling are refused; a `trace` and the step that `gradient="last"` differentiates are
     eager.
 
-    Raises `ValueError` for steps or step sizes that are not positive, for negative temperatures and
-    for a kernel that does not compile, `RuntimeError` where there is no C++ compiler.
+    Raises `ValueError` for steps or step sizes that are not positive, for negative temperatures,
+    for an adaptation where walls project and for a kernel that does not compile, `RuntimeError`
+    where there is no C++ compiler.
     """
 
     def __init__(
@@ -84,6 +85,11 @@ class Sampler(nn.Module):
         self.fixed_step_size = step_size
         self.adaptation = adaptation
         if adaptation is not None:
+            if isinstance(space, Box) and space.walls == "project":
+                raise ValueError(
+                    "expected no adaptation with walls='project', whose spring keeps the step size "
+                    "that it began with: leave it out, or choose other walls"
+                )
             adaptation.start(step_size)
 
     @property
@@ -107,9 +113,9 @@ class Sampler(nn.Module):
         `gradient` says what of the run can be differentiated: nothing, the last step, or all of
         it (with respect to the energy's parameters and `x`; these are then not frozen). `x` is
         never modified. Raises `ValueError` when the energy gives other than one number for each
-        thing, when the generator or the energy is on another device than x, when x are integers or
-        have too few axes, when neither or both of `x` and `n` are given, for an unknown `gradient`
-        and for a negative temperature.
+        thing or is one of another shape, when the generator or the energy is on another device than
+        x, when x are integers, have too few axes or lie outside the space, when neither or both of
+        `x` and `n` are given, for an unknown `gradient` and for a negative temperature.
         """
         stages = [self._stage(energy, temperature)]
         x = self._starting_points(energy, x, n, generator)
@@ -245,6 +251,13 @@ class Sampler(nn.Module):
                 f"expected x and generator on {weight.device}, where the energy is, got them on "
                 f"{x.device}"
             )
+        bounded = not isinstance(self.space, Unbounded)
+        # Elsewhere reading would wait for the device.
+        if bounded and x.device.type == "cpu" and not self.space.contains(x).all():
+            raise ValueError(
+                f"expected starting points in the {type(self.space).__name__}, got some outside: "
+                "n=... draws them there"
+            )
         return x
 
 
@@ -253,10 +266,12 @@ class _Run:
 
     def __init__(self, kernel: Kernel, space: Space, stage: Stage, x: Tensor):
         self.kernel, self.space = kernel, space
-        energy, self.steps, self.step_size, self.temperature = stage
+        energy, self.steps, *numbers = stage
+        self.step_size, self.temperature = (_of_type(each, x) for each in numbers)
         self.energy = space.free(energy, self.temperature, self.step_size)
         self.state = kernel.start(self.energy, space.to_free(x))
         expect_one_number_each(self.state.energy, self.state.x, self.energy.event_ndim)
+        _expect_same_shape(self.state)
         self.acceptance = torch.zeros_like(self.state.energy.detach())
         self.diverged = torch.zeros_like(self.acceptance)
 
@@ -270,7 +285,7 @@ class _Run:
             self.acceptance += info.acceptance.detach()
             self.diverged += info.diverged
             if adaptation is not None:
-                self.step_size = adaptation.update(info.acceptance)
+                self.step_size = _of_type(adaptation.update(info.acceptance), self.state.x)
             yield
 
     def move_compiled(self, generator: torch.Generator) -> None:
@@ -290,6 +305,19 @@ class _Run:
         acceptance = self.acceptance / max(self.steps, 1)
         step_size = torch.as_tensor(self.step_size, dtype=acceptance.dtype).clone()
         return ChainInfo(acceptance, self.diverged, step_size)
+
+
+def _expect_same_shape(state: HasPosition) -> None:
+    gradient = getattr(state, "gradient", None)
+    if gradient is not None and gradient.shape != state.x.shape:
+        raise ValueError(
+            f"expected x of the energy's shape (*batch, *event), {tuple(gradient.shape)}, got "
+            f"{tuple(state.x.shape)}: a space that draws x needs one number a dimension"
+        )
+
+
+def _of_type(number: Number, x: Tensor) -> Number:
+    return number.to(x.dtype) if isinstance(number, Tensor) else number
 
 
 def _joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:
@@ -360,29 +388,3 @@ def _expect_possible(steps: int, step_size: Number, temperature: Number) -> None
 
 def _differentiable(stages: list[Stage]) -> list[Stage]:
     return [stage._replace(energy=_Differentiable(stage.energy)) for stage in stages]
-
-
-@contextmanager
-def evaluating(*energies: nn.Module) -> Iterator[None]:
-    """Hold modules in evaluation mode; restore the mode of each."""
-    training = [part for energy in energies for part in energy.modules() if part.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def frozen(*energies: nn.Module) -> Iterator[None]:
-    """Hold parameters without gradient; restore those that had one."""
-    trainable = [part for energy in energies for part in energy.parameters() if part.requires_grad]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)

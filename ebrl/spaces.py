@@ -17,7 +17,7 @@ A kernel moves in free coordinates `u ∈ R^d` and knows no walls. A space maps 
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,41 +27,11 @@ from ebrl.energies import Energy, Number, align_left
 Walls = Literal["reject", "reflect", "tanh", "project"]
 
 
-class Space(Protocol):
-    """Where x may be; kernels see only its free coordinates."""
+class Space:
+    """Where x may be; kernels see only its free coordinates, here x itself."""
 
     def free(self, energy: Energy, temperature: Number, step_size: Number) -> Energy:
         """Return the energy of the free coordinates."""
-        ...
-
-    def to_free(self, x: Tensor) -> Tensor: ...
-
-    def from_free(self, free: Tensor) -> Tensor: ...
-
-    def contains(self, x: Tensor) -> Tensor:
-        """Return whether each coordinate's point lies in the space, `(*batch,)` bool."""
-        ...
-
-    def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Draw starting points `(*batch, *event)`: uniform where bounded, normal where not."""
-        ...
-
-    def reference_log_density(self, x: Tensor) -> Tensor:
-        """Return the normalised log density of the starting points at x, `(*batch,)`."""
-        ...
-
-    def log_slope(self, free: Tensor) -> Tensor | float:
-        """Return `log |dx/du|` of `from_free`, `(*batch,)`: what densities of x lack in u."""
-        ...
-
-
-class Unbounded:
-    """All of R^shape. `shape` is needed only to draw starting points."""
-
-    def __init__(self, *shape: int):
-        self.shape = shape
-
-    def free(self, energy: Energy, temperature: Number, step_size: Number) -> Energy:
         return energy
 
     def to_free(self, x: Tensor) -> Tensor:
@@ -69,6 +39,29 @@ class Unbounded:
 
     def from_free(self, free: Tensor) -> Tensor:
         return free
+
+    def log_slope(self, free: Tensor) -> Tensor | float:
+        """Return `log |dx/du|` of `from_free`, `(*batch,)`: what densities of x lack in u."""
+        return 0.0
+
+    def contains(self, x: Tensor) -> Tensor:
+        """Return whether each x lies in the space, `(*batch,)` bool."""
+        raise NotImplementedError
+
+    def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw starting points `(*batch, *event)`: uniform where bounded, normal where not."""
+        raise NotImplementedError
+
+    def reference_log_density(self, x: Tensor) -> Tensor:
+        """Return the normalised log density of the starting points at x, `(*batch,)`."""
+        raise NotImplementedError
+
+
+class Unbounded(Space):
+    """All of R^shape. `shape` is needed only to draw starting points."""
+
+    def __init__(self, *shape: int):
+        self.shape = shape
 
     def contains(self, x: Tensor) -> Tensor:
         return x.isfinite().flatten(-max(len(self.shape), 1)).all(-1)
@@ -85,11 +78,8 @@ class Unbounded:
         event_axes = tuple(range(-max(len(self.shape), 1), 0))
         return -(0.5 * x.square() + 0.5 * math.log(2 * math.pi)).sum(event_axes)
 
-    def log_slope(self, free: Tensor) -> Tensor | float:
-        return 0.0
 
-
-class Box:
+class Box(Space):
     """Vectors with `low <= x <= high`; bounds are numbers or `(dimension,)` tensors.
 
     `walls` says what happens at them (see the module). Raises `ValueError` for bounds that are
@@ -254,7 +244,7 @@ _FREE_ENERGIES: dict[str, type[FreeEnergy]] = {
 }
 
 
-class Categorical:
+class Categorical(Space):
     """`sites` choices among `categories`, one-hot: `(*batch, sites, categories)` of 0 and 1.
 
     Kernels for one-hot categories move x as it is. Raises `ValueError` for fewer than one site or
@@ -276,12 +266,6 @@ class Categorical:
             )
         return energy
 
-    def to_free(self, x: Tensor) -> Tensor:
-        return x
-
-    def from_free(self, free: Tensor) -> Tensor:
-        return free
-
     def contains(self, x: Tensor) -> Tensor:
         if x.shape[-2:] != (self.sites, self.categories):
             raise ValueError(
@@ -301,16 +285,15 @@ class Categorical:
         uniform = -self.sites * math.log(self.categories)
         return torch.where(self.contains(x), uniform, -math.inf).to(x.dtype)
 
-    def log_slope(self, free: Tensor) -> Tensor | float:
-        return 0.0
-
     def states(self) -> Tensor:
         """Return every x, `(categories ** sites, sites, categories)`, in the order of `index`.
 
         Raises `ValueError` for more than 2^22 of them.
         """
         if (count := self.categories**self.sites) > 2**22:
-            raise ValueError(f"expected at most 2^22 states to enumerate, got {count:.3g}")
+            raise ValueError(
+                f"expected at most 2^22 states to enumerate, got {self.categories}^{self.sites}"
+            )
         places = self._places("cpu")
         labels = torch.arange(count).unsqueeze(-1) // places % self.categories
         return nn.functional.one_hot(labels, self.categories).to(torch.get_default_dtype())
@@ -323,7 +306,7 @@ class Categorical:
         return self.categories ** torch.arange(self.sites - 1, -1, -1, device=device)
 
 
-class Binary:
+class Binary(Space):
     """`{0, 1}^shape` as floating-point numbers.
 
     Its free coordinates are one-hot pairs `(1 - x, x)` of the flattened sites, `(sites, 2)`, so
@@ -360,9 +343,6 @@ class Binary:
 
     def reference_log_density(self, x: Tensor) -> Tensor:
         return self.pairs.reference_log_density(self.to_free(x))
-
-    def log_slope(self, free: Tensor) -> Tensor | float:
-        return 0.0
 
     def states(self) -> Tensor:
         """Return every x, `(2 ** sites, *shape)`, in the order of `index`; see `Categorical`."""

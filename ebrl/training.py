@@ -25,9 +25,10 @@ from ebrl import schedules
 from ebrl.checkpoints import checkpoints_in, newest_checkpoint, write_checkpoint
 from ebrl.diagnostics import Alarm, DivergedError, watch
 from ebrl.energies import Energy, expect_one_number_each
+from ebrl.freezing import evaluating
 from ebrl.objectives.protocol import Objective, bound
 from ebrl.recording import Recorder
-from ebrl.sampler import Sampler, evaluating
+from ebrl.sampler import Sampler
 from ebrl.storage import StorageError
 from ebrl.tables import expect_finite, load_table
 

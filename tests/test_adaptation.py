@@ -114,6 +114,11 @@ def test_chains_may_start_at_step_sizes_of_their_own() -> None:
     torch.testing.assert_close(adaptation.step_size, torch.tensor([0.1, 0.2, 0.4]))
 
 
+def test_an_adaptation_remembers_something() -> None:
+    with pytest.raises(ValueError, match="a memory of at least one update, got 0"):
+        DualAveraging(memory=0)
+
+
 def test_what_does_not_fit_the_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a step size that fits shape \(\), got shape \(3,\)"):
         DualAveraging().start(torch.ones(3))

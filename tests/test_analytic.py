@@ -144,6 +144,19 @@ def test_far_from_the_mean_a_truncated_gaussian_keeps_its_digits() -> None:
     assert target(x).isfinite().all()
 
 
+def test_a_half_normal_has_its_moments() -> None:
+    target = TruncatedGaussian(0.0, 1.0, 0.0, math.inf)
+    torch.testing.assert_close(target.mean, torch.tensor([math.sqrt(2 / math.pi)]))
+    torch.testing.assert_close(target.variance, torch.tensor([1 - 2 / math.pi]))
+
+
+def test_a_mixture_is_apart_from_the_means_that_it_was_given() -> None:
+    means = torch.zeros(2, 2)
+    target = GaussianMixture(means, 1.0)
+    target.means.fill_(1.0)
+    assert not means.any()
+
+
 def test_at_the_centre_of_a_ring_the_gradient_is_zero() -> None:
     value, gradient = Ring(1.0, 0.5).value_and_gradient(torch.zeros(3, 2))
     assert value.isfinite().all()

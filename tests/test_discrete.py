@@ -13,9 +13,19 @@ from torch import Tensor
 from ebrl import DualAveraging, Energy, FunctionEnergy, Sampler
 from ebrl.energies import Flattened
 from ebrl.envs import total_variation, total_variation_floor
-from ebrl.kernels import DMALA, DULA, BlockGibbs, Gibbs, GibbsWithGradients, Kernel, discrete
+from ebrl.kernels import (
+    DMALA,
+    DULA,
+    BlockGibbs,
+    Cycle,
+    Gibbs,
+    GibbsWithGradients,
+    Kernel,
+    discrete,
+)
 from ebrl.lattices import RBM, Ising, Potts, exact_log_probabilities, square_lattice
 from ebrl.networks import MLPEnergy
+from ebrl.repulsion import Repulsion
 from ebrl.spaces import Binary, Categorical
 
 CHAINS = 10_000
@@ -288,6 +298,22 @@ def test_block_gibbs_finds_the_law_of_an_rbm() -> None:
     assert distance(Move(BlockGibbs()), rbm, Binary(5), 10_000, 40) < 0.01
     # The same law as that of kernels which know nothing of hidden units.
     assert distance(Move(DMALA(), 1.0), rbm, Binary(5), 10_000, 80) < 0.01
+
+
+def test_block_gibbs_takes_its_turn_in_a_cycle() -> None:
+    rbm = RBM(4, 3)
+    with torch.no_grad():
+        rbm.weight.copy_(torch.randn(3, 4, generator=generator(5)))
+    move = Move(Cycle([BlockGibbs(), GibbsWithGradients()]))
+    assert distance(move, rbm, Binary(4), 10_000, 20) < 0.01
+
+
+@pytest.mark.parametrize("kernel", [Gibbs(), GibbsWithGradients(), DMALA()], ids=str)
+def test_chains_that_the_energy_couples_are_refused(kernel: Kernel) -> None:
+    energy = Flattened(Repulsion(0.5), 2)
+    x = Categorical(3, 2).reference((4,), generator())
+    with pytest.raises(ValueError, match="couples the chains along batch axis -1"):
+        Sampler(kernel, Categorical(3, 2), steps=1).sample(energy, x, generator=generator())
 
 
 def test_block_gibbs_refuses_other_energies_and_temperatures() -> None:

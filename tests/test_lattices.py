@@ -255,3 +255,13 @@ def test_impossible_spaces_and_energies_are_refused() -> None:
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_a_coupling_of_integers_does_not_round_the_field() -> None:
+    adjacency = torch.tensor([[0, 1], [1, 0]])
+    assert torch.equal(Ising(adjacency, 0.5).field, torch.tensor([0.5, 0.5]))
+
+
+def test_too_many_states_are_refused_however_many() -> None:
+    with pytest.raises(ValueError, match=r"at most 2\^22 states to enumerate, got 2\^1089"):
+        Binary(33, 33).states()

@@ -18,6 +18,7 @@ LAYERS = [  # a room sees those before it, and in its own row unless the row say
         "classifier",
         "convolutional",
         "energies",
+        "freezing",
         "lattices",
         "networks",
         "paths",

@@ -20,13 +20,15 @@ from ebrl.kernels import (
     MALA,
     SVGD,
     ULA,
+    GibbsWithGradients,
     GradientDescent,
     IteratedSIR,
     Kernel,
     Underdamped,
 )
+from ebrl.lattices import Ising
 from ebrl.networks import MLPEnergy
-from ebrl.spaces import Box, Space, Unbounded
+from ebrl.spaces import Binary, Box, Space, Unbounded
 
 GAUSSIAN = Gaussian(0.0, 1.0, 2)
 
@@ -185,8 +187,10 @@ def test_the_callers_x_is_never_modified(steps: int, space: Space | None) -> Non
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("walls", ["reject", "reflect", "tanh", "project"])
 def test_the_type_of_the_input_rules(dtype: torch.dtype, walls: str) -> None:
-    sampler = mala(space=Box(-1.0, 1.0, walls), adaptation=DualAveraging())
-    samples = sampler.sample(GAUSSIAN, torch.zeros(8, 2, dtype=dtype), generator=generator())
+    adaptation = None if walls == "project" else DualAveraging(shape=(8,))
+    sampler = mala(space=Box(-1.0, 1.0, walls), adaptation=adaptation)
+    x, temperature = torch.zeros(8, 2, dtype=dtype), torch.full((8,), 0.5, dtype=torch.float64)
+    samples = sampler.sample(GAUSSIAN, x, generator=generator(), temperature=temperature)
     assert samples.x.dtype == samples.energy.dtype == samples.info.acceptance.dtype == dtype
 
 
@@ -225,7 +229,7 @@ def test_regions_without_an_energy_are_never_entered_and_counted(
 
 @pytest.mark.parametrize("walls", ["reject", "reflect", "tanh", "project"])
 def test_the_energy_reported_is_the_users(walls: str) -> None:
-    sampler = mala(20, space=Box(-1.0, 1.0, walls), temperature=2.0, adaptation=DualAveraging())
+    sampler = mala(20, space=Box(-1.0, 1.0, walls), temperature=2.0)
     energy = FunctionEnergy(lambda x: (x - 2).square().sum(-1))
     samples = sampler.sample(energy, generator=generator(), n=50)
     torch.testing.assert_close(samples.energy, energy(samples.x), rtol=1e-4, atol=1e-4)
@@ -457,13 +461,35 @@ def test_an_energy_of_the_wrong_shape_is_refused(kernel: Kernel, space: Space | 
         ),
         (mala(), GAUSSIAN, {"n": 4}, "the space must know its event shape"),
         (
+            mala(space=Box(-1.0, 1.0)),
+            GAUSSIAN,
+            {"n": 4},
+            r"the energy's shape \(\*batch, \*event\), \(4, 2\), got \(4, 1\)",
+        ),
+        (mala(space=Box(-1.0, 1.0)), GAUSSIAN, {"x": torch.full((3, 2), 5.0)}, "points in the Box"),
+        (
+            Sampler(GibbsWithGradients(), Binary(3), steps=1),
+            Ising(torch.zeros(3, 3)),
+            {"x": torch.full((2, 3), 0.5)},
+            "points in the Binary, got some outside",
+        ),
+        (
             mala(),
             MLPEnergy(2, (4,)).to("meta"),
             {"x": torch.zeros(3, 2)},
             "x and generator on meta, where the energy is, got them on cpu",
         ),
     ],
-    ids=["integers", "too few axes", "another space", "no shape", "energy elsewhere"],
+    ids=[
+        "integers",
+        "too few axes",
+        "another space",
+        "no shape",
+        "another dimension",
+        "outside a box",
+        "not binary",
+        "energy elsewhere",
+    ],
 )
 def test_starting_points_that_do_not_fit_are_refused(
     sampler: Sampler, energy: Energy, options: dict, message: str
@@ -492,8 +518,12 @@ def test_a_generator_elsewhere_is_refused() -> None:
         (lambda: mala(step_size=torch.tensor([0.1, -0.1])), "expected a positive step_size"),
         (lambda: mala(temperature=-1.0), "expected temperature >= 0, got -1.0"),
         (lambda: mala(temperature=torch.tensor([1.0, -1.0])), "expected temperature >= 0"),
+        (
+            lambda: mala(space=Box(-1.0, 1.0, "project"), adaptation=DualAveraging()),
+            "expected no adaptation with walls='project'",
+        ),
     ],
-    ids=["steps", "step size", "a step size", "temperature", "a temperature"],
+    ids=["steps", "step size", "a step size", "temperature", "a temperature", "projecting walls"],
 )
 def test_impossible_samplers_are_refused(make: Callable[[], Sampler], message: str) -> None:
     with pytest.raises(ValueError, match=message):

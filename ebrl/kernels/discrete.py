@@ -18,6 +18,7 @@ from ebrl.kernels.protocol import (
     GradientState,
     Info,
     expect_positive,
+    expect_uncoupled,
     gradient_state,
     metropolis,
     unadjusted,
@@ -41,6 +42,7 @@ class GibbsWithGradients:
     """
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
+        expect_uncoupled(energy)
         return gradient_state(expect_one_hot(energy), x)
 
     def draw(self, state: GradientState, generator: torch.Generator) -> GumbelNoise:
@@ -109,6 +111,7 @@ class DMALA:
     """
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
+        expect_uncoupled(energy)
         return gradient_state(expect_one_hot(energy), x)
 
     def draw(self, state: GradientState, generator: torch.Generator) -> GumbelNoise:

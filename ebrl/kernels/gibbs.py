@@ -11,7 +11,8 @@ from torch.nn.functional import one_hot
 from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.discrete import expect_one_hot, gumbel_like
 from ebrl.kernels.importance import take
-from ebrl.kernels.protocol import Info, diverged, uniform_like
+from ebrl.kernels.known import Known
+from ebrl.kernels.protocol import Info, diverged, expect_uncoupled, uniform_like
 from ebrl.lattices import RBM
 from ebrl.spaces import PairEnergy
 
@@ -48,6 +49,7 @@ class Gibbs:
         self.scan = scan
 
     def start(self, energy: Energy, x: Tensor) -> GibbsState:
+        expect_uncoupled(energy)
         value = expect_one_hot(energy)(x)
         return GibbsState(x, value, torch.full_like(value, -1, dtype=torch.long))
 
@@ -133,6 +135,7 @@ class BlockGibbs:
 
 
 def _expect_rbm(energy: Energy) -> RBM:
+    energy = energy.energy if isinstance(energy, Known) else energy
     if not isinstance(energy, PairEnergy) or not isinstance(energy.energy, RBM):
         raise TypeError(
             "expected an RBM in a binary space, Sampler(BlockGibbs(), Binary(visible), …), "

@@ -10,7 +10,7 @@ from ebrl.energies import Energy
 from ebrl.kernels.protocol import HasPosition
 
 
-class _Known:
+class Known:
     """An energy that remembers one state's energy, and its gradient where it has one.
 
     No module: one is made for every step.
@@ -32,4 +32,4 @@ class _Known:
 
 def known(energy: Energy, state: HasPosition) -> Energy:
     """Return the energy, such that starting a kernel at `state.x` evaluates nothing twice."""
-    return cast(Energy, _Known(energy, state))
+    return cast(Energy, Known(energy, state))

@@ -56,8 +56,8 @@ class Tempered:
     exact after many steps, and chains that go on over short runs are better served by a kernel with
     independence moves. The swap acceptances are in the state; above .2 all is well. Velocities are
     drawn anew at each step. The acceptance reported is the coldest replica's, divergences are of
-    any. Raises `ValueError` for a ladder that is not like that, for an energy or a kernel (SVGD)
-    that couples chains and at temperature 0.
+    any. Raises `ValueError` for a ladder that is not like that or holds another, for an energy or a
+    kernel (SVGD) that couples chains and at temperature 0.
     """
 
     def __init__(self, kernel: Kernel, temperatures: Sequence[float] | Tensor):
@@ -68,6 +68,8 @@ class Tempered:
                 "expected temperatures that rise from 1, multiples of the sampler's, "
                 f"got {ladder.tolist()}"
             )
+        if isinstance(kernel, Tempered):
+            raise ValueError("expected one ladder of temperatures, got one in another: merge them")
         if getattr(kernel, "couples_chains", False):
             raise ValueError(
                 "expected a kernel that moves each replica alone, got one whose chains move "
