@@ -6,7 +6,8 @@
 Every rival runs the same algorithm, unadjusted Langevin, on the same weights in float32: it is the
 one that all of them have. One of our rows has its matrix products in bfloat16, under autocast. The
 rivals take turns, a run each, and the ratio is taken within a round, so that a machine whose speed
-drifts does not decide it. Medians over the rounds, with the range. Each workload and number of
+drifts does not decide it. Medians over the rounds, with the range, for each processor that the
+command was run on: they differ in what a call costs beside a product. Each workload and number of
 threads has its own process, held to as many cores; with one thread the clock is the processor's
 time, with more the wall's. What is not installed is left out and said so. ebrl also gives the
 energies at the end and counts what it rejected, which costs it one gradient more than the others;
@@ -19,7 +20,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from machine import processor
 from torch import Tensor
 from torch.nn import Conv2d
 
@@ -43,6 +44,7 @@ from ebrl.kernels import ULA
 from ebrl.networks import MLPEnergy
 
 REFERENCE = "torchebm"
+LOAD = "load average before each workload, threads"
 PEERS = [name for name in ("torchebm", "jax", "blackjax") if find_spec(name)]
 OBSERVATION, ACTION, STEP_SIZE = 17, 6, 1e-3
 Run = Callable[[], Any]
@@ -283,8 +285,15 @@ def row(
     return figures
 
 
-def as_markdown(facts: dict[str, Any], tables: dict[str, dict[str, dict]]) -> str:
-    lines = [f"\n{key}: {fact}  " for key, fact in facts.items()]
+def as_markdown(record: dict[str, dict]) -> str:
+    about = [f"- {name}: {build().about}" for name, build in WORKLOADS.items()]
+    missing = [f"- {peer} is not installed: left out" for peer in MISSING]
+    machines = [line for name, found in record.items() for line in of_machine(name, **found)]
+    return "\n".join([*about, *missing, *machines]).strip() + "\n"
+
+
+def of_machine(name: str, facts: dict[str, Any], tables: dict[str, dict[str, dict]]) -> list[str]:
+    lines = [f"\n***{name}***", *(f"\n{key}: {fact}  " for key, fact in facts.items())]
     for threads, table in tables.items():
         lines += [f"\n**{threads} thread{'s' if threads != '1' else ''}**\n"]
         lines += [
@@ -301,12 +310,17 @@ def as_markdown(facts: dict[str, Any], tables: dict[str, dict[str, dict]]) -> st
             lines.append(
                 f"| {name} | {1e3 * figures['seconds']:.4g} | {ratio} | {target} | {built} |"
             )
-    about = [f"- {name}: {build().about}" for name, build in WORKLOADS.items()]
-    missing = [f"- {peer} is not installed: left out" for peer in MISSING]
-    return "\n".join([*about, *missing, *lines]).strip() + "\n"
+    return lines
 
 
 MISSING = [name for name in ("torchebm", "jax", "blackjax") if name not in PEERS]
+
+
+def commit() -> str:
+    told = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True
+    )
+    return told.stdout.strip() or "unknown"
 
 
 def in_own_process(name: str, threads: int, arguments: argparse.Namespace) -> dict[str, dict]:
@@ -349,26 +363,26 @@ def main() -> None:
         "algorithm": "unadjusted Langevin, float32 where no other type is named",
         "rounds": arguments.rounds,
         "clock": "processor time with 1 thread, wall time with more; building: wall time",
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "cores": os.cpu_count(),
+        "commit": commit(),
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", *PEERS)),
     }
-    tables: dict[str, dict[str, dict]] = {}
-    loads: dict[str, float] = {}
-    if arguments.out and arguments.out.exists():  # of workloads not measured now the figures stay
-        before = json.loads(arguments.out.read_text())
-        tables, loads = before["tables"], before["loads"]
+    before = arguments.out and arguments.out.exists()
+    record = json.loads(arguments.out.read_text()) if before else {}
+    # Of other machines, and of workloads not measured now, the figures stay.
+    mine = record.setdefault(processor(), {"facts": {}, "tables": {}})
+    tables, loads = mine["tables"], mine["facts"].get(LOAD, {})
+    mine["facts"] = facts | {LOAD: loads}
     for threads, name in product(arguments.threads, arguments.workloads):
         loads[f"{name}, {threads}"] = round(os.getloadavg()[0], 2)
         table = tables.get(str(threads), {}) | in_own_process(name, threads, arguments)
         names = sorted(table, key=lambda row: list(WORKLOADS).index(row.partition(":")[0]))
         tables[str(threads)] = {row: table[row] for row in names}
-        facts["load average before each workload, threads"] = loads
         if arguments.out:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            found = {"facts": facts, "loads": loads, "tables": tables}
-            arguments.out.write_text(json.dumps(found, indent=1) + "\n")
-            arguments.out.with_suffix(".md").write_text(as_markdown(facts, tables))
-    print(as_markdown(facts, tables))
+            arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+            arguments.out.with_suffix(".md").write_text(as_markdown(record))
+    print(as_markdown({processor(): mine}))
 
 
 if __name__ == "__main__":

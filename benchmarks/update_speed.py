@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ import gymnasium as gym
 import numpy as np
 import stable_baselines3
 import torch
+from machine import processor
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -105,14 +105,6 @@ def as_markdown(table: dict[str, dict]) -> str:
         speed = f"{row['updates_per_second']:.0f} | {row['ratio']:.2f} ({low:.2f} to {high:.2f})"
         rows.append(f"| {name} | {speed} |")
     return "\n".join(rows)
-
-
-def processor() -> str:
-    """Return the processor's name where the system tells it."""
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main() -> None:
