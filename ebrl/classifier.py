@@ -32,7 +32,7 @@ class ClassifierEnergy(Energy):
                 f"expected the classifier to give logits of shape ({len(rows)}, classes), "
                 f"got {tuple(logits.shape)}"
             )
-        return logits.view(*batch, -1)
+        return logits.view(*batch, logits.shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
         return -self.logits(x).logsumexp(-1)

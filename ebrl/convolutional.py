@@ -91,7 +91,7 @@ class ImageEnergy(Energy):
 
 
 class NoisyImageEnergy(Energy):
-    """An image energy at noise level `sigma`, `(*leading batch,)`."""
+    """An image energy at noise level `sigma`, `(*leading batch,)` or `(*batch, 1)`."""
 
     event_ndim = 3
 
@@ -101,14 +101,14 @@ class NoisyImageEnergy(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         batch = x.shape[:-3]
-        if self.sigma.numel() != 1 and batch[: self.sigma.ndim] != self.sigma.shape:
+        sigma = self.sigma.squeeze(-1) if self.sigma.shape == (*batch, 1) else self.sigma
+        if sigma.numel() != 1 and batch[: sigma.ndim] != sigma.shape:
             raise ValueError(
                 "expected a noise level for each of the leading batch axes of x, got sigma of "
-                f"shape {tuple(self.sigma.shape)} for x of shape {tuple(x.shape)}"
+                f"shape {tuple(sigma.shape)} for x of shape {tuple(x.shape)}"
             )
-        one_for_all = self.sigma.numel() == 1
-        aligned = () if one_for_all else (*self.sigma.shape, *(1,) * (len(batch) - self.sigma.ndim))
-        return self.network.at(x, self.sigma.to(x).reshape(aligned).expand(batch))
+        aligned = () if sigma.numel() == 1 else (*sigma.shape, *(1,) * (len(batch) - sigma.ndim))
+        return self.network.at(x, sigma.to(x).reshape(aligned).expand(batch))
 
 
 class ConvEnergy(ImageEnergy):

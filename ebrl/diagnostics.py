@@ -260,13 +260,10 @@ def watch(
     some 20 calls, is above `factor` times the lowest that it has been, `floor` (in the energy's
     units) at least. It waits for the device: call it where numbers are logged anyway.
     """
-    for name, number in (("loss", loss), ("energy gap", gap)):
-        if number is not None and not number.isfinite():
-            raise DivergedError(
-                f"the {name} is {number.item()} after {alarm.updates} calls; {_CURE}"
-            )
+    expect_finite_number("loss", loss)
     if gap is None:
         return alarm._replace(updates=alarm.updates + 1)
+    expect_finite_number("energy gap", gap)
     updates = alarm.updates + 1
     weight = max(0.05, 1 / updates)
     level = alarm.level + weight * (abs(float(gap)) - alarm.level)
@@ -277,6 +274,12 @@ def watch(
             f"away from its samples; {_CURE}"
         )
     return Alarm(level, quietest, updates)
+
+
+def expect_finite_number(name: str, number: Tensor) -> None:
+    """Raise `DivergedError` for a number, 0-dim, that is not finite."""
+    if not number.isfinite():
+        raise DivergedError(f"the {name} is {number.item()}; {_CURE}")
 
 
 _CURE = (

@@ -171,8 +171,11 @@ def importance(
 ) -> Estimate:
     """Estimate the log normalizer of `exp(-E/T)` from `candidates` draws of the proposal.
 
-    A lower bound in expectation; its standard error is blind to what the proposal misses.
+    A lower bound in expectation; its standard error is blind to what the proposal misses, and
+    infinite for one candidate. Raises `ValueError` for none.
     """
+    if candidates < 1:
+        raise ValueError(f"expected at least one candidate, got {candidates}")
     with evaluating(energy), torch.no_grad():
         x = proposal.sample((candidates,), generator)
         log_weights = -energy(x).double() / temperature - proposal.log_density(x).double()
@@ -216,7 +219,10 @@ def entropy(
 
     `log Z + mean E/T`: the bound that the log normalizer is.
     """
-    return _with_mean_energy(energy, samples, log_normalizer, temperature)
+    with evaluating(energy), torch.no_grad():
+        values = energy(samples).double().flatten() / temperature
+    error = (values.var() / len(values) + log_normalizer.standard_error.square()).sqrt()
+    return Estimate(log_normalizer.value + values.mean(), error, log_normalizer.bound)
 
 
 def bits_per_dimension(
@@ -233,19 +239,10 @@ def bits_per_dimension(
     bound. `bin_width` is the distance of neighbouring values of data that were made continuous by
     adding uniform noise of that width: 1/256 for bytes scaled to [0, 1].
     """
-    nats = _with_mean_energy(energy, x, log_normalizer, temperature)
+    nats = entropy(energy, x, log_normalizer, temperature=temperature)
     unit = math.prod(x.shape[x.ndim - energy.event_ndim :]) * math.log(2)
     value = nats.value / unit - math.log2(bin_width)
     return Estimate(value, nats.standard_error / unit, nats.bound)
-
-
-def _with_mean_energy(
-    energy: Energy, x: Tensor, log_normalizer: Estimate, temperature: float
-) -> Estimate:
-    with evaluating(energy), torch.no_grad():
-        values = energy(x).double().flatten() / temperature
-    error = (values.var() / len(values) + log_normalizer.standard_error.square()).sqrt()
-    return Estimate(log_normalizer.value + values.mean(), error, log_normalizer.bound)
 
 
 def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -254,8 +251,6 @@ def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     The error is the delta method's over the means of the runs, which need be independent only of
     each other.
     """
-    runs, chains = log_weights.shape
-    log_means = torch.logsumexp(log_weights.double(), -1) - math.log(chains)
-    value = torch.logsumexp(log_means, 0) - math.log(runs)
-    excess = (torch.softmax(log_means, 0) - 1 / runs).square().sum()
-    return value, (excess * runs / (runs - 1)).sqrt()
+    means = torch.logsumexp(log_weights.double(), -1) - math.log(log_weights.shape[1])
+    soft = SoftValue(means, -means, 1.0)
+    return soft.value, soft.standard_error

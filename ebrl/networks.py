@@ -80,6 +80,8 @@ class MLPEnergy(Energy):
     def given(self, condition: Tensor, reduction: Reduction = "mean") -> BoundMLP:
         if not self.takes_condition:
             super().given(condition)
+        if self.condition_dimension == 1 and condition.shape[-1:] != (1,):
+            condition = condition.unsqueeze(-1)  # a number each, such as a noise level
         if condition.shape[-1:] != (self.condition_dimension,):
             raise ValueError(
                 f"expected a condition of shape (*batch, {self.condition_dimension}), "
@@ -93,7 +95,11 @@ class MLPEnergy(Energy):
         return self.unconditional()(x)
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.unconditional().value_and_gradient(x)
+        if torch.compiler.is_compiling():
+            return self.unconditional().value_and_gradient(x)
+        # Recorded once for as long as the weights stay where they are in memory.
+        place = tuple(weight.data_ptr() for weight in self.parameters())
+        return self.workspace.kept(place, self.unconditional).value_and_gradient(x)
 
     def unconditional(self) -> BoundMLP:
         """Return the energy of x alone; an error for one that is conditional."""

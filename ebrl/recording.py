@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy
+from ebrl.freezing import evaluating
 from ebrl.sampler import Sampler
 
 PIXELS = 96  # of a plane, a side
@@ -75,7 +76,8 @@ def planes(energy: Energy, data: Tensor, samples: Tensor) -> Tensor:
     low, high = data.amin(0), data.amax(0)
     low, high = low - 0.2 * (high - low), high + 0.2 * (high - low)
     axes = [torch.linspace(float(low[i]), float(high[i]), PIXELS).to(data) for i in (0, 1)]
-    value = energy(torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1))
+    with evaluating(energy):  # without a draw from dropout's stream
+        value = energy(torch.cartesian_prod(*axes))
     density = (value.min() - value).exp().view(PIXELS, PIXELS)
     edges = [float(edge) for pair in zip(low, high, strict=True) for edge in pair]
     panels = [

@@ -140,6 +140,8 @@ def unflatten(tensors: Mapping[str, Tensor], facts: Any) -> Any:
 
 def _flatten(value: Any, place: str, tensors: dict[str, Tensor]) -> JSON:
     name = place or "value"
+    while name in tensors:  # the keys 0 and "0", or one with a slash
+        name += "'"
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Tensor):

@@ -116,7 +116,7 @@ def _as_rows(path: Path, name: str, array: np.ndarray) -> Tensor:
         raise TableError(f"{path}: expected numbers in {name}, got dtype {array.dtype}")
     if array.ndim == 0 or array.size == 0:
         raise TableError(f"{path}: expected rows in {name}, got shape {array.shape}")
-    rows = torch.as_tensor(np.ascontiguousarray(array)).to(torch.get_default_dtype())
+    rows = torch.as_tensor(array.astype(np.float64)).to(torch.get_default_dtype())
     rows = rows.unsqueeze(-1) if rows.ndim == 1 else rows
     try:
         expect_finite(rows, f"{path}, {name}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from ebrl import schedules
 from ebrl.checkpoints import checkpoints_in, newest_checkpoint, write_checkpoint
-from ebrl.diagnostics import Alarm, DivergedError, watch
+from ebrl.diagnostics import Alarm, DivergedError, expect_finite_number, watch
 from ebrl.energies import Energy, expect_one_number_each
 from ebrl.freezing import evaluating
 from ebrl.objectives.protocol import Objective, bound
@@ -57,6 +57,10 @@ class Training:
 
     def __post_init__(self) -> None:
         self.device = next(self.energy.parameters()).device
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"expected precision in {get_args(Precision)}, got {self.precision!r}")
+        if isinstance(self.clip, float | int) and not self.clip > 0:
+            raise ValueError(f"expected clip > 0, the largest norm, got {self.clip}")
 
     @property
     def average(self) -> Energy:
@@ -79,7 +83,7 @@ class Training:
         loss = loss.detach()
         try:
             self.alarm = watch(self.alarm, loss, metrics.get("energy_gap"))
-            watch(Alarm(), norm)
+            expect_finite_number("norm of the gradient", norm)
         except DivergedError as error:
             raise DivergedError(f"diverged at step {self.step + 1}: {error}") from error
         self.optimizer.step()
@@ -298,12 +302,12 @@ class RunningClip(nn.Module):
         if not factor >= 1 or not 0 <= decay < 1:
             raise ValueError(f"expected factor >= 1 and 0 <= decay < 1, got {factor=}, {decay=}")
         self.factor, self.decay = factor, decay
-        self.register_buffer("mean", torch.tensor(torch.inf))
+        self.register_buffer("mean", torch.tensor(0.0))
 
     @torch.no_grad()
     def forward(self, norm: Tensor) -> Tensor:
         """Return the limit for this step and take its norm into the mean."""
-        mean = torch.where(self.mean.isinf(), norm, self.mean.to(norm))
+        mean = torch.where(self.mean > 0, self.mean.to(norm), norm)
         limit = self.factor * mean
         self.mean = torch.lerp(torch.minimum(norm, limit), mean, self.decay)
         return limit

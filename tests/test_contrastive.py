@@ -11,6 +11,7 @@ from problems import generator
 from torch import Tensor, nn
 
 from ebrl import Chains, Energy, Gaussian, Mixture, Sampler, networks, objectives
+from ebrl.convolutional import ConvEnergy
 from ebrl.kernels import MALA, ULA
 from ebrl.objectives import (
     ContrastiveDivergence,
@@ -171,6 +172,21 @@ def test_nearest_neighbour_entropy_is_that_of_a_gaussian(dimension: int) -> None
     assert nearest_neighbour_entropy(torch.cat([x, x])).isfinite()
     with pytest.raises(ValueError, match="more than 4"):
         nearest_neighbour_entropy(x[:4])
+
+
+def test_nearest_neighbour_entropy_does_not_depend_on_the_origin() -> None:
+    x = 0.1 * torch.randn(500, 2, generator=generator())
+    torch.testing.assert_close(
+        nearest_neighbour_entropy(x + 1000), nearest_neighbour_entropy(x), atol=0.01, rtol=0
+    )
+
+
+def test_recovery_trains_the_noise_conditional_image_energies() -> None:
+    model = ConvEnergy(1, (4,), noise_conditional=True)
+    x = torch.randn(8, 1, 8, 8, generator=generator())
+    objective = RecoveryLikelihood(Sampler(MALA(), steps=2), [0.1, 0.2, 0.4])
+    objective(model, x, generator=generator()).loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_persistent_chains_go_on_where_they_stood_and_forget_the_data() -> None:
@@ -361,6 +377,12 @@ def test_bad_input_is_refused_with_the_cure() -> None:
         LearnedGenerator(nn.Linear(2, 2), 2, noise=0.0)
     with pytest.raises(TypeError, match="not conditional"):
         LearnedGenerator(nn.Linear(2, 2), 2)(energy, x, x, generator=generator())
+    with pytest.raises(TypeError, match="divergence is not conditional"):
+        ImprovedContrastiveDivergence(sampler())(energy, x, x, generator=generator())
+    single = ContrastiveDivergence(sampler(), Chains(40, Unbounded(2)))
+    with pytest.raises(ValueError, match=r"dtype torch.float64, got torch.float32: objective.to"):
+        single(energy.double(), x.double(), generator=generator())
+    energy = energy.float()
     with pytest.raises(TypeError, match="takes no condition"):
         ContrastiveDivergence(sampler())(energy, x, x, generator=generator())
 

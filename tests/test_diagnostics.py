@@ -228,7 +228,7 @@ def test_the_energy_gap_is_the_difference_of_means() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_the_alarm_rings_for_what_is_not_finite(bad: float) -> None:
-    with pytest.raises(DivergedError, match=r"loss is .* after 1 calls; go back to the last good"):
+    with pytest.raises(DivergedError, match=r"loss is .*; go back to the last good"):
         watch(watch(Alarm(), torch.tensor(0.1)), torch.tensor(bad))
     with pytest.raises(DivergedError, match="energy gap is"):
         watch(Alarm(), torch.tensor(0.1), torch.tensor(bad))

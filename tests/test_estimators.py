@@ -10,7 +10,7 @@ from problems import generator
 from torch import Tensor
 
 from ebrl import Gaussian
-from ebrl.estimators import SoftValue, soft_value
+from ebrl.estimators import SoftValue, importance, soft_value
 
 TARGET = Gaussian(0.5, 0.7, 2)
 PROPOSAL = Gaussian(0.0, 1.5, 2)  # wider than the target: the weights have every moment
@@ -175,3 +175,12 @@ def test_the_effective_sample_size_is_between_one_and_all() -> None:
     assert ((sizes >= 1) & (sizes <= 16)).all()
     lone = soft_value(torch.tensor([[0.0, 1e4, 1e4]]), torch.zeros(1, 3), 1.0)
     torch.testing.assert_close(lone.effective_sample_size, torch.ones(1))
+
+
+def test_one_draw_has_no_finite_error_and_none_is_refused() -> None:
+    target = Gaussian(0.0, 1.0, 2)
+    one = importance(target, target, 1, generator=generator())
+    assert one.value.item() == pytest.approx(0.0, abs=1e-6)
+    assert one.standard_error.isinf()
+    with pytest.raises(ValueError, match="at least one candidate, got 0"):
+        importance(target, target, 0, generator=generator())

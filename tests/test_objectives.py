@@ -701,6 +701,35 @@ def test_bad_settings_are_refused(build: Callable[[], Objective], message: str) 
         build()
 
 
+@pytest.mark.parametrize("categorical", [False, True])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        objectives.PseudoLikelihood,
+        objectives.RatioMatching,
+        lambda categorical: objectives.DiscreteEnergyDiscrepancy(categorical=categorical),
+    ],
+)
+def test_what_is_not_discrete_is_refused(
+    objective: Callable[..., Objective], categorical: bool
+) -> None:
+    spins = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    two_hot = torch.ones(2, 3, 2)
+    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    for x in (two_hot, labels) if categorical else (spins,):
+        energy = FunctionEnergy(lambda x: x.flatten(1).sum(-1), x.ndim - 1)
+        with pytest.raises(ValueError, match="one-hot x" if categorical else "x of 0 and 1"):
+            objective(categorical=categorical)(energy, x, generator=generator())
+
+
+def test_a_vector_energy_takes_a_noise_level_for_each_row() -> None:
+    energy, x = MLPEnergy(2, (8,), condition_dimension=1), torch.randn(16, 2)
+    objective = objectives.DenoisingScoreMatching(torch.tensor([0.1, 0.5]))
+    objective(energy, x, generator=generator()).loss.backward()
+    level = torch.full((16,), 0.3)
+    assert torch.equal(energy.given(level)(x), energy.given(level.unsqueeze(-1))(x))
+
+
 def test_transport_refuses_conditions() -> None:
     energy = MLPEnergy(2, (16,), condition_dimension=3)
     with pytest.raises(ValueError, match="independent"):

@@ -98,6 +98,20 @@ def test_nested_values_come_back_with_their_types() -> None:
     assert back["tensor"] == {"tensor": 1}
 
 
+def test_places_that_read_alike_stay_apart() -> None:
+    value = {
+        0: torch.zeros(1),
+        "0": torch.ones(1),
+        "a/b": torch.zeros(2),
+        "a": {"b": torch.ones(2)},
+    }
+    tensors, facts = flatten(value)
+    back = unflatten(tensors, json.loads(json.dumps(facts)))
+    assert [back[0], back["0"]] == [torch.zeros(1), torch.ones(1)]
+    assert torch.equal(back["a/b"], torch.zeros(2))
+    assert torch.equal(back["a"]["b"], torch.ones(2))
+
+
 def test_objects_are_refused_with_their_place() -> None:
     with pytest.raises(TypeError, match=r"/a/1: expected numbers.*got type"):
         flatten({"a": [1, int]})

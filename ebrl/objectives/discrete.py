@@ -17,54 +17,59 @@ from ebrl.kernels.protocol import uniform_like
 from ebrl.objectives.protocol import Loss, bound
 
 
-class PseudoLikelihood:
+class _SiteObjective:
+    """What depends on the law of each site given all others."""
+
+    def __init__(self, *, categorical: bool = False, sites: int | None = None):
+        if sites is not None and sites < 1:
+            raise ValueError(f"expected at least one site for each x, got {sites}")
+        self.categorical, self.sites = categorical, sites
+
+    def __call__(
+        self,
+        energy: Energy,
+        x: Tensor,
+        condition: Tensor | None = None,
+        *,
+        generator: torch.Generator,
+    ) -> Loss:
+        expect_discrete(x, self.categorical)
+        energy = bound(energy, condition)
+        log_law = site_log_laws(energy, x, self.categorical, self.sites, generator)
+        sites = x[0].numel() // (x.shape[-1] if self.categorical else 1)
+        observed = log_law.detach()[..., 0]
+        metrics = {
+            "site_log_probability": observed.mean(),
+            "site_probability": observed.exp().mean(),
+        }
+        return Loss(sites * self._rule(log_law).mean(), metrics)
+
+    def _rule(self, log_law: Tensor) -> Tensor:
+        """Return what a site's law costs, `(batch, sites)`, of that which `site_log_laws` gives."""
+        raise NotImplementedError
+
+
+class PseudoLikelihood(_SiteObjective):
     """`-Σ_i log p(x_i | all others)` (Besag 1975), in nats.
 
     A call evaluates the energy `1 + sites · (categories - 1)` times for each x; with `sites=n`, n
     of them are drawn for each x and the sum scaled to be unbiased. Raises `ValueError` for n < 1.
     """
 
-    def __init__(self, *, categorical: bool = False, sites: int | None = None):
-        self.categorical, self.sites = categorical, _expect_sites(sites)
-
-    def __call__(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
-    ) -> Loss:
-        energy = bound(energy, condition)
-        log_law = site_log_laws(energy, x, self.categorical, self.sites, generator)
-        sites = x.numel() // len(x) // (x.shape[-1] if self.categorical else 1)
-        return Loss(-sites * log_law[..., 0].mean(), _metrics(log_law))
+    def _rule(self, log_law: Tensor) -> Tensor:
+        return -log_law[..., 0]
 
 
-class RatioMatching:
+class RatioMatching(_SiteObjective):
     """`½ Σ_i Σ_k (p(k | all others) - [x_i = k])²` (Hyvärinen 2007; for two categories his).
 
     Bounded where a site is badly predicted, so steadier than pseudo-likelihood, and slower there.
     Cost and `sites` as there.
     """
 
-    def __init__(self, *, categorical: bool = False, sites: int | None = None):
-        self.categorical, self.sites = categorical, _expect_sites(sites)
-
-    def __call__(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
-    ) -> Loss:
-        energy = bound(energy, condition)
-        log_law = site_log_laws(energy, x, self.categorical, self.sites, generator)
+    def _rule(self, log_law: Tensor) -> Tensor:
         law = log_law.exp()
-        squares = (1 - law[..., 0]).square() + law[..., 1:].square().sum(-1)
-        sites = x.numel() // len(x) // (x.shape[-1] if self.categorical else 1)
-        return Loss(0.5 * sites * squares.mean(), _metrics(log_law))
+        return 0.5 * ((1 - law[..., 0]).square() + law[..., 1:].square().sum(-1))
 
 
 def site_log_laws(
@@ -91,12 +96,17 @@ def site_log_laws(
     return torch.log_softmax(-torch.cat([observed, alternatives], -1), -1)
 
 
-def _metrics(log_law: Tensor) -> dict[str, Tensor]:
-    observed = log_law.detach()[..., 0]
-    return {"site_log_probability": observed.mean(), "site_probability": observed.exp().mean()}
+def expect_discrete(x: Tensor, categorical: bool) -> None:
+    """Raise `ValueError` for x that are not 0 and 1, or not one-hot where categorical.
 
-
-def _expect_sites(sites: int | None) -> int | None:
-    if sites is not None and sites < 1:
-        raise ValueError(f"expected at least one site for each x, got {sites}")
-    return sites
+    NaN is let through, to be seen in the loss.
+    """
+    right = (x == 0) | (x == 1) | x.isnan()
+    if categorical:
+        total = x.sum(-1, keepdim=True)
+        right &= (total == 1) | total.isnan()
+    if not right.all() or (categorical and x.ndim < 3):
+        wanted = "one-hot x, (batch, *sites, categories)" if categorical else "x of 0 and 1"
+        raise ValueError(
+            f"expected {wanted}, got {tuple(x.shape)} with values from {x.min()} to {x.max()}"
+        )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.protocol import normal_like, uniform_like
+from ebrl.objectives.discrete import expect_discrete
 from ebrl.objectives.noise_contrast import contrast_metrics, expect_candidates
 from ebrl.objectives.protocol import Loss, bound
 from ebrl.objectives.score_matching import draw_levels, expect_levels
@@ -80,6 +81,7 @@ class DiscreteEnergyDiscrepancy:
         *,
         generator: torch.Generator,
     ) -> Loss:
+        expect_discrete(x, self.categorical)
         x = x.detach().unsqueeze(1)  # (batch, 1, *event)
         y = self._perturbed(x, generator)
         candidates = self._perturbed(y.repeat_interleave(self.candidates, 1), generator)
@@ -100,8 +102,8 @@ def _discrepancy(energy: Energy, pool: Tensor, condition: Tensor | None, stabili
     value = bound(energy, condition)(pool)  # (batch, 1 + candidates)
     weight = torch.ones_like(value[0].detach())
     weight[0] = stabiliser
-    scores = value[:, :1] - value + weight.log()
-    loss = torch.logsumexp(scores, 1).mean() - math.log(pool.shape[1] - 1)
+    log_odds = value[:, :1] - value + weight.log()
+    loss = torch.logsumexp(log_odds, 1).mean() - math.log(pool.shape[1] - 1)
     return Loss(loss, contrast_metrics(value, -value))
 
 

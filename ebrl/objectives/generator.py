@@ -13,6 +13,7 @@ from ebrl.energies import Energy, first_order
 from ebrl.kernels.protocol import normal_like
 from ebrl.objectives.contrastive import _expect_weights
 from ebrl.objectives.protocol import Loss, bound
+from ebrl.objectives.score_matching import gradient_with_graph
 
 
 class Generated(NamedTuple):
@@ -78,14 +79,15 @@ class LearnedGenerator(nn.Module):
     ) -> Loss:
         if condition is not None:
             raise TypeError("a learned generator is not conditional: expected no condition")
-        model = bound(energy, None)
+        x, model = x.detach(), bound(energy, None)
         metrics = self.follow(model, len(x), generator)
         negatives = self.generate(len(x), generator).x.detach()
         data, drawn = model(x), model(negatives)
         gap = drawn.mean() - data.mean()
         loss = -gap
         if self.gradient_penalty:
-            loss = loss + self.gradient_penalty * _squared_slope(model, x).mean() / 2
+            _, slope = gradient_with_graph(model, x)
+            loss = loss + self.gradient_penalty * _sum_event(slope[None]).mean() / 2
         metrics |= {"energy_data": data.mean().detach(), "energy_gap": gap.detach()}
         return Loss(loss, metrics)
 
@@ -96,6 +98,7 @@ class LearnedGenerator(nn.Module):
         centre = self.network(latent)
         return Generated(centre + self.log_noise.exp() * normal_like(centre, generator), latent)
 
+    @torch.enable_grad()
     def follow(self, energy: Energy, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Move the generator one step towards the energy; return what there is to log."""
         drawn = self.generate(n, generator)
@@ -148,9 +151,3 @@ class LearnedGenerator(nn.Module):
 def _sum_event(residual: Tensor) -> Tensor:
     """Return the squared length of `(particles, n, *event)`."""
     return residual.square().flatten(2).sum(-1)
-
-
-def _squared_slope(energy: Energy, x: Tensor) -> Tensor:
-    x = x.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(energy(x).sum(), x, create_graph=True)
-    return slope.square().flatten(1).sum(-1)

@@ -112,8 +112,8 @@ class InfoNCE:
     ) -> Loss:
         pool, log_density = with_candidates(self.proposal, x, condition, self.candidates, generator)
         value = bound(energy, condition)(pool)  # (batch, 1 + candidates)
-        scores = -value - log_density
-        return Loss(-torch.log_softmax(scores, 1)[:, 0].mean(), contrast_metrics(value, scores))
+        log_odds = -value - log_density
+        return Loss(-torch.log_softmax(log_odds, 1)[:, 0].mean(), contrast_metrics(value, log_odds))
 
 
 def with_candidates(
@@ -138,10 +138,10 @@ def with_candidates(
         return pool, known.log_density(pool)
 
 
-def contrast_metrics(value: Tensor, scores: Tensor) -> dict[str, Tensor]:
+def contrast_metrics(value: Tensor, log_odds: Tensor) -> dict[str, Tensor]:
     """Return what tells whether candidates are hard, of `(batch, 1 + candidates)`, datum first."""
-    value, scores = value.detach(), scores.detach()
-    rank = (scores[:, 1:] < scores[:, :1]).to(value).mean()
+    value, log_odds = value.detach(), log_odds.detach()
+    rank = (log_odds[:, 1:] < log_odds[:, :1]).to(value).mean()
     return {"energy_gap": value[:, 1:].mean() - value[:, 0].mean(), "ranked_below": rank}
 
 

@@ -29,10 +29,10 @@ class RecoveryLikelihood(nn.Module):
     Noise is added and nothing shrunk (the paper shrinks too, which is the same up to units). The
     sampler moves `u = (x - y)/s` from 0: one step size serves all levels.
 
-    `sigmas` ascend. The energy is given σ_t as the last feature of its condition, `(batch, 1)` if
-    there is no other; one that takes no condition serves two sigmas, one level. Mass that is
-    further than s apart is not weighed against each other at that level: only the highest levels
-    see the weights of separated modes.
+    `sigmas` ascend, from 0 only where the energy has a law there. The energy is given σ_t as the
+    last feature of its condition, `(batch, 1)` if there is no other; one that takes no condition
+    serves two sigmas, one level. Mass that is further than s apart is not weighed against each
+    other at that level: only the highest levels see the weights of separated modes.
     """
 
     sigmas: Tensor  # (levels + 1,)
@@ -57,7 +57,7 @@ class RecoveryLikelihood(nn.Module):
         *,
         generator: torch.Generator,
     ) -> Loss:
-        levels, sigmas = len(self.sigmas) - 1, self.sigmas.to(x)
+        x, levels, sigmas = x.detach(), len(self.sigmas) - 1, self.sigmas.to(x)
         level = torch.randint(levels, (len(x),), generator=generator, device=x.device)
         spread = self._spread(x)[level]  # (batch,)
         event_ndim = x.ndim - 1
