@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
+from machine import processor
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -137,6 +138,7 @@ def run(task: Task, name: str, seed: int, path: Path) -> None:
         "cpu_seconds": [round(seconds - start, 2) for seconds in evaluation.cpu_seconds],
         "wall_seconds": round(time.perf_counter() - wall, 1),
         "torch": torch.__version__,
+        "processor": processor(),
     }
     path.write_text(json.dumps(record) + "\n")
 
