@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
@@ -95,7 +95,8 @@ class MLPEnergy(Energy):
         return self.unconditional()(x)
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.compiler.is_compiling():
+        widths = self.members * self.hidden  # every layer of every member
+        if torch.compiler.is_compiling() or not self.workspace.keeps(x, widths):
             return self.unconditional().value_and_gradient(x)
         # Recorded once for as long as the weights stay where they are in memory.
         place = tuple(weight.data_ptr() for weight in self.parameters())
@@ -189,10 +190,10 @@ class BoundMLP(Energy):
             return super().value_and_gradient(x)
         rows = x.reshape(-1, x.shape[-1])
         if len(parts) == 1:
-            value, gradient = parts[0].follow(rows)
+            value, gradient = parts[0].follow(self, parts[0].program, rows)
         else:
-            each = rows.split([part.rows for part in parts])
-            found = [part.follow(own) for part, own in zip(parts, each, strict=True)]
+            each = zip(parts, rows.split([part.rows for part in parts]), strict=True)
+            found = [part.follow(self, part.program, own) for part, own in each]
             value, gradient = map(torch.cat, zip(*found, strict=True))
         return value.view(x.shape[:-1]), gradient.view(x.shape)
 
@@ -288,16 +289,18 @@ class BoundMLP(Energy):
         slope = known_slope(net.activation, x.device)
         if slope is None:
             return None
-        follow: Callable[[Program, Tensor], tuple[Tensor, Tensor]] = Program.at
+        follow = BoundMLP._only
         if net.members > 1 and self.reduction == "mean":
-            follow = self._mean
+            follow = BoundMLP._mean
         elif net.members > 1:
-            follow = self._worst if x.device.type == "cpu" else self._worst_of_all
-        parts = []
+            follow = BoundMLP._worst if x.device.type == "cpu" else BoundMLP._worst_of_all
+        parts, large = [], Workspace(limit=math.inf)  # of this energy and its parts in turn
         for rows, share in self._split(x.reshape(-1, net.dimension)):
-            scratch = net.workspace.of(self._each(rows), net.hidden)
+            each = self._each(rows)
+            place = net.workspace if net.workspace.keeps(each, net.hidden) else large
+            scratch = place.of(each, net.hidden)
             program = Program.of(self.weights, share, slope, scratch)
-            parts.append(Part(len(rows), partial(follow, program)))
+            parts.append(Part(len(rows), program, follow))
         return parts
 
     def _split(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -312,6 +315,10 @@ class BoundMLP(Energy):
             together = len(rows) // conditions  # rows of one condition
             step = max(1, at_once // together)
             yield from zip(rows.split(step * together), self.share.split(step, -2), strict=True)
+
+    def _only(self, program: Program, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the one member's energy `(rows, 1)` and its gradient `(rows, dimension)`."""
+        return program.at(rows)
 
     def _mean(self, program: Program, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the members' mean energy `(rows, 1)` and its gradient `(rows, dimension)`."""
@@ -342,10 +349,15 @@ class BoundMLP(Energy):
 
 
 class Part(NamedTuple):
-    """Some rows of x, and what returns their energies and gradients."""
+    """Some rows of x, and what returns their energies and gradients.
+
+    `follow` is no bound method: an energy that held itself would stay, with its memory, until the
+    garbage collector came by.
+    """
 
     rows: int
-    follow: Callable[[Tensor], tuple[Tensor, Tensor]]
+    program: Program
+    follow: Callable[[BoundMLP, Program, Tensor], tuple[Tensor, Tensor]]
 
 
 def in_order(parameters: nn.ParameterList) -> list[Tensor]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+LIMIT = 2**22  # numbers in the layers of a pass
+
 
 def gradient_of(parameter: Tensor) -> Tensor:
     """Return the parameter's gradient, to be added to."""
@@ -27,11 +29,17 @@ class Workspace:
     """Scratch memory that the networks of one shape reuse from call to call.
 
     Fresh tensors of this size cost more in page faults and cache misses than the kernels that fill
-    them. A copy starts empty.
+    them. The memory of a pass above the limit is its caller's alone: one large batch would occupy
+    it for ever. A copy starts empty.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float = LIMIT) -> None:
+        self.limit = limit
         self.made: dict[tuple, Any] = {}
+
+    def keeps(self, rows: Tensor, widths: tuple[int, ...]) -> bool:
+        """Whether the memory of a pass of `rows: (*rows, inputs)` stays here."""
+        return rows.shape[:-1].numel() * sum(widths) <= self.limit
 
     def of(self, rows: Tensor, widths: tuple[int, ...]) -> Scratch:
         """Return the memory of a pass of `rows: (*rows, inputs)`, good until the next one."""
@@ -40,6 +48,8 @@ class Workspace:
         def tensors() -> list[Tensor]:
             return [rows.new_empty(*batch, width) for width in widths]
 
+        if not self.keeps(rows, widths):
+            return Scratch(tensors(), tensors())
         key = (batch, rows.dtype, rows.device)
         return self.kept(key, lambda: Scratch(tensors(), tensors()))
 
@@ -57,7 +67,7 @@ class Workspace:
         return self.made[key]
 
     def __deepcopy__(self, memo: dict) -> Workspace:
-        return Workspace()
+        return Workspace(self.limit)
 
     def __reduce__(self) -> tuple:
-        return (Workspace, ())
+        return (Workspace, (self.limit,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ebrl import networks
 from ebrl.energies import Gaussian
-from ebrl.networks import MLPEnergy
+from ebrl.networks import MLPEnergy, Reduction
 
 ANALYTIC = [nn.ReLU, nn.SiLU, nn.Tanh]
 every_activation = pytest.mark.parametrize("activation", [*ANALYTIC, nn.ELU])  # ELU falls back
@@ -263,6 +264,47 @@ def test_memory_stays_bounded_over_many_batch_sizes() -> None:
     for rows in range(1, 100):
         bound.value_and_gradient(points(rows, 2))
     assert len(bound.recorded.made) <= 16
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("reduction", ["mean", "max"])
+def test_a_large_pass_goes_with_its_bound_energy(members: int, reduction: Reduction) -> None:
+    net = network(members=members)
+    net.workspace.limit = 40 * members * sum(net.hidden) - 1
+    for rows, kept in ((40, 0), (39, 1)):
+        x, condition = points(rows, 2), points(rows, 3)
+        with torch.no_grad():
+            net.given(condition, reduction)(x)
+        net.given(condition).regress(x, points(rows))
+        bound = net.given(condition, reduction)
+        bound.value_and_gradient(x)
+        assert len(net.workspace.made) == kept
+        ((part,),) = bound.recorded.made.values()
+        held = [weakref.ref(tensor) for tensor in part.program.past.outputs]
+        del bound, part
+        assert [one() is not None for one in held] == [bool(kept)] * len(held)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_no_large_pass_is_recorded_for_good(members: int) -> None:
+    net = network(members=members, condition_dimension=0)
+    net.workspace.limit = 40 * members * sum(net.hidden) - 1
+    net.value_and_gradient(points(40, 2))
+    assert not net.workspace.made
+    net.value_and_gradient(points(39, 2))
+    assert net.workspace.made
+
+
+def test_large_parts_share_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network()
+    whole = net.given(points(1, 3)).value_and_gradient(points(40, 2))
+    monkeypatch.setattr(networks, "_CACHED", 7 * 10)  # parts of 10 rows
+    net.workspace.limit = 0
+    bound = net.given(points(1, 3))
+    torch.testing.assert_close(bound.value_and_gradient(points(40, 2)), whole)
+    (parts,) = bound.recorded.made.values()
+    assert len(parts) == 4
+    assert len({part.program.past.outputs[0].data_ptr() for part in parts}) == 1
 
 
 def test_copies_and_pickles_are_equal_and_apart() -> None:
