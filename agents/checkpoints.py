@@ -58,7 +58,8 @@ class Checkpoints(BaseCallback):
     callbacks beside this one go on counting where they stood.
 
     Raises OSError when a checkpoint cannot be written (those already there stay whole), ValueError
-    for impossible arguments, TypeError for an algorithm without a replay buffer.
+    for impossible arguments, TypeError for an algorithm without a replay buffer or with one that a
+    file cannot hold.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class Checkpoints(BaseCallback):
                 "there; wrap each as Replayable(gym.make(...)) for an exact one",
                 stacklevel=2,
             )
+        parts.replay(self._agent())  # what a file cannot hold is refused before the first step
         self.folder.mkdir(parents=True, exist_ok=True)
         for litter in self.folder.glob(".checkpoint-*.tmp"):  # of a run killed while it wrote
             litter.unlink()

@@ -11,7 +11,8 @@ component V is `Q' - alpha log q` and the agent is SAC (Haarnoja et al. 2018).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+import math
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,24 +21,15 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.type_aliases import (
-    DictReplayBufferSamples,
-    GymEnv,
-    MaybeCallback,
-    ReplayBufferSamples,
-    Schedule,
-)
-from stable_baselines3.common.utils import get_parameters_by_name
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from ebrl.agents import flat
-from ebrl.agents.energy_policy import CnnPolicy, EnergyPolicy, MultiInputPolicy
-from ebrl.agents.proposal import Divergence, TanhMixture, perplexity
-from ebrl.agents.saving import Saving
+from ebrl.agents.energy_policy import CnnPolicy, EnergyCritic, EnergyPolicy, MultiInputPolicy
+from ebrl.agents.proposal import Divergence, MixtureProposal, TanhMixture, perplexity
+from ebrl.agents.soft_agent import Batch, Observation, SoftAgent
 from ebrl.estimators import SoftValue, soft_value
 
-Self = TypeVar("Self", bound="EnergyActorCritic")
-Batch = ReplayBufferSamples | DictReplayBufferSamples
+OF_THE_AGENT = ("components", "moves", "acting_candidates")  # arguments of the policy
 
 
 class UpdateNoise(NamedTuple):
@@ -61,14 +53,14 @@ class UpdateReport(NamedTuple):
             "actor_loss": self.divergence.loss,
             "ent_coef": self.divergence.temperature,
             "entropy": self.divergence.entropy,
-            "energy": self.divergence.energies,
+            "energy": self.divergence.energy,
             "soft_value": self.soft.value,
             "effective_sample_size": self.soft.effective_sample_size,
             "mixture_perplexity": perplexity(self.divergence.weights),
         }
 
 
-class EnergyActorCritic(Saving):
+class EnergyActorCritic(SoftAgent):
     """A native Stable-Baselines3 algorithm for continuous actions.
 
     What SAC has not:
@@ -89,7 +81,13 @@ class EnergyActorCritic(Saving):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    streams = ("acting", "training")
+    trained = ("proposal", "critic")
     policy: EnergyPolicy
+    action_space: spaces.Box
+    proposal: MixtureProposal
+    critic: EnergyCritic
+    critic_target: EnergyCritic
 
     def __init__(
         self,
@@ -164,73 +162,33 @@ class EnergyActorCritic(Saving):
                 raise ValueError(f"expected {name} >= 1, got {count}")
         if self.moves < 0:
             raise ValueError(f"expected moves >= 0, got {self.moves}")
-        if self.target_update_interval < 1:
+        entropy = self.target_entropy
+        if entropy != "auto" and (isinstance(entropy, str) or not math.isfinite(entropy)):
+            raise ValueError(f"expected target_entropy to be 'auto' or finite, got {entropy!r}")
+        if taken := [name for name in OF_THE_AGENT if name in self.policy_kwargs]:
             raise ValueError(
-                f"expected target_update_interval >= 1, got {self.target_update_interval}"
+                f"expected policy_kwargs without {taken}: give them to the agent, "
+                f"{type(self).__name__}(..., {taken[0]}={self.policy_kwargs[taken[0]]!r})"
             )
-        temperature = self.initial_ent_coef if self.ent_coef == "auto" else self.ent_coef
-        if isinstance(temperature, str) or not temperature > 0:
-            raise ValueError(
-                f"expected ent_coef to be 'auto' or a temperature above 0, got {temperature!r}"
-            )
+        super()._check_parameters()
 
     def _setup_model(self) -> None:
-        self.policy_kwargs = {
-            **self.policy_kwargs,
-            "components": self.components,
-            "acting_candidates": self.acting_candidates or self.candidates,
-            "moves": self.moves,
-        }
+        theirs = self.policy_kwargs
+        own = (self.components, self.moves, self.acting_candidates or self.candidates)
+        self.policy_kwargs = {**theirs, **dict(zip(OF_THE_AGENT, own, strict=True))}
         super()._setup_model()
-        self.policy.flatten(self.lr_schedule(1))
-        self._seed_generators()
-        self.proposal, self.critic = self.policy.proposal, self.policy.critic
-        self.critic_target = self.policy.critic_target
-        self._running = get_parameters_by_name(self.critic, ["running_"])
-        self._running_target = get_parameters_by_name(self.critic_target, ["running_"])
-        self._setup_temperature()
-        self._report: UpdateReport | None = None
-
-    def _seed_generators(self) -> None:
-        """Give acting and training a stream each, so that neither disturbs the other."""
-        self.generators = {name: torch.Generator(self.device) for name in ("acting", "training")}
-        for offset, generator in enumerate(self.generators.values()):
-            if self.seed is None:
-                generator.seed()
-            else:
-                generator.manual_seed(2 * self.seed + offset)
-        self.policy.generator = self.generators["acting"]
-
-    def _setup_temperature(self) -> None:
+        self.policy_kwargs = theirs  # what is saved, and given again when loading
         if self.target_entropy == "auto":
             self.target_entropy = -float(get_action_dim(self.action_space))
-        self.log_ent_coef: Tensor | None = None
-        self.ent_coef_optimizer: torch.optim.Optimizer | None = None
-        if self.ent_coef == "auto":
-            self.log_ent_coef = torch.full(
-                (1,), float(np.log(self.initial_ent_coef)), device=self.device, requires_grad=True
-            )
-            self.ent_coef_optimizer = torch.optim.Adam(
-                [self.log_ent_coef], lr=self.lr_schedule(1), fused=True
-            )
-            self.policy.temperature.fill_(self.initial_ent_coef)
-        else:
-            self.policy.temperature.fill_(float(self.ent_coef))
+        self._report: UpdateReport | None = None
 
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Update critics, proposal and temperature on `gradient_steps` batches of the replay."""
-        self.policy.set_training_mode(True)
-        optimizers = [self.proposal.optimizer, self.critic.optimizer]
-        if self.ent_coef_optimizer is not None:
-            optimizers.append(self.ent_coef_optimizer)
-        self._update_learning_rate(optimizers)
-        assert self.replay_buffer is not None  # made by _setup_model
-        for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            self._report = self._update(batch, self._draw(batch.rewards))
-            self._n_updates += 1
-            if self._n_updates % self.target_update_interval == 0:
-                self._update_target()
+    def _sample_action(self, *arguments: Any, **named: Any) -> tuple[np.ndarray, np.ndarray]:
+        """As Stable-Baselines3; acting of the training alone adapts the sampler's step size."""
+        self.policy.adapting = True
+        try:
+            return super()._sample_action(*arguments, **named)
+        finally:
+            self.policy.adapting = False
 
     def _draw(self, rewards: Tensor) -> UpdateNoise:
         generator, batch = self.generators["training"], rewards.shape[0]
@@ -247,30 +205,23 @@ class EnergyActorCritic(Saving):
             offset=torch.rand(batch, 1, generator=generator, device=generator.device),
         )
 
-    def _update(self, batch: Batch, noise: UpdateNoise) -> UpdateReport:
+    def _update(self, batch: Batch) -> None:
         """Do one update: critics, proposal, temperature, all at the temperature before."""
+        noise = self._draw(batch.rewards)
         alpha = self.policy.temperature.clone()
         value, soft = self._target(batch, noise, alpha)
-        self.policy.flat["critic"].gradient.zero_()
+        self.critic.optimizer.zero_grad()
         # Half the mean squared Bellman error, summed over the critics: E = -Q.
         critic_loss = self.critic.given(batch.observations).regress(batch.actions, -value)
-        flat.step(self.critic.optimizer)
+        self.critic.optimizer.step()
 
         with torch.no_grad():
             energy = self.critic.given(batch.observations, "max")
-        self.policy.flat["proposal"].gradient.zero_()
+        self.proposal.optimizer.zero_grad()
         divergence = self.proposal.follow(batch.observations, noise.proposal, energy, alpha)
-        flat.step(self.proposal.optimizer)
-        self._update_temperature(divergence.entropy)
-        return UpdateReport(critic_loss, divergence, soft)
-
-    def _update_temperature(self, entropy: Tensor) -> None:
-        """Move the temperature so that the proposal's entropy comes to the target."""
-        if self.log_ent_coef is None or self.ent_coef_optimizer is None:
-            return
-        self.log_ent_coef.grad = (entropy - float(self.target_entropy)).reshape(1)
-        flat.step(self.ent_coef_optimizer)
-        self.policy.temperature.copy_(self.log_ent_coef.detach().exp().squeeze(0))
+        self.proposal.optimizer.step()
+        self._update_temperature(divergence.entropy, float(self.target_entropy))
+        self._report = UpdateReport(critic_loss, divergence, soft)
 
     @torch.no_grad()
     def _target(self, batch: Batch, noise: UpdateNoise, alpha: Tensor) -> tuple[Tensor, SoftValue]:
@@ -283,73 +234,34 @@ class EnergyActorCritic(Saving):
         alive = 1 - batch.dones.squeeze(-1)
         return batch.rewards.squeeze(-1) + alive * discount * soft.value, soft
 
-    def _update_target(self) -> None:
-        with torch.no_grad():
-            average, current = self.policy.flat["critic_target"], self.policy.flat["critic"]
-            average.parameter.lerp_(current.parameter, self.tau)
-            for target, running in zip(self._running_target, self._running, strict=True):
-                target.copy_(running)
+    def _metrics(self) -> dict[str, Tensor]:
+        return {} if self._report is None else self._report.metrics()
 
     def dump_logs(self) -> None:
-        """Write the logs; only here does the host wait for the device."""
-        if self._report is not None:
-            for name, value in self._report.metrics().items():
-                self.logger.record(f"train/{name}", value.mean().item())
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.policy.acceptance is not None:
             self.logger.record("sampler/acceptance", self.policy.acceptance.mean().item())
             self.logger.record("sampler/step_size", float(self.policy.sampler.step_size))
         super().dump_logs()
 
-    def sample_actions(self, observation: np.ndarray | dict[str, np.ndarray], n: int) -> np.ndarray:
+    def sample_actions(self, observation: Observation, n: int) -> np.ndarray:
         """Draw `(n, action_dim)` actions for one observation, in the environment's units."""
-        self.policy.set_training_mode(False)
-        tensor, _ = self._one(observation)
-        actions = self.policy.sample(tensor, n, adapt=False)[0].cpu().numpy()
+        tensor = self._one(observation)
+        actions = self.policy.sample(tensor, n)[0].cpu().numpy()
         return self.policy.unscale_action(actions.reshape(n, *self.policy.action_space.shape))
 
-    def energy(
-        self, observation: np.ndarray | dict[str, np.ndarray], actions: np.ndarray
-    ) -> np.ndarray:
+    def energy(self, observation: Observation, actions: np.ndarray) -> np.ndarray:
         """Return `-mean Q` of `(n, action_dim)` actions for one observation, `(n,)`, as reward.
 
         Actions are in the environment's units.
         """
-        self.policy.set_training_mode(False)
-        tensor, _ = self._one(observation)
-        scaled = self.policy.scale_action(np.asarray(actions))
-        rows = torch.as_tensor(scaled, dtype=torch.float32, device=self.device).flatten(1)
+        tensor = self._one(observation)
+        actions, shape = np.asarray(actions), self.action_space.shape
+        if actions.ndim == 0 or actions.shape[1:] != shape:
+            raise ValueError(
+                f"expected an array of actions, each of shape {shape}, got shape {actions.shape}"
+            )
+        scaled = self.policy.scale_action(actions)
+        rows = torch.as_tensor(scaled, dtype=torch.float32, device=self.device)
+        rows = rows.reshape(-1, self.proposal.dimension)
         with torch.no_grad():
             return self.policy.critic.given(tensor)(rows.unsqueeze(0))[0].cpu().numpy()
-
-    def _one(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[Any, bool]:
-        tensor, vectorized = self.policy.obs_to_tensor(observation)
-        if vectorized:
-            raise ValueError(
-                "expected one observation of the environment's observation space, got a batch of "
-                "them: call once for each"
-            )
-        return tensor, vectorized
-
-    def learn(
-        self: Self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "EnergyActorCritic",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        return super().learn(
-            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-        )
-
-    def _excluded_save_params(self) -> list[str]:
-        aliases = ["proposal", "critic", "critic_target", "_running", "_running_target"]
-        return [*super()._excluded_save_params(), *aliases, "generators", "_report"]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts = ["policy", "proposal.optimizer", "critic.optimizer"]
-        if self.ent_coef_optimizer is None:
-            return state_dicts, []
-        return [*state_dicts, "ent_coef_optimizer"], ["log_ent_coef"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from ebrl.adaptation import DualAveraging
-from ebrl.agents.flat import flatten_parameters
 from ebrl.agents.proposal import MixtureProposal, TanhMixture
 from ebrl.energies import Energy
 from ebrl.estimators import soft_value
@@ -117,6 +117,7 @@ class EnergyPolicy(BasePolicy):
         self.log_deviation_bounds, self.epsilon = log_deviation_bounds, epsilon
         self.generator = torch.Generator()
         self.acceptance: Tensor | None = None  # of the last moves
+        self.adapting = False  # the algorithm sets it while training acts
         self.register_buffer("temperature", torch.ones(()))
         self.sampler = Sampler(
             MALA(),
@@ -126,6 +127,9 @@ class EnergyPolicy(BasePolicy):
             adaptation=DualAveraging(),
         )
         self._build()
+        settings: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
+        for network in (self.proposal, self.critic):
+            network.optimizer = self.optimizer_class(network.parameters(), **settings)
 
     def _build(self) -> None:
         actor_arch, critic_arch = get_actor_critic_arch(self.net_arch)
@@ -158,18 +162,6 @@ class EnergyPolicy(BasePolicy):
         self.critic_target.energy.workspace = critic.energy.workspace
         self.critic_target.requires_grad_(False).set_training_mode(False)
 
-    def flatten(self, learning_rate: float) -> None:
-        """Put each network on one flat tensor and give it an optimiser, once on the device."""
-        self.flat = {
-            name: flatten_parameters(getattr(self, name))
-            for name in ("proposal", "critic", "critic_target")
-        }
-        settings: dict[str, Any] = {"lr": learning_rate, **self.optimizer_kwargs}
-        for name in ("proposal", "critic"):
-            getattr(self, name).optimizer = self.optimizer_class(
-                [self.flat[name].parameter], **settings
-            )
-
     def set_training_mode(self, mode: bool) -> None:
         if mode == self.training:  # a visit to every module otherwise
             return
@@ -184,7 +176,7 @@ class EnergyPolicy(BasePolicy):
         """Return scaled actions `(batch, action_dim)`."""
         if deterministic:
             return self.greedy(observation)
-        return self.sample(observation).squeeze(1)
+        return self.sample(observation, adapt=self.adapting).squeeze(1)
 
     @torch.no_grad()
     def greedy(self, observation: PyTorchObs) -> Tensor:
@@ -200,7 +192,7 @@ class EnergyPolicy(BasePolicy):
         return take(means, lowest)
 
     @torch.no_grad()
-    def sample(self, observation: PyTorchObs, n: int = 1, adapt: bool = True) -> Tensor:
+    def sample(self, observation: PyTorchObs, n: int = 1, adapt: bool = False) -> Tensor:
         """Draw scaled actions `(batch, n, action_dim)`, independent given the observation."""
         mixture = self.proposal(observation)
         batch, total = mixture.mean.shape[0], n * self.acting_candidates
@@ -271,38 +263,10 @@ class EnergyPolicy(BasePolicy):
 class CnnPolicy(EnergyPolicy):
     """`EnergyPolicy` for images, with SB3's `NatureCNN`."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            features_extractor_class=features_extractor_class,
-            **kwargs,
-        )
+    __init__ = partialmethod(EnergyPolicy.__init__, features_extractor_class=NatureCNN)
 
 
 class MultiInputPolicy(EnergyPolicy):
     """`EnergyPolicy` for dictionaries of observations, with SB3's `CombinedExtractor`."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            features_extractor_class=features_extractor_class,
-            **kwargs,
-        )
+    __init__ = partialmethod(EnergyPolicy.__init__, features_extractor_class=CombinedExtractor)

@@ -130,7 +130,12 @@ class Divergence(NamedTuple):
     @property
     def loss(self) -> Tensor:
         """The mean of `T log q + E` over the proposal, 0-dim."""
-        return (self.weights * self.energies).sum(-1).mean() - self.temperature * self.entropy
+        return self.energy - self.temperature * self.entropy
+
+    @property
+    def energy(self) -> Tensor:
+        """The proposal's mean, `E_q E`, 0-dim."""
+        return (self.weights * self.energies).sum(-1).mean()
 
     @property
     def entropy(self) -> Tensor:

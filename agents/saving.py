@@ -111,12 +111,16 @@ class Saving(OffPolicyAlgorithm):
         given = _complete(cls, path, state, arguments)
         model = _build(cls, state, given, env, device)
         try:
-            put_learnt(model, state["learnt"])
+            model._put_learnt(state["learnt"])
             put_counters(model, state["counters"])
-            put_generators(model, state["generators"])
+            if "seed" not in arguments:  # a new seed starts new streams
+                put_generators(model, state["generators"])
         except StorageError as error:
             raise StorageError(f"{path}: {error}") from error
         return model
+
+    def _put_learnt(self, state: dict[str, Any]) -> None:
+        put_learnt(self, state)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As Stable-Baselines3; an agent with HerReplayBuffer needs it already at `load`."""
@@ -182,21 +186,44 @@ def _split_arguments(agent: Saving) -> tuple[dict[str, Any], dict[str, str]]:
 def _arguments(agent: Saving) -> dict[str, Any]:
     """The constructor arguments that would build this agent again."""
     values: dict[str, Any] = {}
-    for name in inspect.signature(type(agent).__init__).parameters:
+    for name in _names(type(agent)):
         if name not in NOT_STORED:
             values[name] = getattr(agent, name) if hasattr(agent, name) else vars(agent)[f"_{name}"]
     aliases: dict[Any, str] = {policy: name for name, policy in agent.policy_aliases.items()}
     values["policy"] = aliases.get(agent.policy_class, agent.policy_class)
     if isinstance(agent.train_freq, TrainFreq):
         values["train_freq"] = (agent.train_freq.frequency, agent.train_freq.unit.value)
-    # the algorithm chose these itself, and would object to being told
-    if agent.replay_buffer_class in (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer):
+    if _chose_its_buffer(agent):  # and would object to being told
         values["replay_buffer_class"] = None
-        chosen = ("n_steps", "gamma") if agent.n_steps > 1 else ()
         values["replay_buffer_kwargs"] = {
-            key: value for key, value in agent.replay_buffer_kwargs.items() if key not in chosen
+            key: value
+            for key, value in agent.replay_buffer_kwargs.items()
+            if agent.n_steps == 1 or key not in ("n_steps", "gamma")
         }
     return values
+
+
+def _names(cls: type) -> list[str]:
+    """The arguments of a constructor; those behind `*args` and `**kwargs` are its parent's."""
+    names: dict[str, None] = {}
+    for one in cls.__mro__:
+        if "__init__" not in vars(one):
+            continue
+        own = inspect.signature(one.__init__).parameters.values()  # type: ignore[misc]
+        passed_on = [p for p in own if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        names |= {p.name: None for p in own if p not in passed_on}
+        if not passed_on:
+            break
+    return list(names)
+
+
+def _chose_its_buffer(agent: Saving) -> bool:
+    """Whether the algorithm alone would choose the replay buffer that the agent has."""
+    if agent.replay_buffer_class is NStepReplayBuffer and agent.n_steps > 1:
+        chosen = {"n_steps": agent.n_steps, "gamma": agent.gamma}
+        return chosen.items() <= agent.replay_buffer_kwargs.items()
+    plain = agent.replay_buffer_class in (ReplayBuffer, DictReplayBuffer)
+    return plain and agent.n_steps == 1
 
 
 def _encode(value: Any) -> Any:
@@ -258,7 +285,7 @@ def _complete(
     cls: type[Saving], path: Path, state: dict[str, Any], arguments: dict[str, Any]
 ) -> dict[str, Any]:
     """All constructor arguments: the stored ones, replaced and completed by the caller's."""
-    allowed = set(inspect.signature(cls.__init__).parameters) - set(NOT_STORED) | {"policy"}
+    allowed = set(_names(cls)) - set(NOT_STORED) | {"policy"}
     for name in arguments:
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, n=1)

@@ -13,36 +13,27 @@ optimum at the temperature `(1 - munchausen) alpha`, wherever the clip is not me
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import (
-    DictReplayBufferSamples,
-    GymEnv,
-    MaybeCallback,
-    ReplayBufferSamples,
-    Schedule,
-)
-from stable_baselines3.common.utils import get_parameters_by_name
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from .saving import Saving
+from .soft_agent import Batch, Observation, SoftAgent
 from .soft_q_policy import (
+    DiscreteCritic,
     SoftQCnnPolicy,
     SoftQMultiInputPolicy,
     SoftQPolicy,
     boltzmann,
 )
 
-Self = TypeVar("Self", bound="SoftQ")
-Batch = ReplayBufferSamples | DictReplayBufferSamples
 
-
-class SoftQ(Saving):
+class SoftQ(SoftAgent):
     """A native Stable-Baselines3 algorithm for discrete actions.
 
     What DQN has not:
@@ -70,7 +61,8 @@ class SoftQ(Saving):
     }
     policy: SoftQPolicy
     action_space: spaces.Discrete
-    replay_buffer: ReplayBuffer
+    critic: DiscreteCritic
+    critic_target: DiscreteCritic
 
     def __init__(
         self,
@@ -135,109 +127,53 @@ class SoftQ(Saving):
             self._setup_model()
 
     def _check_parameters(self) -> None:
-        automatic = self.ent_coef == "auto"
-        temperature = self.initial_ent_coef if automatic else self.ent_coef
-        if isinstance(temperature, str) or not 0 < temperature < math.inf:
-            name = "initial_ent_coef" if automatic else "ent_coef"
-            either = "" if automatic else "'auto' or "
-            raise ValueError(f"expected {name} to be {either}above 0, got {temperature!r}")
-        if not 0 < self.target_entropy < 1:
+        super()._check_parameters()
+        if isinstance(self.target_entropy, str) or not 0 < self.target_entropy < 1:
             raise ValueError(
                 "expected target_entropy between 0 and 1, a fraction of log |A|, "
-                f"got {self.target_entropy}"
+                f"got {self.target_entropy!r}"
             )
         if not 0 <= self.munchausen < 1:
             raise ValueError(f"expected munchausen >= 0 and < 1, got {self.munchausen}")
         if not self.munchausen_clip < 0:
             raise ValueError(f"expected munchausen_clip < 0, got {self.munchausen_clip}")
-        if self.target_update_interval < 1:
-            raise ValueError(
-                f"expected target_update_interval >= 1, got {self.target_update_interval}"
-            )
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self._seed_generators()
-        self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
-        self._averaged: list[Tensor] = list(self.critic.parameters())
-        self._averages: list[Tensor] = list(self.critic_target.parameters())
-        self._running = get_parameters_by_name(self.critic, ["running_"])
-        self._running_target = get_parameters_by_name(self.critic_target, ["running_"])
-        self._setup_temperature()
-        self._metrics: dict[str, Tensor] = {}
+        self._report: dict[str, Tensor] = {}
 
-    def _seed_generators(self) -> None:
-        """Give acting a stream of its own; training draws nothing but batches of the replay."""
-        self.generators = {"acting": torch.Generator(self.device)}
-        if self.seed is None:
-            self.generators["acting"].seed()
-        else:
-            self.generators["acting"].manual_seed(self.seed)
-        self.policy.generator = self.generators["acting"]
-
-    def _setup_temperature(self) -> None:
-        self.log_ent_coef: Tensor | None = None
-        self.ent_coef_optimizer: torch.optim.Optimizer | None = None
-        if self.ent_coef == "auto":
-            self.log_ent_coef = torch.full(
-                (1,), math.log(self.initial_ent_coef), device=self.device, requires_grad=True
-            )
-            self.ent_coef_optimizer = torch.optim.Adam(
-                [self.log_ent_coef], lr=self.lr_schedule(1), fused=True
-            )
-            self.policy.temperature.fill_(self.initial_ent_coef)
-        else:
-            self.policy.temperature.fill_(self.ent_coef)
-
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Update the critics and the temperature on `gradient_steps` batches of the replay."""
-        self.policy.set_training_mode(True)
-        optimizers = [self.critic.optimizer]
-        if self.ent_coef_optimizer is not None:
-            optimizers.append(self.ent_coef_optimizer)
-        self._update_learning_rate(optimizers)
-        for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            self._metrics = self._update(batch)
-            self._n_updates += 1
-            if self._n_updates % self.target_update_interval == 0:
-                self._update_target()
-
-    def _update(self, batch: Batch) -> dict[str, Tensor]:
+    def _update(self, batch: Batch) -> None:
         """Do one update of the critics and the temperature."""
         energies = self.critic(batch.observations)  # (members, batch, actions)
         alpha = self.policy.temperature.clone()
         current = boltzmann(energies.detach().mean(0), alpha)
         entropy = current.entropy.mean()
-        self._update_temperature(entropy)
+        self._update_temperature(entropy, self.target_entropy * math.log(self.action_space.n))
 
-        target = self._target(batch, alpha)  # (batch,)
+        target, value = self._target(batch, alpha)  # (batch,)
         index = batch.actions.expand(energies.shape[0], -1, -1)
         taken = energies.gather(-1, index).squeeze(-1)  # (members, batch)
         loss = 0.5 * (taken + target).square().mean(-1).sum()  # E = -Q
         self.critic.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.critic.optimizer.step()
-        return {
-            "train/critic_loss": loss.detach(),
-            "train/ent_coef": alpha,
-            "train/entropy": entropy,
-            "train/energy": taken.detach().mean(),
-            "train/soft_value": current.soft_value.mean(),
+        self._report = {
+            "critic_loss": loss.detach(),
+            "ent_coef": alpha,
+            "entropy": entropy,
+            "energy": alpha * current.entropy - current.soft_value,  # of the policy: V = α H - E
+            "soft_value": value,
         }
 
-    def _update_temperature(self, entropy: Tensor) -> None:
-        """Move the temperature so that the policy's entropy comes to the target."""
-        if self.log_ent_coef is None or self.ent_coef_optimizer is None:
-            return
-        target = self.target_entropy * math.log(self.action_space.n)
-        self.log_ent_coef.grad = (entropy - target).reshape(1)
-        self.ent_coef_optimizer.step()
-        self.policy.temperature.copy_(self.log_ent_coef.detach().exp().squeeze(0))
+    def _metrics(self) -> dict[str, Tensor]:
+        return self._report
 
     @torch.no_grad()
-    def _target(self, batch: Batch, alpha: Tensor) -> Tensor:
-        """Return the soft Bellman target `(batch,)`, with the Munchausen term if there is one."""
+    def _target(self, batch: Batch, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the soft Bellman target and the next observations' soft value, `(batch,)` each.
+
+        The target has the Munchausen term if there is one.
+        """
         after = boltzmann(self.critic_target(batch.next_observations).amax(0), alpha)
         discount = self.gamma if batch.discounts is None else batch.discounts.squeeze(-1)
         alive = 1 - batch.dones.squeeze(-1)
@@ -246,30 +182,13 @@ class SoftQ(Saving):
             before = boltzmann(self.critic_target(batch.observations).amax(0), alpha)
             log_taken = before.log_probabilities.gather(-1, batch.actions).squeeze(-1)
             target += self.munchausen * (alpha * log_taken).clamp_min(self.munchausen_clip)
-        return target
+        return target, after.soft_value
 
-    def _update_target(self) -> None:
-        with torch.no_grad():
-            torch._foreach_lerp_(self._averages, self._averaged, self.tau)
-            for target, running in zip(self._running_target, self._running, strict=True):
-                target.copy_(running)
-
-    def dump_logs(self) -> None:
-        """Write the logs; only here does the host wait for the device."""
-        for name, value in self._metrics.items():
-            self.logger.record(name, value.item())
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        super().dump_logs()
-
-    def sample_actions(self, observation: np.ndarray | dict[str, np.ndarray], n: int) -> np.ndarray:
+    def sample_actions(self, observation: Observation, n: int) -> np.ndarray:
         """Draw `(n,)` action indices for one observation."""
         return self.policy.sample(self._one(observation), n)[0].cpu().numpy()
 
-    def energy(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        actions: np.ndarray | None = None,
-    ) -> np.ndarray:
+    def energy(self, observation: Observation, actions: np.ndarray | None = None) -> np.ndarray:
         """Return `-mean Q` of `(n,)` action indices for one observation, `(n,)`, as reward.
 
         Without `actions`, of all of them in order. Raises ValueError for indices of no action.
@@ -283,35 +202,6 @@ class SoftQ(Saving):
             raise ValueError(f"expected action indices from 0 to {count - 1}, got {actions}")
         return energies[index]
 
-    def policy_probabilities(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
+    def policy_probabilities(self, observation: Observation) -> np.ndarray:
         """Return the probability of every action for one observation, `(actions,)`."""
         return self.policy.probabilities(self._one(observation))[0].cpu().numpy()
-
-    def _one(self, observation: np.ndarray | dict[str, np.ndarray]) -> Any:
-        self.policy.set_training_mode(False)
-        tensor, vectorized = self.policy.obs_to_tensor(observation)
-        if vectorized:
-            raise ValueError(
-                "expected one observation of the environment's observation space, got a batch of "
-                "them: call once for each"
-            )
-        return tensor
-
-    def learn(
-        self: Self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "SoftQ",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        return super().learn(
-            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-        )
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts = ["policy", "critic.optimizer"]
-        if self.ent_coef_optimizer is None:
-            return state_dicts, []
-        return [*state_dicts, "ent_coef_optimizer"], ["log_ent_coef"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partialmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -200,41 +201,13 @@ class SoftQPolicy(BasePolicy):
 class SoftQCnnPolicy(SoftQPolicy):
     """`SoftQPolicy` for images, with SB3's `NatureCNN`."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Discrete,
-        lr_schedule: Schedule,
-        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            features_extractor_class=features_extractor_class,
-            **kwargs,
-        )
+    __init__ = partialmethod(SoftQPolicy.__init__, features_extractor_class=NatureCNN)
 
 
 class SoftQMultiInputPolicy(SoftQPolicy):
     """`SoftQPolicy` for dictionaries of observations, with SB3's `CombinedExtractor`."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Discrete,
-        lr_schedule: Schedule,
-        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            features_extractor_class=features_extractor_class,
-            **kwargs,
-        )
+    __init__ = partialmethod(SoftQPolicy.__init__, features_extractor_class=CombinedExtractor)
 
 
 def _uniform(fan_in: int, *shape: int) -> nn.Parameter:

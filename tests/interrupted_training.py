@@ -33,6 +33,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from ebrl import storage
+from ebrl.agents import EnergyActorCritic, SoftQ
 from ebrl.agents import state as parts
 from ebrl.agents.checkpoints import Checkpoints, restore
 from ebrl.agents.environments import environments
@@ -96,7 +97,36 @@ def td3() -> OffPolicyAlgorithm:
     )
 
 
-TASKS: dict[str, Callable[[], OffPolicyAlgorithm]] = {"dqn": dqn, "sac": sac, "td3": td3}
+def soft_q() -> OffPolicyAlgorithm:
+    return SoftQ(
+        "MlpPolicy",
+        Replayable(gym.make("CartPole-v1")),
+        learning_rate=linear,
+        learning_starts=30,
+        buffer_size=200,
+        munchausen=0.5,
+        policy_kwargs=SMALL,
+        seed=3,
+    )
+
+
+def energy_actor_critic() -> OffPolicyAlgorithm:
+    return EnergyActorCritic(
+        "MlpPolicy",
+        VecNormalize(replayable("Pendulum-v1", 2)),
+        learning_starts=30,
+        buffer_size=1_000,
+        batch_size=16,
+        components=2,
+        n_steps=3,
+        policy_kwargs=SMALL,
+        seed=3,
+    )
+
+
+TASKS: dict[str, Callable[[], OffPolicyAlgorithm]] = {
+    task.__name__: task for task in (dqn, sac, td3, soft_q, energy_actor_critic)
+}
 
 
 class KillAt(BaseCallback):
@@ -158,6 +188,7 @@ def digests(agent: OffPolicyAlgorithm) -> dict[str, str]:
     result = {
         "learnt": parts.learnt(agent),
         "counters": parts.counters(agent),
+        "generators": parts.generators(agent),
         "replay": parts.replay(agent),
         "noise": parts.noise(agent),
         "progress": progress,

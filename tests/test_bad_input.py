@@ -151,6 +151,10 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         lambda folder: [str(config(folder, "CartPole-v1", agent="stable_baselines3.SAC"))],
         ["SAC", "CartPole-v1", "Discrete(2)", "SoftQ"],
     ),
+    "an argument of the agent among its policy's": (
+        lambda folder: [str(config(folder)), "--agent.policy_kwargs", "{moves: 0}"],
+        ["policy_kwargs", "moves=0"],
+    ),
     "action space without bounds": (
         lambda folder: [str(config(folder, "BadInput/Unbounded-v0"))],
         ["BadInput/Unbounded-v0", "not finite", "`low` and `high`"],

@@ -43,6 +43,7 @@ spec.loader.exec_module(training)
 
 TINY: dict[str, Any] = {"learning_starts": 20, "buffer_size": 100, "batch_size": 8, "seed": 1}
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+OTHERS = (training.td3, training.soft_q, training.energy_actor_critic)
 
 
 def cartpole(**arguments: Any) -> DQN:
@@ -96,10 +97,10 @@ def test_killed_from_outside_at_any_time(task: str, tmp_path: Path) -> None:
     assert folder.with_suffix(".json").read_text() == whole.read_text()
 
 
-def her() -> SAC:
+def her(**replay: Any) -> SAC:
     env = BitFlippingEnv(n_bits=4, continuous=True, max_steps=4)
     arguments = {**TINY, "replay_buffer_class": HerReplayBuffer, "policy_kwargs": {"net_arch": [8]}}
-    return SAC("MultiInputPolicy", Replayable(env), **arguments)
+    return SAC("MultiInputPolicy", Replayable(env), **arguments, replay_buffer_kwargs=replay)
 
 
 def dictionary() -> DQN:
@@ -119,7 +120,7 @@ def two_environments() -> DQN:
     return DQN("MlpPolicy", env, **TINY, policy_kwargs={"net_arch": [8]}, gradient_steps=-1)
 
 
-@pytest.mark.parametrize("build", [her, dictionary, memory_saving, two_environments, training.td3])
+@pytest.mark.parametrize("build", [her, dictionary, memory_saving, two_environments, *OTHERS])
 def test_every_kind_of_replay_and_environment_goes_on(
     build: Callable[[], OffPolicyAlgorithm], tmp_path: Path
 ) -> None:
@@ -306,6 +307,13 @@ def test_an_on_policy_algorithm_is_refused(tmp_path: Path) -> None:
     agent = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8)
     with pytest.raises(TypeError, match="expected an off-policy algorithm, got PPO"):
         agent.learn(8, callback=Checkpoints(tmp_path, 5))
+
+
+def test_a_replay_that_no_file_holds_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    agent = her(copy_info_dict=True)
+    with pytest.raises(TypeError, match="use HerReplayBuffer with copy_info_dict=False"):
+        agent.learn(100, callback=Checkpoints(tmp_path, 50))
+    assert agent.num_timesteps == 0
 
 
 # ---- the callback ---------------------------------------------------------------------------

@@ -20,7 +20,7 @@ def sampler() -> Sampler:
     """The class and the very kernel of an agent that has just picked an action with them."""
     environment = gym.make("Pendulum-v1")
     agent = EnergyActorCritic(
-        "MlpPolicy", environment, policy_kwargs={"moves": 3, "net_arch": [8]}, device="cpu", seed=0
+        "MlpPolicy", environment, moves=3, policy_kwargs={"net_arch": [8]}, device="cpu", seed=0
     )
     observation, _ = environment.reset(seed=0)
     action, _ = agent.predict(observation)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ebrl.agents import EnergyActorCritic
 from ebrl.agents.energy_actor_critic import UpdateNoise
-from ebrl.agents.flat import split_like
 
 UPDATES, BATCH = 5, 64
 SETTINGS = {"learning_rate": 1e-3, "batch_size": BATCH, "learning_starts": 0, "seed": 0}
@@ -90,10 +89,8 @@ def sac_values(
 
 
 def moments(model: EnergyActorCritic, network: str, moment: str) -> dict[str, Tensor]:
-    optimizer = getattr(model, network).optimizer
-    return split_like(
-        optimizer.state[model.policy.flat[network].parameter][moment], getattr(model, network)
-    )
+    net = getattr(model, network)
+    return {name: net.optimizer.state[p][moment] for name, p in net.named_parameters()}
 
 
 class Wide(gym.Env):

@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from safetensors.torch import load as load_safetensors
 from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.monitor import Monitor
@@ -147,6 +148,46 @@ def test_constructor_arguments_come_back(arguments: dict[str, Any], tmp_path: Pa
     assert type(loaded.replay_buffer) is type(model.replay_buffer)
     assert_same(model.get_parameters(), loaded.get_parameters())
     loaded.learn(30)
+
+
+@pytest.mark.parametrize("n_steps", [1, 2])
+@pytest.mark.parametrize("chosen", [{"n_steps": 3, "gamma": 0.9}, {}])
+@pytest.mark.filterwarnings("ignore:.*a custom `replay_buffer_class`")
+def test_a_replay_of_returns_that_was_chosen_comes_back(
+    n_steps: int, chosen: dict[str, Any], tmp_path: Path
+) -> None:
+    model = pendulum(
+        n_steps=n_steps, replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs=chosen
+    )
+    model.save(tmp_path / "a")
+    loaded = SavedSAC.load(tmp_path / "a")
+    assert type(loaded.replay_buffer) is NStepReplayBuffer
+    for name in ("n_steps", "gamma"):
+        assert getattr(loaded.replay_buffer, name) == getattr(model.replay_buffer, name)
+
+
+@pytest.mark.filterwarnings("ignore:.*a custom `replay_buffer_class`")
+def test_a_plain_replay_that_was_chosen_comes_back(tmp_path: Path) -> None:
+    pendulum(n_steps=2, replay_buffer_class=ReplayBuffer).save(tmp_path / "a")
+    assert type(SavedSAC.load(tmp_path / "a").replay_buffer) is ReplayBuffer
+
+
+class PassingOn(SavedSAC):
+    """Takes whatever its parent takes, and one thing more."""
+
+    def __init__(self, *args: Any, bonus: float = 0.0, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.bonus = bonus
+
+
+def test_a_subclass_that_passes_its_arguments_on(tmp_path: Path) -> None:
+    model = PassingOn("MlpPolicy", "Pendulum-v1", bonus=0.5, gamma=0.7, **TINY)
+    model.save(tmp_path / "a")
+    loaded = PassingOn.load(tmp_path / "a", tau=0.1)
+    assert (loaded.bonus, loaded.gamma, loaded.tau) == (0.5, 0.7, 0.1)
+    assert_same(loaded.get_parameters(), model.get_parameters())
+    with pytest.raises(TypeError, match="unknown argument 'gama'; did you mean 'gamma'"):
+        PassingOn.load(tmp_path / "a", gama=0.5)
 
 
 def test_dictionary_and_image_observations(tmp_path: Path) -> None:

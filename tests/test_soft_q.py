@@ -57,7 +57,7 @@ def target_q(agent: SoftQ) -> np.ndarray:
 
 
 def target_of(agent: SoftQ, batch: ReplayBufferSamples) -> np.ndarray:
-    return agent._target(batch, agent.policy.temperature).numpy()
+    return agent._target(batch, agent.policy.temperature)[0].numpy()
 
 
 # ---- the Boltzmann distribution -----------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_an_update_is_a_gradient_step_on_half_the_squared_bellman_error():
     before = agent.critic.weights[0].detach().clone()  # (1, states, actions)
     bias = agent.critic.biases[0].detach().clone()
     target = target_of(agent, batch)
-    metrics = agent._update(batch)
+    agent._update(batch)
     expected, loss = before.clone(), 0.0
     for i in range(4):
         state, action = int(batch.observations[i].argmax()), int(batch.actions[i])
@@ -156,7 +156,7 @@ def test_an_update_is_a_gradient_step_on_half_the_squared_bellman_error():
         expected[0, state, action] -= rate * error / 4
         loss += 0.5 * error**2 / 4
     torch.testing.assert_close(agent.critic.weights[0].detach(), expected)
-    assert float(metrics["train/critic_loss"]) == pytest.approx(loss, rel=1e-5)
+    assert float(agent._metrics()["critic_loss"]) == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize(("tau", "interval"), [(0.25, 1), (1.0, 3)])
@@ -363,10 +363,10 @@ def test_energies_of_chosen_actions_and_of_all():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"ent_coef": 0.0}, "expected ent_coef to be 'auto' or above 0, got 0.0"),
+        ({"ent_coef": 0.0}, "expected ent_coef to be 'auto' or finite and above 0, got 0.0"),
         ({"ent_coef": math.nan}, "ent_coef"),
         ({"ent_coef": "automatic"}, "got 'automatic'"),
-        ({"initial_ent_coef": -1.0}, "expected initial_ent_coef to be above 0"),
+        ({"initial_ent_coef": -1.0}, "expected initial_ent_coef to be finite and above 0"),
         ({"target_entropy": 1.0}, "a fraction of log |A|, got 1.0"),
         ({"target_entropy": 0.0}, "target_entropy"),
         ({"munchausen": 1.0}, "expected munchausen >= 0 and < 1, got 1.0"),

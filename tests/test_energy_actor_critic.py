@@ -1,0 +1,118 @@
+"""EnergyActorCritic: its step size, energies of actions, what it refuses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+
+from ebrl.agents import EnergyActorCritic
+
+TINY: dict[str, Any] = {"learning_starts": 20, "buffer_size": 200, "batch_size": 8, "seed": 1}
+
+
+def build(env: gym.Env | str = "Pendulum-v1", **arguments: Any) -> EnergyActorCritic:
+    arguments = {**TINY, "policy_kwargs": {"net_arch": [8]}, **arguments}
+    return EnergyActorCritic("MlpPolicy", env, **arguments)
+
+
+# ---- the step size ----------------------------------------------------------------------------
+
+
+def test_predicting_leaves_the_step_size_alone() -> None:
+    agent = build(moves=3).learn(40)
+    adaptation = agent.policy.sampler.adaptation
+    assert adaptation is not None
+    before = {name: value.clone() for name, value in adaptation.state_dict().items()}
+    assert before["updates"] == 60  # three moves of each of 20 actions
+    agent.predict(np.zeros((16, 3), np.float32))
+    agent.sample_actions(np.zeros(3, np.float32), 5)
+    assert all(torch.equal(v, before[name]) for name, v in adaptation.state_dict().items())
+
+
+class Draw(BaseCallback):
+    """Asks for random actions while the agent learns."""
+
+    def _on_step(self) -> bool:
+        self.model.predict(np.full((8, 3), 5.0, np.float32))
+        return True
+
+
+def test_only_acting_adapts_while_training() -> None:
+    adaptation = build(moves=3).learn(40, callback=Draw()).policy.sampler.adaptation
+    assert adaptation is not None
+    assert adaptation.updates == 60
+
+
+# ---- energies of actions ----------------------------------------------------------------------
+
+
+class Shaped(gym.Env):
+    """Actions of any shape; an episode is one step."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, *shape: int):
+        self.action_space = spaces.Box(-2.0, 2.0, shape, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple:
+        assert action.shape == self.action_space.shape
+        return np.zeros(1, np.float32), -float(np.square(action).sum()), True, False, {}
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
+def test_actions_of_any_shape(shape: tuple[int, ...]) -> None:
+    agent = build(Shaped(*shape)).learn(40)
+    observation = np.zeros(1, np.float32)
+    actions = agent.sample_actions(observation, 5)
+    assert actions.shape == (5, *shape)
+    assert agent.predict(observation)[0].shape == shape
+    energies = agent.energy(observation, actions)
+    assert energies.shape == (5,)
+    np.testing.assert_allclose(agent.energy(observation, actions[3:]), energies[3:], rtol=1e-5)
+    assert agent.energy(observation, actions[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (5, 1), (5, 2, 1)])
+def test_actions_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    agent = build(Shaped(2))
+    with pytest.raises(ValueError, match=r"each of shape \(2,\), got shape \("):
+        agent.energy(np.zeros(1, np.float32), np.zeros(shape, np.float32))
+
+
+# ---- refusals ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"candidates": 0}, "expected candidates >= 1, got 0"),
+        ({"acting_candidates": 0}, "expected acting_candidates >= 1"),
+        ({"moves": -1}, "expected moves >= 0, got -1"),
+        ({"target_update_interval": 0}, "expected target_update_interval >= 1"),
+        ({"target_entropy": math.inf}, "expected target_entropy to be 'auto' or finite, got inf"),
+        ({"policy_kwargs": {"moves": 0}}, r"without \['moves'\]: .*\(\.\.\., moves=0\)"),
+        ({"policy_kwargs": {"components": 3}}, r"without \['components'\]"),
+        ({"policy_kwargs": {"acting_candidates": 3}}, r"without \['acting_candidates'\]"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(**arguments)
+
+
+def test_policy_kwargs_stay_the_users() -> None:
+    agent = build(moves=1, components=3, candidates=5)
+    assert agent.policy_kwargs == {"net_arch": [8]}
+    policy = agent.policy
+    assert (policy.moves, policy.components, policy.acting_candidates) == (1, 3, 5)

@@ -1,0 +1,210 @@
+"""What soft agents share: seeds, the temperature, optimisers, and what the logs mean."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import Tensor, nn
+
+from ebrl.agents import EnergyActorCritic, SoftQ
+from ebrl.agents.soft_agent import SoftAgent
+
+TINY: dict[str, Any] = {"learning_starts": 20, "buffer_size": 200, "batch_size": 8, "seed": 1}
+NETS: dict[str, Any] = {"net_arch": [8]}
+Build = Callable[..., SoftAgent]
+
+
+def continuous(**arguments: Any) -> EnergyActorCritic:
+    arguments = {**TINY, "policy_kwargs": dict(NETS), "components": 2, **arguments}
+    return EnergyActorCritic("MlpPolicy", "Pendulum-v1", **arguments)
+
+
+def discrete(**arguments: Any) -> SoftQ:
+    arguments = {**TINY, "policy_kwargs": dict(NETS), **arguments}
+    return SoftQ("MlpPolicy", "CartPole-v1", **arguments)
+
+
+both = pytest.mark.parametrize("build", [continuous, discrete], ids=["EnergyActorCritic", "SoftQ"])
+
+
+def draws(agent: SoftAgent) -> np.ndarray:
+    """Forty actions of the policy, each for one observation."""
+    shape = agent.observation_space.shape
+    assert shape is not None
+    return agent.predict(np.full((40, *shape), 0.1, np.float32))[0]
+
+
+# ---- optimisers -------------------------------------------------------------------------------
+
+
+def from_its_own_vector(agent: SoftAgent) -> SoftAgent:
+    agent.policy.load_from_vector(agent.policy.parameters_to_vector())
+    return agent
+
+
+def without_gradients(agent: SoftAgent) -> SoftAgent:
+    agent.policy.zero_grad()
+    return agent
+
+
+@both
+@pytest.mark.parametrize("call", [from_its_own_vector, without_gradients, copy.deepcopy])
+def test_training_goes_on_after_calls_that_move_the_parameters(
+    build: Build, call: Callable[[SoftAgent], SoftAgent]
+) -> None:
+    plain, other = build().learn(40), build().learn(40)
+    other, before = call(other), plain.policy.parameters_to_vector()
+    for agent in (plain, other):
+        agent.set_random_seed(2)
+        agent.learn(40, reset_num_timesteps=False)
+    assert not np.array_equal(plain.policy.parameters_to_vector(), before)
+    np.testing.assert_array_equal(
+        other.policy.parameters_to_vector(), plain.policy.parameters_to_vector()
+    )
+
+
+class Frozen(FlattenExtractor):
+    """A layer that is not trained."""
+
+    def __init__(self, space: spaces.Space):
+        super().__init__(space)
+        self.layer = nn.Linear(self.features_dim, self.features_dim).requires_grad_(False)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.layer(super().forward(observations))
+
+
+@both
+def test_optimisers_are_the_users_and_leave_frozen_weights_alone(build: Build) -> None:
+    chosen = {"optimizer_class": torch.optim.AdamW, "optimizer_kwargs": {"weight_decay": 0.1}}
+    agent = build(policy_kwargs={**NETS, **chosen, "features_extractor_class": Frozen})
+    networks = [getattr(agent, name) for name in agent.trained]
+    before = [network.features_extractor.layer.weight.clone() for network in networks]
+    agent.learn(40)
+    for network, frozen in zip(networks, before, strict=True):
+        assert type(network.optimizer) is torch.optim.AdamW
+        (group,) = network.optimizer.param_groups
+        assert group["weight_decay"] == 0.1
+        assert {id(p) for p in group["params"]} == {id(p) for p in network.parameters()}
+        assert torch.equal(network.features_extractor.layer.weight, frozen)
+
+
+# ---- seeds ------------------------------------------------------------------------------------
+
+
+@both
+def test_a_seed_sets_the_agents_own_streams(build: Build) -> None:
+    agent = build(seed=None)
+    agent.set_random_seed(3)
+    states = [generator.get_state() for generator in agent.generators.values()]
+    assert len({tuple(state.tolist()) for state in states}) == len(states)
+    first = draws(agent)
+    agent.set_random_seed(3)
+    np.testing.assert_array_equal(draws(agent), first)
+    fresh = build(seed=3)
+    fresh.policy.load_state_dict(agent.policy.state_dict())
+    np.testing.assert_array_equal(draws(fresh), first)
+
+
+@both
+def test_a_seed_given_to_load_wins_over_the_stored_streams(build: Build, tmp_path: Path) -> None:
+    agent = build()
+    agent.save(tmp_path / "agent")
+    stored = draws(agent)
+    np.testing.assert_array_equal(draws(type(agent).load(tmp_path / "agent")), stored)
+    agent.set_random_seed(7)
+    np.testing.assert_array_equal(draws(type(agent).load(tmp_path / "agent", seed=7)), draws(agent))
+    anew = [draws(type(agent).load(tmp_path / "agent", seed=None)) for _ in range(2)]
+    assert not np.array_equal(*anew)
+
+
+# ---- the temperature ----------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("before", [0.2, "auto"])
+def test_a_temperature_given_to_load_wins_over_the_stored_one(
+    build: Build, before: Any, tmp_path: Path
+) -> None:
+    agent = build(ent_coef=before).learn(40)
+    agent.save(tmp_path / "agent")
+    assert agent.policy.temperature != 0.9
+    loaded = type(agent).load(tmp_path / "agent", env=agent.get_env(), ent_coef=0.9)
+    assert loaded.policy.temperature.item() == pytest.approx(0.9)
+    loaded.learn(30, reset_num_timesteps=False)
+    assert loaded.policy.temperature.item() == pytest.approx(0.9)
+
+
+@both
+def test_parameters_of_another_agent_leave_the_temperature(build: Build) -> None:
+    agent = build(ent_coef=0.2)
+    agent.set_parameters(build(ent_coef=0.9, seed=2).get_parameters())
+    assert agent.policy.temperature.item() == pytest.approx(0.2)
+
+
+@both
+@pytest.mark.parametrize("value", [math.inf, math.nan, 0.0, "auto_0.1"])
+def test_impossible_temperatures_are_refused(build: Build, value: Any) -> None:
+    with pytest.raises(ValueError, match="expected ent_coef to be 'auto' or finite and above 0"):
+        build(ent_coef=value)
+    with pytest.raises(ValueError, match="expected initial_ent_coef to be finite and above 0"):
+        build(initial_ent_coef=value)
+
+
+@both
+def test_a_target_entropy_that_is_no_number_is_refused(build: Build) -> None:
+    with pytest.raises(ValueError, match=r"expected target_entropy .*, got 'foo'"):
+        build(target_entropy="foo")
+
+
+# ---- logs -------------------------------------------------------------------------------------
+
+
+def test_the_logged_energy_and_soft_value_of_exact_sums() -> None:
+    agent = discrete(ent_coef=0.5)
+    agent.learn(20)
+    batch = agent.replay_buffer.sample(8)
+    energies = agent.policy.energies(batch.observations)
+    expected = (torch.softmax(-energies / 0.5, -1) * energies).sum(-1).mean()
+    with torch.no_grad():
+        after = -agent.critic_target(batch.next_observations).amax(0)
+    agent._update(batch)
+    logged = {name: value.mean() for name, value in agent._metrics().items()}
+    torch.testing.assert_close(logged["energy"], expected)
+    torch.testing.assert_close(
+        logged["soft_value"], 0.5 * torch.logsumexp(after / 0.5, -1).mean(), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_the_logged_energy_and_soft_value_of_a_mixture() -> None:
+    agent = continuous(ent_coef=0.5, components=3)
+    with torch.no_grad():  # so that the components' weights are far from equal
+        agent.proposal.head.bias += torch.tensor([-1.0, 0, 4, 0, 0, 0, 1, 0, 0])
+    agent.learn(20)
+    agent._update(agent.replay_buffer.sample(8))
+    divergence = agent._report.divergence
+    logged = {name: value.mean() for name, value in agent._metrics().items()}
+    expected = (divergence.weights * divergence.energies).sum(-1).mean()
+    torch.testing.assert_close(logged["energy"], expected)
+    assert logged["energy"] != divergence.energies.mean()
+    torch.testing.assert_close(
+        logged["actor_loss"], logged["energy"] - logged["ent_coef"] * logged["entropy"]
+    )
+
+
+@both
+def test_the_log_is_named_after_the_class(build: Build, tmp_path: Path) -> None:
+    agent = build(tensorboard_log=str(tmp_path))
+    agent.learn(1)
+    agent.learn(1, tb_log_name="other")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"{type(agent).__name__}_1", "other_1"}
