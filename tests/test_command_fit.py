@@ -221,6 +221,11 @@ def test_files_of_data_of_any_shape(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--data", "nowhere.csv"], "there is no data file"),
         (["--batch_size", "301"], "smaller batch_size"),
         (["--precision", "half"], "precision"),
+        (["--objective", "ebrl.objectives.CrossEntropy"], "ClassifierEnergy"),
+        (["--sampler.kernel", "ebrl.kernels.Gibbs"], "one-hot"),
+        (["--energy.condition_dimension", "3"], "conditional"),
+        (["--ema_decay", "1"], "ema_decay"),
+        (["--objective.sampler.space.high", "[3.0, 0.1]"], "rows outside: widen it"),
     ],
 )
 def test_mistakes_get_one_line_and_no_run(
@@ -231,6 +236,42 @@ def test_mistakes_get_one_line_and_no_run(
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("objective", ["PseudoLikelihood", "RatioMatching", "SlicedScoreMatching"])
+def test_every_objective_is_known_to_a_config(objective: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "bits.npy", np.random.default_rng(0).integers(0, 2, (100, 2)).astype(float))
+    path = config(
+        tmp_path,
+        data=str(tmp_path / "bits.npy"),
+        objective={"class_path": f"ebrl.objectives.{objective}"},
+        sampler=None,
+        steps=2,
+    )
+    assert main(["fit", str(path)]) == 0
+    assert main(["resume", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"]])
+def test_a_reader_may_leave_early(arguments: list[str]) -> None:
+    command = [sys.executable, "-u", "-m", "ebrl.command", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode in (0, 141)
+
+
+def test_a_file_in_the_way_gets_one_line(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "taken.npy").mkdir()
+    assert main(["sample", str(trained), "--n", "3", "--out", str(tmp_path / "taken.npy")]) in (
+        1,
+        2,
+    )
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_nan_in_the_data_is_found_before_work(

@@ -155,6 +155,15 @@ def test_the_cores_langevin_along_the_levels_finds_the_same() -> None:
     assert_law(found.x, (MEAN / DEVIATION**2 + y / NOISE**2) / precision, precision**-0.5)
 
 
+def test_a_mask_of_bytes_is_a_mask_and_a_hole_may_hold_nothing() -> None:
+    y, mask = random(1, 1, 8, 8), random(8, 8, seed=2) < 0.5
+    holes = torch.where(mask, y, torch.nan)
+    expected = Masked(y, mask, NOISE)
+    for other in (Masked(y, 255 * mask.byte(), NOISE), Masked(holes, mask, NOISE)):
+        assert torch.equal(other.start(), expected.start())
+        assert torch.equal(other(y), expected(y))
+
+
 def test_holes_keep_the_priors_law() -> None:
     mask = torch.zeros(96, 96)
     mask[:48] = 1

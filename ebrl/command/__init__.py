@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -33,7 +34,7 @@ examples:
   ebrl train configs/baselines/pendulum.yaml                   SB3's SAC on the same task
   ebrl resume runs/pendulum/EnergyActorCritic-0                go on after Ctrl-C or a crash
   ebrl fit configs/fit/two_moons.yaml                          an energy of points in the plane
-  ebrl sample runs/two_moons/ContrastiveDivergence-0 --n 1000  draw from it
+  ebrl sample runs/two_moons/persistent-0 --n 1000             draw from it
   ebrl denoise photo.jpg                                       photo-denoised.jpg beside it
   ebrl restore photo.jpg --blur gaussian:1.6                   photo-restored.jpg beside it
   ebrl generate --out grid.png                                 64 images of clothes
@@ -49,6 +50,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 the run failed, 2 the command or its config is wrong, 128 + n stopped by signal n.
     """
     verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        code = _run(verb, rest)
+        sys.stdout.flush()
+        return code
+    except (UsageError, RunError) as error:
+        print(f"ebrl: {' '.join(str(error).split())}", file=sys.stderr)  # one line
+        return error.exit_code
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else ""
+        room = "no room left on the disk: " if error.errno in NO_ROOM else ""
+        print(f"ebrl: {room}{error.strerror}{where}.", file=sys.stderr)
+        return RunError.exit_code
+    except KeyboardInterrupt:
+        print("ebrl: interrupted.", file=sys.stderr)
+        return 130
+
+
+def _run(verb: str, rest: list[str]) -> int:
     if verb in ("-h", "--help", "help"):
         width = max(map(len, VERBS))
         print(HELP.format(verbs="\n".join(f"  {v:<{width}}  {t}" for v, t in VERBS.items())))
@@ -58,21 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"ebrl {version('ebrl')}")
         return 0
-    try:
-        if verb not in VERBS:
-            raise UsageError(
-                f"unknown verb `{verb}`.{did_you_mean(verb, VERBS)} Known: {', '.join(VERBS)}."
-            )
-        return importlib.import_module(f"ebrl.command.{verb}").main(rest)
-    except (UsageError, RunError) as error:
-        print(f"ebrl: {' '.join(str(error).split())}", file=sys.stderr)  # one line
-        return error.exit_code
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        where = f" at {error.filename}" if error.filename else ""
-        print(f"ebrl: no room left on the disk{where} ({error.strerror}).", file=sys.stderr)
-        return RunError.exit_code
-    except KeyboardInterrupt:
-        print("ebrl: interrupted.", file=sys.stderr)
-        return 130
+    if verb not in VERBS:
+        raise UsageError(
+            f"unknown verb `{verb}`.{did_you_mean(verb, VERBS)} Known: {', '.join(VERBS)}."
+        )
+    return importlib.import_module(f"ebrl.command.{verb}").main(rest)

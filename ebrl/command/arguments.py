@@ -77,8 +77,10 @@ def decimal(lowest: float, highest: float) -> Callable[[str], float]:
 
 def _number_from(minimum: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum}, got {text}")
+        if not text.isdecimal() or not minimum <= int(text) < 2**32:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from {minimum} to 2^32 - 1, got {text}"
+            )
         return int(text)
 
     return number

@@ -22,6 +22,8 @@ A config names the energy, the data, the objective, and the sampler of the sampl
     adaptation: ebrl.DualAveraging
   steps: 1500
 
+Spaces with a shape: `ebrl.command.spaces.Unbounded` and `Binary`, `init_args: {shape: [2]}`.
+
 examples:
   ebrl fit configs/fit/two_moons.yaml
   ebrl fit configs/fit/two_moons.yaml --data points.csv --name points
@@ -45,12 +47,13 @@ def main(arguments: list[str]) -> int:
     config, *options = arguments
     if config.startswith("-"):
         raise UsageError(f"the config comes first: ebrl fit CONFIG.yaml {' '.join(arguments)}")
-    from ebrl.command.fit_configuration import build, read_fit
+    from ebrl.command.fit_configuration import build, expect_working, read_fit
     from ebrl.command.fitting import train_to_end
     from ebrl.command.runs import create, sole_writer
 
     configuration = read_fit(config, options)
     setup = build(configuration)
+    expect_working(configuration, setup)
     run = create(configuration.run, configuration.text)
     with sole_writer(run):
         return train_to_end(configuration, setup, run)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,30 +25,25 @@ from jsonargparse.typing import (
     PositiveInt,
     register_type,
 )
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from ebrl import objectives, schedules
+from ebrl import schedules
 from ebrl.command.errors import UsageError
 from ebrl.command.refusals import parse_config
 from ebrl.energies import Energy
 from ebrl.objectives import Objective
 from ebrl.sampler import Sampler
 from ebrl.tables import load_table
-from ebrl.training import RunningClip, Schedule, check
+from ebrl.training import RunningClip, Schedule, averaged, check, rows
 
-# Bounds and noise levels are tensors; a config writes them as lists.
-register_type(Tensor, serializer=Tensor.tolist, deserializer=torch.as_tensor)
 
-# jsonargparse compares the protocol's __call__ with nn.Module's own, which says nothing.
-OBJECTIVES = (
-    nn.Module,
-    *(
-        value
-        for value in vars(objectives).values()
-        if isinstance(value, type) and "__call__" in vars(value) and value is not Objective
-    ),
-)
+def _tensor(numbers: object) -> Tensor:
+    """Bounds and noise levels are tensors; a config writes them as lists, of whole numbers too."""
+    return torch.as_tensor(numbers, dtype=torch.get_default_dtype())
+
+
+register_type(Tensor, serializer=Tensor.tolist, deserializer=_tensor)
 
 # What jsonargparse says of each type that a value could have had.
 ATTEMPT = re.compile(r"^ *- (.*)", re.MULTILINE)
@@ -134,7 +130,7 @@ def parser() -> ArgumentParser:
         required=True,
         help="A file (.npy, .npz, .csv), or the class_path of a dataset or what makes one.",
     )
-    schema.add_subclass_arguments(OBJECTIVES, "objective", required=True, help="How it is trained.")
+    schema.add_subclass_arguments(Objective, "objective", required=True, help="How it is trained.")
     schema.add_argument(
         "--sampler", type=Sampler | None, default=None, help="Draws the samples that are shown."
     )
@@ -166,13 +162,48 @@ def build(configuration: FitConfiguration) -> Setup:
     torch.set_num_threads(parsed.threads)
     torch.manual_seed(parsed.seed)
     try:
-        made = parser().instantiate(parsed)
+        made = _instantiate(parsed)
         data = load_table(made.data) if isinstance(made.data, str) else made.data
         check(made.energy, data, parsed.batch_size)
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        raise UsageError(f"{configuration.title}: {_what_a_part_said(error)}.") from error
+    except (ValueError, TypeError, OSError) as error:
+        raise UsageError(f"{configuration.title}: {error}.") from error
     settings = Settings(**{field.name: made[field.name] for field in fields(Settings)})
     return Setup(made.energy, data, made.objective, made.sampler, settings)
+
+
+def _instantiate(parsed: Namespace) -> Namespace:
+    try:
+        return parser().instantiate(parsed)
+    except (ValueError, TypeError) as error:
+        raise ValueError(_what_a_part_said(error)) from error
+
+
+def expect_working(configuration: FitConfiguration, setup: Setup) -> None:
+    """Raise UsageError where the parts of a run do not fit, by a step and a sample of copies."""
+    energy, objective, sampler = deepcopy((setup.energy, setup.objective, setup.sampler))
+    settings, generator = setup.settings, torch.Generator().manual_seed(0)
+    x, condition = rows(setup.data, torch.arange(settings.batch_size), torch.device("cpu"))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            _expect_inside(objective, setup.data if isinstance(setup.data, Tensor) else x)
+            settings.schedule(0.0)
+            objective(energy, x, condition, generator=generator)
+            if settings.ema_decay:
+                averaged(energy, settings.ema_decay)
+            if sampler is not None and not energy.takes_condition:
+                sampler.sample(energy, n=1, generator=generator)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UsageError(f"{configuration.title}: {error}.") from error
+
+
+def _expect_inside(objective: Objective, x: Tensor) -> None:
+    """Raise `ValueError` for data where the objective's chains never go."""
+    space = getattr(getattr(objective, "sampler", None), "space", None)
+    if space is not None and not (inside := space.contains(x)).all():
+        raise ValueError(
+            f"expected data in the {type(space).__name__} of the objective's chains, got "
+            f"{int((~inside).sum())} of {len(x)} rows outside: widen it"
+        )
 
 
 def _what_a_part_said(error: BaseException) -> str:

@@ -98,7 +98,11 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
         except KeyboardInterrupt:
             print(f"ebrl: stopped. {_how_to_resume(run)}", file=sys.stderr)
             return 128 + (received[0] if received else signal.SIGINT)
-        except (DivergedError, StorageError) as error:
+        except DivergedError as error:  # to go on would lead to the same
+            raise RunError(
+                f"{error}. Try another config: ebrl fit {run.config} --run OTHER --KEY VALUE"
+            ) from error
+        except StorageError as error:
             raise RunError(f"{error}. {_how_to_resume(run)}") from error
         except OSError as error:
             if error.errno not in NO_ROOM:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sized
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset
 from ebrl.command.fit_configuration import Setup
 from ebrl.energies import Energy
 from ebrl.sampler import Sampler
+from ebrl.storage import replacing
 from ebrl.training import rows
 
 SAMPLES = 2_000
@@ -72,12 +72,8 @@ def picture(path: Path, title: str, energy: Energy, data: Tensor, samples: Tenso
         left.set_title(f"{len(data):,} data", fontsize=10)
         _plane(right, axes, energy, samples)
         left.set_box_aspect(1)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        figure.savefig(temporary, dpi=150, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=150, format="png")
 
 
 @torch.no_grad()

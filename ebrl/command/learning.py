@@ -38,11 +38,11 @@ def build(configuration: Configuration) -> OffPolicyAlgorithm:
         agent = configuration.agent_class(**arguments, seed=configuration.settings.seed)
         _check_train_freq(agent)
         return agent
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, ValueError, TypeError, RuntimeError) as error:
         name = configuration.agent_class.__name__
         raise UsageError(
             f"{name} cannot be built for {configuration.environment}: {error}."
-            f"{_fitting_agents(environment.action_space)}"
+            f"{_fitting_agents(environment.action_space) if 'action spaces' in str(error) else ''}"
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from ebrl.command.configuration import Configuration
 from ebrl.command.environments import evaluation_environments
 from ebrl.command.evaluation import undisturbed_streams
+from ebrl.storage import replacing
 
 SAMPLES = 2_048
 GRID = 101  # points a dimension
@@ -39,12 +39,8 @@ def draw_run(
     draw_learning_curve(rows[0, 0].subplots(), evaluations, configuration.settings.total_timesteps)
     if not left_out:
         draw_landscapes(rows[1, 0], configuration, agent)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        figure.savefig(temporary, dpi=150, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=150, format="png")
     return left_out
 
 

@@ -21,6 +21,9 @@ NOISE = re.compile(
 )
 
 
+VERB_OF = {"agent": "train", "energy": "fit", "objective": "fit"}  # by the keys of its config
+
+
 def explain(message: str, top_level: set[str]) -> str:
     """Shorten jsonargparse's `message`; `top_level` are the keys of a config.
 
@@ -31,6 +34,9 @@ def explain(message: str, top_level: set[str]) -> str:
     class_path = class_paths[-1] if class_paths else None  # the innermost
     keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     if unknown := _first(r"Option '([^']+)' is not accepted", message):
+        verb = VERB_OF.get(unknown.partition(".")[0])
+        if verb and unknown.partition(".")[0] not in top_level and class_path is None:
+            return f"this is a config of `ebrl {verb}`."
         return _unknown_key(keys, unknown, class_path, top_level)
     if unknown := _first(r"unrecognized arguments: (\S+)", message):
         if not unknown.startswith("-"):
@@ -45,7 +51,8 @@ def explain(message: str, top_level: set[str]) -> str:
         )
         return f"this is not YAML: {where}."
     if _first(r"(Unexpected config)", message):
-        return "this is not a config: expected keys such as `agent` and `total_timesteps`."
+        keys = " and ".join(f"`{key}`" for key in VERB_OF if key in top_level)
+        return f"this is not a config: expected keys such as {keys}."
     if missing := _first(r"arguments are required: (.+)", message):
         prefix = f"{keys}." if class_path else ""
         return f"missing: {', '.join(prefix + name for name in missing.split(', '))}."
@@ -59,7 +66,7 @@ def explain(message: str, top_level: set[str]) -> str:
 def _unknown_key(owner: str, key: str, class_path: str | None, top_level: set[str]) -> str:
     if class_path is None:
         return f"unknown key `{key}`.{did_you_mean(key, top_level)}"
-    known = set(inspect.signature(_locate(class_path)).parameters)
+    known = set(inspect.signature(_locate(class_path)).parameters) - {key}
     if key in top_level:
         return f"`{owner}.{key}` belongs to the run: write `{key}` at the top level (--{key})."
     if key.partition(".")[0] == "init_arg":
@@ -70,7 +77,8 @@ def _unknown_key(owner: str, key: str, class_path: str | None, top_level: set[st
 
 def _unknown_class(owner: str, class_path: str) -> str:
     module, _, name = class_path.rpartition(".")
-    hint = did_you_mean(name, dir(_locate(module))) if _locate(module) else ""
+    home = _locate(module)
+    hint = did_you_mean(name, getattr(home, "__all__", dir(home))) if home else ""
     return f"{owner}: there is no class `{class_path}`.{hint}"
 
 

@@ -15,7 +15,7 @@ to the same result, bit for bit, as if it had never been interrupted (same machi
 
 examples:
   ebrl resume runs/pendulum/EnergyActorCritic-0
-  ebrl resume runs/two_moons/ContrastiveDivergence-0
+  ebrl resume runs/two_moons/persistent-0
 """
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ebrl.command.errors import UsageError
+from ebrl.storage import replacing
 
 
 class Run(NamedTuple):
@@ -48,7 +47,7 @@ def create(folder: str | Path, config: str) -> Run:
     Raises UsageError when something is there already.
     """
     run = Run(Path(folder))
-    taken = f"{folder} already holds a run. Go on with it: ebrl resume {folder}  Or: --run OTHER"
+    taken = f"{folder} already holds a run. Go on: ebrl resume {folder}. Another: --run OTHER"
     if run.config.exists():
         raise UsageError(taken)
     if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
@@ -104,17 +103,8 @@ def sole_writer(run: Run) -> Iterator[None]:
 
 def write(path: Path, text: str) -> None:
     """Write a whole file or nothing."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
-    ) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,8 @@ reference, writes the samples as an array (.npy) or a table (.csv) and, on a lin
 picture of the landscape with the samples on it beside them.
 
 examples:
-  ebrl sample runs/two_moons/ContrastiveDivergence-0
-  ebrl sample runs/two_moons/ContrastiveDivergence-0 --n 10000 --out moons.npy --seed 7
+  ebrl sample runs/two_moons/persistent-0
+  ebrl sample runs/two_moons/persistent-0 --n 10000 --out moons.npy --seed 7
 """
 OPTIONS = {
     "n": (1_000, 1, "how many samples"),
@@ -67,13 +66,10 @@ def main(arguments: list[str]) -> int:
 
 def _write(path: Path, samples: np.ndarray) -> None:
     """Write a whole file or nothing."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            if path.suffix == ".npy":
-                np.save(file, samples)
-            else:
-                np.savetxt(file, samples.reshape(len(samples), -1), delimiter=",")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    from ebrl.storage import replacing
+
+    with replacing(path) as file:
+        if path.suffix == ".npy":
+            np.save(file, samples)
+        else:
+            np.savetxt(file, samples.reshape(len(samples), -1), delimiter=",")

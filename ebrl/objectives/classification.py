@@ -19,7 +19,7 @@ from ebrl.energies import Energy, FunctionEnergy
 from ebrl.objectives.protocol import Loss, Objective
 
 
-class CrossEntropy:
+class CrossEntropy(Objective):
     """`-log p(y|x)` in nats, of the softmax of `-E(x, ·)`; the condition is the label `(batch,)`.
 
     Raises `TypeError` for an energy that is no classifier's and where labels are missing,
@@ -46,7 +46,7 @@ class CrossEntropy:
         return Loss(F.cross_entropy(logits, label), {"accuracy": accuracy})
 
 
-class JointClassification(nn.Module):
+class JointClassification(nn.Module, Objective):
     """`-log p(y|x)` plus `weight` times what `density` says of `E(x) = -log Σ_y exp logit_y(x)`.
 
     `density` is any objective for data without labels: contrastive divergence makes it JEM

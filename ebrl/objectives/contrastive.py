@@ -18,12 +18,12 @@ from ebrl.adaptation import DualAveraging
 from ebrl.chains import ChainBatch, Chains
 from ebrl.energies import Energy, first_order
 from ebrl.kernels import MALA, Cycle, IndependenceMetropolis, ReferenceProposal
-from ebrl.objectives.protocol import Loss, bound
+from ebrl.objectives.protocol import Loss, Objective, bound
 from ebrl.sampler import ChainInfo, Sampler
 from ebrl.spaces import Space
 
 
-class ContrastiveDivergence(nn.Module):
+class ContrastiveDivergence(nn.Module, Objective):
     """Contrastive divergence (Hinton 2002), persistent (Tieleman 2008) where there are `chains`.
 
     Without chains the sampler starts at the data, and its number of steps is the k of CD-k. With
@@ -77,7 +77,7 @@ def persistent(
     return ContrastiveDivergence(sampler, Chains(chains, space, restart))
 
 
-class ImprovedContrastiveDivergence(nn.Module):
+class ImprovedContrastiveDivergence(nn.Module, Objective):
     """Contrastive divergence and the divergence of its samples (Du et al. 2021, equation 6).
 
     The samples depend on the energy too: `kl` weighs `KL(q || exp(-E/T))`, of the law q of the

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ebrl.energies import Energy
 from ebrl.kernels.protocol import uniform_like
-from ebrl.objectives.protocol import Loss, bound
+from ebrl.objectives.protocol import Loss, Objective, bound
 
 
-class _SiteObjective:
+class _SiteObjective(Objective):
     """What depends on the law of each site given all others."""
 
     def __init__(self, *, categorical: bool = False, sites: int | None = None):

@@ -20,11 +20,11 @@ from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.protocol import normal_like, uniform_like
 from ebrl.objectives.discrete import expect_discrete
 from ebrl.objectives.noise_contrast import contrast_metrics, expect_candidates
-from ebrl.objectives.protocol import Loss, bound
+from ebrl.objectives.protocol import Loss, Objective, bound
 from ebrl.objectives.score_matching import draw_levels, expect_levels
 
 
-class EnergyDiscrepancy:
+class EnergyDiscrepancy(Objective):
     """Energy Discrepancy with Gaussian noise of deviation `sigma`, in the units of x.
 
     `(levels,)` of sigma: each x draws one, small ones for detail and large ones for mode weights.
@@ -52,7 +52,7 @@ class EnergyDiscrepancy:
         return _discrepancy(energy, torch.cat([x, candidates], 1), condition, self.stabiliser)
 
 
-class DiscreteEnergyDiscrepancy:
+class DiscreteEnergyDiscrepancy(Objective):
     """Energy Discrepancy where a site is changed with probability `change`, else kept.
 
     Binary `x: (batch, *sites)` of 0 and 1 are flipped; with `categorical=True`, one-hot

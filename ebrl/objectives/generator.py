@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ebrl.energies import Energy, first_order
 from ebrl.kernels.protocol import normal_like
 from ebrl.objectives.contrastive import _expect_weights
-from ebrl.objectives.protocol import Loss, bound
+from ebrl.objectives.protocol import Loss, Objective, bound
 from ebrl.objectives.score_matching import gradient_with_graph
 
 
@@ -23,7 +23,7 @@ class Generated(NamedTuple):
     latent: Tensor  # (n, latent dimension)
 
 
-class LearnedGenerator(nn.Module):
+class LearnedGenerator(nn.Module, Objective):
     """Contrast the data with a generator trained beside the energy (Grathwohl et al. 2021).
 
     The generator draws `x = network(z) + σ ξ`, z and ξ standard normal, and follows the energy:

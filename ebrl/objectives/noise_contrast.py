@@ -18,7 +18,7 @@ from torch.nn.functional import softplus
 
 from ebrl.energies import Energy
 from ebrl.kernels.importance import Proposal
-from ebrl.objectives.protocol import Loss, bound
+from ebrl.objectives.protocol import Loss, Objective, bound
 
 
 class ConditionalProposal(Protocol):
@@ -59,7 +59,7 @@ class NormalNoise(NamedTuple):
         return -(squares + deviation.log() + 0.5 * math.log(2 * math.pi)).sum(event)
 
 
-class NCE(nn.Module):
+class NCE(nn.Module, Objective):
     """Noise-contrastive estimation, `ratio` draws of noise for each x (Gutmann, Hyvärinen 2012).
 
     Binary classification with the log odds `-E(x) - log Z - log(ratio q(x))`. The energy must learn
@@ -91,7 +91,7 @@ class NCE(nn.Module):
         return Loss(loss, metrics)
 
 
-class InfoNCE:
+class InfoNCE(Objective):
     """Which of `1 + candidates` is the datum: InfoNCE, or ranking NCE (Ma and Collins 2018).
 
     Cross-entropy of the softmax of `-E(x) - log q(x)`. Normalizers cancel, one for each condition,

@@ -11,7 +11,7 @@ data or the energy through to the loss: the loop raises, the objective hides not
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class Loss(NamedTuple):
     metrics: dict[str, Tensor]  # name: (), without a graph, to be logged
 
 
-class Objective(Protocol):
+class Objective:
     """A loss whose optimum is an energy that fits the data, or as much of it as it documents."""
 
     def __call__(
@@ -38,7 +38,7 @@ class Objective(Protocol):
         generator: torch.Generator,
     ) -> Loss:
         """Return the loss on a batch `x: (batch, *event)`, condition `(batch, *features)`."""
-        ...
+        raise NotImplementedError(f"{type(self).__name__} defines no loss")
 
 
 def bound(energy: Energy, condition: Tensor | None) -> Energy:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.protocol import normal_like
 from ebrl.objectives.contrastive import contrast
-from ebrl.objectives.protocol import Loss, bound
+from ebrl.objectives.protocol import Loss, Objective, bound
 from ebrl.sampler import Sampler
 from ebrl.spaces import Unbounded
 
 
-class RecoveryLikelihood(nn.Module):
+class RecoveryLikelihood(nn.Module, Objective):
     """Recovery likelihood along a ladder of noise levels (Gao et al. 2021, algorithm 1).
 
     `E(x given σ_t)` is the energy of data blurred by noise `σ_t`. It is learnt by contrasting x at

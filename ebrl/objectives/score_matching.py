@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ebrl.energies import Energy, Number, expect_one_number_each, over_event
 from ebrl.kernels.protocol import normal_like
-from ebrl.objectives.protocol import Loss, bound
+from ebrl.objectives.protocol import Loss, Objective, bound
 
 
-class DenoisingScoreMatching:
+class DenoisingScoreMatching(Objective):
     """`½ E weight(σ) |σ ∇E(x + σ z) - z|²`, summed over the event (Vincent 2011, section 4.3).
 
     With a number `sigma` the optimum is the energy of the data *blurred* by sigma: of precision
@@ -53,7 +53,7 @@ class DenoisingScoreMatching:
         return Loss(loss, {"denoising_error": denoised})
 
 
-class SlicedScoreMatching:
+class SlicedScoreMatching(Objective):
     """`E ½ |∇E|² - vᵀ ∇²E v` with random signs v, variance reduced (Song et al. 2019, eq. 8).
 
     The optimum is the data's own energy. Each of the `projections` of an x is one double backward.
@@ -82,7 +82,7 @@ class SlicedScoreMatching:
         return _hyvarinen(gradient, torch.stack(curvatures).mean(0))
 
 
-class ExactScoreMatching:
+class ExactScoreMatching(Objective):
     """`E ½ |∇E|² - tr ∇²E` (Hyvärinen 2005, equation 4); the optimum is the data's own energy.
 
     The trace takes as many double backwards as an event has numbers: for small events.

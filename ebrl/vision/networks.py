@@ -138,7 +138,8 @@ class NoisyImageEnergy(Energy):
         noise = (sigma / self.deviation).log().expand(-1, -1, *images.shape[2:])
         x = torch.cat([(images - MIDDLE) / radius, noise], 1)
         # Channels last is what the processor's matrix units read without a copy.
-        return self.network(x.contiguous(memory_format=torch.channels_last)).to(images)
+        x = x.to(self.network.head.weight.dtype, memory_format=torch.channels_last)
+        return self.network(x).to(images)
 
 
 class GradientStepEnergy(NoisyImageEnergy):

@@ -24,7 +24,7 @@ IMAGE = (-3, -2, -1)
 class Observation(Energy):
     """`|A x - y|² / 2s²`: subclasses say what A, its adjoint and its proximal step are.
 
-    Raises `ValueError` for a deviation s that is not positive.
+    Raises `ValueError` for a deviation s that is not positive and for y that are whole numbers.
     """
 
     event_ndim = 3
@@ -36,6 +36,8 @@ class Observation(Energy):
             raise ValueError(
                 f"expected y as (*batch, channels, height, width), got shape {tuple(y.shape)}"
             )
+        if not y.is_floating_point():
+            raise ValueError(f"expected y in floating point, from 0 to 1, got {y.dtype}: y / 255")
         if not 0 < deviation < math.inf:
             raise ValueError(
                 f"expected a deviation > 0 of the noise in y, got {deviation}: pass a small one, "
@@ -112,8 +114,8 @@ class Masked(Observation):
                 f"expected a mask of {tuple(y.shape[-2:])} pixels, as the image, got "
                 f"{tuple(mask.shape)}"
             )
-        self.register_buffer("mask", mask.to(y))
-        self.y = self.y * self.mask
+        self.register_buffer("mask", (mask != 0).to(y))
+        self.y = torch.where(mask != 0, y, 0)  # a hole may hold NaN
 
     def operator(self, x: Tensor) -> Tensor:
         return self.mask * x
@@ -258,7 +260,12 @@ class Linear(Observation):
 
 
 def gaussian_kernel(deviation: float, radius: int | None = None) -> Tensor:
-    """Return a normalised Gaussian kernel, three deviations wide unless told otherwise."""
+    """Return a normalised Gaussian kernel, three deviations wide unless told otherwise.
+
+    Raises `ValueError` for a deviation that is not positive.
+    """
+    if not 0 < deviation < math.inf:
+        raise ValueError(f"expected a deviation > 0 of the kernel, in pixels, got {deviation}")
     radius = max(math.ceil(3 * deviation), 1) if radius is None else radius
     line = torch.arange(-radius, radius + 1).div(deviation).square().div(-2).exp()
     return torch.outer(line, line) / line.sum() ** 2
@@ -281,6 +288,8 @@ def response(kernel: Tensor, image: Tensor) -> Tensor:
             "expected a kernel (height, width) of odd sides, no larger than the image's "
             f"{(height, width)}, got shape {tuple(kernel.shape)}"
         )
+    if not kernel.isfinite().all():
+        raise ValueError("expected a kernel of finite numbers, got some that are not")
     padded = F.pad(kernel.to(image), (0, width - columns, 0, height - rows))
     return torch.fft.rfft2(padded.roll((-(rows // 2), -(columns // 2)), (0, 1)))
 

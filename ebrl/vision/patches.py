@@ -54,7 +54,7 @@ class Patches(Dataset[Tensor]):
         return POSES * int(self.ends[-1])
 
     def __getitem__(self, index: int) -> Tensor:
-        place, pose = divmod(index, POSES)
+        place, pose = divmod(range(len(self))[index], POSES)
         which = int(np.searchsorted(self.ends, place, side="right"))
         first = int(self.ends[which - 1]) if which else 0
         row, column = (self.stride * i for i in divmod(place - first, self.grids[which][1]))

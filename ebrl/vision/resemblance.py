@@ -1,6 +1,6 @@
 """How a set of images resembles another, in the features of a classifier that knows both.
 
-    compare(made, real, vision.pretrained("fashion-classifier"))
+    compare(made, real, vision.pretrained("fashion-classifier").classifier)
 
 A distance alone does not tell what is wrong: precision and density say how much of what was made
 could be real, recall and coverage how much of what is real was made. White noise can have high
