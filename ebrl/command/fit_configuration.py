@@ -26,7 +26,7 @@ from jsonargparse.typing import (
     register_type,
 )
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from ebrl import schedules
 from ebrl.command.errors import UsageError
@@ -185,7 +185,7 @@ def expect_working(configuration: FitConfiguration, setup: Setup) -> None:
     x, condition = rows(setup.data, torch.arange(settings.batch_size), torch.device("cpu"))
     try:
         with torch.random.fork_rng(devices=[]):
-            _expect_inside(objective, setup.data if isinstance(setup.data, Tensor) else x)
+            _expect_inside(objective, _known(setup.data, x))
             settings.schedule(0.0)
             objective(energy, x, condition, generator=generator)
             if settings.ema_decay:
@@ -194,6 +194,13 @@ def expect_working(configuration: FitConfiguration, setup: Setup) -> None:
                 sampler.sample(energy, n=1, generator=generator)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UsageError(f"{configuration.title}: {error}.") from error
+
+
+def _known(data: Tensor | Dataset, some: Tensor) -> Tensor:
+    """Return all x where they are in memory, else some of them."""
+    if isinstance(data, TensorDataset):
+        return data.tensors[0]
+    return data if isinstance(data, Tensor) else some
 
 
 def _expect_inside(objective: Objective, x: Tensor) -> None:
