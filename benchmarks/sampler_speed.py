@@ -4,7 +4,8 @@
     python benchmarks/sampler_speed.py --threads 1 2 --out benchmarks/results/sampler_speed.json
 
 Every rival runs the same algorithm, unadjusted Langevin, on the same weights in float32: it is the
-one that all of them have. One of our rows has its matrix products in bfloat16, under autocast. The
+one that all of them have. On one perceptron a bare loop of torch calls (`bare_loop.py`) shows what
+an eager chain can reach. One of our rows has its matrix products in bfloat16, under autocast. The
 rivals take turns, a run each, and the ratio is taken within a round, so that a machine whose speed
 drifts does not decide it. Medians over the rounds, with the range, for each processor that the
 command was run on: they differ in what a call costs beside a product. Each workload and number of
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from bare_loop import bare_loop
 from machine import processor
 from torch import Tensor
 from torch.nn import Conv2d
@@ -41,7 +43,7 @@ from ebrl.analytic import GaussianMixture
 from ebrl.convolutional import ConvEnergy
 from ebrl.energies import Energy
 from ebrl.kernels import ULA
-from ebrl.networks import MLPEnergy
+from ebrl.networks import BoundMLP, MLPEnergy
 
 REFERENCE = "torchebm"
 LOAD = "load average before each workload, threads"
@@ -181,6 +183,10 @@ def in_bfloat16(run: Run) -> Run:
     return cast
 
 
+def bare_run(work: Workload, energy: BoundMLP) -> Run:
+    return bare_loop(energy, work.x, work.steps, STEP_SIZE, torch.Generator().manual_seed(0))
+
+
 def torchebm_run(work: Workload) -> Run:
     from torchebm.core import BaseModel
     from torchebm.samplers import LangevinDynamics
@@ -228,6 +234,8 @@ def jax_run(work: Workload, blackjax: bool = False) -> Run:
 
 def rivals(work: Workload, compiled: bool) -> dict[str, Run]:
     runs = {"ebrl": ebrl_run(work)}
+    if isinstance(energy := work.ours(), BoundMLP) and energy.network.members == 1:
+        runs["bare loop of torch calls"] = bare_run(work, energy)
     if compiled and work.compiled_target is not None:
         runs["ebrl, compiled"] = ebrl_run(work, compile=True)
         if work.conditions is not None:
