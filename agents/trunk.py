@@ -8,8 +8,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ebrl import perceptron
-from ebrl.perceptron import Layer, add_gradient, affine, product, run
-from ebrl.slopes import Slope
+from ebrl.perceptron import Layer, add_gradient, affine, product
+from ebrl.slopes import Slope, run
 from ebrl.workspace import Workspace, gradient_of
 
 

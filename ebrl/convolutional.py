@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ebrl.energies import Energy
-from ebrl.slopes import Slope, known_slope
+from ebrl.slopes import Slope, known_slope, run
 from ebrl.workspace import Workspace
 
 
@@ -154,7 +154,8 @@ class ConvEnergy(ImageEnergy):
         for k, layer in enumerate(self.layers):
             sums = layer(outputs[-1])  # (n, width, …), the activations from the next line on
             spare = sums if slope.of_output else self.workspace.like(sums, k)
-            kept.append(slope.activate(sums, spare))
+            run(slope.activate(sums, spare))
+            kept.append(spare)
             outputs.append(sums)
         value = self.head(outputs[-1]).sum((1, 2, 3))
         back = slope.through(self.head.weight, kept[-1], kept[-1])

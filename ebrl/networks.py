@@ -21,12 +21,11 @@ from ebrl.perceptron import (
     affine,
     memory,
     product,
-    run,
     shared_affine,
     way_down,
     way_up,
 )
-from ebrl.slopes import Slope, known_slope
+from ebrl.slopes import Slope, known_slope, run
 from ebrl.workspace import Scratch, Workspace, gradient_of
 
 Reduction = Literal["mean", "max"]

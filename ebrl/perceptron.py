@@ -7,17 +7,15 @@ often, as the steps of a chain do, keeps the list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ebrl.slopes import Slope
+from ebrl.slopes import Call, Slope, run
 from ebrl.workspace import Scratch
-
-Call = Callable[[], object]
 
 
 class Layer(NamedTuple):
@@ -66,11 +64,6 @@ def memory(scratch: Scratch, slope: Slope) -> Pass:
     return Pass(outputs, outputs, spare) if slope.of_output else Pass(outputs, spare, outputs)
 
 
-def run(calls: Iterable[Call]) -> None:
-    for call in calls:
-        call()
-
-
 def affine(rows: Tensor, layer: Layer, out: Tensor | None = None) -> Tensor:
     """Return `rows W + b`."""
     return _affine(rows)(layer.bias, rows, layer.weight, out=out)
@@ -102,11 +95,11 @@ def activations(layers: Sequence[Layer], slope: Slope, scratch: Scratch) -> Tens
 def way_up(layers: Sequence[Layer], slope: Slope, scratch: Scratch) -> list[Call]:
     """Return the calls from the sums of the layer before `layers` to the last activations."""
     outputs, spare = scratch
-    calls: list[Call] = [partial(slope.activate, outputs[0], spare[0])]
+    calls = slope.activate(outputs[0], spare[0])
     for k, layer in enumerate(layers):
         rows, out = outputs[k], outputs[k + 1]
         calls.append(partial(_affine(rows), layer.bias, rows, layer.weight, out=out))
-        calls.append(partial(slope.activate, outputs[k + 1], spare[k + 1]))
+        calls += slope.activate(out, spare[k + 1])
     return calls
 
 

@@ -21,7 +21,8 @@ from ebrl.adaptation import DualAveraging
 from ebrl.energies import Energy, Number, expect_one_number_each
 from ebrl.freezing import evaluating, frozen
 from ebrl.kernels.importance import IteratedSIR, Proposal
-from ebrl.kernels.protocol import HasPosition, Kernel
+from ebrl.kernels.langevin import ULA
+from ebrl.kernels.protocol import Kernel, expect_same_shape
 from ebrl.paths import Stage
 from ebrl.spaces import Box, FreeEnergy, Space, Unbounded
 
@@ -83,6 +84,7 @@ class Sampler(nn.Module):
         self.kernel, self.space = kernel, space or Unbounded()
         self.steps, self.temperature, self.compiled = steps, temperature, compile
         self.fixed_step_size = step_size
+        self.unguarded = True
         self.adaptation = adaptation
         if adaptation is not None:
             if isinstance(space, Box) and space.walls == "project":
@@ -215,12 +217,19 @@ class Sampler(nn.Module):
             run = _Run(self.kernel, self.space, stage, x)
             if compiled:
                 run.move_compiled(generator)
-            else:
+            elif adaptation is not None or not self._leaps(run, generator):
                 for _ in run.moves(generator, adaptation):
                     pass
             x, energy = run.place()
             reports.append(run.report())
         return Samples(x, energy, _joined(reports, [stage.steps for stage in stages]))
+
+    def _leaps(self, run: _Run, generator: torch.Generator) -> bool:
+        """Whether the run did without guards; after one that met walls none tries again."""
+        if not self.unguarded or run.state.x.device.type != "cpu" or torch.is_grad_enabled():
+            return False  # to ask whether it did would wait for an accelerator
+        self.unguarded = type(self.kernel) is ULA and run.leap(self.kernel, generator)
+        return self.unguarded
 
     def _starting_points(
         self, energy: Energy, x: Tensor | None, n: int | None, generator: torch.Generator
@@ -271,7 +280,7 @@ class _Run:
         self.energy = space.free(energy, self.temperature, self.step_size)
         self.state = kernel.start(self.energy, space.to_free(x))
         expect_one_number_each(self.state.energy, self.state.x, self.energy.event_ndim)
-        _expect_same_shape(self.state)
+        expect_same_shape(self.state)
         self.acceptance = torch.zeros_like(self.state.energy.detach())
         self.diverged = torch.zeros_like(self.acceptance)
 
@@ -287,6 +296,14 @@ class _Run:
             if adaptation is not None:
                 self.step_size = _of_type(adaptation.update(info.acceptance), self.state.x)
             yield
+
+    def leap(self, kernel: ULA, generator: torch.Generator) -> bool:
+        numbers = (self.steps, self.step_size, self.temperature)
+        state = kernel.leap(self.energy, self.state, *numbers, generator)
+        if state is not None:
+            self.state = state
+            self.acceptance += self.steps
+        return state is not None
 
     def move_compiled(self, generator: torch.Generator) -> None:
         stage = Stage(self.energy, self.steps, self.step_size, self.temperature)
@@ -305,15 +322,6 @@ class _Run:
         acceptance = self.acceptance / max(self.steps, 1)
         step_size = torch.as_tensor(self.step_size, dtype=acceptance.dtype).clone()
         return ChainInfo(acceptance, self.diverged, step_size)
-
-
-def _expect_same_shape(state: HasPosition) -> None:
-    gradient = getattr(state, "gradient", None)
-    if gradient is not None and gradient.shape != state.x.shape:
-        raise ValueError(
-            f"expected x of the energy's shape (*batch, *event), {tuple(gradient.shape)}, got "
-            f"{tuple(state.x.shape)}: a space that draws x needs one number a dimension"
-        )
 
 
 def _of_type(number: Number, x: Tensor) -> Number:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+Call = Callable[[], object]
+
 
 class Slope(NamedTuple):
     """An activation and its derivative, both into given memory."""
 
-    # (sums, spare) -> what the slope follows from; the sums become the activations
-    activate: Callable[[Tensor, Tensor], Tensor]
+    # (sums, spare) -> calls: the sums become the activations, the spare what the slope follows from
+    activate: Callable[[Tensor, Tensor], list[Call]]
     through: Callable[[Tensor, Tensor, Tensor], Tensor]  # (upstream, kept, out) -> upstream * slope
     in_place: Callable[[Tensor], Tensor]  # the activation alone
     of_output: bool  # whether the slope follows from the activation: the spare is left alone
@@ -27,32 +29,34 @@ def known_slope(activation: nn.Module, device: torch.device) -> Slope | None:
     return _SLOPES.get(type(activation))
 
 
-def _relu(sums: Tensor, spare: Tensor) -> Tensor:
-    return sums.clamp_(min=0)
+def run(calls: Iterable[Call]) -> None:
+    for call in calls:
+        call()
+
+
+def _relu(sums: Tensor, spare: Tensor) -> list[Call]:
+    return [sums.relu_]
 
 
 def _relu_slope(upstream: Tensor, output: Tensor, out: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward(upstream, output, 0, grad_input=out)
 
 
-def _silu(sums: Tensor, spare: Tensor) -> Tensor:
+def _silu(sums: Tensor, spare: Tensor) -> list[Call]:
     """Keep the slope itself, `σ + h (1 - σ)` with `h = s σ`: cheaper than to compute σ again."""
-    sigmoid = torch.sigmoid(sums, out=spare)
-    output = sums.mul_(sigmoid)
-    return torch.lerp(output, _one(sums.dtype, sums.device), sigmoid, out=spare)
-
-
-@cache
-def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.ones((), dtype=dtype, device=device)
+    return [
+        partial(torch.sigmoid, sums, out=spare),
+        partial(sums.mul_, spare),
+        partial(torch.lerp, sums, sums.new_ones(()), spare, out=spare),
+    ]
 
 
 def _silu_slope(upstream: Tensor, slope: Tensor, out: Tensor) -> Tensor:
     return torch.mul(upstream, slope, out=out)
 
 
-def _tanh(sums: Tensor, spare: Tensor) -> Tensor:
-    return sums.tanh_()
+def _tanh(sums: Tensor, spare: Tensor) -> list[Call]:
+    return [sums.tanh_]
 
 
 def _tanh_slope(upstream: Tensor, output: Tensor, out: Tensor) -> Tensor:

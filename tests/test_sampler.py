@@ -227,6 +227,43 @@ def test_regions_without_an_energy_are_never_entered_and_counted(
     assert lost == 0 if bad == torch.inf else lost > 50
 
 
+@pytest.mark.parametrize("bad", [None, torch.nan, -torch.inf, torch.inf], ids=str)
+def test_a_chain_without_guards_is_the_guarded_one(bad: float | None) -> None:
+    def value(x: Tensor) -> Tensor:
+        lost = torch.zeros(()) if bad is None else torch.where(x[..., 0] > 0.5, bad, 0.0)
+        return x.square().sum(-1) + lost
+
+    energy, x, streams = FunctionEnergy(value), torch.zeros(50, 2), (generator(), generator())
+    bare, guarded = (Sampler(ULA(), steps=20, step_size=0.1) for _ in range(2))
+    guarded.unguarded = False
+    for _ in range(2):
+        one, other = (
+            sampler.sample(energy, x, generator=stream)
+            for sampler, stream in zip((bare, guarded), streams, strict=True)
+        )
+        for found, expected in zip((*one[:2], *one.info), (*other[:2], *other.info), strict=True):
+            assert torch.equal(found, expected)
+        assert torch.equal(streams[0].get_state(), streams[1].get_state())
+    assert bare.unguarded == (bad is None)
+
+
+class Slide(Energy):
+    """An energy that stays finite however far x goes down."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros(x.shape[:-1])
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self(x), torch.ones_like(x)
+
+
+def test_no_guard_is_spared_that_infinitely_far_chains_need() -> None:
+    sampler = Sampler(ULA(), steps=5, step_size=1e38)
+    samples = sampler.sample(Slide(), torch.zeros(4, 1), generator=generator())
+    assert samples.x.isfinite().all()
+    assert (samples.info.diverged == 2).all()
+
+
 @pytest.mark.parametrize("walls", ["reject", "reflect", "tanh", "project"])
 def test_the_energy_reported_is_the_users(walls: str) -> None:
     sampler = mala(20, space=Box(-1.0, 1.0, walls), temperature=2.0)

@@ -78,9 +78,45 @@ class ULA:
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
+        return unadjusted(self.propose(energy, state, noise, step_size, temperature), state)
+
+    def propose(
+        self,
+        energy: Energy,
+        state: GradientState,
+        noise: Tensor,
+        step_size: Number,
+        temperature: Number,
+    ) -> GradientState:
+        """Return where a step leads, be it a place or not."""
         scale = None if self.preconditioner is None else self.preconditioner.to(state.x)
         x = langevin_proposal(state, noise, step_size, temperature, scale)
-        return unadjusted(gradient_state(energy, x), state)
+        return gradient_state(energy, x)
+
+    def leap(
+        self,
+        energy: Energy,
+        state: GradientState,
+        steps: int,
+        step_size: Number,
+        temperature: Number,
+        generator: torch.Generator,
+    ) -> GradientState | None:
+        """Return where `steps` steps lead, asking but once whether all led to places.
+
+        Guarding each step costs a small batch as much as its network does. None, with the generator
+        as it was, where one led to none: what is infinite or NaN stays so, in x or in a sum of
+        energies. It waits for the device.
+        """
+        before, total = generator.get_state(), torch.zeros_like(state.energy)
+        for _ in range(steps):
+            noise = self.draw(state, generator)
+            state = self.propose(energy, state, noise, step_size, temperature)
+            total += state.energy
+        if not (total.isfinite().all() and state.x.isfinite().all()):
+            generator.set_state(before)
+            return None
+        return state
 
 
 class MALA:

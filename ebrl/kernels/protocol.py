@@ -99,6 +99,16 @@ def expect_uncoupled(energy: Energy) -> None:
         )
 
 
+def expect_same_shape(state: HasPosition) -> None:
+    """Raise `ValueError` where the gradient that a state has is of another shape than x."""
+    gradient = getattr(state, "gradient", None)
+    if gradient is not None and gradient.shape != state.x.shape:
+        raise ValueError(
+            f"expected x of the energy's shape (*batch, *event), {tuple(gradient.shape)}, got "
+            f"{tuple(state.x.shape)}: a space that draws x needs one number a dimension"
+        )
+
+
 def gradient_state(energy: Energy, x: Tensor) -> GradientState:
     value, gradient = energy.value_and_gradient(x)
     return GradientState(x, precise(value, x), gradient)
