@@ -158,10 +158,10 @@ class ConvEnergy(ImageEnergy):
             kept.append(spare)
             outputs.append(sums)
         value = self.head(outputs[-1]).sum((1, 2, 3))
-        back = slope.through(self.head.weight, kept[-1], kept[-1])
+        back = slope.through(self.head.weight, kept[-1], kept[-1])()
         for k in range(len(kept) - 1, 0, -1):
             back = _input_gradient(self.layers[k], outputs[k], back)
-            back = slope.through(back, kept[k - 1], back)
+            back = slope.through(back, kept[k - 1], back)()
         return value, _image_gradient(self.layers[0], back)
 
     def hidden(self, x: Tensor, features: Tensor | None) -> Tensor:

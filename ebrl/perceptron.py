@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebrl.slopes import Call, Slope, run
+from ebrl.slopes import Call, Slope
 from ebrl.workspace import Scratch
 
 
@@ -116,14 +116,14 @@ def way_down(
     layers' own to `gradients`, if there are any. The last of what was kept is overwritten.
     """
     last = past.kept[-1]
-    calls: list[Call] = [partial(slope.through, back, last, last)]
+    calls: list[Call] = [slope.through(back, last, last)]
     back = last
     for k in range(len(layers) - 1, -1, -1):
         if gradients is not None:
             calls.append(partial(add_gradient, gradients[k], past.outputs[k], back))
         calls.append(partial(_product(back), back, layers[k].weight.mT, out=past.free[k]))
         back = past.free[k]
-        calls.append(partial(slope.through, back, past.kept[k], back))
+        calls.append(slope.through(back, past.kept[k], back))
     return calls, back
 
 
@@ -157,21 +157,24 @@ class Program(NamedTuple):
     def of(cls, weights: Weights, share: Tensor, slope: Slope, scratch: Scratch) -> Program:
         """Return the program of a perceptron, for the conditions' share of the first layer."""
         past, head = memory(scratch, slope), weights.head
-        first = partial(shared_affine, weight=weights.x, share=share, out=past.outputs[0])
+        sums, last = past.outputs[0], past.outputs[-1]
+        first = partial(shared_affine, weight=weights.x, share=share, out=sums)
         up = way_up(weights.hidden, slope, scratch)
-        value = partial(affine, past.outputs[-1], head)
+        value = partial(_affine(last), head.bias, last, head.weight)
         down, back = way_down(head.weight.mT, weights.hidden, slope, past)
-        gradient = partial(product, back, weights.x.mT)
+        gradient = partial(_product(back), back, weights.x.mT)
         return cls(slope, past, first, up, value, down, gradient)
 
     def energies(self, rows: Tensor) -> Tensor:
         """Return the energies `(rows, 1)`."""
         self.first(rows)
-        run(self.up)
+        for call in self.up:
+            call()
         return self.value()
 
     def at(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the energies `(rows, 1)` and the gradient `(rows, dimension)`."""
         energies = self.energies(rows)
-        run(self.down)
+        for call in self.down:
+            call()
         return energies, self.gradient()

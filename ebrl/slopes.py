@@ -17,7 +17,8 @@ class Slope(NamedTuple):
 
     # (sums, spare) -> calls: the sums become the activations, the spare what the slope follows from
     activate: Callable[[Tensor, Tensor], list[Call]]
-    through: Callable[[Tensor, Tensor, Tensor], Tensor]  # (upstream, kept, out) -> upstream * slope
+    # (upstream, kept, out) -> the call that makes `out` their product, of upstream and the slope
+    through: Callable[[Tensor, Tensor, Tensor], Callable[[], Tensor]]
     in_place: Callable[[Tensor], Tensor]  # the activation alone
     of_output: bool  # whether the slope follows from the activation: the spare is left alone
 
@@ -38,8 +39,8 @@ def _relu(sums: Tensor, spare: Tensor) -> list[Call]:
     return [sums.relu_]
 
 
-def _relu_slope(upstream: Tensor, output: Tensor, out: Tensor) -> Tensor:
-    return torch.ops.aten.threshold_backward(upstream, output, 0, grad_input=out)
+def _relu_slope(upstream: Tensor, output: Tensor, out: Tensor) -> Callable[[], Tensor]:
+    return partial(torch.ops.aten.threshold_backward, upstream, output, 0, grad_input=out)
 
 
 def _silu(sums: Tensor, spare: Tensor) -> list[Call]:
@@ -51,16 +52,16 @@ def _silu(sums: Tensor, spare: Tensor) -> list[Call]:
     ]
 
 
-def _silu_slope(upstream: Tensor, slope: Tensor, out: Tensor) -> Tensor:
-    return torch.mul(upstream, slope, out=out)
+def _silu_slope(upstream: Tensor, slope: Tensor, out: Tensor) -> Callable[[], Tensor]:
+    return partial(torch.mul, upstream, slope, out=out)
 
 
 def _tanh(sums: Tensor, spare: Tensor) -> list[Call]:
     return [sums.tanh_]
 
 
-def _tanh_slope(upstream: Tensor, output: Tensor, out: Tensor) -> Tensor:
-    return torch.ops.aten.tanh_backward(upstream, output, grad_input=out)
+def _tanh_slope(upstream: Tensor, output: Tensor, out: Tensor) -> Callable[[], Tensor]:
+    return partial(torch.ops.aten.tanh_backward, upstream, output, grad_input=out)
 
 
 _SLOPES: dict[type[nn.Module], Slope] = {
