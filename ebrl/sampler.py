@@ -84,7 +84,7 @@ class Sampler(nn.Module):
         self.kernel, self.space = kernel, space or Unbounded()
         self.steps, self.temperature, self.compiled = steps, temperature, compile
         self.fixed_step_size = step_size
-        self.unguarded = True
+        self.unguarded = True  # runs of ULA, until a chain meets a wall or diverges
         self.adaptation = adaptation
         if adaptation is not None:
             if isinstance(space, Box) and space.walls == "project":

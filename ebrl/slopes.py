@@ -15,7 +15,8 @@ Call = Callable[[], object]
 class Slope(NamedTuple):
     """An activation and its derivative, both into given memory."""
 
-    # (sums, spare) -> calls: the sums become the activations, the spare what the slope follows from
+    # (sums, spare) -> calls: the sums become the activations, and the spare, unless `of_output`,
+    # what the slope follows from
     activate: Callable[[Tensor, Tensor], list[Call]]
     # (upstream, kept, out) -> the call that makes `out` their product, of upstream and the slope
     through: Callable[[Tensor, Tensor, Tensor], Callable[[], Tensor]]

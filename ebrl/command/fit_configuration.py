@@ -185,7 +185,7 @@ def expect_working(configuration: FitConfiguration, setup: Setup) -> None:
     x, condition = rows(setup.data, torch.arange(settings.batch_size), torch.device("cpu"))
     try:
         with torch.random.fork_rng(devices=[]):
-            _expect_inside(objective, _known(setup.data, x))
+            _expect_inside(objective, _in_memory(setup.data, x))
             settings.schedule(0.0)
             objective(energy, x, condition, generator=generator)
             if settings.ema_decay:
@@ -196,7 +196,7 @@ def expect_working(configuration: FitConfiguration, setup: Setup) -> None:
         raise UsageError(f"{configuration.title}: {error}.") from error
 
 
-def _known(data: Tensor | Dataset, some: Tensor) -> Tensor:
+def _in_memory(data: Tensor | Dataset, some: Tensor) -> Tensor:
     """Return all x where they are in memory, else some of them."""
     if isinstance(data, TensorDataset):
         return data.tensors[0]
