@@ -104,9 +104,9 @@ class ULA:
     ) -> GradientState | None:
         """Return where `steps` steps lead, asking but once whether all led to places.
 
-        To guard each step would cost a small batch nearly what its network does. None, with the
-        generator as it was, where a step led to no place: what is infinite or NaN stays so, in x or
-        in a sum of energies. It waits for the device.
+        To guard each step takes a quarter of a small batch's time. None, with the generator as it
+        was, where a step led to no place: what is infinite or NaN stays so, in x or in a sum of
+        energies. It waits for the device.
         """
         before, total = generator.get_state(), torch.zeros_like(state.energy)
         for _ in range(steps):
