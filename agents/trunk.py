@@ -43,7 +43,7 @@ def backward(layers: Sequence[nn.Linear], slope: Slope, past: Pass, gradient: Te
     gradients = [Layer(gradient_of(layer.weight).t(), gradient_of(layer.bias)) for layer in layers]
     if past.hidden is not None:
         add_gradient(gradients[-1], past.hidden.outputs[-1], gradient)
-        between = [Layer(layer.weight.t(), layer.bias) for layer in layers[1:-1]]
+        between = [layer.weight for layer in layers[1:-1]]
         back = product(gradient, layers[-1].weight, out=past.hidden.free[-1])
         hidden = past.hidden
         calls, gradient = perceptron.way_down(back, between, slope, hidden, gradients[1:-1])

@@ -11,12 +11,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 Number = float | Tensor
+
+
+class Recording(NamedTuple):
+    """Value and gradient at memory that moves: what the shape of x decides is decided once.
+
+    Both are good until the next call.
+    """
+
+    x: Tensor  # (*batch, *event), moved in place
+    follow: Callable[[], tuple[Tensor, Tensor]]  # the value and gradient at x as it now is
 
 
 class Energy(nn.Module):
@@ -43,6 +54,14 @@ class Energy(nn.Module):
             value = expect_one_number_each(self(x), x, self.event_ndim)
             (gradient,) = torch.autograd.grad(value.sum(), x)
         return value.detach(), gradient
+
+    def recording(self, x: Tensor) -> Recording:
+        """Return `value_and_gradient` at a copy of x that its caller then moves, without a graph.
+
+        The copy is the energy's: what it gives is good until the energy is next evaluated.
+        """
+        at = x.clone()
+        return Recording(at, partial(self.value_and_gradient, at))
 
     def traced_value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same in a form that compiles to one graph; in eager mode it is the slowest."""

@@ -11,14 +11,15 @@ from torch import nn
 @contextmanager
 def evaluating(*energies: nn.Module) -> Iterator[None]:
     """Hold modules in evaluation mode; restore the mode of each."""
-    training = [part for energy in energies for part in energy.modules() if part.training]
+    training = [vars(part) for energy in energies for part in energy.modules() if part.training]
+    # Past `nn.Module.__setattr__`, which asks first whether the mode is a parameter or a module.
     try:
-        for module in training:
-            module.training = False
+        for attributes in training:
+            attributes["training"] = False
         yield
     finally:
-        for module in training:
-            module.training = True
+        for attributes in training:
+            attributes["training"] = True
 
 
 @contextmanager

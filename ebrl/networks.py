@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ebrl.energies import Energy
+from ebrl.energies import Energy, Recording
 from ebrl.perceptron import (
     Layer,
     Program,
@@ -19,17 +19,20 @@ from ebrl.perceptron import (
     activations,
     add_gradient,
     affine,
+    descend_worst,
     memory,
+    pick_worst,
     product,
     shared_affine,
     way_down,
     way_up,
 )
-from ebrl.slopes import Slope, known_slope, run
+from ebrl.slopes import Call, Slope, known_slope, run
 from ebrl.workspace import Scratch, Workspace, gradient_of
 
 Reduction = Literal["mean", "max"]
 REDUCTIONS = get_args(Reduction)
+_FEW = 64  # rows that copied weights are quicker for
 _CACHED = 2**18  # numbers of a layer's activations: what a core works through fastest
 
 
@@ -101,6 +104,9 @@ class MLPEnergy(Energy):
         place = tuple(weight.data_ptr() for weight in self.parameters())
         return self.workspace.kept(place, self.unconditional).value_and_gradient(x)
 
+    def recording(self, x: Tensor) -> Recording:
+        return self.unconditional().recording(x)
+
     def unconditional(self) -> BoundMLP:
         """Return the energy of x alone; an error for one that is conditional."""
         if self.takes_condition:
@@ -115,11 +121,13 @@ def weights_of(network: MLPEnergy, of: Callable[[Tensor], Tensor] = lambda own: 
         return of(parameter)[0] if network.members == 1 else of(parameter)
 
     first = view(network.first_weight)
-    hidden = zip(in_order(network.weights), in_order(network.biases), strict=True)
+    pairs = zip(in_order(network.weights), in_order(network.biases), strict=True)
+    hidden = [Layer(view(weight), view(bias)) for weight, bias in pairs]
     return Weights(
         Layer(first, view(network.first_bias)),
         first[..., network.condition_dimension :, :],
-        [Layer(view(weight), view(bias)) for weight, bias in hidden],
+        hidden,
+        [layer.weight.mT for layer in hidden],
         Layer(view(network.head).mT, view(network.head_bias).unsqueeze(-1)),
     )
 
@@ -139,6 +147,11 @@ class BoundMLP(Energy):
     @cached_property
     def weights(self) -> Weights:
         return weights_of(self.network)
+
+    @cached_property
+    def copied(self) -> Weights:
+        """The weights, with those that the way back reads copied."""
+        return self.weights.copied_back()
 
     @cached_property
     def member_weights(self) -> list[Weights]:
@@ -183,18 +196,24 @@ class BoundMLP(Energy):
         if torch.is_grad_enabled():
             with torch.no_grad():
                 return self.value_and_gradient(x)
-        key = (x.shape, x.dtype, torch.is_autocast_enabled(x.device.type))
-        parts = self.recorded.kept(key, lambda: self._parts(x))
-        if parts is None:
+        recorded = self._recorded(x)
+        if recorded is None:
             return super().value_and_gradient(x)
-        rows = x.reshape(-1, x.shape[-1])
-        if len(parts) == 1:
-            value, gradient = parts[0].follow(self, parts[0].program, rows)
-        else:
-            each = zip(parts, rows.split([part.rows for part in parts]), strict=True)
-            found = [part.follow(self, part.program, own) for part, own in each]
-            value, gradient = map(torch.cat, zip(*found, strict=True))
-        return value.view(x.shape[:-1]), gradient.view(x.shape)
+        recorded.x.copy_(x)
+        value, gradient = recorded.follow()
+        return value.clone(), gradient.clone()
+
+    def recording(self, x: Tensor) -> Recording:
+        recorded = self._recorded(x)
+        if recorded is None:
+            return super().recording(x)
+        recorded.x.copy_(x)
+        return recorded
+
+    def _recorded(self, x: Tensor) -> Recording | None:
+        """Return the pass of x's shape, made once; None where autograd makes it."""
+        key = (x.shape, x.dtype, torch.is_autocast_enabled(x.device.type))
+        return self.recorded.kept(key, lambda: self._record(x))
 
     def regress(self, x: Tensor, values: Tensor) -> Tensor:
         """Return `½ Σ_members mean (E_i(x) - values)²` and add its gradient to the parameters'.
@@ -235,7 +254,7 @@ class BoundMLP(Energy):
         loss = 0.5 * torch.dot(error.flatten(), upstream.flatten())
         add_gradient(gradients.head, past.outputs[-1], upstream)
         back = torch.mul(upstream, weights.head.weight.mT, out=past.free[-1])
-        calls, back = way_down(back, weights.hidden, slope, past, gradients.hidden)
+        calls, back = way_down(back, weights.back, slope, past, gradients.hidden)
         run(calls)
         add_gradient(gradients.first, rows, back)
         return loss, back
@@ -281,26 +300,24 @@ class BoundMLP(Energy):
         shared_affine(rows, self.weights.x, share, out=scratch.sums[0])
         return scratch
 
-    def _parts(self, x: Tensor) -> list[Part] | None:
-        """Return what follows x by as many rows as fit a core's cache; None where autograd does."""
+    def _record(self, x: Tensor) -> Recording | None:
+        """Return the pass as calls, by as many rows at once as fit a core's cache."""
         self._expect_aligned(x)
-        net = self.network
-        slope = known_slope(net.activation, x.device)
+        slope = known_slope(self.network.activation, x.device)
         if slope is None:
             return None
-        follow = BoundMLP._only
-        if net.members > 1 and self.reduction == "mean":
-            follow = BoundMLP._mean
-        elif net.members > 1:
-            follow = BoundMLP._worst if x.device.type == "cpu" else BoundMLP._worst_of_all
-        parts, large = [], Workspace(limit=math.inf)  # of this energy and its parts in turn
-        for rows, share in self._split(x.reshape(-1, net.dimension)):
-            each = self._each(rows)
-            place = net.workspace if net.workspace.keeps(each, net.hidden) else large
-            scratch = place.of(each, net.hidden)
-            program = Program.of(self.weights, share, slope, scratch)
-            parts.append(Part(len(rows), program, follow))
-        return parts
+        at, gradient, value = (x.new_empty(shape) for shape in (x.shape, x.shape, x.shape[:-1]))
+        parts = list(self._split(at.view(-1, x.shape[-1])))
+        sizes = [len(rows) for rows, _ in parts]
+        values = value.view(-1, 1).split(sizes)
+        gradients = gradient.view(-1, x.shape[-1]).split(sizes)
+        large = Workspace(limit=math.inf)  # of this energy, its parts in turn
+        calls = [
+            call
+            for part, *results in zip(parts, values, gradients, strict=True)
+            for call in self._calls(*part, slope, large, *results)
+        ]
+        return Recording(at, partial(_follow, calls, value, gradient))
 
     def _split(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the rows by as many as fit a core's cache, each part with its conditions' share."""
@@ -315,48 +332,46 @@ class BoundMLP(Energy):
             step = max(1, at_once // together)
             yield from zip(rows.split(step * together), self.share.split(step, -2), strict=True)
 
-    def _only(self, program: Program, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the one member's energy `(rows, 1)` and its gradient `(rows, dimension)`."""
-        return program.at(rows)
+    def _calls(
+        self,
+        rows: Tensor,
+        share: Tensor,
+        slope: Slope,
+        large: Workspace,
+        value: Tensor,
+        gradient: Tensor,
+    ) -> list[Call]:
+        """Return what writes `value: (rows, 1)` and `gradient: (rows, dimension)`.
 
-    def _mean(self, program: Program, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the members' mean energy `(rows, 1)` and its gradient `(rows, dimension)`."""
-        value, gradient = program.at(self._each(rows))
-        return value.mean(0), gradient.mean(0)
-
-    def _worst(self, program: Program, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the largest member's energy `(rows, 1)` and its gradient `(rows, dimension)`.
-
-        Only the member that is largest at a row is differentiated there. Finding its rows waits
-        for the device.
+        No call is a method of this energy: one that held itself would stay, with its memory, until
+        the garbage collector came by.
         """
-        value, worst = program.energies(self._each(rows)).max(0)
-        gradient = torch.empty_like(rows)
-        for i, weights in enumerate(self.member_weights):
-            (own,) = torch.where(worst.squeeze(-1) == i)
-            past, head = program.past.member(i, own), weights.head.weight.mT
-            calls, back = way_down(head, weights.hidden, program.slope, past)
-            run(calls)
-            gradient.index_copy_(0, own, product(back, weights.x.mT))
-        return value, gradient
+        net, each = self.network, self._each(rows)
+        own = net.workspace if net.workspace.keeps(each, net.hidden) else large
+        scratch, results = own.of(each, net.hidden), (value, gradient)
+        if net.members > 1:
+            results = (value.new_empty(net.members, *one.shape) for one in results)
+        energies, gradients = results
+        # An energy without condition is bound for good: copies would miss that its weights change.
+        few = self.condition is not None and len(rows) <= _FEW and rows.device.type == "cpu"
+        weights = self.copied if few else self.weights
+        program = Program.of(weights, each, share, slope, scratch, energies, gradients)
+        up, down, past = program
+        if net.members == 1:
+            return [*up, *down]
+        if self.reduction == "mean":
+            mean = partial(torch.mean, energies, 0, out=value)
+            return [*up, *down, mean, partial(torch.mean, gradients, 0, out=gradient)]
+        if rows.device.type == "cpu":
+            members = self.member_weights
+            worst = partial(descend_worst, members, slope, past, energies, value, gradient)
+            return [*up, worst]
+        return [*up, *down, partial(pick_worst, energies, gradients, value, gradient)]
 
-    def _worst_of_all(self, program: Program, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the same without waiting: every member is differentiated everywhere."""
-        values, gradients = program.at(self._each(rows))
-        value, worst = values.max(0, keepdim=True)
-        return value[0], gradients.gather(0, worst.expand(1, *gradients.shape[1:]))[0]
 
-
-class Part(NamedTuple):
-    """Some rows of x, and what returns their energies and gradients.
-
-    `follow` is no bound method: an energy that held itself would stay, with its memory, until the
-    garbage collector came by.
-    """
-
-    rows: int
-    program: Program
-    follow: Callable[[BoundMLP, Program, Tensor], tuple[Tensor, Tensor]]
+def _follow(calls: list[Call], value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    run(calls)
+    return value, gradient
 
 
 def in_order(parameters: nn.ParameterList) -> list[Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import weakref
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from ebrl import networks
 from ebrl.energies import Gaussian
-from ebrl.networks import MLPEnergy, Reduction
+from ebrl.networks import MLPEnergy
 
 ANALYTIC = [nn.ReLU, nn.SiLU, nn.Tanh]
 every_activation = pytest.mark.parametrize("activation", [*ANALYTIC, nn.ELU])  # ELU falls back
@@ -208,103 +207,6 @@ def test_a_bound_energy_that_was_sampled_can_be_trained(shape: tuple[int, ...]) 
         gradients.append([condition.grad, *(one.grad.clone() for one in net.parameters())])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
-
-
-# Scratch memory.
-
-
-@every_activation
-def test_later_calls_leave_earlier_results_alone(activation: type[nn.Module]) -> None:
-    net, condition = network(activation), points(4, 3)
-    bound = net.given(condition)
-
-    def results(x: Tensor) -> list[Tensor]:
-        with torch.no_grad():
-            forward = [bound(x), bound.member_values(x), net.given(condition, "max")(x)]
-        pessimist = net.given(condition, "max").value_and_gradient(x)
-        return [*forward, *bound.value_and_gradient(x), *pessimist]
-
-    first = results(points(4, 2, seed=1))
-    before = [tensor.clone() for tensor in first]
-    results(points(4, 2, seed=2))
-    bound.regress(points(4, 2, seed=3), points(4, seed=4))
-    for tensor, copied in zip(first, before, strict=True):
-        assert torch.equal(tensor, copied)
-
-
-def test_a_single_member_and_layer_share_no_memory_with_their_results() -> None:
-    net = network(nn.ReLU, (5,), members=1, condition_dimension=0)
-    x = points(4, 2)
-    first = net.value_and_gradient(x)
-    before = [tensor.clone() for tensor in first]
-    net.value_and_gradient(-x)
-    for tensor, copied in zip(first, before, strict=True):
-        assert torch.equal(tensor, copied)
-
-
-def test_a_graph_survives_calls_without_one() -> None:
-    net, x = network(), points(4, 2)
-    bound = net.given(points(4, 3))
-    loss = bound(x).sum()
-    bound.value_and_gradient(points(4, 2, seed=1))
-    loss.backward()
-    expected = copy.deepcopy(net)
-    expected.zero_grad()
-    expected.given(points(4, 3))(x).sum().backward()
-    for one, other in zip(net.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad)
-
-
-def test_memory_stays_bounded_over_many_batch_sizes() -> None:
-    net = network(condition_dimension=0)
-    for rows in range(1, 100):
-        net.value_and_gradient(points(rows, 2))
-    assert len(net.workspace.made) <= 16
-    bound = net.unconditional()
-    for rows in range(1, 100):
-        bound.value_and_gradient(points(rows, 2))
-    assert len(bound.recorded.made) <= 16
-
-
-@pytest.mark.parametrize("members", [1, 2])
-@pytest.mark.parametrize("reduction", ["mean", "max"])
-def test_a_large_pass_goes_with_its_bound_energy(members: int, reduction: Reduction) -> None:
-    net = network(members=members)
-    net.workspace.limit = 40 * members * sum(net.hidden) - 1
-    for rows, kept in ((40, 0), (39, 1)):
-        x, condition = points(rows, 2), points(rows, 3)
-        with torch.no_grad():
-            net.given(condition, reduction)(x)
-        net.given(condition).regress(x, points(rows))
-        bound = net.given(condition, reduction)
-        bound.value_and_gradient(x)
-        assert len(net.workspace.made) == kept
-        ((part,),) = bound.recorded.made.values()
-        held = [weakref.ref(tensor) for tensor in part.program.past.outputs]
-        del bound, part
-        assert [one() is not None for one in held] == [bool(kept)] * len(held)
-
-
-@pytest.mark.parametrize("members", [1, 2])
-def test_no_large_pass_is_recorded_for_good(members: int) -> None:
-    net = network(members=members, condition_dimension=0)
-    net.workspace.limit = 40 * members * sum(net.hidden) - 1
-    net.value_and_gradient(points(40, 2))
-    assert not net.workspace.made
-    net.value_and_gradient(points(39, 2))
-    assert net.workspace.made
-
-
-def test_large_parts_share_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = network()
-    whole = net.given(points(1, 3)).value_and_gradient(points(40, 2))
-    monkeypatch.setattr(networks, "_CACHED", 7 * 10)  # parts of 10 rows
-    net.workspace.limit = 0
-    bound = net.given(points(1, 3))
-    torch.testing.assert_close(bound.value_and_gradient(points(40, 2)), whole)
-    (parts,) = bound.recorded.made.values()
-    assert len(parts) == 4
-    assert len({part.program.past.outputs[0].data_ptr() for part in parts}) == 1
 
 
 def test_copies_and_pickles_are_equal_and_apart() -> None:

@@ -10,6 +10,8 @@ kernels descend, MALA where its test lets it: the energy must fall by more than
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,7 @@ from ebrl.kernels.protocol import (
     metropolis_noise,
     normal_like,
     positive_diagonal,
+    precise,
     unadjusted,
 )
 
@@ -39,10 +42,7 @@ def langevin_proposal(
 ) -> Tensor:
     """Return `x - η P g + √(2 η T P) ξ`."""
     event_ndim = normal.ndim - state.energy.ndim
-    drift = over_event(step_size, event_ndim)
-    spread = over_event((2 * step_size * temperature) ** 0.5, event_ndim)
-    if preconditioner is not None:
-        drift, spread = drift * preconditioner, spread * preconditioner.sqrt()
+    drift, spread = _scales(step_size, temperature, preconditioner, event_ndim)
     if compiles_by_coordinate(state.x, event_ndim):
         parts = (state.x, drift * state.gradient, spread * normal)
         coordinates = zip(*(part.unbind(-1) for part in parts), strict=True)
@@ -50,6 +50,24 @@ def langevin_proposal(
     if isinstance(drift, Tensor) or isinstance(spread, Tensor):
         return state.x - drift * state.gradient + spread * normal
     return torch.add(state.x, state.gradient, alpha=-drift).add_(normal, alpha=spread)
+
+
+def _scales(
+    step_size: Number, temperature: Number, preconditioner: Tensor | None, event_ndim: int
+) -> tuple[Number, Number]:
+    """Return `η P` and `√(2 η T P)`."""
+    drift = over_event(step_size, event_ndim)
+    spread = over_event((2 * step_size * temperature) ** 0.5, event_ndim)
+    if preconditioner is not None:
+        drift, spread = drift * preconditioner, spread * preconditioner.sqrt()
+    return drift, spread
+
+
+def _shift(x: Tensor, direction: Tensor, scale: Number) -> Tensor:
+    """Add `scale * direction` to x in place."""
+    if isinstance(scale, Tensor):
+        return x.add_(scale * direction)
+    return x.add_(direction, alpha=scale)
 
 
 class ULA:
@@ -78,20 +96,9 @@ class ULA:
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
-        return unadjusted(self.propose(energy, state, noise, step_size, temperature), state)
-
-    def propose(
-        self,
-        energy: Energy,
-        state: GradientState,
-        noise: Tensor,
-        step_size: Number,
-        temperature: Number,
-    ) -> GradientState:
-        """Return where a step leads, be it a place or not."""
         scale = None if self.preconditioner is None else self.preconditioner.to(state.x)
         x = langevin_proposal(state, noise, step_size, temperature, scale)
-        return gradient_state(energy, x)
+        return unadjusted(gradient_state(energy, x), state)
 
     def leap(
         self,
@@ -109,14 +116,21 @@ class ULA:
         energies. It waits for the device.
         """
         before, total = generator.get_state(), torch.zeros_like(state.energy)
+        scale = None if self.preconditioner is None else self.preconditioner.to(state.x)
+        event_ndim = state.x.ndim - state.energy.ndim
+        drift, spread = _scales(step_size, temperature, scale, event_ndim)
+        x, follow = energy.recording(state.x)
+        value, gradient, normal = state.energy, state.gradient, torch.empty_like(state.x)
         for _ in range(steps):
-            noise = self.draw(state, generator)
-            state = self.propose(energy, state, noise, step_size, temperature)
-            total += state.energy
-        if not (total.isfinite().all() and state.x.isfinite().all()):
+            _shift(x, gradient, -drift)
+            _shift(x, normal.normal_(generator=generator), spread)
+            value, gradient = follow()
+            total += value
+        if not math.isfinite(total.sum() + x.sum()):
             generator.set_state(before)
             return None
-        return state
+        value = precise(value, x)
+        return GradientState(x.clone(), value.clone(), gradient.clone())
 
 
 class MALA:
