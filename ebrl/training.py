@@ -103,7 +103,7 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """Return everything that a step changes."""
-        return {
+        state = {
             "step": self.step,
             "alarm": tuple(self.alarm),
             "order": self.order.state_dict(),
@@ -112,6 +112,9 @@ class Training:
             "global_generator": torch.get_rng_state(),  # dropout draws from it
             **{name: part.state_dict() for name, part in self._modules().items()},
         }
+        if self.device.type == "cuda":  # and there from that of the device
+            state["device_generator"] = torch.cuda.get_rng_state(self.device)
+        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned, into a training that is built the same way.
@@ -131,6 +134,8 @@ class Training:
             raise ValueError(str(error)) from error
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["global_generator"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["device_generator"], self.device)
         self.step, self.alarm = state["step"], Alarm(*state["alarm"])
 
     def _modules(self) -> dict[str, nn.Module]:

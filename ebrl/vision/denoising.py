@@ -50,7 +50,7 @@ def denoise(
     pixels, white, back = picture(image)
     levels = noise_levels(pixels, sigma, white) * strength
     if prior is None:
-        prior = pretrained("gray" if pixels.shape[-3] == 1 else "color")
+        prior = pretrained("gray" if pixels.shape[-3] == 1 else "color", pixels.device)
         if levels.max() > TRAINED[1]:
             warnings.warn(
                 f"expected a sigma up to {TRAINED[1] * white:.3g}, as the shipped energies learnt, "

@@ -141,7 +141,9 @@ def denoise_samples(
     level = noise_levels(pixels, sigma, white)
     if level.ndim:
         raise ValueError("expected one sigma for the whole image to sample, got a map")
-    tiled = Tiled(prior or pretrained("gray" if pixels.shape[-3] == 1 else "color"), tile)
+    tiled = Tiled(
+        prior or pretrained("gray" if pixels.shape[-3] == 1 else "color", pixels.device), tile
+    )
     first = max(float(level), 1e-4)
     levels = schedules.geometric(first, LAST, 16) if first > LAST else torch.tensor([first])
 

@@ -35,18 +35,22 @@ ENERGIES: dict[str, Callable[[], Energy]] = {
 }
 
 
-@cache
-def pretrained(name: str) -> Energy:
+def pretrained(name: str, device: torch.device | str = "cpu") -> Energy:
     """Return the energy with its weights, in float32, without gradients, in evaluation mode.
 
     Raises `ValueError` for a name that there is none of.
     """
     _expect_shipped(name)
+    return _pretrained(name, torch.device(device))
+
+
+@cache
+def _pretrained(name: str, device: torch.device) -> Energy:
     with torch.random.fork_rng(devices=[]):  # it draws weights only to lose them
         energy = ENERGIES[name]()
     stored = storage.load(WEIGHTS / f"{name}.zip")
     energy.load_state_dict({key: value.float() for key, value in stored.tensors.items()})
-    return energy.eval().requires_grad_(False)
+    return energy.eval().requires_grad_(False).to(device)
 
 
 def trainable(name: str) -> Energy:

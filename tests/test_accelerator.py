@@ -1,0 +1,254 @@
+"""On a CUDA device: the same results as on the CPU, and no step that waits for the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ebrl import Chains, DualAveraging, Energy, Gaussian, Sampler, estimators, objectives
+from ebrl.agents import EnergyActorCritic, SoftQ
+from ebrl.analytic import GaussianMixture
+from ebrl.convolutional import ConvEnergy
+from ebrl.kernels import (
+    DMALA,
+    DULA,
+    GHMC,
+    HMC,
+    MALA,
+    SVGD,
+    ULA,
+    Cycle,
+    Gibbs,
+    GibbsWithGradients,
+    GradientDescent,
+    IndependenceMetropolis,
+    IteratedSIR,
+    Kernel,
+    ReferenceProposal,
+    Tempered,
+    Underdamped,
+)
+from ebrl.lattices import Ising
+from ebrl.networks import MLPEnergy, Reduction
+from ebrl.spaces import Binary, Box, Space, Unbounded
+from ebrl.training import fit
+from ebrl.vision import denoise
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated"),
+]
+SQUARE = Box(-4 * torch.ones(2), 4 * torch.ones(2))
+KERNELS: dict[str, Kernel] = {
+    "ULA": ULA(),
+    "MALA": MALA(),
+    "HMC": HMC(3),
+    "GHMC": GHMC(2),
+    "underdamped": Underdamped(),
+    "descent": GradientDescent(0.5),
+    "SVGD": SVGD(),
+    "SIR": IteratedSIR(ReferenceProposal(Unbounded(2)), 8),
+    "independence": IndependenceMetropolis(ReferenceProposal(Unbounded(2))),
+    "tempered": Tempered(MALA(), [1.0, 2.0, 4.0]),
+    "cycle": Cycle([IndependenceMetropolis(ReferenceProposal(Unbounded(2))), MALA()]),
+}
+DISCRETE: dict[str, Kernel] = {
+    "Gibbs": Gibbs(),
+    "Gibbs with gradients": GibbsWithGradients(),
+    "DULA": DULA(),
+    "DMALA": DMALA(),
+}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator("cuda").manual_seed(seed)
+
+
+def points(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed), device="cuda")
+
+
+def network(members: int = 1, condition: int = 3) -> MLPEnergy:
+    torch.manual_seed(0)
+    return MLPEnergy(2, (32, 32), condition_dimension=condition, members=members).cuda()
+
+
+def without_waiting(call: Callable[[], object]) -> None:
+    """Call twice, the second time with an error where the host waits for the device."""
+    call()  # the first use of the libraries waits
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("space", [Unbounded(2), Box(-3.0, 3.0, "tanh")], ids=["free", "tanh"])
+def test_no_run_of_chains_waits_for_the_host(name: str, space: Space) -> None:
+    energy = Gaussian(0.0, 1.0, 2).cuda()
+    sampler = Sampler(KERNELS[name], space, steps=3, step_size=0.1)
+    x, stream = points(64, 2).tanh(), generator()
+    without_waiting(lambda: sampler.sample(energy, x, generator=stream))
+
+
+@pytest.mark.parametrize("name", DISCRETE)
+def test_no_run_of_discrete_chains_waits_for_the_host(name: str) -> None:
+    energy, stream = Ising(0.2 * torch.ones(5, 5).fill_diagonal_(0)).cuda(), generator()
+    sampler = Sampler(DISCRETE[name], Binary(5), steps=3, step_size=0.1)
+    x = torch.zeros(16, 5, device="cuda")
+    without_waiting(lambda: sampler.sample(energy, x, generator=stream))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "max"])
+@pytest.mark.parametrize("members", [1, 2])
+def test_no_run_on_networks_waits_for_the_host(members: int, reduction: Reduction) -> None:
+    net, condition, x, stream = network(members), points(8, 3), points(8, 4, 2), generator()
+    sampler = Sampler(MALA(), Unbounded(2), steps=3, adaptation=DualAveraging())
+    without_waiting(lambda: sampler.sample(net.given(condition, reduction), x, generator=stream))
+    chains = Chains(64, Unbounded(2)).cuda()
+    without_waiting(lambda: chains.draw(32, stream))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "max"])
+@pytest.mark.parametrize("members", [1, 2])
+def test_gradients_are_those_of_the_cpu(members: int, reduction: Reduction) -> None:
+    net, condition, x = network(members), points(8, 3), points(8, 4, 2)
+    here = net.given(condition, reduction).value_and_gradient(x)
+    there = net.cpu().given(condition.cpu(), reduction).value_and_gradient(x.cpu())
+    for one, other in zip(here, there, strict=True):
+        torch.testing.assert_close(one.cpu(), other, atol=1e-4, rtol=1e-3)
+    net.cuda()
+    net.given(condition, reduction).regress(points(8, 2), points(8))
+    found = [parameter.grad.cpu() for parameter in net.parameters()]
+    net.zero_grad()
+    net.cpu().given(condition.cpu(), reduction).regress(points(8, 2).cpu(), points(8).cpu())
+    for one, parameter in zip(found, net.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kernel", [MALA(), HMC(3)], ids=["MALA", "HMC"])
+def test_chains_have_the_right_law(kernel: Kernel) -> None:
+    n, energy = 20_000, Gaussian(torch.tensor([1.0, -1.0]), torch.tensor([0.5, 2.0]), 2).cuda()
+    sampler = Sampler(kernel, steps=300, step_size=0.3, temperature=2.0)
+    x = sampler.sample(energy, points(n, 2), generator=generator(1)).x
+    variance = 2.0 * energy.variance
+    assert ((x.mean(0) - energy.mean).abs() < 4 * (variance / n).sqrt()).all()
+    assert ((x.var(0) / variance - 1).abs() < 4 * (2 / n) ** 0.5).all()
+
+
+@pytest.mark.parametrize("kernel", [ULA(), MALA(), HMC(2)], ids=lambda each: type(each).__name__)
+def test_a_compiled_chain_is_the_eager_one(kernel: Kernel) -> None:
+    net, condition, x = network(2), points(8, 3), points(8, 4, 2)
+    for energy, start in [
+        (net.given(condition, "max"), x),
+        (Gaussian(0.0, 1.0, 2).cuda(), x[:, 0]),
+    ]:
+        eager, compiled = (
+            Sampler(kernel, steps=5, step_size=0.05, compile=compile).sample(
+                energy, start, generator=generator(3)
+            )
+            for compile in (False, True)
+        )
+        torch.testing.assert_close(compiled.x, eager.x, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(compiled.energy, eager.energy, atol=1e-3, rtol=1e-3)
+
+
+def test_images_and_their_gradients() -> None:
+    torch.manual_seed(0)
+    energy, x = ConvEnergy(1, (8, 16)), torch.rand(4, 1, 16, 16)
+    expected = energy.value_and_gradient(x)
+    found = energy.cuda().value_and_gradient(x.cuda())
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.cpu(), other, atol=1e-3, rtol=1e-2)
+
+
+def test_the_log_normalizer_is_bracketed() -> None:
+    energy = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), 0.5).cuda()
+    bounds = estimators.log_normalizer(energy, space=SQUARE, generator=generator())
+    low, high = bounds.interval(4.0)
+    assert low < 0.0 < high  # a target's density is normalised
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("on_host", [False, True])
+def test_a_training_resumes_exactly(precision: str, on_host: bool, tmp_path: Path) -> None:
+    data = points(512, 2).cpu() if on_host else points(512, 2)
+
+    def train(steps: int, folder: Path, resume: bool = False) -> list[Tensor]:
+        torch.manual_seed(0)
+        energy = MLPEnergy(2, (32, 32)).cuda()
+        objective = objectives.persistent(SQUARE, chains=512).cuda()
+        options = {"folder": folder, "resume": resume, "checkpoint_every": 10, "ema_decay": 0.9}
+        training = fit(
+            energy,
+            data,
+            objective,
+            steps=steps,
+            generator=generator(),
+            precision=precision,
+            clip=1.0,
+            **options,
+        )
+        return [*energy.parameters(), *training.average.parameters()]
+
+    whole = train(20, tmp_path / "whole")
+    train(10, tmp_path / "parts")
+    resumed = train(20, tmp_path / "parts", resume=True)
+    for one, other in zip(whole, resumed, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_dropout_resumes_exactly(tmp_path: Path) -> None:
+    class Noisy(Energy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(2, 16), nn.Dropout(0.5), nn.Linear(16, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers(x).squeeze(-1)
+
+    def train(steps: int, folder: Path, resume: bool = False) -> list[Tensor]:
+        torch.manual_seed(0)
+        energy = Noisy().cuda()
+        objective = objectives.DenoisingScoreMatching(0.5)
+        options = {"folder": folder, "resume": resume, "checkpoint_every": 5}
+        fit(energy, points(512, 2), objective, steps=steps, generator=generator(), **options)
+        return list(energy.parameters())
+
+    whole = train(10, tmp_path / "whole")
+    train(5, tmp_path / "parts")
+    torch.manual_seed(7)
+    resumed = train(10, tmp_path / "parts", resume=True)
+    for one, other in zip(whole, resumed, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("agent", [EnergyActorCritic, SoftQ], ids=["actor-critic", "soft Q"])
+def test_agents_learn_act_and_come_back(agent: type, tmp_path: Path) -> None:
+    task = "Pendulum-v1" if agent is EnergyActorCritic else "CartPole-v1"
+    options = {"learning_starts": 20, "buffer_size": 500, "batch_size": 32, "seed": 0}
+    model = agent("MlpPolicy", task, device="cuda", **options).learn(60)
+    observation = np.zeros(model.observation_space.shape, np.float32)
+    assert model.sample_actions(observation, 7).shape[0] == 7
+    model.save(tmp_path / "agent.zip")
+    for device in ("cuda", "cpu"):
+        again = agent.load(tmp_path / "agent.zip", device=device)
+        for one, other in zip(model.policy.parameters(), again.policy.parameters(), strict=True):
+            assert torch.equal(one.cpu(), other.cpu())
+        expected = model.predict(observation, deterministic=True)[0]
+        found = again.predict(observation, deterministic=True)[0]
+        if device == "cuda":
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_photographs_stay_on_their_device() -> None:
+    image = torch.rand(1, 1, 32, 32, generator=generator(), device="cuda")
+    found = denoise(image, 0.1)
+    assert found.device.type == "cuda"
+    torch.testing.assert_close(found.cpu(), denoise(image.cpu(), 0.1), atol=1e-2, rtol=0)
