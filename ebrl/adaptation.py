@@ -18,8 +18,9 @@ class DualAveraging(nn.Module):
     size follows an energy that is being trained. `gain` is how strongly a shortfall moves the step:
     5 for HMC, whose acceptance falls so steeply near the largest stable step that 20 swings around
     it and averages too low; 10 where each chain has its own, whose single acceptances make 20
-    average .02 too high. No update waits for the host. Raises `ValueError` for a target outside
-    (0, 1), a memory below 1, and for a step size or an acceptance that does not fit the shape.
+    average .02 too high. It lives where the chains are, and no update waits for the host. Raises
+    `ValueError` for a target outside (0, 1), a memory below 1, and for a step size or an acceptance
+    that does not fit the shape.
     """
 
     anchor: Tensor
@@ -58,6 +59,11 @@ class DualAveraging(nn.Module):
         self.log_average.copy_(log_step_size)
         self.shortfall.zero_()
         self.updates.zero_()
+
+    def go_to(self, device: torch.device) -> None:
+        """Move to where the chains are, if it is elsewhere."""
+        if self.anchor.device != device:
+            self.to(device)
 
     @property
     def step_size(self) -> Tensor:

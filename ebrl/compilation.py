@@ -2,7 +2,8 @@
 
 The noise comes from the caller's generator, step by step as in an eager run, so that both give the
 same chain up to rounding. Step sizes and temperatures are tensors, which no graph is specialised
-to. There is one graph for each shape, length of a block, kernel and kind of energy.
+to. There is one graph for each shape, length of a block, kernel and kind of energy. On a CUDA
+device a block is replayed as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -85,24 +86,34 @@ def move(kernel: Kernel, state: Any, stage: Stage, generator: torch.Generator) -
     # Loaded here: the compiler takes a second.
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
+    block = _compiled(state.x.device.type)
+    torch.compiler.cudagraph_mark_step_begin()
     try:
         with torch._dynamo.config.patch(recompile_limit=GRAPHS):
             for done in range(0, steps, BLOCK):
                 noise = [kernel.draw(state, generator) for _ in range(min(BLOCK, steps - done))]
-                moved = _compiled()(kernel, energy, moved, noise, step_size, temperature)
+                moved = block(kernel, energy, moved, noise, step_size, temperature)
     except (TorchDynamoException, FailOnRecompileLimitHit) as error:
         raise RuntimeError(
             f"the chain on {type(energy).__name__} did not compile, {type(error).__name__} above: "
             "leave compile=False, or see that the energy never branches on values and holds "
             f"numbers that change as tensors (of others each is a graph, and {GRAPHS} are kept)"
         ) from error
-    return moved
+    return _apart(moved) if state.x.device.type == "cuda" else moved
 
 
 @cache
-def _compiled() -> Callable[..., Moved]:
-    """Return the compiled block, made at first use."""
-    return torch.compile(_block, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+def _compiled(device: str) -> Callable[..., Moved]:
+    """Return the compiled block for a kind of device, made at first use."""
+    options = {"triton.cudagraphs": True} if device == "cuda" else {"cpp_wrapper": True}
+    return torch.compile(_block, fullgraph=True, dynamic=False, options=options)
+
+
+def _apart(moved: Moved) -> Moved:
+    """Return a copy: what a graph returns it overwrites when it is replayed."""
+    state, acceptance, diverged = moved
+    state = type(state)(*(field.clone() for field in state))
+    return Moved(state, acceptance.clone(), diverged.clone())
 
 
 def _block(

@@ -56,9 +56,8 @@ class Sampler(nn.Module):
     paths, give the chain of an eager sampler with the same generator, up to rounding. The first run
     of each shape, length and kind of energy compiles for 5 to 80 s; numbers that an energy holds
     outside of tensors are compiled in. Under `torch.autocast` to bfloat16 a network's products are
-    rounded: faster where they are large, and the chain is one of the energy so rounded. Adapting
-    and unrolling are refused; a `trace` and the step that `gradient="last"` differentiates are
-    eager.
+    rounded: faster where they are large, and the chain is one of that energy. Adapting and
+    unrolling are refused; a `trace` and the step that `gradient="last"` differentiates are eager.
 
     Raises `ValueError` for steps or step sizes that are not positive, for negative temperatures,
     for an adaptation where walls project and for a kernel that does not compile, `RuntimeError`
@@ -119,8 +118,8 @@ class Sampler(nn.Module):
         x, when x are integers, have too few axes or lie outside the space, when neither or both of
         `x` and `n` are given, for an unknown `gradient` and for a negative temperature.
         """
-        stages = [self._stage(energy, temperature)]
         x = self._starting_points(energy, x, n, generator)
+        stages = [self._stage(energy, temperature)]
         return self._follow(stages, x, generator, self.adaptation if adapt else None, gradient)
 
     def anneal(
@@ -267,6 +266,8 @@ class Sampler(nn.Module):
                 f"expected starting points in the {type(self.space).__name__}, got some outside: "
                 "n=... draws them there"
             )
+        if self.adaptation is not None:
+            self.adaptation.go_to(x.device)
         return x
 
 

@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ebrl.constants import Constant
 from ebrl.energies import Energy, Number, align_left
 
 Walls = Literal["reject", "reflect", "tanh", "project"]
@@ -90,6 +91,8 @@ class Box(Space):
         low, high = torch.as_tensor(low), torch.as_tensor(high)
         dtype = torch.promote_types(torch.promote_types(low.dtype, high.dtype), torch.float32)
         self.low, self.high = torch.broadcast_tensors(low.to(dtype), high.to(dtype))
+        self._bounds = Constant(torch.stack([self.low, self.high]))
+        self._halves = Constant(torch.stack([self.low + self.high, self.high - self.low]) / 2)
         if not (self.low.isfinite().all() and self.high.isfinite().all()):
             raise ValueError(f"expected finite bounds, got low={low}, high={high}: use Unbounded")
         if not (self.low < self.high).all():
@@ -109,7 +112,7 @@ class Box(Space):
     def to_free(self, x: Tensor) -> Tensor:
         if self.walls != "tanh":
             return x
-        middle, half = self._middle_and_half(x)
+        middle, half = self._halves.to(x)
         edge = 1 - 2 * torch.finfo(x.dtype).eps  # atanh is infinite on the walls
         return torch.atanh(((x - middle) / half).clamp(-edge, edge))
 
@@ -117,41 +120,37 @@ class Box(Space):
         if self.walls == "reject":
             return free
         if self.walls == "tanh":
-            middle, half = self._middle_and_half(free)
+            middle, half = self._halves.to(free)
             free = torch.addcmul(middle, half, torch.tanh(free))
         elif self.walls == "reflect":
             free = self._fold(free)[0]
         # Where nothing is projected this only takes back what rounding put past a wall.
-        return free.clamp(self.low.to(free), self.high.to(free))
+        return free.clamp(*self._bounds.to(free))
 
     def contains(self, x: Tensor) -> Tensor:
-        return ((x >= self.low.to(x)) & (x <= self.high.to(x))).all(-1)
+        low, high = self._bounds.to(x)
+        return ((x >= low) & (x <= high)).all(-1)
 
     def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        low = torch.atleast_1d(self.low).to(generator.device)
-        high = torch.atleast_1d(self.high).to(generator.device)
+        low, high = torch.atleast_1d(*self._bounds.on(generator.device))
         uniform = torch.rand(
             *batch, *low.shape, generator=generator, device=generator.device, dtype=low.dtype
         )
         return low + (high - low) * uniform
 
     def reference_log_density(self, x: Tensor) -> Tensor:
-        log_width = (self.high - self.low).to(x).log().expand(x.shape[-1:])
+        log_width = (2 * self._halves.to(x)[1]).log().expand(x.shape[-1:])
         return torch.where(self.contains(x), -log_width.sum(), -math.inf)
 
     def log_slope(self, free: Tensor) -> Tensor | float:
         if self.walls != "tanh":
             return 0.0
-        half = (self.high - self.low).to(free) / 2
+        _, half = self._halves.to(free)
         return (log_tanh_slope(free) + half.log()).sum(-1)
-
-    def _middle_and_half(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = self.low.to(like), self.high.to(like)
-        return (low + high) / 2, (high - low) / 2
 
     def _fold(self, free: Tensor) -> tuple[Tensor, Tensor]:
         """Return the folded point and the sign of `dx/du` there."""
-        low, high = self.low.to(free), self.high.to(free)
+        low, high = self._bounds.to(free)
         width = high - low
         along = torch.remainder(free - low, 2 * width)
         falling = along > width
@@ -202,7 +201,7 @@ class SquashedEnergy(FreeEnergy):
     """`E(x(u)) - T Σ log |dx/du|` with `x = middle + half tanh u`."""
 
     def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
-        middle, half = self.box._middle_and_half(free)
+        middle, half = self.box._halves.to(free)
         squashed = torch.tanh(free)
         value, gradient = self.energy.value_and_gradient(torch.addcmul(middle, half, squashed))
         slope = half * (1 - squashed.square())

@@ -63,7 +63,8 @@ class Workspace:
         if key not in self.made:
             if len(self.made) >= 16:  # many batch sizes: keep the memory bounded
                 self.made.clear()
-            self.made[key] = make()
+            with torch.inference_mode(False):  # whose tensors no call outside of it could write to
+                self.made[key] = make()
         return self.made[key]
 
     def __deepcopy__(self, memo: dict) -> Workspace:

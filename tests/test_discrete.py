@@ -308,7 +308,9 @@ def test_block_gibbs_takes_its_turn_in_a_cycle() -> None:
     assert distance(move, rbm, Binary(4), 10_000, 20) < 0.01
 
 
-@pytest.mark.parametrize("kernel", [Gibbs(), GibbsWithGradients(), DMALA()], ids=str)
+@pytest.mark.parametrize(
+    "kernel", [Gibbs(), GibbsWithGradients(), DMALA()], ids=lambda each: type(each).__name__
+)
 def test_chains_that_the_energy_couples_are_refused(kernel: Kernel) -> None:
     energy = Flattened(Repulsion(0.5), 2)
     x = Categorical(3, 2).reference((4,), generator())
@@ -426,7 +428,9 @@ def test_a_seed_is_a_chain_and_the_global_stream_is_left_alone(move: Move) -> No
     torch.testing.assert_close(one.energy, energy(one.x))
 
 
-@pytest.mark.parametrize("move", [EXACT["DMALA, large"], EXACT["random Gibbs"]], ids=str)
+@pytest.mark.parametrize(
+    "move", [EXACT["DMALA, large"], EXACT["random Gibbs"]], ids=["DMALA", "Gibbs"]
+)
 def test_a_network_over_categories_has_its_law_for_each_condition(move: Move) -> None:
     torch.manual_seed(0)
     network = Flattened(MLPEnergy(6, (16,), condition_dimension=2, activation=torch.nn.Tanh), 2)

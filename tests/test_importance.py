@@ -305,7 +305,9 @@ def test_every_replica_keeps_the_law_of_its_temperature(problem: Problem, kernel
     assert torch.equal(state.x, state.replicas.x[:, 0])
 
 
-@pytest.mark.parametrize("space", [None, Box(-1.0, 1.0, "tanh"), Box(-1.0, 1.0)], ids=str)
+@pytest.mark.parametrize(
+    "space", [None, Box(-1.0, 1.0, "tanh"), Box(-1.0, 1.0)], ids=["free", "tanh", "reject"]
+)
 def test_replicas_stay_with_the_condition_of_their_chain(space: Space | None) -> None:
     torch.manual_seed(0)
     network = MLPEnergy(2, (8,), condition_dimension=3)

@@ -16,6 +16,7 @@ LAYERS = [  # a room sees those before it, and in its own row unless the row say
         "adaptation",
         "analytic",
         "classifier",
+        "constants",
         "convolutional",
         "energies",
         "freezing",

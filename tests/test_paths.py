@@ -152,7 +152,7 @@ class Summed(nn.Module):
 # Traces.
 
 
-@pytest.mark.parametrize("space", [None, Box(-1.0, 1.0, "tanh")], ids=str)
+@pytest.mark.parametrize("space", [None, Box(-1.0, 1.0, "tanh")], ids=["free", "tanh"])
 def test_a_trace_is_where_every_step_led(space: Box | None) -> None:
     x, stream = torch.zeros(4, 3, 2), generator()
     sampler = Sampler(MALA(), space, steps=5, step_size=0.4)

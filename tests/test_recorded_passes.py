@@ -156,3 +156,13 @@ def test_large_parts_share_their_memory(monkeypatch: pytest.MonkeyPatch) -> None
     places = [tensor.data_ptr() for tensor in written(bound, net.hidden[0])]
     assert len(places) == 4 * 5  # of four parts, up and down
     assert len(set(places)) == 2  # the sums, which become the gradient, and the slopes
+
+
+def test_memory_of_inference_mode_serves_outside_of_it() -> None:
+    net, x = network(), points(4, 2)
+    with torch.inference_mode():
+        within = net.given(points(4, 3)).value_and_gradient(x)
+        net.given(points(4, 3))(x)
+    outside = net.given(points(4, 3)).value_and_gradient(x)
+    torch.testing.assert_close(outside, within)
+    net.given(points(4, 3)).regress(x, points(4))

@@ -475,7 +475,9 @@ def test_n_draws_from_the_space() -> None:
     assert box.contains(inside.x).all()
 
 
-@pytest.mark.parametrize("space", [None, Box(-1.0, 1.0), Box(-1.0, 1.0, "tanh")], ids=str)
+@pytest.mark.parametrize(
+    "space", [None, Box(-1.0, 1.0), Box(-1.0, 1.0, "tanh")], ids=["free", "reject", "tanh"]
+)
 @pytest.mark.parametrize("kernel", [MALA(), IteratedSIR(Unbounded(), 1)], ids=["MALA", "SIR"])
 def test_an_energy_of_the_wrong_shape_is_refused(kernel: Kernel, space: Space | None) -> None:
     energy = FunctionEnergy(lambda x: x.square())

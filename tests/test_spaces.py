@@ -12,6 +12,7 @@ from problems import Truncated, generator, total_variation
 from torch import Tensor
 
 from ebrl import Energy, FunctionEnergy, Gaussian, Sampler
+from ebrl.constants import Constant
 from ebrl.kernels import HMC, MALA, ULA, GradientDescent, IteratedSIR
 from ebrl.spaces import Box, Unbounded, log_tanh_slope
 
@@ -312,3 +313,11 @@ def test_a_box_holds_vectors_only(walls: str) -> None:
 
     with pytest.raises(ValueError, match=r"a box holds vectors: .* got event_ndim=3"):
         Box(-1.0, 1.0, walls).free(Image(), 1.0, 0.1)
+
+
+def test_a_constant_is_moved_once() -> None:
+    constant = Constant(torch.tensor([1.0, 2.0]))
+    x = torch.zeros(3, dtype=torch.float64)
+    assert constant.to(x).dtype == torch.float64
+    assert constant.to(x) is constant.to(x)
+    assert constant.to(x.float()) is constant.tensor

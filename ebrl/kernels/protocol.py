@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from ebrl.constants import Constant
 from ebrl.energies import Energy, Number
 
 State = TypeVar("State", bound="HasPosition")
@@ -74,19 +75,22 @@ def expect_positive(temperature: Number) -> None:
         raise ValueError(f"expected a positive temperature, got {temperature}: descend instead")
 
 
-def positive_diagonal(name: str, diagonal: Tensor | None) -> Tensor | None:
+def positive_diagonal(name: str, diagonal: Tensor | None) -> Constant | None:
     """Return `diagonal`, or raise `ValueError` if a number in it is not positive and finite."""
-    if diagonal is not None and not ((diagonal > 0) & diagonal.isfinite()).all():
+    if diagonal is None:
+        return None
+    if not ((diagonal > 0) & diagonal.isfinite()).all():
         raise ValueError(f"expected a {name} of positive numbers, got {diagonal}")
-    return diagonal
+    return Constant(diagonal)
 
 
-def expect_event_shape(name: str, diagonal: Tensor | None, energy: Energy, x: Tensor) -> None:
+def expect_event_shape(name: str, diagonal: Constant | None, energy: Energy, x: Tensor) -> None:
     """Raise `ValueError` if `diagonal` does not have one number for each coordinate of an event."""
     event = x.shape[x.ndim - energy.event_ndim :]
-    if diagonal is not None and diagonal.shape != event:
+    if diagonal is not None and diagonal.tensor.shape != event:
         raise ValueError(
-            f"expected a {name} of the event's shape {tuple(event)}, got {tuple(diagonal.shape)}"
+            f"expected a {name} of the event's shape {tuple(event)}, got "
+            f"{tuple(diagonal.tensor.shape)}"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ebrl.constants import Constant
 from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.known import known
 from ebrl.kernels.protocol import (
@@ -61,8 +62,7 @@ class Tempered:
     """
 
     def __init__(self, kernel: Kernel, temperatures: Sequence[float] | Tensor):
-        self.temperatures = torch.as_tensor(temperatures, dtype=torch.float64)
-        ladder = self.temperatures
+        ladder = torch.as_tensor(temperatures, dtype=torch.float64)
         if ladder.ndim != 1 or len(ladder) < 2 or ladder[0] != 1 or not (ladder.diff() > 0).all():
             raise ValueError(
                 "expected temperatures that rise from 1, multiples of the sampler's, "
@@ -75,12 +75,12 @@ class Tempered:
                 "expected a kernel that moves each replica alone, got one whose chains move "
                 f"together, {type(kernel).__name__}: temper MALA or HMC"
             )
-        self.kernel = kernel
+        self.kernel, self.temperatures = kernel, Constant(ladder)
 
     def start(self, energy: Energy, x: Tensor) -> TemperedState:
         expect_uncoupled(energy)
         axis = x.ndim - energy.event_ndim
-        repeats = (*(1,) * axis, len(self.temperatures), *(1,) * energy.event_ndim)
+        repeats = (*(1,) * axis, len(self.temperatures.tensor), *(1,) * energy.event_ndim)
         replicas = self.kernel.start(energy, x.unsqueeze(axis).repeat(repeats))
         return _coldest(replicas, torch.zeros_like(replicas.energy[..., 1:]))
 
