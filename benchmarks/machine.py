@@ -5,6 +5,13 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+import torch
+
+
+def device_name(device: str) -> str:
+    """Return the name of the processor or of the graphics card."""
+    return processor() if device == "cpu" else torch.cuda.get_device_name(device)
+
 
 def processor() -> str:
     """Return the processor's name where the system tells it."""

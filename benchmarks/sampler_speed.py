@@ -2,6 +2,7 @@
 
     pip install -e '.[benchmark]'
     python benchmarks/sampler_speed.py --threads 1 2 --out benchmarks/results/sampler_speed.json
+    python benchmarks/sampler_speed.py --device cuda --out benchmarks/results/sampler_speed.json
 
 Every rival runs the same algorithm, unadjusted Langevin, on the same weights in float32: it is the
 one that all of them have. On one perceptron a bare loop of torch calls (`bare_loop.py`) shows what
@@ -10,9 +11,9 @@ rivals take turns, a run each, and the ratio is taken within a round, so that a 
 drifts does not decide it. Medians over the rounds, with the range, for each processor that the
 command was run on: they differ in what a call costs beside a product. Each workload and number of
 threads has its own process, held to as many cores; with one thread the clock is the processor's
-time, with more the wall's. What is not installed is left out and said so. ebrl also gives the
-energies at the end and counts what it rejected, which costs it one gradient more than the others;
-compile times are those without a cache.
+time, with more and on a GPU the wall's. What is not installed is left out and said so. ebrl also
+gives the energies at the end and counts what it rejected, which costs it one gradient more than the
+others; compile times are those without a cache.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from typing import Any, NamedTuple
 
 import torch
 from bare_loop import bare_loop
-from machine import processor
+from machine import device_name
+from sampler_speed_table import as_markdown
 from torch import Tensor
 from torch.nn import Conv2d
 
@@ -98,8 +100,8 @@ def critics(rows: int, particles: int, members: int, targets: tuple[float, float
         for weights, biases in nets:
             h = jnp.concatenate([observation, x], -1)
             for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-                h = jax.nn.silu(h @ weight.numpy() + bias[0].numpy())
-            values.append((h @ weights[-1].numpy() + biases[-1][0].numpy())[0])
+                h = jax.nn.silu(h @ weight.cpu().numpy() + bias[0].cpu().numpy())
+            values.append((h @ weights[-1].cpu().numpy() + biases[-1][0].cpu().numpy())[0])
         return values[0] if members == 1 else jnp.maximum(*values)
 
     def ours() -> Energy:
@@ -122,7 +124,7 @@ def mixture() -> Workload:
     def jax_energy(x: Any, _: Any) -> Any:
         import jax
 
-        return -jax.nn.logsumexp(-((x - means.numpy()) ** 2).sum(-1) / 0.5)
+        return -jax.nn.logsumexp(-((x - means.cpu().numpy()) ** 2).sum(-1) / 0.5)
 
     about = "10,000 chains on 8 Gaussians in the plane, 1,000 steps"
     x = torch.randn(10_000, 2)
@@ -141,7 +143,7 @@ def images() -> Workload:
 
         h, convolutions = x[None], [part for part in energy.modules() if isinstance(part, Conv2d)]
         for part in sorted(convolutions, key=lambda part: part is energy.head):
-            weight, bias = part.weight.detach().numpy(), part.bias.detach().numpy()
+            weight, bias = part.weight.detach().cpu().numpy(), part.bias.detach().cpu().numpy()
             pads = [(pad, pad) for pad in part.padding]
             h = jax.lax.conv_general_dilated(h, weight, part.stride, pads) + bias[:, None, None]
             h = h if part is energy.head else jax.nn.silu(h)
@@ -169,22 +171,23 @@ def rows(x: Tensor) -> Tensor:
 def ebrl_run(work: Workload, compile: bool = False) -> Run:
     options = {"compile": True} if compile else {}
     sampler = Sampler(ULA(), steps=work.steps, step_size=STEP_SIZE, **options)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(work.x.device).manual_seed(0)
     return lambda: sampler.sample(work.ours(), work.x, generator=generator)
 
 
-def in_bfloat16(run: Run) -> Run:
+def in_bfloat16(run: Run, device: str) -> Run:
     """Return the run with its matrix products in bfloat16, torch's own option."""
 
     def cast() -> Any:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             return run()
 
     return cast
 
 
 def bare_run(work: Workload, energy: BoundMLP) -> Run:
-    return bare_loop(energy, work.x, work.steps, STEP_SIZE, torch.Generator().manual_seed(0))
+    generator = torch.Generator(work.x.device).manual_seed(0)
+    return bare_loop(energy, work.x, work.steps, STEP_SIZE, generator)
 
 
 def torchebm_run(work: Workload) -> Run:
@@ -195,8 +198,9 @@ def torchebm_run(work: Workload) -> Run:
         def forward(self, x: Tensor) -> Tensor:
             return work.torch_energy(x)
 
-    sampler = LangevinDynamics(Model(), step_size=STEP_SIZE, device="cpu")
-    generator = torch.Generator().manual_seed(0)
+    model = Model(device=work.x.device)
+    sampler = LangevinDynamics(model, step_size=STEP_SIZE, device=work.x.device)
+    generator = torch.Generator(work.x.device).manual_seed(0)
     x = rows(work.x)
     return lambda: sampler.sample(x, n_steps=work.steps, generator=generator)
 
@@ -207,8 +211,9 @@ def jax_run(work: Workload, blackjax: bool = False) -> Run:
     import jax.numpy as jnp
 
     slope = jax.value_and_grad(lambda x, c: -work.jax_energy(x, c))
-    x = jnp.asarray(rows(work.x).numpy())
-    c = jnp.zeros((len(x), 0)) if work.conditions is None else jnp.asarray(work.conditions.numpy())
+    x = jnp.asarray(rows(work.x).cpu().numpy())
+    given = rows(work.x)[:, :0] if work.conditions is None else work.conditions
+    c = jnp.asarray(given.cpu().numpy())
     gradients = jax.vmap(slope)
 
     def plain(state: Any, key: Any) -> tuple[Any, None]:
@@ -239,7 +244,9 @@ def rivals(work: Workload, compiled: bool) -> dict[str, Run]:
     if compiled and work.compiled_target is not None:
         runs["ebrl, compiled"] = ebrl_run(work, compile=True)
         if work.conditions is not None:
-            runs["ebrl, compiled, bfloat16"] = in_bfloat16(ebrl_run(work, compile=True))
+            runs["ebrl, compiled, bfloat16"] = in_bfloat16(
+                ebrl_run(work, compile=True), work.x.device.type
+            )
     if "torchebm" in PEERS:
         runs["torchebm"] = torchebm_run(work)
     if "jax" in PEERS:
@@ -253,16 +260,20 @@ def seconds(run: Run, times: int = 1, clock: Callable[[], float] = time.perf_cou
     start = clock()
     for _ in range(times):
         run()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
     return (clock() - start) / times
 
 
-def measure(names: Iterable[str], rounds: int, compiled: bool) -> dict[str, dict]:
+def measure(names: Iterable[str], rounds: int, compiled: bool, device: str) -> dict[str, dict]:
     # Of one thread the processor's time is the time, whoever else uses the machine.
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    alone = torch.get_num_threads() == 1 and device == "cpu"
+    clock = time.process_time if alone else time.perf_counter
     table = {}
     for name in names:
         torch.manual_seed(0)
-        work = WORKLOADS[name]()
+        with torch.device(device):
+            work = WORKLOADS[name]()
         runs = rivals(work, compiled)
         first = {rival: seconds(run) for rival, run in runs.items()}  # compiles and warms up
         times: dict[str, list[float]] = {rival: [] for rival in runs}
@@ -284,41 +295,14 @@ def row(
     if reference is not None:
         ratios = sorted(one / other for one, other in zip(found, reference, strict=True))
         figures |= {"ratio": ratios[len(ratios) // 2], "ratio_range": [ratios[0], ratios[-1]]}
-    if rival == "ebrl":
+    aims = work.x.device.type == "cpu"  # the targets are those of a processor
+    if aims and rival == "ebrl":
         figures["target"] = work.eager_target
-    if rival.startswith("ebrl, compiled"):
+    if aims and rival.startswith("ebrl, compiled"):
         figures["target"] = work.compiled_target
     if rival not in ("ebrl", REFERENCE):
         figures["compile_seconds"] = first - figures["seconds"]
     return figures
-
-
-def as_markdown(record: dict[str, dict]) -> str:
-    about = [f"- {name}: {build().about}" for name, build in WORKLOADS.items()]
-    missing = [f"- {peer} is not installed: left out" for peer in MISSING]
-    machines = [line for name, found in record.items() for line in of_machine(name, **found)]
-    return "\n".join([*about, *missing, *machines]).strip() + "\n"
-
-
-def of_machine(name: str, facts: dict[str, Any], tables: dict[str, dict[str, dict]]) -> list[str]:
-    lines = [f"\n***{name}***", *(f"\n{key}: {fact}  " for key, fact in facts.items())]
-    for threads, table in tables.items():
-        lines += [f"\n**{threads} thread{'s' if threads != '1' else ''}**\n"]
-        lines += [
-            "| workload: rival | ms a run | x torchebm, median (range) | target | built in, s |"
-        ]
-        lines += ["|---|---|---|---|---|"]
-        for name, figures in table.items():
-            ratio = "–"
-            if "ratio" in figures:
-                low, high = figures["ratio_range"]
-                ratio = f"{figures['ratio']:.3f} ({low:.3f} to {high:.3f})"
-            target = f"{figures['target']:.2f}" if "target" in figures else ""
-            built = f"{figures['compile_seconds']:.1f}" if "compile_seconds" in figures else ""
-            lines.append(
-                f"| {name} | {1e3 * figures['seconds']:.4g} | {ratio} | {target} | {built} |"
-            )
-    return lines
 
 
 MISSING = [name for name in ("torchebm", "jax", "blackjax") if name not in PEERS]
@@ -333,13 +317,15 @@ def commit() -> str:
 
 def in_own_process(name: str, threads: int, arguments: argparse.Namespace) -> dict[str, dict]:
     """Measure in a fresh process on so many cores: jax sizes its pool when it starts."""
-    cores = sorted(os.sched_getaffinity(0))[:threads]
+    cores = sorted(os.sched_getaffinity(0))
+    cores = cores[:threads] if arguments.device == "cpu" else cores
     command = [sys.executable, __file__, "--only", str(threads), "--rounds", str(arguments.rounds)]
-    command += ["--workloads", name]
+    command += ["--workloads", name, "--device", arguments.device]
     command += ["--no-compile"] if arguments.no_compile else []
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # it would take the whole card
     }
     found = subprocess.run(
         command,
@@ -357,20 +343,23 @@ def main() -> None:
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled sampler")
     parser.add_argument("--out", type=Path, help="write the figures as JSON and as a table")
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
         torch.set_num_threads(arguments.only)
-        print(json.dumps(measure(arguments.workloads, arguments.rounds, not arguments.no_compile)))
+        compiled = not arguments.no_compile
+        table = measure(arguments.workloads, arguments.rounds, compiled, arguments.device)
+        print(json.dumps(table))
         return
     for peer in MISSING:
         print(f"{peer} is not installed: left out")
     facts: dict[str, Any] = {
         "algorithm": "unadjusted Langevin, float32 where no other type is named",
         "rounds": arguments.rounds,
-        "clock": "processor time with 1 thread, wall time with more; building: wall time",
+        "clock": "processor time with 1 thread, else wall time; building: wall time",
         "cores": os.cpu_count(),
         "commit": commit(),
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", *PEERS)),
@@ -378,9 +367,11 @@ def main() -> None:
     before = arguments.out and arguments.out.exists()
     record = json.loads(arguments.out.read_text()) if before else {}
     # Of other machines, and of workloads not measured now, the figures stay.
-    mine = record.setdefault(processor(), {"facts": {}, "tables": {}})
+    machine = device_name(arguments.device)
+    mine = record.setdefault(machine, {"facts": {}, "tables": {}})
     tables, loads = mine["tables"], mine["facts"].get(LOAD, {})
     mine["facts"] = facts | {LOAD: loads}
+    about = {name: build().about for name, build in WORKLOADS.items()}
     for threads, name in product(arguments.threads, arguments.workloads):
         loads[f"{name}, {threads}"] = round(os.getloadavg()[0], 2)
         table = tables.get(str(threads), {}) | in_own_process(name, threads, arguments)
@@ -389,8 +380,8 @@ def main() -> None:
         if arguments.out:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-            arguments.out.with_suffix(".md").write_text(as_markdown(record))
-    print(as_markdown({processor(): mine}))
+            arguments.out.with_suffix(".md").write_text(as_markdown(record, about))
+    print(as_markdown({machine: mine}, about))
 
 
 if __name__ == "__main__":

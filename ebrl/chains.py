@@ -74,7 +74,7 @@ class Chains(nn.Module):
         index = torch.randperm(self.size, generator=generator, device=fresh.device)[:n]
         chance = torch.rand(n, generator=generator, device=fresh.device)
         restarted = ~self.started[index] | (chance < self.restart)
-        self.started[index] = True
+        self.started.index_fill_(0, index, True)  # to assign True would wait for the device
         x = _renewed(self.positions, index, restarted, fresh)
         if condition is not None:
             condition = _renewed(self.conditions, index, restarted, condition)

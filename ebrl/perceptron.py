@@ -147,7 +147,11 @@ def _product(rows: Tensor) -> Callable[..., Tensor]:
 def add_gradient(gradient: Layer, rows: Tensor, back: Tensor) -> None:
     """Add a layer's gradient, from its inputs `(rows, inputs)` and the gradient at its sums."""
     weight, bias = gradient
-    (weight.addmm_ if weight.ndim == 2 else weight.baddbmm_)(rows.mT, back)
+    left, right = rows.mT, back
+    # Of one input `nn.Linear`'s weights the other way round are no matrix that cuBLAS can write.
+    if weight.stride(-2) == 1 and weight.shape[-1] > 1:
+        weight, left, right = weight.mT, back.mT, rows
+    (weight.addmm_ if weight.ndim == 2 else weight.baddbmm_)(left, right)
     bias.add_(back.sum(-2).view_as(bias))
 
 

@@ -293,8 +293,8 @@ class Categorical(Space):
             raise ValueError(
                 f"expected at most 2^22 states to enumerate, got {self.categories}^{self.sites}"
             )
-        places = self._places("cpu")
-        labels = torch.arange(count).unsqueeze(-1) // places % self.categories
+        labels = torch.arange(count, device="cpu").unsqueeze(-1) // self._places("cpu")
+        labels %= self.categories
         return nn.functional.one_hot(labels, self.categories).to(torch.get_default_dtype())
 
     def index(self, x: Tensor) -> Tensor:

@@ -290,4 +290,4 @@ def _allocate(name: str, row: Any, position: int, available: int) -> tuple[Tenso
         raise ValueError(f"tensor {name!r}: a row that cannot be read ({row})") from error
     if not whole or end > available:
         raise ValueError(f"tensor {name!r}: shape {shape} does not fit its bytes {start}..{end}")
-    return torch.empty(shape, dtype=dtype), end
+    return torch.empty(shape, dtype=dtype, device="cpu"), end
