@@ -28,7 +28,7 @@ def bare_loop(
         share = energy.share.repeat_interleave(x.shape[1], 0)
         back, down, out = hidden.weight.mT, weights.x.mT, weights.head.weight.mT
     first, second, s, t = (share.new_empty(share.shape) for _ in range(4))
-    one, noise_scale = torch.ones(()), (2 * step_size) ** 0.5
+    one, noise_scale = share.new_ones(()), (2 * step_size) ** 0.5
     start = x.flatten(0, 1)
 
     def activate(sums: Tensor, slope: Tensor) -> None:
