@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ebrl.energies import Energy, Recording
+from ebrl.passes import RecordedPass, Reduction
 from ebrl.perceptron import (
     Layer,
-    Program,
     Weights,
     activations,
     add_gradient,
     affine,
-    descend_worst,
     memory,
-    pick_worst,
     product,
     shared_affine,
     way_down,
     way_up,
 )
-from ebrl.slopes import Call, Slope, known_slope, run
+from ebrl.slopes import Slope, known_slope, run
 from ebrl.workspace import Scratch, Workspace, gradient_of
 
-Reduction = Literal["mean", "max"]
 REDUCTIONS = get_args(Reduction)
-_FEW = 64  # rows that copied weights are quicker for
-_CACHED = 2**18  # numbers of a layer's activations: what a core works through fastest
 
 
 class MLPEnergy(Energy):
@@ -97,12 +92,7 @@ class MLPEnergy(Energy):
         return self.unconditional()(x)
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        widths = self.members * self.hidden  # every layer of every member
-        if torch.compiler.is_compiling() or not self.workspace.keeps(x, widths):
-            return self.unconditional().value_and_gradient(x)
-        # Recorded once for as long as the weights stay where they are in memory.
-        place = tuple(weight.data_ptr() for weight in self.parameters())
-        return self.workspace.kept(place, self.unconditional).value_and_gradient(x)
+        return self.unconditional().value_and_gradient(x)
 
     def recording(self, x: Tensor) -> Recording:
         return self.unconditional().recording(x)
@@ -112,6 +102,20 @@ class MLPEnergy(Energy):
         if self.takes_condition:
             raise TypeError("this energy is conditional: call energy.given(condition) first")
         return BoundMLP(self, None, "mean")
+
+    def views(self) -> Views:
+        """Return the weights as views and what was recorded on them, while they stay in place."""
+        pairs = (*in_order(self.weights), *in_order(self.biases))
+        ends = (self.first_weight, self.first_bias, self.head, self.head_bias)
+        place = tuple(weight.data_ptr() for weight in (*ends, *pairs))
+        return self.workspace.kept(place, lambda: Views(weights_of(self), Workspace()))
+
+
+class Views(NamedTuple):
+    """Views of a network's weights, and the passes that were recorded on them."""
+
+    weights: Weights
+    passes: Workspace
 
 
 def weights_of(network: MLPEnergy, of: Callable[[Tensor], Tensor] = lambda own: own) -> Weights:
@@ -135,27 +139,22 @@ def weights_of(network: MLPEnergy, of: Callable[[Tensor], Tensor] = lambda own: 
 class BoundMLP(Energy):
     """An `MLPEnergy` with its condition fixed, `(*leading batch, condition_dimension)` or None.
 
-    What it computes without a graph rests on views of the weights and on the condition's share of
-    the first layer, collected once: bind anew after the weights change.
+    What it computes without a graph rests on the condition's share of the first layer and on copies
+    of weights, both made once: bind anew after the weights change.
     """
 
     def __init__(self, network: MLPEnergy, condition: Tensor | None, reduction: Reduction):
         super().__init__()
         self.network, self.condition, self.reduction = network, condition, reduction
-        self.recorded = Workspace()
+        self.passes = Workspace()  # that are too large for the network to keep
 
     @cached_property
+    def views(self) -> Views:
+        return self.network.views()
+
+    @property
     def weights(self) -> Weights:
-        return weights_of(self.network)
-
-    @cached_property
-    def copied(self) -> Weights:
-        """The weights, with those that the way back reads copied."""
-        return self.weights.copied_back()
-
-    @cached_property
-    def member_weights(self) -> list[Weights]:
-        return [self.weights.member(i) for i in range(self.network.members)]
+        return self.views.weights
 
     @cached_property
     def share(self) -> Tensor:
@@ -208,12 +207,27 @@ class BoundMLP(Energy):
         if recorded is None:
             return super().recording(x)
         recorded.x.copy_(x)
-        return recorded
+        return Recording(recorded.x, recorded.follow)
 
-    def _recorded(self, x: Tensor) -> Recording | None:
-        """Return the pass of x's shape, made once; None where autograd makes it."""
-        key = (x.shape, x.dtype, torch.is_autocast_enabled(x.device.type))
-        return self.recorded.kept(key, lambda: self._record(x))
+    def _recorded(self, x: Tensor) -> RecordedPass | None:
+        """Return the pass of x's shape, recorded once; None where autograd makes it."""
+        net, condition = self.network, self.condition
+        slope = known_slope(net.activation, x.device)
+        if slope is None:
+            self._expect_aligned(x)
+            return None
+        widths = net.members * net.hidden  # every layer of every member
+        passes = self.views.passes if net.workspace.keeps(x, widths) else self.passes
+        kind = (x.shape, x.dtype, self.reduction)
+        given = None if condition is None else condition.shape
+
+        def record() -> RecordedPass:
+            self._expect_aligned(x)
+            return RecordedPass(x, self.weights, self.share, slope, self.reduction, net.workspace)
+
+        recorded = passes.kept((*kind, given), record)
+        recorded.bind(self.share)
+        return recorded
 
     def regress(self, x: Tensor, values: Tensor) -> Tensor:
         """Return `½ Σ_members mean (E_i(x) - values)²` and add its gradient to the parameters'.
@@ -299,79 +313,6 @@ class BoundMLP(Energy):
         scratch = self.network.workspace.of(rows, self.network.hidden)
         shared_affine(rows, self.weights.x, share, out=scratch.sums[0])
         return scratch
-
-    def _record(self, x: Tensor) -> Recording | None:
-        """Return the pass as calls, by as many rows at once as fit a core's cache."""
-        self._expect_aligned(x)
-        slope = known_slope(self.network.activation, x.device)
-        if slope is None:
-            return None
-        at, gradient, value = (x.new_empty(shape) for shape in (x.shape, x.shape, x.shape[:-1]))
-        parts = list(self._split(at.view(-1, x.shape[-1])))
-        sizes = [len(rows) for rows, _ in parts]
-        values = value.view(-1, 1).split(sizes)
-        gradients = gradient.view(-1, x.shape[-1]).split(sizes)
-        large = Workspace(limit=math.inf)  # of this energy, its parts in turn
-        calls = [
-            call
-            for part, *results in zip(parts, values, gradients, strict=True)
-            for call in self._calls(*part, slope, large, *results)
-        ]
-        return Recording(at, partial(_follow, calls, value, gradient))
-
-    def _split(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the rows by as many as fit a core's cache, each part with its conditions' share."""
-        at_once, conditions = _CACHED // max(self.network.hidden), self.share.shape[-2]
-        if len(rows) <= at_once or rows.device.type != "cpu":
-            yield rows, self.share
-        elif conditions == 1:
-            for part in rows.split(at_once):
-                yield part, self.share
-        else:
-            together = len(rows) // conditions  # rows of one condition
-            step = max(1, at_once // together)
-            yield from zip(rows.split(step * together), self.share.split(step, -2), strict=True)
-
-    def _calls(
-        self,
-        rows: Tensor,
-        share: Tensor,
-        slope: Slope,
-        large: Workspace,
-        value: Tensor,
-        gradient: Tensor,
-    ) -> list[Call]:
-        """Return what writes `value: (rows, 1)` and `gradient: (rows, dimension)`.
-
-        No call is a method of this energy: one that held itself would stay, with its memory, until
-        the garbage collector came by.
-        """
-        net, each = self.network, self._each(rows)
-        own = net.workspace if net.workspace.keeps(each, net.hidden) else large
-        scratch, results = own.of(each, net.hidden), (value, gradient)
-        if net.members > 1:
-            results = (value.new_empty(net.members, *one.shape) for one in results)
-        energies, gradients = results
-        # An energy without condition is bound for good: copies would miss that its weights change.
-        few = self.condition is not None and len(rows) <= _FEW and rows.device.type == "cpu"
-        weights = self.copied if few else self.weights
-        program = Program.of(weights, each, share, slope, scratch, energies, gradients)
-        up, down, past = program
-        if net.members == 1:
-            return [*up, *down]
-        if self.reduction == "mean":
-            mean = partial(torch.mean, energies, 0, out=value)
-            return [*up, *down, mean, partial(torch.mean, gradients, 0, out=gradient)]
-        if rows.device.type == "cpu":
-            members = self.member_weights
-            worst = partial(descend_worst, members, slope, past, energies, value, gradient)
-            return [*up, worst]
-        return [*up, *down, partial(pick_worst, energies, gradients, value, gradient)]
-
-
-def _follow(calls: list[Call], value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    run(calls)
-    return value, gradient
 
 
 def in_order(parameters: nn.ParameterList) -> list[Tensor]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebrl.slopes import Call, Slope, run
+from ebrl.slopes import Call, Slope
 from ebrl.workspace import Scratch
 
 
@@ -40,13 +40,6 @@ class Weights(NamedTuple):
             Layer(layer.weight[i], layer.bias[i]) for layer in (self.first, *self.hidden, self.head)
         )
         return Weights(first, self.x[i], hidden, [weight[i] for weight in self.back], head)
-
-    def copied_back(self) -> Weights:
-        """Return the same with the way back's weights as copies, read along instead of across.
-
-        A pass of few rows is quicker by a third of its product, and the copies cost five of it.
-        """
-        return self._replace(back=[weight.contiguous() for weight in self.back])
 
 
 class Pass(NamedTuple):
@@ -74,14 +67,14 @@ def memory(scratch: Scratch, slope: Slope) -> Pass:
 
 def affine(rows: Tensor, layer: Layer, out: Tensor | None = None) -> Tensor:
     """Return `rows W + b`."""
-    return _affine(rows)(layer.bias, rows, layer.weight, out=out)
+    return addmm_for(rows)(layer.bias, rows, layer.weight, out=out)
 
 
 def shared_affine(rows: Tensor, weight: Tensor, share: Tensor, out: Tensor | None = None) -> Tensor:
     """Return `rows W + share`, where `share: (runs, outputs)` has one row for each run of rows."""
     runs = share.shape[-2]
     if runs in (1, rows.shape[-2]):
-        return _affine(rows)(share, rows, weight, out=out)
+        return addmm_for(rows)(share, rows, weight, out=out)
     sums = product(rows, weight, out)
     sums.unflatten(-2, (runs, -1)).add_(share.unsqueeze(-2))
     return sums
@@ -89,7 +82,7 @@ def shared_affine(rows: Tensor, weight: Tensor, share: Tensor, out: Tensor | Non
 
 def product(rows: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     """Return `rows W`."""
-    return _product(rows)(rows, weight, out=out)
+    return mm_for(rows)(rows, weight, out=out)
 
 
 def activations(layers: Sequence[Layer], slope: Slope, scratch: Scratch) -> Tensor:
@@ -106,7 +99,7 @@ def way_up(layers: Sequence[Layer], slope: Slope, scratch: Scratch) -> list[Call
     calls = slope.activate(outputs[0], spare[0])
     for k, layer in enumerate(layers):
         rows, out = outputs[k], outputs[k + 1]
-        calls.append(partial(_affine(rows), layer.bias, rows, layer.weight, out=out))
+        calls.append(partial(addmm_for(rows), layer.bias, rows, layer.weight, out=out))
         calls += slope.activate(out, spare[k + 1])
     return calls
 
@@ -130,17 +123,19 @@ def way_down(
     for k in range(len(transposed) - 1, -1, -1):
         if gradients is not None:
             calls.append(partial(add_gradient, gradients[k], past.outputs[k], back))
-        calls.append(partial(_product(back), back, transposed[k], out=past.free[k]))
+        calls.append(partial(mm_for(back), back, transposed[k], out=past.free[k]))
         back = past.free[k]
         calls.append(slope.through(back, past.kept[k], back))
     return calls, back
 
 
-def _affine(rows: Tensor) -> Callable[..., Tensor]:
+def addmm_for(rows: Tensor) -> Callable[..., Tensor]:
+    """Return torch's `bias + rows W` of one member or of several."""
     return torch.addmm if rows.ndim == 2 else torch.baddbmm
 
 
-def _product(rows: Tensor) -> Callable[..., Tensor]:
+def mm_for(rows: Tensor) -> Callable[..., Tensor]:
+    """Return torch's `rows W` of one member or of several."""
     return torch.mm if rows.ndim == 2 else torch.bmm
 
 
@@ -153,75 +148,3 @@ def add_gradient(gradient: Layer, rows: Tensor, back: Tensor) -> None:
         weight, left, right = weight.mT, back.mT, rows
     (weight.addmm_ if weight.ndim == 2 else weight.baddbmm_)(left, right)
     bias.add_(back.sum(-2).view_as(bias))
-
-
-class Program(NamedTuple):
-    """Energies and gradient of rows that stay where they are in memory, as calls."""
-
-    up: list[Call]  # from the rows to the energies
-    down: list[Call]  # and to the gradient
-    past: Pass
-
-    @classmethod
-    def of(
-        cls,
-        weights: Weights,
-        rows: Tensor,
-        share: Tensor,
-        slope: Slope,
-        scratch: Scratch,
-        energies: Tensor,
-        gradient: Tensor,
-    ) -> Program:
-        """Return the calls that write `energies: (rows, 1)` and `gradient: (rows, dimension)`.
-
-        `share` is the conditions' share of the first layer.
-        """
-        past, head = memory(scratch, slope), weights.head
-        sums, last = past.outputs[0], past.outputs[-1]
-        up = [
-            *_shared_affine(rows, weights.x, share, sums),
-            *way_up(weights.hidden, slope, scratch),
-            partial(_affine(last), head.bias, last, head.weight, out=energies),
-        ]
-        down, back = way_down(head.weight.mT, weights.back, slope, past)
-        down.append(partial(_product(back), back, weights.x.mT, out=gradient))
-        return cls(up, down, past)
-
-
-def _shared_affine(rows: Tensor, weight: Tensor, share: Tensor, out: Tensor) -> list[Call]:
-    runs = share.shape[-2]
-    if runs in (1, rows.shape[-2]):
-        return [partial(_affine(rows), share, rows, weight, out=out)]
-    product = partial(_product(rows), rows, weight, out=out)
-    return [product, partial(out.unflatten(-2, (runs, -1)).add_, share.unsqueeze(-2))]
-
-
-def descend_worst(
-    members: Sequence[Weights],
-    slope: Slope,
-    past: Pass,
-    energies: Tensor,
-    value: Tensor,
-    gradient: Tensor,
-) -> None:
-    """Write the largest of the members' energies `(members, rows, 1)` and its gradient.
-
-    Only the member that is largest at a row is differentiated there. Finding its rows waits for the
-    device.
-    """
-    largest, worst = energies.max(0)
-    value.copy_(largest)
-    for i, weights in enumerate(members):
-        (own,) = torch.where(worst.squeeze(-1) == i)
-        upstream, mine = weights.head.weight.mT, past.member(i, own)
-        calls, back = way_down(upstream, weights.back, slope, mine)
-        run(calls)
-        gradient.index_copy_(0, own, product(back, weights.x.mT))
-
-
-def pick_worst(energies: Tensor, gradients: Tensor, value: Tensor, gradient: Tensor) -> None:
-    """Write the largest of the members' energies and its gradient, of those of all everywhere."""
-    largest, worst = energies.max(0, keepdim=True)
-    value.copy_(largest[0])
-    gradient.copy_(gradients.gather(0, worst.expand(1, *gradient.shape))[0])

@@ -63,7 +63,8 @@ class Workspace:
         if key not in self.made:
             if len(self.made) >= 16:  # many batch sizes: keep the memory bounded
                 self.made.clear()
-            with torch.inference_mode(False):  # whose tensors no call outside of it could write to
+            # No call outside of inference mode could write to tensors that were made within.
+            with torch.inference_mode(False), torch.no_grad():
                 self.made[key] = make()
         return self.made[key]
 

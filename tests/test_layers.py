@@ -24,6 +24,7 @@ LAYERS = [  # a room sees those before it, and in its own row unless the row say
         "networks",
         "paths",
         "repulsion",
+        "passes",
         "perceptron",
         "quadrature",
         "schedules",

@@ -10,9 +10,10 @@ import torch
 from test_networks import every_activation, network, points
 from torch import Tensor, nn
 
-from ebrl import networks
+from ebrl import passes
 from ebrl.energies import Energy, FunctionEnergy
-from ebrl.networks import BoundMLP, Reduction
+from ebrl.networks import Reduction
+from ebrl.workspace import Workspace
 
 
 def energies(members: int, reduction: Reduction, activation: type[nn.Module]) -> list[Energy]:
@@ -44,6 +45,42 @@ def test_a_recording_follows_x(
                 ):
                     torch.testing.assert_close(found, expected)
         assert torch.equal(start, points(4, rows, 2))
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("reduction", ["mean", "max"])
+def test_bound_energies_of_one_network_take_turns(reduction: Reduction, rows: int) -> None:
+    net, x = network(), points(4, rows, 2)
+    both = [net.given(points(4, 3, seed=seed), reduction) for seed in (1, 2)]
+    first = [bound.value_and_gradient(x) for bound in both]
+    for bound, expected in zip([*both, *both[::-1]], [*first, *first[::-1]], strict=True):
+        for found, one in zip(bound.value_and_gradient(x), expected, strict=True):
+            assert torch.equal(found, one)
+    assert not torch.equal(first[0][0], first[1][0])
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("moved", [False, True], ids=["in place", "moved"])
+def test_an_energy_bound_anew_sees_weights_that_changed(moved: bool, rows: int) -> None:
+    net, x, condition = network(), points(4, rows, 2), points(4, 3)
+    net.given(condition).value_and_gradient(x)
+    for weight in net.parameters():
+        changed = 1.5 * weight.data
+        if moved:
+            weight.data = changed
+        else:
+            weight.data.copy_(changed)
+    expected = copy.deepcopy(net).given(condition).value_and_gradient(x)
+    torch.testing.assert_close(net.given(condition).value_and_gradient(x), expected)
+
+
+def test_no_pass_keeps_an_energy_alive() -> None:
+    net = network()
+    bound = net.given(points(4, 3))
+    bound.value_and_gradient(points(4, 2))
+    gone = [weakref.ref(bound), weakref.ref(net)]
+    del bound, net
+    assert [one() for one in gone] == [None, None]
 
 
 def test_an_energy_without_a_condition_sees_its_weights_change() -> None:
@@ -104,18 +141,14 @@ def test_memory_stays_bounded_over_many_batch_sizes() -> None:
     for rows in range(1, 100):
         net.value_and_gradient(points(rows, 2))
     assert len(net.workspace.made) <= 16
-    bound = net.unconditional()
-    for rows in range(1, 100):
-        bound.value_and_gradient(points(rows, 2))
-    assert len(bound.recorded.made) <= 16
+    assert len(net.views().passes.made) <= 16
 
 
-def written(bound: BoundMLP, width: int) -> list[Tensor]:
-    """Return what the calls of its one recorded pass write that is so wide."""
-    (recording,) = bound.recorded.made.values()
-    (calls, *_) = recording.follow.args
-    outs = [call.keywords["out"] for call in calls if "out" in getattr(call, "keywords", ())]
-    return [out for out in outs if out.shape[-1] == width]
+def written(passes: Workspace, width: int) -> list[Tensor]:
+    """Return what the calls of the one recorded pass write that is so wide."""
+    (recorded,) = passes.made.values()
+    keywords = [getattr(call, "keywords", {}) for call in recorded.calls]
+    return [each["out"] for each in keywords if "out" in each and each["out"].shape[-1] == width]
 
 
 @pytest.mark.parametrize("members", [1, 2])
@@ -130,9 +163,10 @@ def test_a_large_pass_goes_with_its_bound_energy(members: int, reduction: Reduct
         net.given(condition).regress(x, points(rows))
         bound = net.given(condition, reduction)
         bound.value_and_gradient(x)
-        assert len(net.workspace.made) == kept
-        held = [weakref.ref(tensor) for tensor in written(bound, net.hidden[0])]
-        del bound
+        assert len(net.workspace.made) == 1 + kept  # the views, and scratch memory
+        passes = net.views().passes if kept else bound.passes
+        held = [weakref.ref(tensor) for tensor in written(passes, net.hidden[0])]
+        del bound, passes
         assert [one() is not None for one in held] == [bool(kept)] * len(held)
 
 
@@ -141,19 +175,21 @@ def test_no_large_pass_is_recorded_for_good(members: int) -> None:
     net = network(members=members, condition_dimension=0)
     net.workspace.limit = 40 * members * sum(net.hidden) - 1
     net.value_and_gradient(points(40, 2))
-    assert not net.workspace.made
+    assert not net.views().passes.made
+    assert len(net.workspace.made) == 1  # the views
     net.value_and_gradient(points(39, 2))
-    assert net.workspace.made
+    assert net.views().passes.made
+    assert len(net.workspace.made) == 2
 
 
 def test_large_parts_share_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
     whole = net.given(points(1, 3)).value_and_gradient(points(40, 2))
-    monkeypatch.setattr(networks, "_CACHED", 7 * 10)  # parts of 10 rows
+    monkeypatch.setattr(passes, "_CACHED", 7 * 10)  # parts of 10 rows
     net.workspace.limit = 0
     bound = net.given(points(1, 3))
     torch.testing.assert_close(bound.value_and_gradient(points(40, 2)), whole)
-    places = [tensor.data_ptr() for tensor in written(bound, net.hidden[0])]
+    places = [tensor.data_ptr() for tensor in written(bound.passes, net.hidden[0])]
     assert len(places) == 4 * 5  # of four parts, up and down
     assert len(set(places)) == 2  # the sums, which become the gradient, and the slopes
 
