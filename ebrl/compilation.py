@@ -105,8 +105,8 @@ def move(kernel: Kernel, state: Any, stage: Stage, generator: torch.Generator) -
 @cache
 def _compiled(device: str) -> Callable[..., Moved]:
     """Return the compiled block for a kind of device, made at first use."""
-    options = {"triton.cudagraphs": True} if device == "cuda" else {"cpp_wrapper": True}
-    return torch.compile(_block, fullgraph=True, dynamic=False, options=options)
+    option = "triton.cudagraphs" if device == "cuda" else "cpp_wrapper"
+    return torch.compile(_block, fullgraph=True, dynamic=False, options={option: True})
 
 
 def _apart(moved: Moved) -> Moved:

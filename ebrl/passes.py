@@ -20,7 +20,7 @@ from ebrl.workspace import Workspace
 
 Reduction = Literal["mean", "max"]
 _FEW = 64  # rows that are through the product before it has read the weights across
-_CACHED = 2**18  # numbers of a layer's activations: what a core works through fastest
+_CACHED = 2**17  # numbers of a layer's activations: what a core works through fastest
 
 
 class RecordedPass:
@@ -45,7 +45,8 @@ class RecordedPass:
         self.slope, self.reduction = slope, reduction
         self.workspace, self.large = workspace, Workspace(limit=math.inf)
         self.copied: list[tuple[Tensor, Tensor]] = []  # weights that are read copied
-        self.share, self.bound = share, share
+        self.share = share
+        self.bound: Tensor | None = share
         if share is not weights.first.bias:
             self.share, self.bound = torch.empty_like(share), None
             if x.shape[:-1].numel() <= _FEW and x.device.type == "cpu":
