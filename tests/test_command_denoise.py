@@ -27,7 +27,7 @@ from ebrl.command import main
 def known_prior(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Results in closed form, and paths as a person writes them."""
     home = import_module("ebrl.vision.denoising")
-    monkeypatch.setattr(home, "pretrained", lambda name: GaussianImages())
+    monkeypatch.setattr(home, "pretrained", lambda name, device: GaussianImages())
     monkeypatch.chdir(tmp_path)
 
 
@@ -213,7 +213,7 @@ def test_it_loads_no_reinforcement_learning() -> None:
     program = (
         "import sys, photographs, importlib\n"
         "home = importlib.import_module('ebrl.vision.denoising')\n"
-        "home.pretrained = lambda name: photographs.GaussianImages()\n"
+        "home.pretrained = lambda name, device: photographs.GaussianImages()\n"
         "from ebrl.command import main\n"
         "assert main(['denoise', 'photo.png']) == 0\n"
         "print(*{'gymnasium', 'stable_baselines3', 'matplotlib', 'tensorboard'} & set(sys.modules))"
