@@ -218,14 +218,13 @@ class BoundMLP(Energy):
             return None
         widths = net.members * net.hidden  # every layer of every member
         passes = self.views.passes if net.workspace.keeps(x, widths) else self.passes
-        kind = (x.shape, x.dtype, self.reduction)
-        given = None if condition is None else condition.shape
+        key = (x.shape, x.dtype, self.reduction, None if condition is None else condition.shape)
 
         def record() -> RecordedPass:
             self._expect_aligned(x)
             return RecordedPass(x, self.weights, self.share, slope, self.reduction, net.workspace)
 
-        recorded = passes.kept((*kind, given), record)
+        recorded = passes.kept(key, record)
         recorded.bind(self.share)
         return recorded
 
