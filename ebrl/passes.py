@@ -82,8 +82,9 @@ class RecordedPass:
             yield from self._part(*part, *results)
 
     def _split(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the rows by as many as fit a core's cache, each part with its conditions' share."""
-        at_once, conditions = _CACHED // max(self.widths), self.share.shape[-2]
+        """Yield the rows by as many as fit in caches, each part with its conditions' share."""
+        cached = _CACHED * torch.get_num_threads()  # each core takes its share of a part
+        at_once, conditions = cached // max(self.widths), self.share.shape[-2]
         if len(rows) <= at_once or rows.device.type != "cpu":
             yield rows, self.share
         elif conditions == 1:

@@ -182,15 +182,19 @@ def test_no_large_pass_is_recorded_for_good(members: int) -> None:
     assert len(net.workspace.made) == 2
 
 
-def test_large_parts_share_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("threads", "parts"), [(1, 4), (2, 2)])
+def test_large_parts_share_their_memory(
+    threads: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net = network()
     whole = net.given(points(1, 3)).value_and_gradient(points(40, 2))
-    monkeypatch.setattr(passes, "_CACHED", 7 * 10)  # parts of 10 rows
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(passes, "_CACHED", 7 * 10)  # 10 rows of a part for each thread
     net.workspace.limit = 0
     bound = net.given(points(1, 3))
     torch.testing.assert_close(bound.value_and_gradient(points(40, 2)), whole)
     places = [tensor.data_ptr() for tensor in written(bound.passes, net.hidden[0])]
-    assert len(places) == 4 * 5  # of four parts, up and down
+    assert len(places) == parts * 5  # up and down
     assert len(set(places)) == 2  # the sums, which become the gradient, and the slopes
 
 
