@@ -9,10 +9,11 @@ one that all of them have. On one perceptron a bare loop of torch calls (`bare_l
 an eager chain can reach. One of our rows has its matrix products in bfloat16, under autocast. The
 rivals take turns, a run each, and the ratio is taken within a round, so that a machine whose speed
 drifts does not decide it. Medians over the rounds, with the range, for each processor that the
-command was run on: they differ in what a call costs beside a product. Each workload and number of
-threads has its own process, held to as many cores; with one thread the clock is the processor's
-time, with more and on a GPU the wall's. What is not installed is left out and said so. ebrl also
-gives the energies at the end and counts what it rejected, which costs it one gradient more than the
+command was run on: they differ in what a call costs beside a product. Each rival has a process of
+its own, held to as many cores as it has threads: beside JAX torchebm, which asks for new memory at
+each step, meets a quarter of its page faults. With one thread the clock is the processor's time,
+with more and on a GPU the wall's. What is not installed is left out and said so. ebrl also gives
+the energies at the end and counts what it rejected, which costs it one gradient more than the
 others; compile times are those without a cache.
 """
 
@@ -23,15 +24,18 @@ import json
 import math
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from copy import deepcopy
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from bare_loop import bare_loop
@@ -47,11 +51,13 @@ from ebrl.energies import Energy
 from ebrl.kernels import ULA
 from ebrl.networks import BoundMLP, MLPEnergy
 
-REFERENCE = "torchebm"
+REFERENCE, BARE = "torchebm", "bare loop of torch calls"
+COMPILED, IN_BFLOAT16 = "ebrl, compiled", "ebrl, compiled, bfloat16"
 LOAD = "load average before each workload, threads"
 PEERS = [name for name in ("torchebm", "jax", "blackjax") if find_spec(name)]
 OBSERVATION, ACTION, STEP_SIZE = 17, 6, 1e-3
 Run = Callable[[], Any]
+run: Run  # of this process, once `prepare` has built it
 
 
 class Workload(NamedTuple):
@@ -178,16 +184,16 @@ def ebrl_run(work: Workload, compile: bool = False) -> Run:
 def in_bfloat16(run: Run, device: str) -> Run:
     """Return the run with its matrix products in bfloat16, torch's own option."""
 
-    def cast() -> Any:
+    def rounded() -> Any:
         with torch.autocast(device, torch.bfloat16):
             return run()
 
-    return cast
+    return rounded
 
 
-def bare_run(work: Workload, energy: BoundMLP) -> Run:
+def bare_run(work: Workload) -> Run:
     generator = torch.Generator(work.x.device).manual_seed(0)
-    return bare_loop(energy, work.x, work.steps, STEP_SIZE, generator)
+    return bare_loop(cast(BoundMLP, work.ours()), work.x, work.steps, STEP_SIZE, generator)
 
 
 def torchebm_run(work: Workload) -> Run:
@@ -237,26 +243,48 @@ def jax_run(work: Workload, blackjax: bool = False) -> Run:
     return lambda: jax.block_until_ready(chain(x, key))
 
 
-def rivals(work: Workload, compiled: bool) -> dict[str, Run]:
-    runs = {"ebrl": ebrl_run(work)}
-    if isinstance(energy := work.ours(), BoundMLP) and energy.network.members == 1:
-        runs["bare loop of torch calls"] = bare_run(work, energy)
-    if compiled and work.compiled_target is not None:
-        runs["ebrl, compiled"] = ebrl_run(work, compile=True)
-        if work.conditions is not None:
-            runs["ebrl, compiled, bfloat16"] = in_bfloat16(
-                ebrl_run(work, compile=True), work.x.device.type
-            )
-    if "torchebm" in PEERS:
-        runs["torchebm"] = torchebm_run(work)
-    if "jax" in PEERS:
-        runs["JAX scan"] = jax_run(work)
-        if "blackjax" in PEERS:
-            runs["blackjax"] = jax_run(work, blackjax=True)
-    return runs
+RIVALS: dict[str, Callable[[Workload], Run]] = {
+    "ebrl": ebrl_run,
+    BARE: bare_run,
+    COMPILED: partial(ebrl_run, compile=True),
+    IN_BFLOAT16: lambda work: in_bfloat16(ebrl_run(work, compile=True), work.x.device.type),
+    REFERENCE: torchebm_run,
+    "JAX scan": jax_run,
+    "blackjax": partial(jax_run, blackjax=True),
+}
+NEEDED = {REFERENCE: ["torchebm"], "JAX scan": ["jax"], "blackjax": ["jax", "blackjax"]}
 
 
-def seconds(run: Run, times: int = 1, clock: Callable[[], float] = time.perf_counter) -> float:
+def rivals(work: Workload, compiled: bool) -> list[str]:
+    """Return who takes part in a workload."""
+    compiled = compiled and work.compiled_target is not None
+    energy = work.ours()
+    takes_part = {
+        BARE: isinstance(energy, BoundMLP) and energy.network.members == 1,
+        COMPILED: compiled,
+        IN_BFLOAT16: compiled and work.conditions is not None,
+        **{rival: set(needed) <= set(PEERS) for rival, needed in NEEDED.items()},
+    }
+    return [rival for rival in RIVALS if takes_part.get(rival, True)]
+
+
+def built(name: str, device: str) -> Workload:
+    torch.manual_seed(0)
+    with torch.device(device):
+        return WORKLOADS[name]()
+
+
+def prepare(name: str, rival: str, threads: int, device: str) -> None:
+    """Build a rival's run, the only one of this process, on as many cores as it has threads."""
+    global run
+    if device == "cpu":
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    torch.set_num_threads(threads)
+    run = RIVALS[rival](built(name, device))
+
+
+def turn(times: int = 1, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the seconds of a run in this process."""
     start = clock()
     for _ in range(times):
         run()
@@ -265,26 +293,33 @@ def seconds(run: Run, times: int = 1, clock: Callable[[], float] = time.perf_cou
     return (clock() - start) / times
 
 
-def measure(names: Iterable[str], rounds: int, compiled: bool, device: str) -> dict[str, dict]:
+def measure(name: str, threads: int, rounds: int, compiled: bool, device: str) -> dict[str, dict]:
     # Of one thread the processor's time is the time, whoever else uses the machine.
-    alone = torch.get_num_threads() == 1 and device == "cpu"
-    clock = time.process_time if alone else time.perf_counter
-    table = {}
-    for name in names:
-        torch.manual_seed(0)
-        with torch.device(device):
-            work = WORKLOADS[name]()
-        runs = rivals(work, compiled)
-        first = {rival: seconds(run) for rival, run in runs.items()}  # compiles and warms up
-        times: dict[str, list[float]] = {rival: [] for rival in runs}
+    clock = time.process_time if threads == 1 and device == "cpu" else time.perf_counter
+    work, spawn = built(name, device), get_context("spawn")
+    times: dict[str, list[float]] = {rival: [] for rival in rivals(work, compiled)}
+    with ExitStack() as stack:
+        processes = {
+            rival: stack.enter_context(
+                ProcessPoolExecutor(1, spawn, prepare, (name, rival, threads, device))
+            )
+            for rival in times
+        }
+
+        def seconds(rival: str, *arguments: Any) -> float:
+            return processes[rival].submit(turn, *arguments).result()
+
+        first = {rival: seconds(rival) for rival in times}  # compiles and warms up
         # A round lasts at least a fifth of a second a rival: short runs are repeated.
-        again = {rival: max(1, int(0.2 / min(seconds(run), 0.2))) for rival, run in runs.items()}
+        again = {rival: max(1, int(0.2 / min(seconds(rival), 0.2))) for rival in times}
         for _ in range(rounds):
-            for rival, run in runs.items():
-                times[rival].append(seconds(run, again[rival], clock))
-        for rival, found in times.items():
-            table[f"{name}: {rival}"] = row(work, rival, found, times.get(REFERENCE), first[rival])
-    return table
+            for rival, found in times.items():
+                found.append(seconds(rival, again[rival], clock))
+    reference = times.get(REFERENCE)
+    return {
+        f"{name}: {rival}": row(work, rival, found, reference, first[rival])
+        for rival, found in times.items()
+    }
 
 
 def row(
@@ -315,29 +350,6 @@ def commit() -> str:
     return told.stdout.strip() or "unknown"
 
 
-def in_own_process(name: str, threads: int, arguments: argparse.Namespace) -> dict[str, dict]:
-    """Measure in a fresh process on so many cores: jax sizes its pool when it starts."""
-    cores = sorted(os.sched_getaffinity(0))
-    cores = cores[:threads] if arguments.device == "cpu" else cores
-    command = [sys.executable, __file__, "--only", str(threads), "--rounds", str(arguments.rounds)]
-    command += ["--workloads", name, "--device", arguments.device]
-    command += ["--no-compile"] if arguments.no_compile else []
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(threads),
-        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # it would take the whole card
-    }
-    found = subprocess.run(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )
-    return json.loads(found.stdout.splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
@@ -346,14 +358,9 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled sampler")
     parser.add_argument("--out", type=Path, help="write the figures as JSON and as a table")
-    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.only:
-        torch.set_num_threads(arguments.only)
-        compiled = not arguments.no_compile
-        table = measure(arguments.workloads, arguments.rounds, compiled, arguments.device)
-        print(json.dumps(table))
-        return
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # it would take the whole card
     for peer in MISSING:
         print(f"{peer} is not installed: left out")
     facts: dict[str, Any] = {
@@ -374,7 +381,9 @@ def main() -> None:
     about = {name: build().about for name, build in WORKLOADS.items()}
     for threads, name in product(arguments.threads, arguments.workloads):
         loads[f"{name}, {threads}"] = round(os.getloadavg()[0], 2)
-        table = tables.get(str(threads), {}) | in_own_process(name, threads, arguments)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        found = measure(name, threads, arguments.rounds, not arguments.no_compile, arguments.device)
+        table = tables.get(str(threads), {}) | found
         names = sorted(table, key=lambda row: list(WORKLOADS).index(row.partition(":")[0]))
         tables[str(threads)] = {row: table[row] for row in names}
         if arguments.out:
