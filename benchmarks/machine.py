@@ -1,8 +1,9 @@
-"""What a benchmark says of the machine that it ran on."""
+"""What a benchmark says of the machine that it ran on, and of the code."""
 
 from __future__ import annotations
 
 import platform
+import subprocess
 from pathlib import Path
 
 import torch
@@ -19,3 +20,10 @@ def processor() -> str:
     lines = described.read_text().splitlines() if described.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    told = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True
+    )
+    return told.stdout.strip() or "unknown"

@@ -23,7 +23,6 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -39,7 +38,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from bare_loop import bare_loop
-from machine import device_name
+from machine import commit, device_name
 from sampler_speed_table import as_markdown
 from torch import Tensor
 from torch.nn import Conv2d
@@ -335,7 +334,7 @@ def row(
         figures["target"] = work.eager_target
     if aims and rival.startswith("ebrl, compiled"):
         figures["target"] = work.compiled_target
-    if rival not in ("ebrl", REFERENCE):
+    if rival not in ("ebrl", REFERENCE, BARE):  # these build nothing
         figures["compile_seconds"] = first - figures["seconds"]
     return figures
 
@@ -343,11 +342,10 @@ def row(
 MISSING = [name for name in ("torchebm", "jax", "blackjax") if name not in PEERS]
 
 
-def commit() -> str:
-    told = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True
-    )
-    return told.stdout.strip() or "unknown"
+def place(row: str) -> tuple[int, int]:
+    """Return where a row stands in the table: by workload, then by rival."""
+    name, _, rival = row.partition(": ")
+    return list(WORKLOADS).index(name), list(RIVALS).index(rival)
 
 
 def main() -> None:
@@ -384,8 +382,7 @@ def main() -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         found = measure(name, threads, arguments.rounds, not arguments.no_compile, arguments.device)
         table = tables.get(str(threads), {}) | found
-        names = sorted(table, key=lambda row: list(WORKLOADS).index(row.partition(":")[0]))
-        tables[str(threads)] = {row: table[row] for row in names}
+        tables[str(threads)] = {row: table[row] for row in sorted(table, key=place)}
         if arguments.out:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(record, indent=1) + "\n")
