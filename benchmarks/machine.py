@@ -23,6 +23,7 @@ def processor() -> str:
 
 
 def commit() -> str:
+    """Return the short name of the commit that is checked out, "unknown" outside a repository."""
     told = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True
     )
