@@ -19,14 +19,14 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from ebrl.adaptation import DualAveraging
 from ebrl.agents.proposal import MixtureProposal, TanhMixture
 from ebrl.energies import Energy
 from ebrl.estimators import soft_value
 from ebrl.kernels import MALA
 from ebrl.kernels.importance import pick, take
-from ebrl.networks import BoundMLP, MLPEnergy, Reduction
-from ebrl.sampler import Sampler, Samples
+from ebrl.networks import BoundMLP, MLPEnergy
+from ebrl.networks.mlp import Reduction
+from ebrl.sampling import DualAveraging, Sampler, Samples
 from ebrl.spaces import Box
 
 MINIMUM_WEIGHT = 0.1  # means of lighter components are hardly trained; the greedy action skips them

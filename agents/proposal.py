@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ebrl.agents import trunk
 from ebrl.energies import Energy
-from ebrl.slopes import known_slope
+from ebrl.networks.slopes import known_slope
+from ebrl.networks.workspace import Workspace
 from ebrl.spaces import log_tanh_slope
-from ebrl.workspace import Workspace
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ebrl import perceptron
-from ebrl.perceptron import Layer, add_gradient, affine, product
-from ebrl.slopes import Slope, run
-from ebrl.workspace import Workspace, gradient_of
+from ebrl.networks import perceptron
+from ebrl.networks.perceptron import Layer, add_gradient, affine, product
+from ebrl.networks.slopes import Slope, run
+from ebrl.networks.workspace import Workspace, gradient_of
 
 
 class Pass(NamedTuple):

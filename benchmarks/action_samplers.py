@@ -24,14 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebrl.adaptation import DualAveraging
 from ebrl.agents.proposal import TanhMixture
 from ebrl.energies import Energy, Gaussian, Mixture, first_order
 from ebrl.envs import total_variation, total_variation_floor
 from ebrl.estimators import soft_value
 from ebrl.kernels import MALA, ULA, IteratedSIR, Kernel
 from ebrl.kernels.importance import pick, take
-from ebrl.sampler import Sampler
+from ebrl.sampling import DualAveraging, Sampler
 from ebrl.spaces import Box, Walls, log_tanh_slope
 
 DRAWS, BINS, BUDGETS = 20_000, 40, (16, 32, 64)

@@ -12,7 +12,7 @@ from calibration_peers import PEERS, Peer, installed
 from torch import Tensor
 
 from ebrl.kernels import ULA, Underdamped
-from ebrl.sampler import Sampler
+from ebrl.sampling import Sampler
 
 SIZES = (0.05, 0.2, 0.4)  # of ULA's steps
 

@@ -12,9 +12,9 @@ from calibration_peers import CLAMPED, INSTALLED, MISSING, ebmkit_bounds, instal
 from torch import Tensor
 
 from ebrl import estimators
-from ebrl.analytic import GaussianMixture
-from ebrl.energies import FunctionEnergy, Gaussian
+from ebrl.energies import RBM, FunctionEnergy, Gaussian, GaussianMixture
 from ebrl.envs import total_variation, total_variation_floor
+from ebrl.estimators import exact_log_normalizer
 from ebrl.kernels import (
     HMC,
     MALA,
@@ -27,8 +27,7 @@ from ebrl.kernels import (
     Kernel,
     Tempered,
 )
-from ebrl.lattices import RBM, exact_log_normalizer
-from ebrl.sampler import Sampler
+from ebrl.sampling import Sampler
 from ebrl.spaces import Binary, Box, Unbounded, Walls
 
 BOUNDED, BINS = 50_000, 40  # chains and bins

@@ -10,8 +10,7 @@ import torch
 from calibration_peers import LEAPFROGS, MISSING, PEERS, Peer, installed
 from torch import Tensor
 
-from ebrl.analytic import Banana, DoubleWell, Funnel, Ring
-from ebrl.energies import Energy, Gaussian, Target
+from ebrl.energies import Banana, DoubleWell, Energy, Funnel, Gaussian, Ring, Target
 from ebrl.kernels import (
     GHMC,
     HMC,
@@ -25,7 +24,7 @@ from ebrl.kernels import (
     Tempered,
     Underdamped,
 )
-from ebrl.sampler import Sampler
+from ebrl.sampling import Sampler
 
 CHAINS = 20_000
 TEMPERATURES = (1.0, 0.5)

@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 
 from ebrl import Sampler
-from ebrl.energies import Energy
+from ebrl.energies import Energy, Ising, Potts, square_lattice
 from ebrl.envs import total_variation, total_variation_floor
+from ebrl.estimators import exact_log_probabilities
 from ebrl.kernels import DMALA, DULA, Gibbs, GibbsWithGradients, Kernel
-from ebrl.lattices import Ising, Potts, exact_log_probabilities, square_lattice
 from ebrl.spaces import Binary, Categorical
 
 DRAWS = 100_000

@@ -29,10 +29,10 @@ import yaml
 from torch import Tensor, nn
 
 from ebrl import vision
-from ebrl.checkpoints import load_average
 from ebrl.energies import Energy
 from ebrl.kernels import MALA, ULA
-from ebrl.sampler import Sampler
+from ebrl.sampling import Sampler
+from ebrl.training import load_average
 from ebrl.vision import digits, fashion
 from ebrl.vision.files import save
 from ebrl.vision.generation import generate, generation_levels

@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from ebrl import vision
-from ebrl.classifier import ClassifierEnergy
+from ebrl.energies import ClassifierEnergy
 from ebrl.vision import fashion
 from ebrl.vision.files import save
 from ebrl.vision.generation import Guided, generate, generation_levels

@@ -30,8 +30,8 @@ from sklearn.calibration import CalibrationDisplay
 from torch import Tensor
 
 from ebrl import ClassifierEnergy, DualAveraging, Sampler, vision
-from ebrl.checkpoints import load_average
 from ebrl.kernels import MALA
+from ebrl.training import load_average
 from ebrl.vision import fashion
 
 SHIPPED = ("fashion-classifier", "fashion-joint")

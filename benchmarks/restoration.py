@@ -38,7 +38,8 @@ from torch import Tensor
 from ebrl import schedules, vision
 from ebrl.energies import Energy
 from ebrl.kernels import ULA
-from ebrl.sampler import Sampler, Stage
+from ebrl.sampling import Sampler
+from ebrl.sampling.sampler import Stage
 from ebrl.vision import pretrained
 from ebrl.vision.observations import (
     Blurred,

@@ -44,11 +44,9 @@ from torch import Tensor
 from torch.nn import Conv2d
 
 from ebrl import Sampler
-from ebrl.analytic import GaussianMixture
-from ebrl.convolutional import ConvEnergy
-from ebrl.energies import Energy
+from ebrl.energies import Energy, GaussianMixture
 from ebrl.kernels import ULA
-from ebrl.networks import BoundMLP, MLPEnergy
+from ebrl.networks import BoundMLP, ConvEnergy, MLPEnergy
 
 REFERENCE, BARE = "torchebm", "bare loop of torch calls"
 COMPILED, IN_BFLOAT16 = "ebrl, compiled", "ebrl, compiled, bfloat16"

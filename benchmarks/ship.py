@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ebrl.checkpoints import load_average
+from ebrl.training import load_average
 from ebrl.vision.shipped import ENERGIES, card, pretrained, ship
 
 PAUSE = 120  # seconds between two entries that were not spent in training

@@ -27,14 +27,13 @@ import torch
 from torch import Tensor, nn
 
 from ebrl import Chains, DualAveraging, Sampler, objectives
-from ebrl.diagnostics import DivergedError
 from ebrl.energies import Energy, Gaussian, Mixture
 from ebrl.kernels import MALA
 from ebrl.networks import MLPEnergy
 from ebrl.objectives import ContrastiveDivergence, NormalNoise, Objective
 from ebrl.objectives.protocol import Loss
 from ebrl.spaces import Box
-from ebrl.training import fit
+from ebrl.training import DivergedError, fit
 
 STEPS, BATCH, DATA, LEARNING_RATE, DECAY = 1_500, 256, 10_000, 1e-3, 0.99
 HIDDEN = (128, 128)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebrl.workspace import Workspace
+from ebrl.networks.workspace import Workspace
 
 
 class Constant:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ebrl import Energy, FunctionEnergy, Gaussian, Mixture
-from ebrl.analytic import Banana, DoubleWell, Funnel, Ring
+from ebrl.energies import Banana, DoubleWell, Funnel, Ring
 
 
 def _tensor(array: np.ndarray) -> Tensor:

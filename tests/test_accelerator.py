@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from ebrl import Chains, DualAveraging, Energy, Gaussian, Sampler, estimators, objectives
 from ebrl.agents import EnergyActorCritic, SoftQ
-from ebrl.analytic import GaussianMixture
-from ebrl.convolutional import ConvEnergy
+from ebrl.energies import GaussianMixture, Ising
 from ebrl.kernels import (
     DMALA,
     DULA,
@@ -33,8 +32,8 @@ from ebrl.kernels import (
     Tempered,
     Underdamped,
 )
-from ebrl.lattices import Ising
-from ebrl.networks import MLPEnergy, Reduction
+from ebrl.networks import ConvEnergy, MLPEnergy
+from ebrl.networks.mlp import Reduction
 from ebrl.spaces import Binary, Box, Space, Unbounded
 from ebrl.training import fit
 from ebrl.vision import denoise

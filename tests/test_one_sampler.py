@@ -8,7 +8,8 @@ import torch
 from photographs import GaussianImages
 
 from ebrl.agents import EnergyActorCritic
-from ebrl.sampler import Sampler, Stage
+from ebrl.sampling import Sampler
+from ebrl.sampling.sampler import Stage
 from ebrl.vision.generation import generate, generation_levels
 from ebrl.vision.observations import Direct
 

@@ -33,9 +33,9 @@ from ebrl.command.errors import UsageError
 from ebrl.command.refusals import parse_config
 from ebrl.energies import Energy
 from ebrl.objectives import Objective
-from ebrl.sampler import Sampler
-from ebrl.tables import load_table
-from ebrl.training import RunningClip, Schedule, averaged, check, rows
+from ebrl.sampling import Sampler
+from ebrl.training import RunningClip, averaged, load_table
+from ebrl.training.loop import Schedule, check, rows
 
 
 def _tensor(numbers: object) -> Tensor:

@@ -10,15 +10,21 @@ import torch
 from tqdm import tqdm
 
 from ebrl import storage
-from ebrl.checkpoints import checkpoints_in, load_average, write_checkpoint
 from ebrl.command.errors import NO_ROOM, RunError
 from ebrl.command.fit_configuration import FitConfiguration, Setup
 from ebrl.command.landscapes import draw_run
 from ebrl.command.runs import Run
 from ebrl.command.signals import stop_on_signals
-from ebrl.diagnostics import DivergedError
 from ebrl.storage import StorageError
-from ebrl.training import Metrics, Training, fit
+from ebrl.training import (
+    DivergedError,
+    Training,
+    checkpoints_in,
+    fit,
+    load_average,
+    write_checkpoint,
+)
+from ebrl.training.loop import Metrics
 
 BAR = (
     "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} steps{postfix}, {rate_fmt}, {remaining} left"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ebrl.energies import Energy
-    from ebrl.sampler import Sampler
+    from ebrl.sampling import Sampler
 
 EXAMPLES = """
 Draws images from the energy that comes with the package, which learnt Fashion-MNIST, or from that
@@ -214,7 +214,7 @@ def _draw(source: Source, given: argparse.Namespace) -> tuple[Tensor, Tensor]:
 
 def _corrector(given: argparse.Namespace) -> Sampler | None:
     from ebrl.kernels import MALA, ULA
-    from ebrl.sampler import Sampler
+    from ebrl.sampling import Sampler
 
     if given.corrector == "none":
         return None

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 
 from ebrl.command.fit_configuration import Setup
 from ebrl.energies import Energy
-from ebrl.sampler import Sampler
+from ebrl.sampling import Sampler
 from ebrl.storage import replacing
-from ebrl.training import rows
+from ebrl.training.loop import rows
 
 SAMPLES = 2_000
 GRID = 201  # points a dimension

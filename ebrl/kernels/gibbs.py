@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ebrl.energies import Energy, Number, over_event
+from ebrl.energies import RBM, Energy, Number, over_event
 from ebrl.kernels.discrete import expect_one_hot, gumbel_like
 from ebrl.kernels.importance import take
 from ebrl.kernels.known import Known
 from ebrl.kernels.protocol import Info, diverged, expect_uncoupled, uniform_like
-from ebrl.lattices import RBM
 from ebrl.spaces import PairEnergy
 
 Scan = Literal["random", "systematic"]

@@ -75,7 +75,7 @@ class IteratedSIR:
     Each step draws `candidates` fresh ones and picks among them and the current place with
     probability ∝ `exp(-E/T) / q`. It forgets where it was as fast as the weights are even, across
     any distance between modes. One step from draws of the proposal is sampling importance
-    resampling, see `ebrl.sampler.importance_resampling`. `step_size` plays no part. Raises
+    resampling, see `ebrl.sampling.importance_resampling`. `step_size` plays no part. Raises
     `ValueError` for fewer than one candidate, for energies that couple chains and at temperature 0.
     """
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ebrl.classifier import ClassifierEnergy, expect_labels
-from ebrl.energies import Energy, FunctionEnergy
+from ebrl.energies import ClassifierEnergy, Energy, FunctionEnergy
+from ebrl.energies.classifier import expect_labels
 from ebrl.objectives.protocol import Loss, Objective
 
 

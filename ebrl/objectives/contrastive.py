@@ -14,12 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ebrl.adaptation import DualAveraging
-from ebrl.chains import ChainBatch, Chains
 from ebrl.energies import Energy, first_order
 from ebrl.kernels import MALA, Cycle, IndependenceMetropolis, ReferenceProposal
 from ebrl.objectives.protocol import Loss, Objective, bound
-from ebrl.sampler import ChainInfo, Sampler
+from ebrl.sampling import ChainBatch, ChainInfo, Chains, DualAveraging, Sampler
 from ebrl.spaces import Space
 
 

@@ -12,7 +12,7 @@ from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.protocol import normal_like
 from ebrl.objectives.contrastive import contrast
 from ebrl.objectives.protocol import Loss, Objective, bound
-from ebrl.sampler import Sampler
+from ebrl.sampling import Sampler
 from ebrl.spaces import Unbounded
 
 

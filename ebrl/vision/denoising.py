@@ -11,7 +11,7 @@ from skimage.restoration import estimate_sigma
 from torch import Tensor
 
 from ebrl.energies import Energy, align_left, over_event
-from ebrl.freezing import evaluating, frozen
+from ebrl.energies.freezing import evaluating, frozen
 from ebrl.vision.images import picture
 from ebrl.vision.shipped import pretrained
 from ebrl.vision.tiles import Tiled

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ebrl import schedules
 from ebrl.energies import Energy, align_left, over_event
-from ebrl.sampler import Sampler, Stage
+from ebrl.sampling import Sampler
+from ebrl.sampling.sampler import Stage
 from ebrl.vision.denoising import denoised
 
 CORRECTOR_STEP = 0.15  # of the level squared: near MALA's best for some hundred pixels

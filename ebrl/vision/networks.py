@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ebrl.convolutional import NoiseFeatures, modulate, modulations
 from ebrl.energies import Energy, align_left, over_event
+from ebrl.networks.convolutional import NoiseFeatures, modulate, modulations
 
 FOLD = 2  # the network works on images folded so: a quarter of the places, four times the channels
 MIDDLE = 0.5  # of the brightness of images in [0, 1]

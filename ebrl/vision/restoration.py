@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ebrl import schedules
 from ebrl.energies import Energy
-from ebrl.sampler import Sampler, Stage
+from ebrl.sampling import Sampler
+from ebrl.sampling.sampler import Stage
 from ebrl.vision.denoising import denoised, noise_levels
 from ebrl.vision.images import picture
 from ebrl.vision.observations import Observation

@@ -19,8 +19,7 @@ from typing import Any
 import torch
 
 from ebrl import storage
-from ebrl.classifier import ClassifierEnergy
-from ebrl.energies import Energy
+from ebrl.energies import ClassifierEnergy, Energy
 from ebrl.vision.networks import DiffusionEnergy, GradientStepEnergy
 from ebrl.vision.recognition import ImageClassifier
 

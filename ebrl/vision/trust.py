@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import (
     multiclass_calibration_error,
 )
 
-from ebrl.classifier import expect_labels
+from ebrl.energies.classifier import expect_labels
 
 ACCEPTED = 0.95  # of the things that belong, at the threshold of `false_positives`
 

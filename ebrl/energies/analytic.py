@@ -1,0 +1,436 @@
+"""Targets whose law is known: normalised densities with exact moments and exact draws.
+
+Every one is normalised, as `Gaussian` is: `E(x) = U(x) + log_normalizer`, where U is the formula
+of its docstring and `log_normalizer = log ∫ exp(-U)`. So `exp(-E)` is a density, E has the log
+normalizer 0, and each serves as a proposal too. `tempered(T)` is the target with the law
+`exp(-E/T)`, of the same family, where the family is closed under temperature.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from ebrl.energies.energy import Energy, Number
+from ebrl.energies.quadrature import Quadrature
+
+_SQRT_2 = math.sqrt(2)
+_SQRT_2_PI = math.sqrt(2 * math.pi)
+
+
+class Target(Energy):
+    """An energy whose law is known: normalised, with its moments and with exact draws.
+
+    `E(x) = U(x) + log_normalizer`, where U is the formula of the docstring: `exp(-E)` is a density,
+    so that a target is a proposal, too. Subclasses define `value_and_gradient`, differentiably.
+    """
+
+    log_normalizer: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value_and_gradient(x)[0]
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each coordinate, `(dimension,)`; `mean` likewise."""
+        raise NotImplementedError(f"{type(self).__name__} defines no variance")
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw `(*batch, dimension)` exactly, on the generator's device."""
+        raise NotImplementedError(f"{type(self).__name__} defines no sample")
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Return the normalised log density, `(*batch,)`."""
+        return -self(x)
+
+
+class Gaussian(Target):
+    """`|x - mean|² / 2s²` with independent coordinates and s the deviation.
+
+    `mean` and `deviation` are numbers or `(dimension,)`. Raises `ValueError` for a deviation that
+    is not positive.
+    """
+
+    mean: Tensor  # (dimension,)
+    deviation: Tensor  # (dimension,)
+
+    def __init__(self, mean: Number, deviation: Number, dimension: int):
+        super().__init__()
+        deviation = torch.as_tensor(deviation, dtype=torch.get_default_dtype())
+        if not (deviation > 0).all():
+            raise ValueError(f"expected a positive deviation, got {deviation}")
+        mean = torch.as_tensor(mean, dtype=torch.get_default_dtype())
+        self.register_buffer("mean", mean.expand(dimension).clone())
+        self.register_buffer("deviation", deviation.expand(dimension).clone())
+        self.log_normalizer = float(
+            0.5 * dimension * math.log(2 * math.pi) + self.deviation.log().sum()
+        )
+
+    @property
+    def variance(self) -> Tensor:
+        return self.deviation.square()
+
+    def tempered(self, temperature: float) -> Gaussian:
+        """Return the Gaussian with the law `exp(-E/T)`."""
+        return Gaussian(self.mean, temperature**0.5 * self.deviation, len(self.mean))
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        standard = (x - self.mean) / self.deviation
+        return 0.5 * standard.square().sum(-1) + self.log_normalizer, standard / self.deviation
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        noise = torch.randn(
+            *batch,
+            len(self.mean),
+            generator=generator,
+            device=generator.device,
+            dtype=self.mean.dtype,
+        )
+        return self.mean + self.deviation * noise
+
+
+class GaussianMixture(Target):
+    """`-log Σ_k w_k exp(-|x - μ_k|² / 2s²)`, as one batched program.
+
+    `means` is `(components, dimension)`; weights are normalised to sum to 1 and equal by default.
+    Raises `ValueError` for a deviation that is not positive and for weights that are negative or
+    do not match the means.
+    """
+
+    means: Tensor  # (components, dimension)
+    log_weights: Tensor  # (components,)
+
+    def __init__(
+        self,
+        means: Sequence[Sequence[float]] | Tensor,
+        deviation: float,
+        weights: Sequence[float] | Tensor | None = None,
+    ):
+        super().__init__()
+        _expect_positive(deviation=deviation)
+        means = torch.as_tensor(means, dtype=torch.get_default_dtype()).clone()
+        weights = torch.as_tensor(torch.ones(len(means)) if weights is None else weights)
+        if weights.shape != means.shape[:1] or (weights < 0).any() or weights.sum() <= 0:
+            raise ValueError(
+                f"expected {len(means)} non-negative weights with a positive sum, "
+                f"one a component, got {weights.tolist()}"
+            )
+        self.deviation = deviation
+        self.register_buffer("means", means)
+        self.register_buffer("log_weights", (weights / weights.sum()).log().to(means))
+        self.log_normalizer = means.shape[-1] * math.log(deviation * _SQRT_2_PI)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.log_weights.exp() @ self.means
+
+    @property
+    def variance(self) -> Tensor:
+        spread = (self.means - self.mean).square()
+        return self.log_weights.exp() @ spread + self.deviation**2
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.compiler.is_compiling() and self.means.numel() <= 64:
+            return self._fused(x)
+        # Chains last: with two coordinates last, every kernel's inner loop would be of length two.
+        columns = (1,) * (x.ndim - 1)
+        means = self.means.mT.unflatten(1, (-1, *columns))  # (dimension, components, 1, …)
+        apart = x.movedim(-1, 0).contiguous().unsqueeze(1) - means
+        log_weights = self.log_weights.unflatten(0, (-1, *columns))
+        log_joint = torch.add(log_weights, apart.square().sum(0), alpha=-0.5 / self.deviation**2)
+        highest = log_joint.detach().amax(0)
+        # Less than e^-80 of the largest rounds to nothing; denormal numbers are 50 times slower.
+        shares = (log_joint - highest).clamp(min=-80).exp()  # (components, *batch)
+        total = shares.sum(0)
+        gradient = (apart * shares).sum(1) / (total * self.deviation**2)
+        return self.log_normalizer - highest - total.log(), gradient.movedim(0, -1)
+
+    def _fused(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same, written out by component and coordinate: one loop when compiled."""
+        coordinates = x.unbind(-1)
+        log_joints, apart = [], []
+        for mean, log_weight in zip(self.means.unbind(), self.log_weights.unbind(), strict=True):
+            away = [at - to for at, to in zip(coordinates, mean.unbind(), strict=True)]
+            squares = reduce(torch.add, [one.square() for one in away])
+            log_joints.append(log_weight - 0.5 / self.deviation**2 * squares)
+            apart.append(away)
+        highest = reduce(torch.maximum, log_joints)
+        shares = [(log_joint - highest).clamp(min=-80).exp() for log_joint in log_joints]
+        total = reduce(torch.add, shares)
+        pulls = [
+            reduce(torch.add, [share * one for share, one in zip(shares, along, strict=True)])
+            for along in zip(*apart, strict=True)
+        ]
+        gradient = torch.stack([pull / (total * self.deviation**2) for pull in pulls])
+        return self.log_normalizer - highest - total.log(), gradient.movedim(0, -1)
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        count = math.prod(batch)
+        chosen = torch.multinomial(
+            self.log_weights.exp(), count, replacement=True, generator=generator
+        )
+        noise = _normal((count, self.means.shape[-1]), self.means, generator)
+        return (self.means[chosen] + self.deviation * noise).view(*batch, -1)
+
+
+class Funnel(Target):
+    """Neal's funnel (2003, section 8): `x_0 ~ N(mean, deviation²)`, `x_i ~ N(0, scale² e^{x_0})`.
+
+    The neck needs step sizes that the mouth makes uselessly small. Raises `ValueError` for fewer
+    than two dimensions and for a deviation or scale that is not positive.
+    """
+
+    def __init__(
+        self, dimension: int = 2, deviation: float = 3.0, *, mean: float = 0.0, scale: float = 1.0
+    ):
+        super().__init__()
+        _expect_positive(deviation=deviation, scale=scale)
+        if dimension < 2:
+            raise ValueError(f"expected at least 2 dimensions, got {dimension}")
+        self.dimension, self.deviation, self.centre, self.scale = dimension, deviation, mean, scale
+        self.log_normalizer = dimension * math.log(_SQRT_2_PI) + math.log(deviation)
+        self.log_normalizer += (dimension - 1) * math.log(scale)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.tensor([self.centre] + [0.0] * (self.dimension - 1))
+
+    @property
+    def variance(self) -> Tensor:
+        mouth = self.scale**2 * math.exp(self.centre + self.deviation**2 / 2)
+        return torch.tensor([self.deviation**2] + [mouth] * (self.dimension - 1))
+
+    def tempered(self, temperature: float) -> Funnel:
+        # Integrating the others out of exp(-E/T) leaves e^{(n/2)(1 - 1/T) x_0}: it moves the mean.
+        shift = (self.dimension - 1) / 2 * (temperature - 1) * self.deviation**2
+        root = temperature**0.5
+        return Funnel(
+            self.dimension,
+            root * self.deviation,
+            mean=self.centre + shift,
+            scale=root * self.scale,
+        )
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        along, across = x[..., 0], x[..., 1:]
+        standard = (along - self.centre) / self.deviation
+        precision = torch.exp(-along) / self.scale**2
+        half_square = across.square().sum(-1) * precision / 2
+        count = self.dimension - 1
+        value = standard.square() / 2 + half_square + count / 2 * along + self.log_normalizer
+        down = standard / self.deviation - half_square + count / 2
+        return value, torch.cat([down.unsqueeze(-1), across * precision.unsqueeze(-1)], -1)
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        noise = _normal((*batch, self.dimension), torch.empty(0), generator)
+        along = self.centre + self.deviation * noise[..., :1]
+        return torch.cat([along, self.scale * (along / 2).exp() * noise[..., 1:]], -1)
+
+
+class Banana(Target):
+    """`x_0² / 2s² + (x_1 - curvature x_0²)² / 2w²` with s the deviation and w the width.
+
+    A Gaussian bent along a parabola (Haario, Saksman and Tamminen 1999). Raises `ValueError` for a
+    deviation or width that is not positive.
+    """
+
+    def __init__(self, curvature: float = 1.0, deviation: float = 1.0, width: float = 0.5):
+        super().__init__()
+        _expect_positive(deviation=deviation, width=width)
+        self.curvature, self.deviation, self.width = curvature, deviation, width
+        self.log_normalizer = math.log(2 * math.pi * deviation * width)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.tensor([0.0, self.curvature * self.deviation**2])
+
+    @property
+    def variance(self) -> Tensor:
+        bent = 2 * self.curvature**2 * self.deviation**4
+        return torch.tensor([self.deviation**2, self.width**2 + bent])
+
+    def tempered(self, temperature: float) -> Banana:
+        root = temperature**0.5
+        return Banana(self.curvature, root * self.deviation, root * self.width)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        along = x[..., 0] / self.deviation
+        across = (x[..., 1] - self.curvature * x[..., 0].square()) / self.width
+        value = (along.square() + across.square()) / 2 + self.log_normalizer
+        pull = across / self.width
+        first = along / self.deviation - 2 * self.curvature * x[..., 0] * pull
+        return value, torch.stack([first, pull], -1)
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        noise = _normal((*batch, 2), torch.empty(0), generator)
+        along = self.deviation * noise[..., 0]
+        across = self.curvature * along.square() + self.width * noise[..., 1]
+        return torch.stack([along, across], -1)
+
+
+class DoubleWell(Target):
+    """`Σ_i barrier (x_i² - 1)² - tilt x_i`: 2^dimension wells, uneven where tilted.
+
+    Normalizer and moments by quadrature, draws by inversion of its distribution function. Raises
+    `ValueError` for a barrier that is not positive.
+    """
+
+    def __init__(self, barrier: float = 4.0, tilt: float = 0.0, dimension: int = 1):
+        super().__init__()
+        _expect_positive(barrier=barrier)
+        self.barrier, self.tilt, self.dimension = barrier, tilt, dimension
+        # Beyond the reach the energy is 40 above its lowest: e^-40 of the density.
+        reach = math.sqrt(1 + math.sqrt((40 + 4 * abs(tilt)) / barrier)) + abs(tilt) / barrier
+        self.law = Quadrature.over(
+            -reach, reach, lambda x: -barrier * (x * x - 1).square() + tilt * x
+        )
+        self.log_normalizer = dimension * self.law.log_normalizer
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.full((self.dimension,), self.law.moment(lambda x: x))
+
+    @property
+    def variance(self) -> Tensor:
+        mean = self.law.moment(lambda x: x)
+        return torch.full((self.dimension,), self.law.moment(lambda x: (x - mean).square()))
+
+    def tempered(self, temperature: float) -> DoubleWell:
+        return DoubleWell(self.barrier / temperature, self.tilt / temperature, self.dimension)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        above = x.square() - 1
+        value = (self.barrier * above.square() - self.tilt * x).sum(-1) + self.log_normalizer
+        return value, 4 * self.barrier * x * above - self.tilt
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return self.law.draw((*batch, self.dimension), generator)
+
+
+class Ring(Target):
+    """`(|x| - radius)² / 2s²` in the plane, with s the deviation.
+
+    Normalizer and moments by quadrature, draws by inversion of the radius' distribution function.
+    Raises `ValueError` for a radius or deviation that is not positive.
+    """
+
+    def __init__(self, radius: float = 2.0, deviation: float = 0.2):
+        super().__init__()
+        _expect_positive(radius=radius, deviation=deviation)
+        self.radius, self.deviation = radius, deviation
+        self.law = Quadrature.over(
+            max(0.0, radius - 9 * deviation),
+            radius + 9 * deviation,
+            lambda r: r.log() - ((r - radius) / deviation).square() / 2,
+        )
+        self.mean_square = self.law.moment(torch.square)
+        self.log_normalizer = math.log(2 * math.pi) + self.law.log_normalizer
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.zeros(2)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.full((2,), self.mean_square / 2)
+
+    def tempered(self, temperature: float) -> Ring:
+        return Ring(self.radius, temperature**0.5 * self.deviation)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        length = x.norm(dim=-1)
+        beyond = (length - self.radius) / self.deviation**2
+        # At the centre there is no direction: the gradient is 0, as autograd's is.
+        direction = x / length.clamp_min(torch.finfo(x.dtype).tiny).unsqueeze(-1)
+        value = beyond * (length - self.radius) / 2 + self.log_normalizer
+        return value, beyond.unsqueeze(-1) * direction
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        radius = self.law.draw(batch, generator)
+        uniform = torch.rand(batch, generator=generator, device=generator.device)
+        angle = 2 * math.pi * uniform
+        return radius.unsqueeze(-1) * torch.stack([angle.cos(), angle.sin()], -1)
+
+
+class TruncatedGaussian(Target):
+    """`Σ_i (x_i - mean_i)² / 2s_i²` on the box `low <= x <= high`, +inf outside.
+
+    Mean, deviation and bounds are numbers or `(dimension,)`. Raises `ValueError` for deviations
+    that are not positive, for bounds out of order and for a box with no mass in double precision.
+    """
+
+    centre: Tensor  # (dimension,)
+    deviation: Tensor  # (dimension,)
+    low: Tensor  # (dimension,)
+    high: Tensor  # (dimension,)
+
+    def __init__(
+        self, mean: Number, deviation: Number, low: Number, high: Number, dimension: int = 1
+    ):
+        super().__init__()
+        given = (mean, deviation, low, high)
+        fields = [torch.as_tensor(number).double().expand(dimension) for number in given]
+        centre, spread, left, right = fields
+        if not (spread > 0).all() or not (left < right).all():
+            raise ValueError(
+                "expected a positive deviation and low < high in every dimension, "
+                f"got {deviation=}, {low=}, {high=}"
+            )
+        # Both ends are reckoned from the lower tail, where the normal's mass does not round to 1.
+        flip = torch.where(left + right > 2 * centre, -1.0, 1.0).double()
+        ends = (flip * torch.stack([left - centre, right - centre])).sort(0).values / spread
+        mass = torch.erfc(-ends / _SQRT_2) / 2
+        inside = mass[1] - mass[0]
+        if not (inside > 0).all():
+            raise ValueError(f"the box holds none of the Gaussian's mass: {inside.tolist()}")
+        density = (-ends.square() / 2).exp() / _SQRT_2_PI / inside
+        shift = density[0] - density[1]
+        edges = (ends * density).nan_to_num(nan=0.0)  # at an infinite end there is none
+        bend = edges[0] - edges[1]
+        self._moments = (centre + flip * spread * shift, spread**2 * (1 + bend - shift**2))
+        self._tail, self._flip = mass, flip
+        self.log_normalizer = float((spread * inside * _SQRT_2_PI).log().sum())
+        dtype = torch.get_default_dtype()
+        for name, field in zip(("centre", "deviation", "low", "high"), fields, strict=True):
+            self.register_buffer(name, field.to(dtype))
+
+    @property
+    def mean(self) -> Tensor:
+        return self._moments[0].to(self.centre)
+
+    @property
+    def variance(self) -> Tensor:
+        return self._moments[1].to(self.centre)
+
+    def tempered(self, temperature: float) -> TruncatedGaussian:
+        spread = temperature**0.5 * self.deviation
+        return TruncatedGaussian(self.centre, spread, self.low, self.high, len(self.centre))
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the value and, outside too, the gradient of the Gaussian."""
+        standard = (x - self.centre) / self.deviation
+        value = standard.square().sum(-1) / 2 + self.log_normalizer
+        inside = ((x >= self.low) & (x <= self.high)).all(-1)
+        return torch.where(inside, value, math.inf), standard / self.deviation
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        device = generator.device
+        low, high = self._tail.to(device)
+        uniform = torch.rand(*batch, len(low), generator=generator, device=device).double()
+        standard = torch.special.ndtri(low + (high - low) * uniform)
+        x = self.centre + self._flip.to(device) * self.deviation * standard
+        return x.to(self.centre.dtype).clamp(self.low, self.high)
+
+
+def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=like.dtype)
+
+
+def _expect_positive(**parameters: float) -> None:
+    for name, value in parameters.items():
+        if not value > 0:
+            raise ValueError(f"expected a positive {name}, got {value}")

@@ -1,0 +1,316 @@
+"""Energies: one number for each thing in a batch, low where likely, `p(x) ∝ exp(-E(x))`.
+
+An energy maps `x: (*batch, *event)` to `(*batch,)`. It knows nothing of sampling, temperature or
+tasks. Energies form an algebra: `E1 + E2` is the product of experts, `E / T` is tempered, `w * E`
+is weighted, `Mixture([E1, E2], weights)` is a mixture of densities, and `E.given(condition)` fixes
+what the energy is conditioned on. Guidance is algebra, too: `(1 - w) * E + w * E_of_x_and_y`
+(Ho and Salimans 2021), which evaluates each once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Number = float | Tensor
+
+
+class Recording(NamedTuple):
+    """Value and gradient at memory that moves: what the shape of x decides is decided once.
+
+    Both are good until the next call.
+    """
+
+    x: Tensor  # (*batch, *event), moved in place
+    follow: Callable[[], tuple[Tensor, Tensor]]  # the value and gradient at x as it now is
+
+
+class Energy(nn.Module):
+    """A map from `(*batch, *event)` to `(*batch,)`.
+
+    `event_ndim` is the number of trailing axes of `x` that make up one thing: 1 for vectors, 3 for
+    images. Subclasses define `forward`; those that know their gradient override
+    `value_and_gradient`, the hot call of every sampler. An energy whose value for one thing depends
+    on others in the batch says along which batch axis: `coupled_axis`, counted from the last, -1.
+    """
+
+    event_ndim: int = 1
+    coupled_axis: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} defines no forward(x)")
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `E(x)`, `(*batch,)`, and its gradient, the shape of `x`, without a graph."""
+        if torch.compiler.is_compiling():
+            return self.traced_value_and_gradient(x)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            value = expect_one_number_each(self(x), x, self.event_ndim)
+            (gradient,) = torch.autograd.grad(value.sum(), x)
+        return value.detach(), gradient
+
+    def recording(self, x: Tensor) -> Recording:
+        """Return `value_and_gradient` at a copy of x that its caller then moves, without a graph.
+
+        The copy is the energy's: what it gives is good until the energy is next evaluated.
+        """
+        at = x.clone()
+        return Recording(at, partial(self.value_and_gradient, at))
+
+    def traced_value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same in a form that compiles to one graph; in eager mode it is the slowest."""
+
+        def total(x: Tensor) -> tuple[Tensor, Tensor]:
+            value = expect_one_number_each(self(x), x, self.event_ndim)
+            return value.sum(), value
+
+        gradient, value = torch.func.grad(total, has_aux=True)(x)
+        return value, gradient
+
+    @property
+    def takes_condition(self) -> bool:
+        """Whether `given` means anything to this energy."""
+        return False
+
+    def given(self, condition: Tensor) -> Energy:
+        """Return the energy of `x` alone, with `condition: (*leading batch, *features)` fixed.
+
+        The condition has leading batch axes of `x` and is aligned from the left: one observation
+        of a batch `(B, features)` serves `M` candidates `(B, M, dimension)` without being repeated.
+        """
+        raise TypeError(
+            f"{type(self).__name__} takes no condition: call it on x alone, "
+            "or build it from an energy that is conditional"
+        )
+
+    def __add__(self, other: Energy) -> Energy:
+        return Sum([self, other])
+
+    def __sub__(self, other: Energy) -> Energy:
+        return Sum([self, -other])
+
+    def __mul__(self, weight: Number) -> Energy:
+        return Weighted(self, weight)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, temperature: Number) -> Energy:
+        return Weighted(self, 1 / temperature)
+
+    def __neg__(self) -> Energy:
+        return Weighted(self, -1.0)
+
+
+def expect_one_number_each(value: Tensor, x: Tensor, event_ndim: int) -> Tensor:
+    """Return `value` if it has one number for each thing in `x`, else raise `ValueError`."""
+    expected = x.shape[: x.ndim - event_ndim]
+    if value.shape != expected:
+        raise ValueError(
+            f"an energy gives one number per sample: expected shape {tuple(expected)}, "
+            f"got {tuple(value.shape)} for x of shape {tuple(x.shape)} with {event_ndim} event "
+            "axes; sum over the event axes"
+        )
+    return value
+
+
+def first_order(energy: Energy, x: Tensor) -> Tensor:
+    """Return `E(x)`, `(*batch,)`, differentiable once with respect to x and to nothing else.
+
+    For losses that move x and not the energy: the gradient is the energy's own, and the
+    parameters' is never computed.
+    """
+    value, gradient = energy.value_and_gradient(x)
+    return _FirstOrder.apply(x, value, gradient)
+
+
+class _FirstOrder(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return over_event(upstream, gradient.ndim - upstream.ndim) * gradient, None, None
+
+
+class FunctionEnergy(Energy):
+    """Any callable as an energy: `function(x: (*batch, *event)) -> (*batch,)`.
+
+    A function that is an `nn.Module` is registered, so that sampling freezes its parameters.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], event_ndim: int = 1):
+        super().__init__()
+        self.function = function
+        self.event_ndim = event_ndim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return expect_one_number_each(self.function(x), x, self.event_ndim)
+
+
+class Flattened(Energy):
+    """An energy of vectors, read on events of `event_ndim` axes: one-hot categories, images."""
+
+    def __init__(self, energy: Energy, event_ndim: int):
+        super().__init__()
+        if energy.event_ndim != 1:
+            raise ValueError(f"expected an energy of vectors, got event_ndim={energy.event_ndim}")
+        self.energy, self.event_ndim = energy, event_ndim
+        self.coupled_axis = energy.coupled_axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.energy(x.flatten(-self.event_ndim))
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = self.energy.value_and_gradient(x.flatten(-self.event_ndim))
+        return value, gradient.view_as(x)
+
+    @property
+    def takes_condition(self) -> bool:
+        return self.energy.takes_condition
+
+    def given(self, condition: Tensor) -> Energy:
+        return Flattened(self.energy.given(condition), self.event_ndim)
+
+
+class Sum(Energy):
+    """`E1 + E2 + …`: the product of the experts' densities."""
+
+    terms: Sequence[Energy]
+
+    def __init__(self, terms: Sequence[Energy]):
+        super().__init__()
+        self.event_ndim, self.coupled_axis = _shared_event_ndim(terms), _coupled_axis(terms)
+        self.terms = nn.ModuleList(terms)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([term(x) for term in self.terms]).sum(0)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [term.value_and_gradient(x) for term in self.terms]
+        values, gradients = zip(*parts, strict=True)
+        return torch.stack(values).sum(0), torch.stack(gradients).sum(0)
+
+    @property
+    def takes_condition(self) -> bool:
+        return any(term.takes_condition for term in self.terms)
+
+    def given(self, condition: Tensor) -> Energy:
+        if not self.takes_condition:
+            return super().given(condition)
+        return Sum(_given_where_taken(self.terms, condition))
+
+
+class Weighted(Energy):
+    """`weight * E`; `weight` is a number, or `(*leading batch,)` and aligned from the left."""
+
+    def __init__(self, energy: Energy, weight: Number):
+        super().__init__()
+        self.event_ndim, self.coupled_axis = energy.event_ndim, energy.coupled_axis
+        self.energy = energy
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.energy(x)
+        return align_left(self.weight, value.ndim) * value
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = self.energy.value_and_gradient(x)
+        weight = align_left(self.weight, value.ndim)
+        return weight * value, over_event(weight, self.event_ndim) * gradient
+
+    @property
+    def takes_condition(self) -> bool:
+        return self.energy.takes_condition
+
+    def given(self, condition: Tensor) -> Energy:
+        return Weighted(self.energy.given(condition), self.weight)
+
+
+class Mixture(Energy):
+    """`-log sum_k w_k exp(-E_k)`: the mixture of the densities `exp(-E_k)`.
+
+    The weights are shares of probability only where every component has the same log normalizer;
+    they are normalised to sum to 1. Raises `ValueError` for weights that are negative or do not
+    match the components.
+    """
+
+    components: Sequence[Energy]
+    log_weights: Tensor  # (components,)
+
+    def __init__(self, components: Sequence[Energy], weights: Sequence[float] | Tensor):
+        super().__init__()
+        weights = torch.as_tensor(weights, dtype=torch.get_default_dtype())
+        if weights.shape != (len(components),) or (weights < 0).any() or weights.sum() <= 0:
+            raise ValueError(
+                f"expected {len(components)} non-negative weights with a positive sum, "
+                f"one a component, got {weights.tolist()}"
+            )
+        self.event_ndim = _shared_event_ndim(components)
+        self.coupled_axis = _coupled_axis(components)
+        self.components = nn.ModuleList(components)  # type: ignore[assignment]
+        self.register_buffer("log_weights", (weights / weights.sum()).log())
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = torch.stack([component(x) for component in self.components], -1)
+        return -torch.logsumexp(self.log_weights - values, -1)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [component.value_and_gradient(x) for component in self.components]
+        values = torch.stack([value for value, _ in parts], -1)  # (*batch, components)
+        log_joint = self.log_weights - values
+        shares = torch.softmax(log_joint, -1)  # (*batch, components)
+        pulls = [
+            over_event(shares[..., k], self.event_ndim) * part for k, (_, part) in enumerate(parts)
+        ]
+        return -torch.logsumexp(log_joint, -1), torch.stack(pulls).sum(0)
+
+    @property
+    def takes_condition(self) -> bool:
+        return any(component.takes_condition for component in self.components)
+
+    def given(self, condition: Tensor) -> Energy:
+        if not self.takes_condition:
+            return super().given(condition)
+        return Mixture(_given_where_taken(self.components, condition), self.log_weights.exp())
+
+
+def over_event(per_chain: Number, event_ndim: int) -> Number:
+    """Shape a number for each chain so that it broadcasts over the event axes."""
+    if isinstance(per_chain, Tensor) and per_chain.ndim > 0:
+        return per_chain.reshape(*per_chain.shape, *(1,) * event_ndim)
+    return per_chain
+
+
+def align_left(per_chain: Number, ndim: int) -> Number:
+    """Shape a number for each chain so that it broadcasts over `ndim` axes from the left."""
+    if isinstance(per_chain, Tensor) and per_chain.ndim > 0:
+        return per_chain.reshape(*per_chain.shape, *(1,) * (ndim - per_chain.ndim))
+    return per_chain
+
+
+def _shared_event_ndim(energies: Sequence[Energy]) -> int:
+    event_ndims = {energy.event_ndim for energy in energies}
+    if len(event_ndims) != 1:
+        raise ValueError(
+            f"energies compose when they agree on the event axes of x, got {sorted(event_ndims)}"
+        )
+    return event_ndims.pop()
+
+
+def _coupled_axis(energies: Sequence[Energy]) -> int | None:
+    axes = {energy.coupled_axis for energy in energies if energy.coupled_axis is not None}
+    if len(axes) > 1:
+        raise ValueError(f"energies compose when they couple the same axis, got {sorted(axes)}")
+    return axes.pop() if axes else None
+
+
+def _given_where_taken(energies: Sequence[Energy], condition: Tensor) -> list[Energy]:
+    return [energy.given(condition) if energy.takes_condition else energy for energy in energies]

@@ -1,0 +1,173 @@
+"""Annealed importance sampling (Neal 2001): chains led from a known law to another, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy
+from ebrl.energies.freezing import evaluating, frozen
+from ebrl.kernels import HMC, GibbsWithGradients, Kernel, Proposal
+from ebrl.sampling import DualAveraging, Sampler, Samples
+from ebrl.spaces import Binary, Categorical, Space, Unbounded
+
+
+class Annealed(NamedTuple):
+    """Chains at the end of a path, with their log weights."""
+
+    x: Tensor  # (runs, chains, *event)
+    log_weights: Tensor  # (runs, chains), float64
+    acceptance: Tensor  # (rungs,), mean over the chains
+
+
+class Annealing:
+    """The path `(1 - β) E_reference + β E/T` from a reference to the law `exp(-E/T)`.
+
+    Up it, the mean of the weights is Z; down it, from the target's samples, 1/Z. Call
+    `fit_step_sizes` first, or all rungs use `step_size`: the weights are unbiased only when it
+    depends on other chains than those that are weighed. Arguments are those of
+    `estimators.log_normalizer`. Raises `ValueError` for a temperature that is not positive and a
+    ladder that does not lead from 0 up to 1.
+    """
+
+    def __init__(
+        self,
+        energy: Energy,
+        *,
+        space: Space | None = None,
+        reference: Proposal | None = None,
+        kernel: Kernel | None = None,
+        temperature: float = 1.0,
+        ladder: int | Sequence[float] = 100,
+        steps: int = 1,
+        step_size: float = 0.1,
+    ):
+        if not temperature > 0:
+            raise ValueError(f"expected a positive temperature, got {temperature}")
+        self.energy, self.temperature = energy, temperature
+        self.space = space or Unbounded()
+        self.proposal = reference or _SpaceReference(self.space)
+        self.reference = _ProposalEnergy(self.proposal, energy.event_ndim)
+        self.discrete = isinstance(self.space, (Binary, Categorical))
+        self.kernel = kernel or (GibbsWithGradients() if self.discrete else HMC(5))
+        self.ladder = sigmoid_ladder(ladder) if isinstance(ladder, int) else list(ladder)
+        ends = (self.ladder[0], self.ladder[-1]) if len(self.ladder) > 1 else None
+        if ends != (0, 1) or sorted(self.ladder) != self.ladder:
+            raise ValueError(f"expected a ladder from 0 up to 1, got {ladder}")
+        self.steps = steps
+        self.step_sizes = [step_size] * len(self.ladder)
+
+    def up(self, batch: tuple[int, int], generator: torch.Generator) -> Annealed:
+        """Anneal `(runs, chains)` draws of the reference to the target."""
+        return self._run(self._start(batch, generator), range(len(self.ladder)), generator)
+
+    def down(self, x: Tensor, generator: torch.Generator) -> Annealed:
+        """Anneal samples of the target, `(runs, chains, *event)`, to the reference."""
+        return self._run(x, range(len(self.ladder) - 1, -1, -1), generator)
+
+    def long_run(self, up: Annealed, steps: int, generator: torch.Generator) -> Tensor:
+        """Return samples of the target: the chains resampled by weight, then moved."""
+        shares = torch.softmax(up.log_weights, -1)
+        chosen = torch.multinomial(shares, shares.shape[1], replacement=True, generator=generator)
+        x = torch.stack([run[index] for run, index in zip(up.x, chosen, strict=True)])
+        return self._move(x, -1, steps, generator).x
+
+    def fit_step_sizes(self, chains: int, generator: torch.Generator) -> None:
+        """Fit the step size of each rung to an acceptance of .65 on a run of other chains."""
+        sampler = Sampler(
+            self.kernel,
+            self.space,
+            steps=self.steps,
+            step_size=self.step_sizes[0],
+            adaptation=DualAveraging(0.65, gain=5.0, memory=20),
+        )
+        x = self._start((1, chains), generator)
+        if not self.discrete:
+            self._expect_shape(x)
+        for _ in range(20):
+            x = sampler.sample(self._energy(1), x, generator=generator).x
+        for rung in range(1, len(self.ladder)):
+            x = sampler.sample(self._energy(rung), x, generator=generator).x
+            self.step_sizes[rung] = float(sampler.step_size)
+
+    def _run(self, x: Tensor, rungs: range, generator: torch.Generator) -> Annealed:
+        batch = x.shape[: x.ndim - self.energy.event_ndim]
+        log_weights = x.new_zeros(batch, dtype=torch.float64)
+        acceptance = []
+        for before, rung in pairwise(rungs):
+            with frozen(self.energy), evaluating(self.energy), torch.no_grad():
+                tilt = (self.reference(x) - self.energy(x) / self.temperature).double()
+            log_weights += (self.ladder[rung] - self.ladder[before]) * tilt
+            if rung != rungs[-1]:
+                x, _, info = self._move(x, rung, self.steps, generator)
+                acceptance.append(info.acceptance.mean())
+        return Annealed(x, log_weights, torch.stack(acceptance) if acceptance else x.new_empty(0))
+
+    def _start(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        x = self.proposal.sample(batch, generator)
+        return x.to(next(self.energy.parameters(), x).dtype)
+
+    def _expect_shape(self, x: Tensor) -> None:
+        """Raise `ValueError` where the energy broadcasts the reference's draws to its own shape."""
+        with frozen(self.energy), evaluating(self.energy):
+            gradient = self.energy.value_and_gradient(x)[1]
+        if gradient.shape != x.shape:
+            raise ValueError(
+                "expected a reference whose draws have the energy's shape "
+                f"{tuple(gradient.shape[2:])}, got {tuple(x.shape[2:])}: give a box bounds of one "
+                "number a dimension, such as Box(-torch.ones(2), torch.ones(2))"
+            )
+
+    def _move(self, x: Tensor, rung: int, steps: int, generator: torch.Generator) -> Samples:
+        sampler = Sampler(self.kernel, self.space, steps=steps, step_size=self.step_sizes[rung])
+        return sampler.sample(self._energy(rung), x, generator=generator)
+
+    def _energy(self, rung: int) -> Energy:
+        share = self.ladder[rung]
+        if share == 1:  # 0 times an infinite energy is no number
+            return self.energy / self.temperature
+        return (1 - share) * self.reference + (share / self.temperature) * self.energy
+
+
+def sigmoid_ladder(rungs: int, steepness: float = 4.0) -> list[float]:
+    """Return rungs from 0 to 1, dense at both ends (Grosse, Ghahramani and Adams 2015, 5.1)."""
+    if rungs < 2:
+        raise ValueError(f"expected at least 2 rungs, got {rungs}")
+    logistic = torch.sigmoid(torch.linspace(-steepness, steepness, rungs, dtype=torch.float64))
+    ladder = (logistic - logistic[0]) / (logistic[-1] - logistic[0])
+    return ladder.tolist()
+
+
+class _SpaceReference(NamedTuple):
+    """A space's reference distribution, as a proposal."""
+
+    space: Space
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return self.space.reference(batch, generator)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return self.space.reference_log_density(x)
+
+
+class _ProposalEnergy(Energy):
+    """`-log q`."""
+
+    def __init__(self, proposal: Proposal, event_ndim: int):
+        super().__init__()
+        self.proposal, self.event_ndim = proposal, event_ndim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -self.proposal.log_density(x)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            value = self(x)
+            if not value.requires_grad:  # uniform
+                return value, torch.zeros_like(x)
+            return value.detach(), torch.autograd.grad(value.sum(), x)[0]

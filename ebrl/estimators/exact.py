@@ -1,0 +1,36 @@
+"""Exact answers by enumeration, for discrete spaces small enough to list."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy
+from ebrl.spaces import Binary, Categorical
+
+
+@torch.no_grad()
+def exact_log_probabilities(
+    energy: Energy, space: Binary | Categorical, temperature: float = 1.0
+) -> Tensor:
+    """Return `log p` of each of `space.states()` under `exp(-E/T) / Z`, in float64.
+
+    Raises `ValueError` for a space too large to enumerate.
+    """
+    return torch.log_softmax(_exponents(energy, space, temperature), 0)
+
+
+@torch.no_grad()
+def exact_log_normalizer(
+    energy: Energy, space: Binary | Categorical, temperature: float = 1.0
+) -> Tensor:
+    """Return `log Σ exp(-E/T)` over the space, 0-dim, in float64; errors as above."""
+    return torch.logsumexp(_exponents(energy, space, temperature), 0)
+
+
+def _exponents(energy: Energy, space: Binary | Categorical, temperature: float) -> Tensor:
+    like = next(chain(energy.parameters(), energy.buffers()), torch.empty(0))
+    chunks = space.states().to(like).split(2**16)
+    return torch.cat([-energy(each).double() / temperature for each in chunks])

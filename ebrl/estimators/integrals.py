@@ -1,0 +1,256 @@
+"""Estimates of what an energy integrates to, each with what it is and how far off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy, Number, align_left
+from ebrl.energies.freezing import evaluating
+from ebrl.estimators.annealing import Annealing
+from ebrl.kernels import Kernel, Proposal
+from ebrl.spaces import Space
+
+Bound = Literal["lower", "upper", "none"]
+
+
+class SoftValue(NamedTuple):
+    """The soft value of M candidates, with what is known of its quality."""
+
+    log_weights: Tensor  # (*batch, M), log w = -E/T - log q
+    energy: Tensor  # (*batch, M)
+    temperature: Number
+
+    @property
+    def value(self) -> Tensor:
+        """`T log (1/M) Σ w`, `(*batch,)`: a lower bound of `T log Z` in expectation."""
+        candidates = self.log_weights.shape[-1]
+        if candidates == 1:
+            return self.temperature * self.log_weights.squeeze(-1)
+        return self.temperature * (torch.logsumexp(self.log_weights, -1) - math.log(candidates))
+
+    @property
+    def weights(self) -> Tensor:
+        """`w / Σ w`, `(*batch, M)`."""
+        return torch.softmax(self.log_weights, -1)
+
+    @property
+    def entropy(self) -> Tensor:
+        """The entropy of `exp(-E/T)/Z`, `(*batch,)`, self-normalised: consistent, no bound."""
+        return (self.value + (self.weights * self.energy).sum(-1)) / self.temperature
+
+    @property
+    def effective_sample_size(self) -> Tensor:
+        """`1 / Σ (w / Σ w)²`, `(*batch,)`, between 1 and M."""
+        return 1 / self.weights.square().sum(-1)
+
+    @property
+    def standard_error(self) -> Tensor:
+        """The value's, `(*batch,)`, by the delta method; infinite for one candidate."""
+        candidates = self.log_weights.shape[-1]
+        if candidates == 1:
+            return torch.full_like(self.value, math.inf)
+        # Var(log mean w) ≈ Var(w) / (M mean(w)²), with the unbiased sample variance.
+        excess = (self.weights.square().sum(-1) - 1 / candidates).clamp_min(0)
+        return self.temperature * (excess * candidates / (candidates - 1)).sqrt()
+
+
+def soft_value(energy: Tensor, log_density: Tensor, temperature: Number) -> SoftValue:
+    """Estimate `T log ∫ exp(-E(x)/T) dx` from candidates `x_m ~ q`.
+
+    `energy` and `log_density`, the normalised `log q(x_m)`, are `(*batch, M)`; `temperature` is a
+    number or `(*batch,)`. `exp(value/T)` is unbiased, so the value is a lower bound in expectation,
+    tighter with every candidate (Burda, Grosse and Salakhutdinov 2016, theorem 1). With one
+    candidate it is `-E - T log q`, the soft value of SAC. A high effective sample size does not
+    mean coverage: a proposal that misses a mode does not see it missing.
+    """
+    log_weights = -energy / align_left(temperature, energy.ndim) - log_density
+    return SoftValue(log_weights, energy, temperature)
+
+
+class Estimate(NamedTuple):
+    """A number, how far off it is, and which bound it is in expectation."""
+
+    value: Tensor  # 0-dim, float64
+    standard_error: Tensor  # 0-dim, float64
+    bound: Bound
+
+
+class Bounds(NamedTuple):
+    """Estimates of one log normalizer from below, from above and from both sides.
+
+    The upper one is a bound for samples of the model. Where they were made by a long run of the
+    chains it holds as far as that run converged: modes that neither the reference nor the run
+    found are missing from every number here.
+    """
+
+    lower: Estimate
+    upper: Estimate
+    bridge: Estimate
+    model_samples: Literal["given", "long run"]
+    acceptance: Tensor  # (rungs,), mean acceptance on the way up
+
+    def interval(self, errors: float = 2.0) -> tuple[float, float]:
+        """Return the lower bound less, and the upper more, so many standard errors.
+
+        With two, and the errors of 16 runs, it holds the truth about 94 times in 100.
+        """
+        low = self.lower.value - errors * self.lower.standard_error
+        return float(low), float(self.upper.value + errors * self.upper.standard_error)
+
+
+def log_normalizer(
+    energy: Energy,
+    *,
+    generator: torch.Generator,
+    space: Space | None = None,
+    reference: Proposal | None = None,
+    samples: Tensor | None = None,
+    temperature: float = 1.0,
+    kernel: Kernel | None = None,
+    ladder: int | Sequence[float] = 100,
+    runs: int = 16,
+    chains: int = 64,
+    steps: int = 1,
+    step_size: float = 0.1,
+    long_run: int = 100,
+) -> Bounds:
+    """Bound `log ∫ exp(-E(x)/T) dx` from both sides (Grosse, Ghahramani and Adams 2015).
+
+    Below: annealed importance sampling (Neal 2001) from the reference. Above: the same path run
+    backwards from `samples: (n, *event)` of `exp(-E/T)/Z`, which should be exact; without them,
+    the chains of the way up, resampled by weight, are moved `long_run` more steps. Standard errors
+    are those of `runs` independent runs of `chains` chains; samples are dealt out to the runs.
+
+    Args:
+        reference: where chains start, by default the space's reference distribution.
+        kernel: must leave its law invariant, and for the bridge be reversible (HMC by default,
+            Gibbs with gradients where x is discrete); it makes `steps` moves on each rung.
+        ladder: rungs, or the shares of the target in the path's energy, from 0 up to 1.
+        step_size: where the step size starts that a pilot run then fits to each rung.
+
+    Raises `ValueError` for a temperature that is not positive, a ladder that does not lead from 0
+    up to 1, fewer than two runs, and fewer samples than runs.
+    """
+    if runs < 2 or chains < 1:
+        raise ValueError(f"expected at least 2 runs of at least 1 chain, got {runs=}, {chains=}")
+    if samples is not None and len(samples) < runs:
+        raise ValueError(f"expected at least {runs} samples, one a run, got {len(samples)}")
+    path = Annealing(
+        energy, space=space, reference=reference, kernel=kernel, temperature=temperature,
+        ladder=ladder, steps=steps, step_size=step_size,
+    )  # fmt: skip
+    path.fit_step_sizes(chains, generator)
+    up = path.up((runs, chains), generator)
+    if samples is None:
+        start = path.long_run(up, long_run, generator)
+    else:
+        start = samples[: len(samples) // runs * runs].unflatten(0, (runs, -1))
+    down = path.down(start, generator)
+    below, above = log_mean_exp(up.log_weights), log_mean_exp(down.log_weights)
+    return Bounds(
+        lower=Estimate(*below, "lower"),
+        upper=Estimate(-above[0], above[1], "upper"),
+        bridge=bridge(up.log_weights, -down.log_weights),
+        model_samples="long run" if samples is None else "given",
+        acceptance=up.acceptance,
+    )
+
+
+def importance(
+    energy: Energy,
+    proposal: Proposal,
+    candidates: int,
+    *,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+) -> Estimate:
+    """Estimate the log normalizer of `exp(-E/T)` from `candidates` draws of the proposal.
+
+    A lower bound in expectation; its standard error is blind to what the proposal misses, and
+    infinite for one candidate. Raises `ValueError` for none.
+    """
+    if candidates < 1:
+        raise ValueError(f"expected at least one candidate, got {candidates}")
+    with evaluating(energy), torch.no_grad():
+        x = proposal.sample((candidates,), generator)
+        log_weights = -energy(x).double() / temperature - proposal.log_density(x).double()
+    return Estimate(*log_mean_exp(log_weights.unsqueeze(-1)), "lower")
+
+
+def bridge(forward: Tensor, backward: Tensor) -> Estimate:
+    """Estimate log Z from log weights of both directions (Bennett 1976; Meng and Wong 1996).
+
+    `forward: (runs, n)` are `log f/q` of draws of the normalised q, `backward: (runs, m)` of draws
+    of f/Z: of points, or of paths that were annealed up and down. Consistent, of least variance
+    among such estimates, and no bound. The standard error is that of the runs.
+    """
+    forward, backward = forward.double(), backward.double()
+    pooled = _bennett(forward.flatten(), backward.flatten())
+    by_run = _bennett(forward, backward)
+    return Estimate(pooled, by_run.std() / len(by_run) ** 0.5, "none")
+
+
+def _bennett(forward: Tensor, backward: Tensor) -> Tensor:
+    """Solve `Σ_forward s(t) = Σ_backward s(-t)`, s logistic, `t = log w - c + log m/n`, for c."""
+    shift = math.log(backward.shape[-1] / forward.shape[-1])
+    both = torch.cat([forward, backward], -1)
+    finite = both.isfinite()
+    # Past every weight by this much, one side's sum is nothing beside the other's.
+    slack = 50 + abs(shift)
+    low = torch.where(finite, both, math.inf).amin(-1) - slack
+    high = torch.where(finite, both, -math.inf).amax(-1) + slack
+    for _ in range(80):  # to the last digit of a double
+        c = (low + high) / 2
+        offset = (shift - c).unsqueeze(-1)
+        excess = torch.sigmoid(forward + offset).sum(-1) - torch.sigmoid(-backward - offset).sum(-1)
+        low, high = torch.where(excess > 0, c, low), torch.where(excess > 0, high, c)
+    return (low + high) / 2
+
+
+def entropy(
+    energy: Energy, samples: Tensor, log_normalizer: Estimate, *, temperature: float = 1.0
+) -> Estimate:
+    """Estimate the entropy of `exp(-E/T)/Z`, in nats, from independent samples of it.
+
+    `log Z + mean E/T`: the bound that the log normalizer is.
+    """
+    with evaluating(energy), torch.no_grad():
+        values = energy(samples).double().flatten() / temperature
+    error = (values.var() / len(values) + log_normalizer.standard_error.square()).sqrt()
+    return Estimate(log_normalizer.value + values.mean(), error, log_normalizer.bound)
+
+
+def bits_per_dimension(
+    energy: Energy,
+    x: Tensor,
+    log_normalizer: Estimate,
+    *,
+    temperature: float = 1.0,
+    bin_width: float = 1.0,
+) -> Estimate:
+    """Estimate the mean code length of data `x: (n, *event)` in bits for each of its coordinates.
+
+    From a lower bound of log Z it is a lower bound, an optimist's: quote the one from an upper
+    bound. `bin_width` is the distance of neighbouring values of data that were made continuous by
+    adding uniform noise of that width: 1/256 for bytes scaled to [0, 1].
+    """
+    nats = entropy(energy, x, log_normalizer, temperature=temperature)
+    unit = math.prod(x.shape[x.ndim - energy.event_ndim :]) * math.log(2)
+    value = nats.value / unit - math.log2(bin_width)
+    return Estimate(value, nats.standard_error / unit, nats.bound)
+
+
+def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log of the mean of `exp(log_weights)`, `(runs, n)`, and its standard error.
+
+    The error is the delta method's over the means of the runs, which need be independent only of
+    each other.
+    """
+    means = torch.logsumexp(log_weights.double(), -1) - math.log(log_weights.shape[1])
+    soft = SoftValue(means, -means, 1.0)
+    return soft.value, soft.standard_error

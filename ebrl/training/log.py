@@ -1,0 +1,89 @@
+"""What a training writes to TensorBoard: curves, and samples as pictures."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy
+from ebrl.energies.freezing import evaluating
+from ebrl.sampling import Sampler
+
+PIXELS = 96  # of a plane, a side
+IMAGES = 64
+
+
+class Recorder:
+    """Writes the mean of each metric over every `every` steps, and ten times as rarely samples.
+
+    A copy of `sampler` draws the samples, from its space's reference, with a generator of its own:
+    what is recorded does not disturb what is trained. `step` is where the training
+    stands: events after it, of a run that was killed, are hidden. Raises `ValueError` for `every`
+    below 1.
+    """
+
+    def __init__(self, folder: str | Path, every: int, step: int, sampler: Sampler | None):
+        if every < 1:
+            raise ValueError(f"expected log_every >= 1, got {every}")
+        from torch.utils.tensorboard import SummaryWriter  # slow to import: not for all trainings
+
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1)
+        self.every, self.sampler = every, copy.deepcopy(sampler)
+        self.sums: dict[str, Tensor] = {}
+        self.steps = 0
+
+    def record(self, step: int, metrics: dict[str, Tensor], energy: Energy, data: Tensor) -> None:
+        """Take in a step's metrics; `data` are rows to show beside the samples."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+        self.steps += 1
+        if step % self.every == 0:
+            for name, total in self.sums.items():
+                self.writer.add_scalar(name, float(total) / self.steps, step)
+            self.sums, self.steps = {}, 0
+        if self.sampler is not None and step % (10 * self.every) == 0:
+            self.picture(step, energy, data)
+
+    def picture(self, step: int, energy: Energy, data: Tensor) -> None:
+        """Write samples: of points in the plane their histogram, of images the first few.
+
+        Of a conditional energy, and of things of another shape, none.
+        """
+        if self.sampler is None or energy.takes_condition:
+            return
+        images = data.ndim == 4 and data.shape[1] in (1, 3)
+        if not images and data.shape[1:] != (2,):
+            return
+        generator = torch.Generator(data.device).manual_seed(step)
+        n = IMAGES if images else 2_000
+        x = self.sampler.sample(energy, n=n, generator=generator).x
+        if images:
+            low, high = data.min(), data.max()
+            self.writer.add_images("samples", ((x - low) / (high - low)).clamp(0, 1), step)
+        else:
+            self.writer.add_image("data, samples, density", planes(energy, data, x), step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+@torch.no_grad()
+def planes(energy: Energy, data: Tensor, samples: Tensor) -> Tensor:
+    """Return `(1, height, 3 width)` in [0, 1]: data, samples and `exp(-E)` over the same square."""
+    low, high = data.amin(0), data.amax(0)
+    low, high = low - 0.2 * (high - low), high + 0.2 * (high - low)
+    axes = [torch.linspace(float(low[i]), float(high[i]), PIXELS).to(data) for i in (0, 1)]
+    with evaluating(energy):  # without a draw from dropout's stream
+        value = energy(torch.cartesian_prod(*axes))
+    density = (value.min() - value).exp().view(PIXELS, PIXELS)
+    edges = [float(edge) for pair in zip(low, high, strict=True) for edge in pair]
+    panels = [
+        torch.histogramdd(x.float().cpu(), [PIXELS, PIXELS], range=edges).hist
+        for x in (data, samples)
+    ]
+    panels = [panel / panel.max().clamp_min(1) for panel in [*panels, density.cpu()]]
+    # The first axis of x runs to the right, the second up.
+    return torch.cat([panel.T.flip(0) for panel in panels], -1).unsqueeze(0)

@@ -1,0 +1,83 @@
+"""What a config may say, and what the configs of the repository say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from ebrl.command.configuration import read
+from ebrl.command.learning import build
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def config(folder: Path, **changes: Any) -> Path:
+    """A small config in `folder`; `changes` are top-level keys."""
+    arguments = {"policy": "MlpPolicy", "env": "Pendulum-v1", "batch_size": 32}
+    agent = {"class_path": "ebrl.agents.EnergyActorCritic", "init_args": arguments}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({"agent": agent, "total_timesteps": 100, **changes}))
+    return path
+
+
+@pytest.mark.parametrize("option", ["agent.learning_rate", "agent.init_args.learning_rate"])
+def test_options_override_the_config(tmp_path: Path, option: str) -> None:
+    configuration = read(config(tmp_path), [f"--{option}", "1e-2", "--seed", "5"])
+    assert configuration.agent_arguments["learning_rate"] == 1e-2
+    assert configuration.agent_arguments["batch_size"] == 32
+    assert configuration.settings.seed == 5
+
+
+def test_the_agent_can_be_switched(tmp_path: Path) -> None:
+    configuration = read(config(tmp_path), ["--agent", "stable_baselines3.SAC"])
+    assert configuration.agent_class.__name__ == "SAC"
+    assert configuration.agent_arguments["batch_size"] == 32
+
+
+def test_the_default_folder_names_task_agent_and_seed(tmp_path: Path) -> None:
+    path = config(tmp_path)
+    assert read(path, ["--seed", "3"]).run == "runs/tiny/EnergyActorCritic-3"
+    assert read(path, ["--agent", "stable_baselines3.SAC"]).run == "runs/tiny/SAC-0"
+
+
+def test_a_config_can_hold_schedules_noise_and_classes(tmp_path: Path) -> None:
+    schedule = "stable_baselines3.common.utils.LinearSchedule"
+    noise = "stable_baselines3.common.noise.OrnsteinUhlenbeckActionNoise"
+    path = tmp_path / "objects.yaml"
+    path.write_text(
+        "agent:\n  class_path: stable_baselines3.SAC\n  init_args:\n"
+        "    policy: stable_baselines3.sac.MlpPolicy\n    env: Pendulum-v1\n"
+        f"    learning_rate: {{class_path: {schedule}, init_args: "
+        "{start: 1.0e-3, end: 0.0, end_fraction: 1.0}}\n"
+        f"    action_noise: {{class_path: {noise}, init_args: {{mean: [0.0], sigma: [0.5]}}}}\n"
+        "    policy_kwargs: {activation_fn: torch.nn.Tanh, net_arch: [16]}\n"
+        "total_timesteps: 10\n"
+    )
+    agent = build(read(path))
+    assert agent.lr_schedule(0.5) == pytest.approx(5e-4)
+    assert any(isinstance(module, torch.nn.Tanh) for module in agent.policy.modules())
+    assert agent.action_noise is not None
+    (tmp_path / "again.yaml").write_text(read(path).text)
+    assert read(tmp_path / "again.yaml").text == read(path).text
+
+
+AGENTS = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("baselines/*.yaml")])
+
+
+@pytest.mark.parametrize("path", AGENTS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_config_is_valid_and_says_what_it_compares_with(path: Path) -> None:
+    configuration = read(path)
+    twin = (
+        CONFIGS / path.name
+        if path.parent.name == "baselines"
+        else CONFIGS / "baselines" / path.name
+    )
+    other = read(twin)
+    assert other.environment == configuration.environment
+    assert other.settings.total_timesteps == configuration.settings.total_timesteps
+    assert other.settings.evaluate_every == configuration.settings.evaluate_every
+    assert other.run != configuration.run

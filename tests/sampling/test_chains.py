@@ -1,0 +1,173 @@
+"""Persistent chains: which are drawn, which start again, and what goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from problems import generator
+
+from ebrl import Gaussian, Sampler
+from ebrl.kernels import MALA
+from ebrl.sampling import ChainBatch, Chains
+from ebrl.spaces import Box, Unbounded
+
+
+def no_op(chains: Chains, n: int, stream: torch.Generator) -> ChainBatch:
+    batch = chains.draw(n, stream)
+    chains.write(batch.index, batch.x)
+    return batch
+
+
+def test_chains_start_from_the_reference_of_the_space() -> None:
+    batch = Chains(5000, Box(torch.tensor([0.0, 10.0]), torch.tensor([1.0, 12.0]))).draw(
+        5000, generator()
+    )
+    # The mean of n uniform draws has the standard error width / √(12 n).
+    error = (batch.x.mean(0) - torch.tensor([0.5, 11.0])).abs()
+    assert (error < 4 * torch.tensor([1.0, 2.0]) / (12 * 5000) ** 0.5).all()
+    assert torch.equal(batch.index.sort().values, torch.arange(5000))
+
+
+def test_updates_that_do_nothing_keep_every_chain_apart() -> None:
+    chains, stream = Chains(1000, Unbounded(2), restart=0.0), generator()
+    everyone = no_op(chains, 1000, stream)
+    for _ in range(51):
+        assert len(no_op(chains, 256, stream).index.unique()) == 256
+    assert len(chains.positions.unique(dim=0)) == 1000
+    assert torch.equal(chains.positions[everyone.index], everyone.x)
+
+
+@pytest.mark.parametrize("restart", [0.0, 0.05, 0.5, 1.0])
+def test_the_documented_fraction_restarts_from_the_reference(restart: float) -> None:
+    chains, stream = Chains(4000, Box(-1.0, 1.0), restart), generator()
+    chains.write(no_op(chains, 4000, stream).index, torch.full((4000, 1), 7.0))
+    batches = [chains.draw(400, stream) for _ in range(10)]
+    restarted = 0
+    far = torch.ones(4000, dtype=torch.bool)
+    for batch in batches:
+        inside = (batch.x.abs() <= 1).squeeze(-1)
+        restarted += int((inside & far[batch.index]).sum())
+        far[batch.index[inside]] = False
+    # A chain of ten draws of a tenth is drawn about once: count first restarts among those far.
+    assert torch.equal(chains.positions.squeeze(-1) == 7, far)
+    drawn = torch.cat([batch.index for batch in batches]).bincount(minlength=4000)
+    expected = 1 - (1 - restart) ** drawn.double()
+    error = (expected * (1 - expected)).sum().sqrt().item()
+    assert restarted == pytest.approx(expected.sum().item(), abs=4 * error + 1e-9)
+
+
+def test_chains_are_written_where_they_were_drawn_and_are_no_views() -> None:
+    chains, stream = Chains(10, Unbounded(3), restart=0.0), generator()
+    no_op(chains, 10, stream)
+    before = chains.positions.clone()
+    batch = chains.draw(4, stream)
+    batch.x.add_(100)
+    assert torch.equal(chains.positions, before)
+    chains.write(batch.index, batch.x)
+    assert torch.equal(chains.positions[batch.index], before[batch.index] + 100)
+    others = torch.ones(10, dtype=torch.bool).index_fill(0, batch.index, False)
+    assert torch.equal(chains.positions[others], before[others])
+
+
+def test_conditions_travel_with_their_chains() -> None:
+    chains, stream = Chains(500, Unbounded(2), restart=0.1), generator()
+    held = torch.full((500,), -1)
+    for step in range(40):
+        condition = torch.randint(0, 10, (100,), generator=stream)
+        before = chains.positions.clone() if step else None
+        batch = chains.draw(100, stream, condition)
+        if before is not None:
+            goes_on = (batch.x == before[batch.index]).all(-1) & (held[batch.index] >= 0)
+            assert torch.equal(batch.condition[goes_on], held[batch.index][goes_on])
+            assert torch.equal(batch.condition[~goes_on], condition[~goes_on])
+            assert (~goes_on).any()
+        held[batch.index] = batch.condition
+        # Each chain marks its place with its label: they must never part.
+        chains.write(
+            batch.index, batch.condition.view(-1, 1) + torch.rand(100, 2, generator=stream)
+        )
+        assert batch.condition.dtype == torch.int64
+    assert (held >= 0).all()
+    assert torch.equal(chains.conditions, held)
+    assert torch.equal(chains.positions.floor().long(), held.view(-1, 1).expand(-1, 2))
+
+
+def test_conditions_may_be_vectors() -> None:
+    batch = Chains(5, Unbounded(1)).draw(3, generator(), torch.ones(3, 4, requires_grad=True))
+    assert torch.equal(batch.condition, torch.ones(3, 4))
+    assert not batch.condition.requires_grad
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_fresh_store_goes_on_from_the_state(begun: bool) -> None:
+    chains = Chains(50, Unbounded(2), restart=0.3)
+    first = generator()
+    if begun:
+        chains.draw(20, first, torch.arange(20))
+    restored = torch.nn.ModuleDict({"chains": Chains(50, Unbounded(2), restart=0.3)})
+    restored.load_state_dict({f"chains.{k}": v.clone() for k, v in chains.state_dict().items()})
+    second = generator()
+    second.set_state(first.get_state())
+    for _ in range(3):
+        one = chains.draw(20, first, torch.arange(20))
+        two = restored["chains"].draw(20, second, torch.arange(20))
+        for mine, theirs in zip(one, two, strict=True):
+            assert torch.equal(mine, theirs)
+
+
+def test_a_store_that_has_begun_takes_back_the_state_of_one_that_has_not() -> None:
+    chains, fresh = Chains(5, Unbounded(2)), Chains(5, Unbounded(2))
+    chains.draw(5, generator())
+    chains.load_state_dict(fresh.state_dict())
+    assert torch.equal(chains.draw(5, generator(1)).x, fresh.draw(5, generator(1)).x)
+
+
+def test_the_store_has_a_type_of_its_own() -> None:
+    chains = Chains(5, Unbounded(2)).double()
+    assert chains.draw(3, generator()).x.dtype == torch.float64
+    chains.float()
+    assert chains.draw(3, generator()).x.dtype == torch.float32
+
+
+def test_chains_converge_over_calls_too_short_for_one() -> None:
+    chains, stream = Chains(2000, Box(5.0, 8.0), restart=0.0), generator()
+    sampler = Sampler(MALA(), steps=2, step_size=0.1)
+    for _ in range(60):
+        batch = chains.draw(1000, stream)
+        moved = sampler.sample(Gaussian(0.0, 1.0, 1), batch.x, generator=stream).x
+        chains.write(batch.index, moved)
+    assert abs(chains.positions.mean().item()) < 4 / 2000**0.5
+    assert chains.positions.var().item() == pytest.approx(1, abs=4 * (2 / 2000) ** 0.5)
+
+
+def begun(condition: torch.Tensor | None = None) -> Chains:
+    chains = Chains(5, Unbounded(2))
+    chains.draw(3, generator(), condition)
+    return chains
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Chains(0, Unbounded(2)), "at least one chain, got size=0"),
+        (lambda: Chains(5, Unbounded(2), 1.5), "expected a probability .* got 1.5"),
+        (lambda: begun().draw(6, generator()), "between 1 and 5 chains, all distinct, got 6"),
+        (lambda: begun().draw(0, generator()), "between 1 and 5 chains, all distinct, got 0"),
+        (lambda: Chains(5, Unbounded()).draw(2, generator()), "must know its event shape"),
+        (lambda: begun().draw(2, generator(), torch.ones(2)), "expected one with no draw"),
+        (lambda: begun(torch.ones(3)).draw(2, generator()), "expected one with every draw"),
+        (lambda: begun(torch.ones(3)).draw(2, generator(), torch.ones(2, 1)), r"conditions of"),
+        (lambda: Chains(5, Unbounded(2)).draw(2, generator(), torch.ones(3)), "each of 2 chains"),
+        (lambda: begun().write(torch.arange(2), torch.ones(2, 3)), r"of shape \(2, 2\), got"),
+        (lambda: begun().to("meta").draw(2, generator()), "expected a generator on meta"),
+        (
+            lambda: Chains(4, Unbounded(2)).load_state_dict(begun().state_dict()),
+            "size mismatch for started",
+        ),
+    ],
+)
+def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        call()

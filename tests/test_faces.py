@@ -1,0 +1,59 @@
+"""The public paths: what each package hands on, and what importing the library does not load."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+FACES = {
+    "ebrl": [
+        "Chains",
+        "ClassifierEnergy",
+        "ConvEnergy",
+        "DualAveraging",
+        "Energy",
+        "FunctionEnergy",
+        "Gaussian",
+        "MLPEnergy",
+        "Mixture",
+        "Repulsion",
+        "Sampler",
+        "Samples",
+    ],
+    "ebrl.agents": ["EnergyActorCritic", "SoftQ"],
+    "ebrl.diagnostics": ["effective_sample_size", "kernel_stein_discrepancy", "split_r_hat"],
+    "ebrl.energies": ["Energy", "Gaussian", "GaussianMixture", "Ising", "Potts", "RBM", "Target"],
+    "ebrl.estimators": ["diagnostics", "entropy", "exact_log_normalizer", "log_normalizer"],
+    "ebrl.kernels": ["HMC", "MALA", "NUTS", "ULA", "Gibbs", "Kernel"],
+    "ebrl.networks": ["BoundMLP", "ConvEnergy", "MLPEnergy"],
+    "ebrl.objectives": ["ContrastiveDivergence", "DenoisingScoreMatching", "NCE", "persistent"],
+    "ebrl.sampling": ["Chains", "DualAveraging", "Sampler", "importance_resampling"],
+    "ebrl.schedules": ["constant", "cosine"],
+    "ebrl.spaces": ["Binary", "Box", "Categorical", "Unbounded"],
+    "ebrl.storage": ["StorageError", "load", "save"],
+    "ebrl.training": ["DivergedError", "RunningClip", "Training", "fit", "load_table"],
+    "ebrl.vision": ["denoise", "restore", "generate"],
+}
+PATHS = [(package, name) for package, names in FACES.items() for name in names]
+
+
+@pytest.mark.parametrize(("package", "name"), PATHS)
+def test_a_public_name_is_where_programs_look_for_it(package: str, name: str) -> None:
+    assert hasattr(importlib.import_module(package), name)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Enrgy'"):
+        importlib.import_module("ebrl").Enrgy  # noqa: B018
+
+
+@pytest.mark.parametrize("module", ["ebrl", "ebrl.sampling", "ebrl.objectives", "ebrl.training"])
+def test_the_core_loads_no_world_and_no_command(module: str) -> None:
+    heavy = {"stable_baselines3", "gymnasium", "tensorboard", "matplotlib", "PIL", "jsonargparse"}
+    program = f"import sys, {module}; print(*{heavy!r} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == []
