@@ -1,52 +1,95 @@
-"""The wheel holds every package, the weights, the marker of types and the licence."""
+"""The wheel holds every module, config and data file, says what it needs, and nothing else."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HOMES = {"ebrl": ROOT / "ebrl", "ebrl/agents": ROOT / "agents", "ebrl/envs": ROOT / "envs"}
-WEIGHTS = ROOT / "ebrl/vision/weights"
+HOMES = {
+    "ebrl": ROOT / "ebrl",
+    "ebrl/agents": ROOT / "agents",
+    "ebrl/configs": ROOT / "configs",
+    "ebrl/envs": ROOT / "envs",
+}
+DATA = {"*.py", "*.yaml", "*.zip", "py.typed"}  # the files of a package that are installed
+WORLDS = {"stable-baselines3", "gymnasium", "tensorboard", "matplotlib", "pillow", "tokenizers"}
 
 
-def modules() -> set[str]:
-    """Name every module of the repository as the wheel must hold it."""
+def packaged() -> set[str]:
+    """Name every file of the repository as the wheel must hold it."""
     return {
         f"{home}/{path.relative_to(folder).as_posix()}"
         for home, folder in HOMES.items()
-        for path in folder.rglob("*.py")
+        for pattern in DATA
+        for path in folder.rglob(pattern)
     }
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
     built = subprocess.run([*command, str(ROOT)], capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
+    assert "is absent from the `packages` configuration" not in built.stdout + built.stderr
     (path,) = folder.glob("*.whl")
-    return set(zipfile.ZipFile(path).namelist())
+    return path
 
 
-def test_the_wheel_holds_every_module(wheel: set[str]) -> None:
-    assert modules() - wheel == set()
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return message_from_bytes(archive.read(name))
 
 
-def test_the_wheel_holds_nothing_else(wheel: set[str]) -> None:
-    packaged = {name for name in wheel if ".dist-info/" not in name}
-    weights = {f"ebrl/vision/weights/{path.name}" for path in WEIGHTS.glob("*.zip")}
-    assert packaged - modules() == {"ebrl/py.typed"} | weights
+def test_the_wheel_holds_every_module_config_and_data_file_and_nothing_else(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name for name in names if ".dist-info/" not in name} == packaged()
+
+
+def test_the_expected_files_are_not_an_empty_list() -> None:
+    assert {"ebrl/configs/pendulum.yaml", "ebrl/vision/weights/gray.zip"} <= packaged()
+    assert {"ebrl/py.typed", "ebrl/agents/__init__.py"} <= packaged()
 
 
 def test_weights_are_small() -> None:
-    assert all(path.stat().st_size < 2_000_000 for path in WEIGHTS.glob("*.zip"))
+    assert all(path.stat().st_size < 2_000_000 for path in (ROOT / "ebrl").rglob("*.zip"))
 
 
-def test_the_wheel_holds_the_licence_and_the_command(wheel: set[str]) -> None:
-    facts = {name.partition(".dist-info/")[2] for name in wheel if ".dist-info/" in name}
+def test_the_wheel_holds_the_licence_and_the_command(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    facts = {name.partition(".dist-info/")[2] for name in names if ".dist-info/" in name}
     assert {"licenses/LICENSE", "entry_points.txt", "METADATA"} <= facts
+
+
+def test_the_core_needs_no_world_and_no_command(metadata: Message) -> None:
+    needed = {line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line}
+    assert {line.partition(">")[0] for line in needed} == {"torch", "numpy", "safetensors"}
+
+
+def test_no_requirement_bounds_torch_from_above(metadata: Message) -> None:
+    (torch,) = (line for line in metadata.get_all("Requires-Dist", []) if line.startswith("torch>"))
+    assert "<" not in torch
+
+
+def test_every_world_has_its_extra(metadata: Message) -> None:
+    extras = metadata.get_all("Provides-Extra", [])
+    assert {"agents", "vision", "sequences", "command", "mujoco", "box2d", "all"} <= set(extras)
+    requirements = metadata.get_all("Requires-Dist", [])
+    assert all(any(line.startswith(name) for line in requirements) for name in WORLDS)
+
+
+def test_pictures_of_the_description_have_absolute_links(metadata: Message) -> None:
+    text = str(metadata.get_payload())
+    pictures = [part.partition(")")[0] for part in text.split("![")[1:]]
+    links = [picture.partition("](")[2] for picture in pictures]
+    assert links
+    assert all(link.startswith("https://") for link in links)
