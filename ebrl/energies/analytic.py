@@ -111,7 +111,7 @@ class GaussianMixture(Target):
         weights: Sequence[float] | Tensor | None = None,
     ):
         super().__init__()
-        _expect_positive(deviation=deviation)
+        _check_positive(deviation=deviation)
         means = torch.as_tensor(means, dtype=torch.get_default_dtype()).clone()
         weights = torch.as_tensor(torch.ones(len(means)) if weights is None else weights)
         if weights.shape != means.shape[:1] or (weights < 0).any() or weights.sum() <= 0:
@@ -188,7 +188,7 @@ class Funnel(Target):
         self, dimension: int = 2, deviation: float = 3.0, *, mean: float = 0.0, scale: float = 1.0
     ):
         super().__init__()
-        _expect_positive(deviation=deviation, scale=scale)
+        _check_positive(deviation=deviation, scale=scale)
         if dimension < 2:
             raise ValueError(f"expected at least 2 dimensions, got {dimension}")
         self.dimension, self.deviation, self.centre, self.scale = dimension, deviation, mean, scale
@@ -240,7 +240,7 @@ class Banana(Target):
 
     def __init__(self, curvature: float = 1.0, deviation: float = 1.0, width: float = 0.5):
         super().__init__()
-        _expect_positive(deviation=deviation, width=width)
+        _check_positive(deviation=deviation, width=width)
         self.curvature, self.deviation, self.width = curvature, deviation, width
         self.log_normalizer = math.log(2 * math.pi * deviation * width)
 
@@ -281,7 +281,7 @@ class DoubleWell(Target):
 
     def __init__(self, barrier: float = 4.0, tilt: float = 0.0, dimension: int = 1):
         super().__init__()
-        _expect_positive(barrier=barrier)
+        _check_positive(barrier=barrier)
         self.barrier, self.tilt, self.dimension = barrier, tilt, dimension
         # Beyond the reach the energy is 40 above its lowest: e^-40 of the density.
         reach = math.sqrt(1 + math.sqrt((40 + 4 * abs(tilt)) / barrier)) + abs(tilt) / barrier
@@ -320,7 +320,7 @@ class Ring(Target):
 
     def __init__(self, radius: float = 2.0, deviation: float = 0.2):
         super().__init__()
-        _expect_positive(radius=radius, deviation=deviation)
+        _check_positive(radius=radius, deviation=deviation)
         self.radius, self.deviation = radius, deviation
         self.law = Quadrature.over(
             max(0.0, radius - 9 * deviation),
@@ -430,7 +430,7 @@ def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) ->
     return torch.randn(shape, generator=generator, device=generator.device, dtype=like.dtype)
 
 
-def _expect_positive(**parameters: float) -> None:
+def _check_positive(**parameters: float) -> None:
     for name, value in parameters.items():
         if not value > 0:
             raise ValueError(f"expected a positive {name}, got {value}")

@@ -39,7 +39,7 @@ class ClassifierEnergy(Energy):
 
     def given(self, condition: Tensor) -> Energy:
         """Return the energy of x with the label `(*leading batch,)`, of an integer type, fixed."""
-        return LabelledEnergy(self, integers(condition))
+        return LabelledEnergy(self, as_integers(condition))
 
 
 class LabelledEnergy(Energy):
@@ -57,18 +57,18 @@ class LabelledEnergy(Energy):
                 "expected a label for each of the leading batch axes of x, got labels of shape "
                 f"{tuple(self.label.shape)} for x of shape {tuple(x.shape)}"
             )
-        label = expect_labels(self.label, logits)
+        label = as_labels(self.label, logits)
         label = label.reshape(*label.shape, *(1,) * (logits.ndim - label.ndim))
         return -logits.gather(-1, label.expand(*batch, 1)).squeeze(-1)
 
 
-def expect_labels(label: Tensor, logits: Tensor) -> Tensor:
+def as_labels(label: Tensor, logits: Tensor) -> Tensor:
     """Return labels as `int64` if each is a class of `logits: (*batch, classes)`.
 
     Raises `ValueError` otherwise. On a GPU, whose numbers the host does not wait for, the lookup
     itself stops at a label that is no class.
     """
-    label, classes = integers(label), logits.shape[-1]
+    label, classes = as_integers(label), logits.shape[-1]
     if label.device.type == "cpu" and label.numel() and not torch.compiler.is_compiling():
         low, high = map(int, label.aminmax())
         if low < 0 or high >= classes:
@@ -76,7 +76,7 @@ def expect_labels(label: Tensor, logits: Tensor) -> Tensor:
     return label
 
 
-def integers(label: Tensor) -> Tensor:
+def as_integers(label: Tensor) -> Tensor:
     """Return labels as `int64`; `ValueError` for numbers that are not of an integer type."""
     if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise ValueError(f"expected labels of an integer type, got {label.dtype}")

@@ -50,7 +50,8 @@ class Energy(nn.Module):
             return self.traced_value_and_gradient(x)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            value = expect_one_number_each(self(x), x, self.event_ndim)
+            value = self(x)
+            check_one_number_each(value, x, self.event_ndim)
             (gradient,) = torch.autograd.grad(value.sum(), x)
         return value.detach(), gradient
 
@@ -66,7 +67,8 @@ class Energy(nn.Module):
         """Return the same in a form that compiles to one graph; in eager mode it is the slowest."""
 
         def total(x: Tensor) -> tuple[Tensor, Tensor]:
-            value = expect_one_number_each(self(x), x, self.event_ndim)
+            value = self(x)
+            check_one_number_each(value, x, self.event_ndim)
             return value.sum(), value
 
         gradient, value = torch.func.grad(total, has_aux=True)(x)
@@ -106,8 +108,8 @@ class Energy(nn.Module):
         return Weighted(self, -1.0)
 
 
-def expect_one_number_each(value: Tensor, x: Tensor, event_ndim: int) -> Tensor:
-    """Return `value` if it has one number for each thing in `x`, else raise `ValueError`."""
+def check_one_number_each(value: Tensor, x: Tensor, event_ndim: int) -> None:
+    """Raise `ValueError` unless `value` has one number for each thing in `x`."""
     expected = x.shape[: x.ndim - event_ndim]
     if value.shape != expected:
         raise ValueError(
@@ -115,7 +117,6 @@ def expect_one_number_each(value: Tensor, x: Tensor, event_ndim: int) -> Tensor:
             f"got {tuple(value.shape)} for x of shape {tuple(x.shape)} with {event_ndim} event "
             "axes; sum over the event axes"
         )
-    return value
 
 
 def first_order(energy: Energy, x: Tensor) -> Tensor:
@@ -152,7 +153,9 @@ class FunctionEnergy(Energy):
         self.event_ndim = event_ndim
 
     def forward(self, x: Tensor) -> Tensor:
-        return expect_one_number_each(self.function(x), x, self.event_ndim)
+        value = self.function(x)
+        check_one_number_each(value, x, self.event_ndim)
+        return value
 
 
 class Flattened(Energy):

@@ -43,7 +43,7 @@ class Ising(Energy):
 
     def __init__(self, coupling: Tensor, field: Number = 0.0):
         super().__init__()
-        self.register_buffer("coupling", _expect_coupling(coupling))
+        self.register_buffer("coupling", _as_coupling(coupling))
         field = torch.as_tensor(field, dtype=self.coupling.dtype).expand(len(coupling)).clone()
         self.register_buffer("field", field)
 
@@ -69,7 +69,7 @@ class Potts(Energy):
 
     def __init__(self, coupling: Tensor, field: Tensor | None = None):
         super().__init__()
-        self.register_buffer("coupling", _expect_coupling(coupling))
+        self.register_buffer("coupling", _as_coupling(coupling))
         field = coupling.new_zeros(len(coupling), 1) if field is None else field
         if field.ndim != 2 or len(field) != len(coupling):
             raise ValueError(
@@ -118,7 +118,7 @@ class RBM(Energy):
         return hidden @ self.weight + self.visible_bias
 
 
-def _expect_coupling(coupling: Tensor) -> Tensor:
+def _as_coupling(coupling: Tensor) -> Tensor:
     """Return a copy of the coupling if it is one, else raise `ValueError`."""
     square = coupling.ndim == 2 and coupling.shape[0] == coupling.shape[1]
     if not square or not torch.equal(coupling, coupling.mT) or coupling.diagonal().any():

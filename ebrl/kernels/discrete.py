@@ -17,8 +17,8 @@ from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.protocol import (
     GradientState,
     Info,
-    expect_positive,
-    expect_uncoupled,
+    check_positive_temperature,
+    check_uncoupled,
     gradient_state,
     metropolis,
     unadjusted,
@@ -42,8 +42,9 @@ class GibbsWithGradients:
     """
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
-        expect_uncoupled(energy)
-        return gradient_state(expect_one_hot(energy), x)
+        check_uncoupled(energy)
+        check_one_hot(energy)
+        return gradient_state(energy, x)
 
     def draw(self, state: GradientState, generator: torch.Generator) -> GumbelNoise:
         return gumbel_noise(state, generator)
@@ -56,7 +57,7 @@ class GibbsWithGradients:
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
-        expect_positive(temperature)
+        check_positive_temperature(temperature)
         sites, categories = state.x.shape[-2:]
         forward = _change_log_probabilities(state, temperature)  # (*batch, sites * categories)
         change = (forward + noise.gumbel.flatten(-2)).argmax(-1, keepdim=True)
@@ -86,7 +87,8 @@ class DULA:
     """
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
-        return gradient_state(expect_one_hot(energy), x)
+        check_one_hot(energy)
+        return gradient_state(energy, x)
 
     def draw(self, state: GradientState, generator: torch.Generator) -> Tensor:
         return gumbel_like(state.x, generator)
@@ -111,8 +113,9 @@ class DMALA:
     """
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
-        expect_uncoupled(energy)
-        return gradient_state(expect_one_hot(energy), x)
+        check_uncoupled(energy)
+        check_one_hot(energy)
+        return gradient_state(energy, x)
 
     def draw(self, state: GradientState, generator: torch.Generator) -> GumbelNoise:
         return gumbel_noise(state, generator)
@@ -125,7 +128,7 @@ class DMALA:
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
-        expect_positive(temperature)
+        check_positive_temperature(temperature)
         x = _langevin_choice(state, noise.gumbel, step_size, temperature)
         proposal = gradient_state(energy, x)
         log_ratio = (
@@ -136,14 +139,13 @@ class DMALA:
         return metropolis(proposal, state, log_ratio, noise.uniform)
 
 
-def expect_one_hot(energy: Energy) -> Energy:
-    """Return the energy if it takes one-hot categories, else raise `ValueError`."""
+def check_one_hot(energy: Energy) -> None:
+    """Raise `ValueError` unless the energy takes one-hot categories."""
     if energy.event_ndim != 2:
         raise ValueError(
             "expected an energy of one-hot (sites, categories), event_ndim=2, got "
             f"event_ndim={energy.event_ndim}: sample binary x with Sampler(…, space=Binary(*shape))"
         )
-    return energy
 
 
 def gumbel_like(x: Tensor, generator: torch.Generator) -> Tensor:

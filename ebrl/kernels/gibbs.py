@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ebrl.energies import RBM, Energy, Number, over_event
-from ebrl.kernels.discrete import expect_one_hot, gumbel_like
+from ebrl.kernels.discrete import check_one_hot, gumbel_like
 from ebrl.kernels.importance import take
 from ebrl.kernels.known import Known
-from ebrl.kernels.protocol import Info, diverged, expect_uncoupled, uniform_like
+from ebrl.kernels.protocol import Info, check_uncoupled, diverged, uniform_like
 from ebrl.spaces import PairEnergy
 
 Scan = Literal["random", "systematic"]
@@ -48,8 +48,9 @@ class Gibbs:
         self.scan = scan
 
     def start(self, energy: Energy, x: Tensor) -> GibbsState:
-        expect_uncoupled(energy)
-        value = expect_one_hot(energy)(x)
+        check_uncoupled(energy)
+        check_one_hot(energy)
+        value = energy(x)
         return GibbsState(x, value, torch.full_like(value, -1, dtype=torch.long))
 
     def draw(self, state: GibbsState, generator: torch.Generator) -> GibbsNoise:
@@ -110,7 +111,7 @@ class BlockGibbs:
 
     def start(self, energy: Energy, x: Tensor) -> BlockGibbsState:
         visible = x[..., 1]
-        rbm = _expect_rbm(energy)
+        rbm = _as_rbm(energy)
         return BlockGibbsState(x, rbm(visible), rbm.hidden_logits(visible))
 
     def draw(self, state: BlockGibbsState, generator: torch.Generator) -> BlockGibbsNoise:
@@ -128,12 +129,12 @@ class BlockGibbs:
         if isinstance(temperature, Tensor) or temperature != 1:
             raise ValueError(f"block Gibbs is exact at temperature 1.0 alone, got {temperature}")
         hidden = (noise.hidden < torch.sigmoid(state.hidden_logits)).to(state.x)
-        visible = noise.visible < torch.sigmoid(_expect_rbm(energy).visible_logits(hidden))
+        visible = noise.visible < torch.sigmoid(_as_rbm(energy).visible_logits(hidden))
         moved = self.start(energy, one_hot(visible.long(), 2).to(state.x))
         return moved, Info(torch.ones_like(moved.energy), torch.zeros_like(moved.energy).bool())
 
 
-def _expect_rbm(energy: Energy) -> RBM:
+def _as_rbm(energy: Energy) -> RBM:
     energy = energy.energy if isinstance(energy, Known) else energy
     if not isinstance(energy, PairEnergy) or not isinstance(energy.energy, RBM):
         raise TypeError(

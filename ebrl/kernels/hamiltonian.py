@@ -20,13 +20,13 @@ from ebrl.kernels.protocol import (
     GradientState,
     Info,
     MetropolisNoise,
-    expect_event_shape,
-    expect_uncoupled,
+    as_positive_diagonal,
+    check_event_shape,
+    check_uncoupled,
     gradient_state,
     metropolis,
     metropolis_noise,
     normal_like,
-    positive_diagonal,
     unadjusted,
 )
 
@@ -65,13 +65,13 @@ class HMC:
     """
 
     def __init__(self, leapfrogs: int = 10, mass: Tensor | None = None):
-        _expect_leapfrogs(leapfrogs)
+        _check_leapfrogs(leapfrogs)
         self.leapfrogs = leapfrogs
-        self.mass = positive_diagonal("mass", mass)
+        self.mass = as_positive_diagonal("mass", mass)
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
-        expect_uncoupled(energy)
-        expect_event_shape("mass", self.mass, energy, x)
+        check_uncoupled(energy)
+        check_event_shape("mass", self.mass, energy, x)
         return gradient_state(energy, x)
 
     def draw(self, state: GradientState, generator: torch.Generator) -> MetropolisNoise:
@@ -117,14 +117,14 @@ class GHMC:
     """
 
     def __init__(self, leapfrogs: int = 1, friction: float = 1.0, mass: Tensor | None = None):
-        _expect_leapfrogs(leapfrogs)
-        _expect_friction(friction)
+        _check_leapfrogs(leapfrogs)
+        _check_friction(friction)
         self.leapfrogs, self.friction = leapfrogs, friction
-        self.mass = positive_diagonal("mass", mass)
+        self.mass = as_positive_diagonal("mass", mass)
 
     def start(self, energy: Energy, x: Tensor) -> VelocityState:
-        expect_uncoupled(energy)
-        expect_event_shape("mass", self.mass, energy, x)
+        check_uncoupled(energy)
+        check_event_shape("mass", self.mass, energy, x)
         return _at_rest(energy, x)
 
     def draw(self, state: VelocityState, generator: torch.Generator) -> MetropolisNoise:
@@ -162,12 +162,12 @@ class Underdamped:
     """
 
     def __init__(self, friction: float = 1.0, mass: Tensor | None = None):
-        _expect_friction(friction)
+        _check_friction(friction)
         self.friction = friction
-        self.mass = positive_diagonal("mass", mass)
+        self.mass = as_positive_diagonal("mass", mass)
 
     def start(self, energy: Energy, x: Tensor) -> VelocityState:
-        expect_event_shape("mass", self.mass, energy, x)
+        check_event_shape("mass", self.mass, energy, x)
         return _at_rest(energy, x)
 
     def draw(self, state: VelocityState, generator: torch.Generator) -> Tensor:
@@ -212,11 +212,11 @@ def _turned(state: VelocityState) -> VelocityState:
     return state._replace(velocity=-state.velocity)
 
 
-def _expect_leapfrogs(leapfrogs: int) -> None:
+def _check_leapfrogs(leapfrogs: int) -> None:
     if leapfrogs < 1:
         raise ValueError(f"expected at least one leapfrog step, got leapfrogs={leapfrogs}")
 
 
-def _expect_friction(friction: float) -> None:
+def _check_friction(friction: float) -> None:
     if not friction > 0:
         raise ValueError(f"expected a positive friction, got {friction}")

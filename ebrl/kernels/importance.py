@@ -15,9 +15,9 @@ from torch import Tensor
 from ebrl.energies import Energy, Number
 from ebrl.kernels.protocol import (
     Info,
+    check_positive_temperature,
+    check_uncoupled,
     diverged,
-    expect_positive,
-    expect_uncoupled,
     metropolis,
     precise,
     uniform_like,
@@ -99,7 +99,7 @@ class IteratedSIR:
         step_size: Number,
         temperature: Number,
     ) -> tuple[ImportanceState, Info]:
-        expect_positive(temperature)
+        check_positive_temperature(temperature)
         batch_ndim = state.energy.ndim
         fresh = self.start(energy, noise.candidates)
         pool = ImportanceState(
@@ -146,7 +146,7 @@ class IndependenceMetropolis:
         step_size: Number,
         temperature: Number,
     ) -> tuple[ImportanceState, Info]:
-        expect_positive(temperature)
+        check_positive_temperature(temperature)
         candidate = self.start(energy, noise.candidates.squeeze(state.energy.ndim))
         here, _ = log_importance(state, temperature)
         there, _ = log_importance(candidate, temperature)
@@ -154,7 +154,7 @@ class IndependenceMetropolis:
 
 
 def importance_state(energy: Energy, x: Tensor, proposal: Proposal) -> ImportanceState:
-    expect_uncoupled(energy)
+    check_uncoupled(energy)
     return ImportanceState(x, precise(energy(x), x), precise(proposal.log_density(x), x))
 
 

@@ -20,14 +20,14 @@ from ebrl.kernels.protocol import (
     GradientState,
     Info,
     MetropolisNoise,
+    as_positive_diagonal,
+    check_event_shape,
+    check_uncoupled,
     compiles_by_coordinate,
-    expect_event_shape,
-    expect_uncoupled,
     gradient_state,
     metropolis,
     metropolis_noise,
     normal_like,
-    positive_diagonal,
     precise,
     unadjusted,
 )
@@ -79,10 +79,10 @@ class ULA:
     """
 
     def __init__(self, preconditioner: Tensor | None = None):
-        self.preconditioner = positive_diagonal("preconditioner", preconditioner)
+        self.preconditioner = as_positive_diagonal("preconditioner", preconditioner)
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
-        expect_event_shape("preconditioner", self.preconditioner, energy, x)
+        check_event_shape("preconditioner", self.preconditioner, energy, x)
         return gradient_state(energy, x)
 
     def draw(self, state: GradientState, generator: torch.Generator) -> Tensor:
@@ -142,11 +142,11 @@ class MALA:
     """
 
     def __init__(self, preconditioner: Tensor | None = None):
-        self.preconditioner = positive_diagonal("preconditioner", preconditioner)
+        self.preconditioner = as_positive_diagonal("preconditioner", preconditioner)
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
-        expect_uncoupled(energy)
-        expect_event_shape("preconditioner", self.preconditioner, energy, x)
+        check_uncoupled(energy)
+        check_event_shape("preconditioner", self.preconditioner, energy, x)
         return gradient_state(energy, x)
 
     def draw(self, state: GradientState, generator: torch.Generator) -> MetropolisNoise:

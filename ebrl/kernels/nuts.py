@@ -20,14 +20,14 @@ from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.hamiltonian import kinetic_energy, leapfrog, thermal_velocity
 from ebrl.kernels.protocol import (
     GradientState,
+    as_positive_diagonal,
+    check_event_shape,
+    check_positive_temperature,
+    check_uncoupled,
     choose,
     diverged,
-    expect_event_shape,
-    expect_positive,
-    expect_uncoupled,
     gradient_state,
     normal_like,
-    positive_diagonal,
 )
 
 DIVERGENCE = 1000.0  # the rise of H/T beyond which the integration has failed, as in Stan
@@ -89,11 +89,11 @@ class NUTS:
         if max_depth < 1:
             raise ValueError(f"expected max_depth >= 1, got {max_depth}")
         self.max_depth = max_depth
-        self.mass = positive_diagonal("mass", mass)
+        self.mass = as_positive_diagonal("mass", mass)
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
-        expect_uncoupled(energy)
-        expect_event_shape("mass", self.mass, energy, x)
+        check_uncoupled(energy)
+        check_event_shape("mass", self.mass, energy, x)
         return gradient_state(energy, x)
 
     def draw(self, state: GradientState, generator: torch.Generator) -> NUTSNoise:
@@ -110,7 +110,7 @@ class NUTS:
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, NUTSInfo]:
-        expect_positive(temperature)
+        check_positive_temperature(temperature)
         mass = None if self.mass is None else self.mass.to(state.x)
         velocity = thermal_velocity(noise.normal, temperature, mass, state.energy.ndim)
         flow = _Flow(energy, state, velocity, step_size, temperature, mass)

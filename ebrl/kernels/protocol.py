@@ -66,7 +66,7 @@ class GradientState(NamedTuple):
     gradient: Tensor  # (*batch, *event)
 
 
-def expect_positive(temperature: Number) -> None:
+def check_positive_temperature(temperature: Number) -> None:
     """Raise `ValueError` at temperature 0, for kernels that have no limit there.
 
     Tensors are not read: that would wait for the host.
@@ -75,7 +75,7 @@ def expect_positive(temperature: Number) -> None:
         raise ValueError(f"expected a positive temperature, got {temperature}: descend instead")
 
 
-def positive_diagonal(name: str, diagonal: Tensor | None) -> Constant | None:
+def as_positive_diagonal(name: str, diagonal: Tensor | None) -> Constant | None:
     """Return `diagonal`, or raise `ValueError` if a number in it is not positive and finite."""
     if diagonal is None:
         return None
@@ -84,7 +84,7 @@ def positive_diagonal(name: str, diagonal: Tensor | None) -> Constant | None:
     return Constant(diagonal)
 
 
-def expect_event_shape(name: str, diagonal: Constant | None, energy: Energy, x: Tensor) -> None:
+def check_event_shape(name: str, diagonal: Constant | None, energy: Energy, x: Tensor) -> None:
     """Raise `ValueError` if `diagonal` does not have one number for each coordinate of an event."""
     event = x.shape[x.ndim - energy.event_ndim :]
     if diagonal is not None and diagonal.tensor.shape != event:
@@ -94,7 +94,7 @@ def expect_event_shape(name: str, diagonal: Constant | None, energy: Energy, x: 
         )
 
 
-def expect_uncoupled(energy: Energy) -> None:
+def check_uncoupled(energy: Energy) -> None:
     """Raise `ValueError` for an energy of chains together, where a kernel needs each one's own."""
     if energy.coupled_axis is not None:
         raise ValueError(
@@ -103,7 +103,7 @@ def expect_uncoupled(energy: Energy) -> None:
         )
 
 
-def expect_same_shape(state: HasPosition) -> None:
+def check_gradient_shape(state: HasPosition) -> None:
     """Raise `ValueError` where the gradient that a state has is of another shape than x."""
     gradient = getattr(state, "gradient", None)
     if gradient is not None and gradient.shape != state.x.shape:

@@ -15,8 +15,8 @@ from ebrl.kernels.protocol import (
     HasPosition,
     Info,
     Kernel,
-    expect_positive,
-    expect_uncoupled,
+    check_positive_temperature,
+    check_uncoupled,
     metropolis_test,
     uniform_like,
 )
@@ -78,7 +78,7 @@ class Tempered:
         self.kernel, self.temperatures = kernel, Constant(ladder)
 
     def start(self, energy: Energy, x: Tensor) -> TemperedState:
-        expect_uncoupled(energy)
+        check_uncoupled(energy)
         axis = x.ndim - energy.event_ndim
         repeats = (*(1,) * axis, len(self.temperatures.tensor), *(1,) * energy.event_ndim)
         replicas = self.kernel.start(energy, x.unsqueeze(axis).repeat(repeats))
@@ -96,7 +96,7 @@ class Tempered:
         step_size: Number,
         temperature: Number,
     ) -> tuple[TemperedState, Info]:
-        expect_positive(temperature)
+        check_positive_temperature(temperature)
         shape = state.replicas.energy.shape
         ladder = self.temperatures.to(state.energy) * over_event(temperature, 1)
         ladder = ladder.expand(shape)  # (*batch, replicas)

@@ -175,7 +175,7 @@ class BoundMLP(Energy):
 
     def member_values(self, x: Tensor) -> Tensor:
         """Return each member's energy, `(members, *batch)`."""
-        self._expect_aligned(x)
+        self._check_aligned(x)
         net = self.network
         slope = known_slope(net.activation, x.device)
         if slope is not None and not torch.is_grad_enabled():
@@ -215,14 +215,14 @@ class BoundMLP(Energy):
         net, condition = self.network, self.condition
         slope = known_slope(net.activation, x.device)
         if slope is None:
-            self._expect_aligned(x)
+            self._check_aligned(x)
             return None
         widths = net.members * net.hidden  # every layer of every member
         passes = self.views.passes if net.workspace.keeps(x, widths) else self.passes
         key = (x.shape, x.dtype, self.reduction, None if condition is None else condition.shape)
 
         def record() -> RecordedPass:
-            self._expect_aligned(x)
+            self._check_aligned(x)
             return RecordedPass(x, self.weights, self.share, slope, self.reduction, net.workspace)
 
         recorded = passes.kept(key, record)
@@ -235,7 +235,7 @@ class BoundMLP(Energy):
         One condition for each x, `values: (*batch,)`. The gradient also flows on to what made the
         condition. It is analytic, in scratch memory, where the activation's derivative is known.
         """
-        self._expect_aligned(x)
+        self._check_aligned(x)
         if self.condition is not None and self.condition.shape[:-1] != x.shape[:-1]:
             raise ValueError(
                 f"expected one condition for each x of shape {tuple(x.shape)}, "
@@ -273,7 +273,7 @@ class BoundMLP(Energy):
         add_gradient(gradients.first, rows, back)
         return loss, back
 
-    def _expect_aligned(self, x: Tensor) -> None:
+    def _check_aligned(self, x: Tensor) -> None:
         if x.shape[-1:] != (self.network.dimension,):
             raise ValueError(
                 f"expected x of shape (*batch, {self.network.dimension}), got {tuple(x.shape)}"

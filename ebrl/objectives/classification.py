@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebrl.energies import ClassifierEnergy, Energy, FunctionEnergy
-from ebrl.energies.classifier import expect_labels
+from ebrl.energies.classifier import as_labels
 from ebrl.objectives.protocol import Loss, Objective
 
 
@@ -41,7 +41,7 @@ class CrossEntropy(Objective):
             raise ValueError(
                 f"expected a label for each of {len(x)} rows, got shape {tuple(condition.shape)}"
             )
-        label = expect_labels(condition, logits)
+        label = as_labels(condition, logits)
         accuracy = (logits.detach().argmax(-1) == label).to(x).mean()
         return Loss(F.cross_entropy(logits, label), {"accuracy": accuracy})
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy, Number, expect_one_number_each, over_event
+from ebrl.energies import Energy, Number, check_one_number_each, over_event
 from ebrl.kernels.protocol import normal_like
 from ebrl.objectives.protocol import Loss, Objective, bound
 
@@ -108,7 +108,8 @@ def gradient_with_graph(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return a leaf that is x, and the energy's gradient there as a function of both."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        value = expect_one_number_each(energy(x), x, energy.event_ndim)
+        value = energy(x)
+        check_one_number_each(value, x, energy.event_ndim)
     return x, _gradient(value, x, torch.ones_like(value))
 
 

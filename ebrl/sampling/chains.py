@@ -70,7 +70,7 @@ class Chains(nn.Module):
         fresh = self.space.reference((n,), generator)
         if self.positions.ndim == 1:
             self._begin(fresh, condition)
-        self._expect_same_kind(generator, condition)
+        self._check_same_kind(generator, condition)
         index = torch.randperm(self.size, generator=generator, device=fresh.device)[:n]
         chance = torch.rand(n, generator=generator, device=fresh.device)
         restarted = ~self.started[index] | (chance < self.restart)
@@ -96,7 +96,7 @@ class Chains(nn.Module):
             self.conditions = condition.new_zeros(self.size, *condition.shape[1:])
         self.conditions = self.conditions.to(fresh.device)
 
-    def _expect_same_kind(self, generator: torch.Generator, condition: Tensor | None) -> None:
+    def _check_same_kind(self, generator: torch.Generator, condition: Tensor | None) -> None:
         here, kept = self.positions.device, self.conditions
         if generator.device.type != here.type:
             raise ValueError(

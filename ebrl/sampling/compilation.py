@@ -35,7 +35,7 @@ class Moved(NamedTuple):
     diverged: Tensor  # (*batch,)
 
 
-def expect_compilable(kernel: Kernel) -> None:
+def check_compilable(kernel: Kernel) -> None:
     """Raise `ValueError` for a kernel whose step is no static graph or is not tested as one.
 
     Raises `RuntimeError` where there is no C++ compiler.
@@ -53,7 +53,7 @@ def expect_compilable(kernel: Kernel) -> None:
         )
 
 
-def expect_static(*, adapts: bool, unrolls: bool) -> None:
+def check_static(*, adapts: bool, unrolls: bool) -> None:
     """Raise `ValueError` for a run that changes its step size or keeps a graph of gradients."""
     if adapts:
         raise ValueError(

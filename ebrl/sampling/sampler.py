@@ -16,11 +16,11 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from ebrl.energies import Energy, Number, expect_one_number_each
+from ebrl.energies import Energy, Number, check_one_number_each
 from ebrl.energies.freezing import evaluating, frozen
 from ebrl.kernels.importance import IteratedSIR, Proposal
 from ebrl.kernels.langevin import ULA
-from ebrl.kernels.protocol import Kernel, expect_same_shape
+from ebrl.kernels.protocol import Kernel, check_gradient_shape
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging
 from ebrl.sampling.paths import Stage
@@ -77,9 +77,9 @@ class Sampler(nn.Module):
     ):
         super().__init__()
         if compile:
-            compilation.expect_compilable(kernel)
+            compilation.check_compilable(kernel)
         least = [torch.as_tensor(value).min().item() for value in (step_size, temperature)]
-        _expect_possible(steps, *least)
+        _check_numbers(steps, *least)
         self.kernel, self.space = kernel, space or Unbounded()
         self.steps, self.temperature, self.compiled = steps, temperature, compile
         self.fixed_step_size = step_size
@@ -140,7 +140,7 @@ class Sampler(nn.Module):
         if not stages:
             raise ValueError("expected at least one stage to anneal along, got none")
         for stage in stages:
-            _expect_possible(*stage[1:])
+            _check_numbers(*stage[1:])
         x = self._starting_points(stages[0].energy, x, n, generator)
         return self._follow(list(stages), x, generator, None, gradient)
 
@@ -169,7 +169,7 @@ class Sampler(nn.Module):
 
     def _stage(self, energy: Energy, temperature: Number | None) -> Stage:
         chosen = self.temperature if temperature is None else temperature
-        _expect_possible(self.steps, self.step_size, chosen)
+        _check_numbers(self.steps, self.step_size, chosen)
         return Stage(energy, self.steps, self.step_size, chosen)
 
     def _follow(
@@ -185,7 +185,7 @@ class Sampler(nn.Module):
             raise ValueError(f"expected gradient in {get_args(Gradient)}, got {gradient!r}")
         if self.compiled:
             unrolls = gradient == "unroll"
-            compilation.expect_static(adapts=adaptation is not None, unrolls=unrolls)
+            compilation.check_static(adapts=adaptation is not None, unrolls=unrolls)
         energies, final = [stage.energy for stage in stages], stages[-1]
         with evaluating(*energies):
             if gradient == "unroll":
@@ -280,8 +280,8 @@ class _Run:
         self.step_size, self.temperature = (_of_type(each, x) for each in numbers)
         self.energy = space.free(energy, self.temperature, self.step_size)
         self.state = kernel.start(self.energy, space.to_free(x))
-        expect_one_number_each(self.state.energy, self.state.x, self.energy.event_ndim)
-        expect_same_shape(self.state)
+        check_one_number_each(self.state.energy, self.state.x, self.energy.event_ndim)
+        check_gradient_shape(self.state)
         self.acceptance = torch.zeros_like(self.state.energy.detach())
         self.diverged = torch.zeros_like(self.acceptance)
 
@@ -385,7 +385,7 @@ class _Differentiable(Energy):
         return value, gradient
 
 
-def _expect_possible(steps: int, step_size: Number, temperature: Number) -> None:
+def _check_numbers(steps: int, step_size: Number, temperature: Number) -> None:
     # Tensors are not read: that would wait for the host.
     if steps < 0:
         raise ValueError(f"expected steps >= 0, got {steps}")

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from ebrl import schedules
-from ebrl.energies import Energy, expect_one_number_each
+from ebrl.energies import Energy, check_one_number_each
 from ebrl.energies.freezing import evaluating
 from ebrl.objectives.protocol import Objective, bound
 from ebrl.sampling import Sampler
@@ -381,7 +381,7 @@ def check(energy: Energy, data: Tensor | Dataset, batch_size: int) -> None:
         return  # an objective with noise levels has one to give; others refuse at their first step
     with torch.no_grad(), evaluating(energy):  # without a draw from dropout's stream
         value = bound(energy, condition)(x)
-    expect_one_number_each(value, x, energy.event_ndim)
+    check_one_number_each(value, x, energy.event_ndim)
 
 
 def _telling(data: Tensor | Dataset) -> Tensor:

@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import (
     multiclass_calibration_error,
 )
 
-from ebrl.energies.classifier import expect_labels
+from ebrl.energies.classifier import as_labels
 
 ACCEPTED = 0.95  # of the things that belong, at the threshold of `false_positives`
 
@@ -44,7 +44,7 @@ def reliability(logits: Tensor, labels: Tensor, bins: int = 15) -> Reliability:
             "expected logits (n, classes) and a label for each, n > 0, got "
             f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         )
-    labels = expect_labels(labels, logits)
+    labels = as_labels(labels, logits)
     error = multiclass_calibration_error(logits.softmax(1), labels, logits.shape[1], bins)
     accuracy = (logits.argmax(1) == labels).float().mean()
     return Reliability(float(accuracy), float(error), float(F.cross_entropy(logits, labels)))
