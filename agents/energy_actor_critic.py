@@ -25,8 +25,14 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from ebrl.agents.energy_policy import CnnPolicy, EnergyCritic, EnergyPolicy, MultiInputPolicy
-from ebrl.agents.proposal import Divergence, MixtureProposal, TanhMixture, perplexity
-from ebrl.agents.soft_agent import Batch, Observation, SoftAgent
+from ebrl.agents.proposal import (
+    Divergence,
+    MixtureProposal,
+    TanhMixture,
+    perplexity,
+    reverse_kl,
+)
+from ebrl.agents.soft_agent import Batch, Observation, SoftAgent, descend
 from ebrl.estimators import SoftValue, soft_value
 
 OF_THE_AGENT = ("components", "moves", "acting_candidates")  # arguments of the policy
@@ -173,22 +179,38 @@ class EnergyActorCritic(SoftAgent):
         super()._check_parameters()
 
     def _setup_model(self) -> None:
-        theirs = self.policy_kwargs
-        own = (self.components, self.moves, self.acting_candidates or self.candidates)
-        self.policy_kwargs = {**theirs, **dict(zip(OF_THE_AGENT, own, strict=True))}
+        users = self.policy_kwargs  # what is saved, and given again when loading
+        self.policy_kwargs = self._policy_arguments()
         super()._setup_model()
-        self.policy_kwargs = theirs  # what is saved, and given again when loading
+        self.policy_kwargs = users
         if self.target_entropy == "auto":
             self.target_entropy = -float(get_action_dim(self.action_space))
         self._report: UpdateReport | None = None
 
-    def _sample_action(self, *arguments: Any, **named: Any) -> tuple[np.ndarray, np.ndarray]:
-        """As Stable-Baselines3; acting of the training alone adapts the sampler's step size."""
-        self.policy.adapting = True
-        try:
-            return super()._sample_action(*arguments, **named)
-        finally:
-            self.policy.adapting = False
+    def _policy_arguments(self) -> dict[str, Any]:
+        """Return the policy's arguments: the user's, and those that are given to the agent."""
+        own = (self.components, self.moves, self.acting_candidates or self.candidates)
+        return {**self.policy_kwargs, **dict(zip(OF_THE_AGENT, own, strict=True))}
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return actions in the environment's units and scaled, as Stable-Baselines3 does.
+
+        Only the moves made here adapt the sampler's step size; those of `predict` do not.
+        """
+        if self.num_timesteps < learning_starts:
+            random = np.array([self.action_space.sample() for _ in range(n_envs)])
+            scaled = self.policy.scale_action(random)
+        else:
+            assert self._last_obs is not None  # set by `learn`
+            self.policy.set_training_mode(False)
+            observation, _ = self.policy.obs_to_tensor(self._last_obs)
+            sampled = self.policy.sample(observation, adapt=True).squeeze(1).cpu().numpy()
+            scaled = sampled.reshape(n_envs, *self.action_space.shape)
+        if action_noise is not None:
+            scaled = np.clip(scaled + action_noise(), -1, 1)
+        return self.policy.unscale_action(scaled), scaled
 
     def _draw(self, rewards: Tensor) -> UpdateNoise:
         generator, batch = self.generators["training"], rewards.shape[0]
@@ -209,19 +231,17 @@ class EnergyActorCritic(SoftAgent):
         """Do one update: critics, proposal, temperature, all at the temperature before."""
         noise = self._draw(batch.rewards)
         alpha = self.policy.temperature.clone()
-        value, soft = self._target(batch, noise, alpha)
-        self.critic.optimizer.zero_grad()
-        # Half the mean squared Bellman error, summed over the critics: E = -Q.
-        critic_loss = self.critic.given(batch.observations).regress(batch.actions, -value)
-        self.critic.optimizer.step()
+        target, soft = self._target(batch, noise, alpha)
+        energies = self.critic.given(batch.observations).member_values(batch.actions)
+        critic_loss = 0.5 * (energies + target).square().mean(-1).sum()  # E = -Q
+        descend(self.critic, critic_loss)
 
-        with torch.no_grad():
-            energy = self.critic.given(batch.observations, "max")
-        self.proposal.optimizer.zero_grad()
-        divergence = self.proposal.follow(batch.observations, noise.proposal, energy, alpha)
-        self.proposal.optimizer.step()
+        energy = self.critic.given(batch.observations, "max")
+        divergence = reverse_kl(self.proposal(batch.observations), noise.proposal, energy, alpha)
+        descend(self.proposal, divergence.loss)
+        divergence = divergence.detached()
         self._update_temperature(divergence.entropy, float(self.target_entropy))
-        self._report = UpdateReport(critic_loss, divergence, soft)
+        self._report = UpdateReport(critic_loss.detach(), divergence, soft)
 
     @torch.no_grad()
     def _target(self, batch: Batch, noise: UpdateNoise, alpha: Tensor) -> tuple[Tensor, SoftValue]:

@@ -117,7 +117,6 @@ class EnergyPolicy(BasePolicy):
         self.log_deviation_bounds, self.epsilon = log_deviation_bounds, epsilon
         self.generator = torch.Generator()
         self.acceptance: Tensor | None = None  # of the last moves
-        self.adapting = False  # the algorithm sets it while training acts
         self.register_buffer("temperature", torch.ones(()))
         self.sampler = Sampler(
             MALA(),
@@ -158,8 +157,6 @@ class EnergyPolicy(BasePolicy):
         )
         self.critic = critic
         self.critic_target.load_state_dict(critic.state_dict())
-        # Never at work at the same time: one scratch memory stays in the cache for both.
-        self.critic_target.energy.workspace = critic.energy.workspace
         self.critic_target.requires_grad_(False).set_training_mode(False)
 
     def set_training_mode(self, mode: bool) -> None:
@@ -176,7 +173,7 @@ class EnergyPolicy(BasePolicy):
         """Return scaled actions `(batch, action_dim)`."""
         if deterministic:
             return self.greedy(observation)
-        return self.sample(observation, adapt=self.adapting).squeeze(1)
+        return self.sample(observation).squeeze(1)
 
     @torch.no_grad()
     def greedy(self, observation: PyTorchObs) -> Tensor:

@@ -13,10 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
-from ebrl.agents import trunk
 from ebrl.energies import Energy
-from ebrl.networks.slopes import known_slope
-from ebrl.networks.workspace import Workspace
 from ebrl.spaces import log_tanh_slope
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -72,33 +69,6 @@ class TanhMixture(NamedTuple):
         gaussian = torch.logsumexp(self._joint(self._standard_each(free)), -1)
         return gaussian - self._log_slope(free).sum(-1)
 
-    def density_gradient(
-        self, free: Tensor, action: Tensor, upstream: Tensor
-    ) -> tuple[Tensor, TanhMixture]:
-        """Return the gradient of `Σ upstream log_density(free)` at `free` and at the mixture.
-
-        `action = tanh u` and `upstream: (batch, M)`. A single Gaussian's density is taken as a
-        function of the noise that drew `free`: the noise depends on neither.
-        """
-        upstream = upstream.unsqueeze(-1)  # (batch, M, 1)
-        at_free = 2 * upstream * action
-        if self.epsilon > 0:
-            slope = 1 - action.square()
-            at_free = at_free * slope / (slope + self.epsilon)
-        if self.mean.shape[1] == 1:
-            zero = torch.zeros_like(self.mean)
-            at_deviation = zero - upstream.sum(1, keepdim=True)
-            return at_free, TanhMixture(zero[..., 0], zero, at_deviation)
-        standard = self._standard_each(free)  # (batch, M, components, dimension)
-        part = upstream * torch.softmax(self._joint(standard), -1)  # (batch, M, components)
-        part = part.unsqueeze(-1)
-        pull = part * standard * torch.exp(-self.log_deviation).unsqueeze(1)
-        return at_free - pull.sum(2), TanhMixture(
-            log_weights=part.squeeze(-1).sum(1),
-            mean=pull.sum(1),
-            log_deviation=(part * (standard.square() - 1)).sum(1),
-        )
-
     def _standard(self, free: Tensor) -> Tensor:
         return (free - self.mean) * torch.exp(-self.log_deviation)
 
@@ -127,6 +97,10 @@ class Divergence(NamedTuple):
     energies: Tensor  # (batch, components), of the draws
     temperature: Tensor
 
+    def detached(self) -> Divergence:
+        """Return the same numbers without a graph."""
+        return Divergence(*(field.detach() for field in self))
+
     @property
     def loss(self) -> Tensor:
         """The mean of `T log q + E` over the proposal, 0-dim."""
@@ -145,25 +119,22 @@ class Divergence(NamedTuple):
 
 def reverse_kl(
     mixture: TanhMixture, normal: Tensor, energy: Energy, temperature: Tensor
-) -> tuple[Divergence, TanhMixture]:
-    """Return `mean Σ_k w_k (T log q(a_k) + E(a_k))` and its gradient at the mixture's fields.
+) -> Divergence:
+    """Return `mean Σ_k w_k (T log q(a_k) + E(a_k))` with its parts, differentiable.
 
-    `a_k = tanh(mean_k + deviation_k normal_k)`, `normal: (batch, components, dimension)`: T times
-    the reverse KL divergence less `T log Z`, differentiated through the draws.
+    `a_k = tanh(mean_k + deviation_k normal_k)`. The loss is T times the reverse KL divergence of
+    the mixture from `exp(-E/T)`, less `T log Z`. Its gradient flows through the draws.
+
+    Args:
+        mixture: One mixture for each observation.
+        normal: Noise, `(batch, components, dimension)`.
+        energy: The energy of actions in [-1, 1]^d, bound to the observations.
+        temperature: T, 0-dim.
     """
-    free, weights = mixture.one_each(normal), mixture.log_weights.exp()
-    action, log_density = torch.tanh(free), mixture.log_density(free, normal)
-    energies, gradients = energy.value_and_gradient(action)
-    each = torch.addcmul(energies, temperature, log_density)  # (batch, components)
-    share = weights / len(weights)
-    at_free, at = mixture.density_gradient(free, action, temperature * share)
-    at_free.addcmul_(share.unsqueeze(-1), torch.ops.aten.tanh_backward(gradients, action))
-    gradient = TanhMixture(
-        log_weights=torch.addcmul(at.log_weights, share, each),
-        mean=at.mean + at_free,
-        log_deviation=torch.addcmul(at.log_deviation, at_free, free - mixture.mean),
-    )
-    return Divergence(weights, log_density, energies, temperature), gradient
+    free = mixture.one_each(normal)
+    log_density = mixture.log_density(free, normal)
+    energies = energy(torch.tanh(free))  # (batch, components)
+    return Divergence(mixture.log_weights.exp(), log_density, energies, temperature)
 
 
 def perplexity(weights: Tensor) -> Tensor:
@@ -204,54 +175,14 @@ class MixtureProposal(BaseModel):
         self.trunk = nn.Sequential(*create_mlp(features, -1, net_arch, activation_fn))
         width = net_arch[-1] if net_arch else features
         self.head = nn.Linear(width, components * (2 * self.dimension + 1))
-        self.layers = [*(m for m in self.trunk if isinstance(m, nn.Linear)), self.head]
-        self.activation = activation_fn()
-        self.workspace = Workspace()
 
     def forward(self, observation: PyTorchObs) -> TanhMixture:
         features = self.extract_features(observation, self.features_extractor)
-        slope = known_slope(self.activation, features.device)
-        if slope is None or torch.is_grad_enabled():
-            return self._mixture(self.head(self.trunk(features)))
-        return self._mixture(trunk.forward(self.layers, slope, features, self.workspace).output)
-
-    def follow(
-        self, observation: PyTorchObs, normal: Tensor, energy: Energy, temperature: Tensor
-    ) -> Divergence:
-        """Return the `reverse_kl` to `exp(-E/T)` and add its gradient to the parameters'."""
-        features = self.extract_features(observation, self.features_extractor)
-        slope = known_slope(self.activation, features.device)
-        if slope is None:
-            head = self.head(self.trunk(features))
-            divergence, gradient = self._follow(head.detach(), normal, energy, temperature)
-            head.backward(gradient)
-            return divergence
-        with torch.no_grad():
-            past = trunk.forward(self.layers, slope, features, self.workspace)
-            divergence, gradient = self._follow(past.output, normal, energy, temperature)
-            trunk.backward(self.layers, slope, past, gradient)
-        return divergence
-
-    def _follow(
-        self, head: Tensor, normal: Tensor, energy: Energy, temperature: Tensor
-    ) -> tuple[Divergence, Tensor]:
-        """Return the divergence of the mixture made of the last layer, and its gradient there."""
-        mixture = self._mixture(head)
-        divergence, at = reverse_kl(mixture, normal, energy, temperature)
-        _, log_deviation, _ = self._fields(head)
-        inside = log_deviation == mixture.log_deviation  # where the bounds let a gradient through
-        total = at.log_weights.sum(-1, keepdim=True)
-        at_logits = torch.addcmul(at.log_weights, divergence.weights, total, value=-1)
-        parts = [at.mean, at.log_deviation * inside, at_logits.unsqueeze(-1)]
-        return divergence, torch.cat(parts, -1).flatten(1)
-
-    def _fields(self, head: Tensor) -> tuple[Tensor, ...]:
-        """Return what the last layer says of mean, log deviation and weight of each component."""
-        each = head.unflatten(-1, (self.components, -1))  # (batch, components, 2 d + 1)
-        return each.split([self.dimension, self.dimension, 1], -1)
+        return self._mixture(self.head(self.trunk(features)))
 
     def _mixture(self, head: Tensor) -> TanhMixture:
-        mean, log_deviation, logits = self._fields(head)
+        each = head.unflatten(-1, (self.components, -1))  # (batch, components, 2 d + 1)
+        mean, log_deviation, logits = each.split([self.dimension, self.dimension, 1], -1)
         logits = logits.squeeze(-1)
         one = self.components == 1
         return TanhMixture(

@@ -13,13 +13,22 @@ from stable_baselines3.common.type_aliases import (
     ReplayBufferSamples,
 )
 from stable_baselines3.common.utils import get_parameters_by_name
-from torch import Tensor
+from torch import Tensor, nn
 
 from .saving import Saving
 
 Self = TypeVar("Self", bound="SoftAgent")
 Batch = ReplayBufferSamples | DictReplayBufferSamples
 Observation = np.ndarray | dict[str, np.ndarray]
+
+
+def descend(network: nn.Module, loss: Tensor) -> None:
+    """Take one step of the network's optimizer down the loss; no other network gets a gradient."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    network.optimizer.step()
 
 
 class SoftAgent(Saving):

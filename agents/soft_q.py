@@ -23,7 +23,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from .soft_agent import Batch, Observation, SoftAgent
+from .soft_agent import Batch, Observation, SoftAgent, descend
 from .soft_q_policy import (
     DiscreteCritic,
     SoftQCnnPolicy,
@@ -154,9 +154,7 @@ class SoftQ(SoftAgent):
         index = batch.actions.expand(energies.shape[0], -1, -1)
         taken = energies.gather(-1, index).squeeze(-1)  # (members, batch)
         loss = 0.5 * (taken + target).square().mean(-1).sum()  # E = -Q
-        self.critic.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.critic.optimizer.step()
+        descend(self.critic, loss)
         self._report = {
             "critic_loss": loss.detach(),
             "ent_coef": alpha,

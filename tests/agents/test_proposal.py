@@ -15,7 +15,7 @@ from torch.distributions import TransformedDistribution as Transformed
 from torch.distributions.transforms import TanhTransform
 
 from ebrl.agents.proposal import MixtureProposal, TanhMixture, perplexity, reverse_kl
-from ebrl.energies import Energy, Gaussian, first_order
+from ebrl.energies import FunctionEnergy, Gaussian
 
 components = pytest.mark.parametrize("count", [1, 3])
 
@@ -153,29 +153,34 @@ def test_the_gradient_reaches_weights_means_and_deviations() -> None:
     assert torch.autograd.gradcheck(objective, inputs)
 
 
-def loss_by_autograd(
-    one: TanhMixture, normal: Tensor, energy: Energy, temperature: Tensor
-) -> Tensor:
-    free = one.one_each(normal)
-    each = temperature * one.log_density(free, normal) + first_order(energy, torch.tanh(free))
-    return (one.log_weights.exp() * each).sum(-1).mean()
-
-
 @components
 @pytest.mark.parametrize("epsilon", [0.0, 0.1])
-def test_the_gradient_of_the_divergence_is_autograds(count: int, epsilon: float) -> None:
-    one, energy = mixture(count, epsilon=epsilon), Gaussian(0.3, 0.5, 2)
+def test_the_gradient_of_the_divergence(count: int, epsilon: float) -> None:
+    # Against finite differences on the same noise, through log_softmax as the network has it.
+    energy, temperature = Gaussian(0.3, 0.5, 2), torch.tensor(0.7, dtype=torch.float64)
     normal = torch.randn(4, count, 2, generator=generator(), dtype=torch.float64)
+
+    def loss(logits: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
+        one = TanhMixture(torch.log_softmax(logits, -1), mean, log_deviation, epsilon)
+        return reverse_kl(one, normal, energy, temperature).loss
+
+    fields = tuple(field.clone().requires_grad_() for field in mixture(count, epsilon=epsilon)[:3])
+    assert torch.autograd.gradcheck(loss, fields)
+
+
+def test_the_divergence_is_least_where_the_proposal_is_the_policy() -> None:
+    # exp(-E/T) with E = -T log q* is q* itself: there T KL(q, q*) = 0 and its gradient vanishes.
+    best = mixture(1, dimension=1, batch=1)
+    energy = FunctionEnergy(lambda a: -0.7 * best.log_density(torch.atanh(a)))
     temperature = torch.tensor(0.7, dtype=torch.float64)
-    fields = [field.requires_grad_() for field in one[:3]]
-    loss = loss_by_autograd(one, normal, energy, temperature)
-    expected = torch.autograd.grad(loss, fields, materialize_grads=True)
-    divergence, gradient = reverse_kl(
-        TanhMixture(*(field.detach() for field in fields), epsilon), normal, energy, temperature
-    )
-    torch.testing.assert_close(divergence.loss, loss.detach())
-    for found, wanted in zip(gradient[:3], expected, strict=True):
-        torch.testing.assert_close(found, wanted)
+    normal = torch.randn(20_000, 1, 1, generator=generator(), dtype=torch.float64)
+
+    def loss(shift: float, widening: float) -> float:
+        one = best._replace(mean=best.mean + shift, log_deviation=best.log_deviation + widening)
+        return reverse_kl(one, normal, energy, temperature).loss.item()
+
+    assert loss(0.0, 0.0) == pytest.approx(0.0, abs=1e-9)
+    assert min(loss(0.1, 0.0), loss(-0.1, 0.0), loss(0.0, 0.1), loss(0.0, -0.1)) > 1e-3
 
 
 def test_weighted_draws_of_each_component_are_an_unbiased_expectation() -> None:
@@ -197,31 +202,15 @@ def test_perplexity_is_the_number_of_components_in_use() -> None:
 # The network.
 
 
-class LearntFeatures(FlattenExtractor):
-    """Features with parameters of their own, as a convolutional network's."""
-
-    def __init__(self, observation_space: spaces.Box):
-        super().__init__(observation_space)
-        self.linear = nn.Linear(3, 3)
-
-    def forward(self, observations: Tensor) -> Tensor:
-        return self.linear(super().forward(observations))
-
-
-def network(
-    count: int,
-    activation: type[nn.Module] = nn.ReLU,
-    extractor: type[FlattenExtractor] = FlattenExtractor,
-    net_arch: tuple[int, ...] = (8,),
-) -> MixtureProposal:
+def network(count: int) -> MixtureProposal:
     torch.manual_seed(0)
     observations = spaces.Box(-1, 1, (3,), np.float32)
     return MixtureProposal(
         observations,
         spaces.Box(-1, 1, (2,), np.float32),
-        extractor(observations),
-        list(net_arch),
-        activation,
+        FlattenExtractor(observations),
+        [8],
+        nn.ReLU,
         count,
         log_deviation_bounds=(-1.0, 0.1),
         epsilon=1e-6,
@@ -238,37 +227,3 @@ def test_the_network_gives_a_normalised_mixture_for_each_observation(count: int)
     assert one.log_deviation.max().item() == pytest.approx(0.1)
     assert one.epsilon == 1e-6
     assert not torch.equal(one.mean[0], one.mean[1])
-
-
-@components
-@pytest.mark.parametrize("extractor", [FlattenExtractor, LearntFeatures])
-@pytest.mark.parametrize("net_arch", [(), (8,), (8, 5)], ids=str)
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU, nn.Tanh, nn.ELU])  # ELU: by autograd
-def test_following_an_energy_adds_autograds_gradient(
-    count: int,
-    extractor: type[FlattenExtractor],
-    net_arch: tuple[int, ...],
-    activation: type[nn.Module],
-) -> None:
-    stream, energy, temperature = generator(), Gaussian(0.3, 0.5, 2), torch.tensor(0.7)
-    ours = network(count, activation, extractor, net_arch)
-    theirs = network(count, activation, extractor, net_arch)
-    for _ in range(2):  # the second adds to the first
-        observation = 3 * torch.randn(6, 3, generator=stream)  # some deviations are at their bounds
-        normal = torch.randn(6, count, 2, generator=stream)
-        divergence = ours.follow(observation, normal, energy, temperature)
-        loss = loss_by_autograd(theirs(observation), normal, energy, temperature)
-        loss.backward()
-        torch.testing.assert_close(divergence.loss, loss.detach())
-    for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5, msg=name)
-
-
-@components
-def test_mixtures_with_and_without_a_graph_are_equal(count: int) -> None:
-    one, observation = network(count), torch.randn(5, 3, generator=generator())
-    with torch.no_grad():
-        plain = one(observation)
-        one(-observation)  # scratch memory: earlier results stay
-    for found, wanted in zip(plain[:3], one(observation)[:3], strict=True):
-        torch.testing.assert_close(found, wanted.detach())
