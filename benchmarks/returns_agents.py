@@ -1,0 +1,77 @@
+"""The tasks and agents of `returns.py`: each agent is a class and the arguments that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+from sb3_contrib import TQC, CrossQ
+from stable_baselines3 import SAC
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from ebrl.agents import EnergyActorCritic
+from ebrl.agents.replayable import Replayable
+
+
+class Task(NamedTuple):
+    """An environment, how long to train in it, and what every agent is given there."""
+
+    env: str
+    steps: int
+    every: int  # steps between evaluations
+    episodes: int  # of an evaluation, from fixed starts
+    reference: float  # SAC's published mean return after a million steps: one unit of score
+    settings: dict[str, Any]
+
+
+class Agent(NamedTuple):
+    """An algorithm and the arguments that differ from its defaults."""
+
+    algorithm: Callable[..., OffPolicyAlgorithm]
+    arguments: dict[str, Any] = {}
+
+
+MUJOCO = {"learning_starts": 5_000}
+TUNED = {"learning_rate": 1e-3}
+TASKS = {
+    "hopper": Task("Hopper-v5", 100_000, 5_000, 10, 2_800, MUJOCO),
+    "walker2d": Task("Walker2d-v5", 100_000, 5_000, 10, 4_500, MUJOCO),
+    "ant": Task("Ant-v5", 100_000, 5_000, 10, 5_700, MUJOCO),
+    "half_cheetah": Task("HalfCheetah-v5", 100_000, 5_000, 10, 11_300, MUJOCO),
+    "hopper_300k": Task("Hopper-v5", 300_000, 10_000, 10, 2_800, MUJOCO),
+    "walker2d_300k": Task("Walker2d-v5", 300_000, 10_000, 10, 4_500, MUJOCO),
+    "lunar_lander": Task("LunarLanderContinuous-v3", 100_000, 5_000, 20, 280, MUJOCO),
+    "pendulum": Task(
+        "Pendulum-v1",
+        15_000,
+        500,
+        20,
+        -150,
+        {"learning_rate": 1e-3, "policy_kwargs": {"net_arch": [64, 64]}},
+    ),
+}
+AGENTS = {
+    "EnergyActorCritic": Agent(EnergyActorCritic),
+    "SAC": Agent(SAC),
+    "SAC tuned": Agent(SAC, TUNED),
+    "SAC tuned, 2 updates": Agent(SAC, {**TUNED, "gradient_steps": 2}),
+    "TQC": Agent(TQC, TUNED),
+    "CrossQ 256": Agent(CrossQ, {"policy_kwargs": {"net_arch": [256, 256]}}),
+}
+
+
+def make(task: Task, name: str, seed: int) -> OffPolicyAlgorithm:
+    """Build the agent in an environment whose episodes can be run again after a kill."""
+    algorithm, arguments = AGENTS[name]
+    settings = deepcopy({**task.settings, **arguments})  # SB3 writes into policy_kwargs
+    # A replay of the run's length: the default of a million transitions only takes memory.
+    settings.setdefault("buffer_size", task.steps)
+    return algorithm(
+        policy="MlpPolicy",
+        env=Replayable(gym.make(task.env)),
+        seed=seed,
+        batch_size=256,
+        **settings,
+    )
