@@ -30,7 +30,7 @@ class Agent(NamedTuple):
     """An algorithm and the arguments that differ from its defaults."""
 
     algorithm: Callable[..., OffPolicyAlgorithm]
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any]
 
 
 MUJOCO = {"learning_starts": 5_000}
@@ -53,8 +53,8 @@ TASKS = {
     ),
 }
 AGENTS = {
-    "EnergyActorCritic": Agent(EnergyActorCritic),
-    "SAC": Agent(SAC),
+    "EnergyActorCritic": Agent(EnergyActorCritic, {}),
+    "SAC": Agent(SAC, {}),
     "SAC tuned": Agent(SAC, TUNED),
     "SAC tuned, 2 updates": Agent(SAC, {**TUNED, "gradient_steps": 2}),
     "TQC": Agent(TQC, TUNED),

@@ -1,0 +1,153 @@
+"""The statistics and pictures of `returns.py`, by rliable (Agarwal et al. 2021).
+
+A score is a return over the task's reference, SAC's published return after a million steps. The
+interquartile mean is over seeds and tasks together, its interval a stratified bootstrap of 95 %.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from returns_agents import AGENTS, TASKS
+from rliable import library, metrics
+
+RESAMPLES = 2_000
+DECIDING = ("hopper", "walker2d", "ant")  # the tasks whose interquartile mean is compared
+
+
+class Runs(NamedTuple):
+    """The finished runs of one agent on one task."""
+
+    seeds: list[int]
+    steps: np.ndarray  # (evaluations,)
+    returns: np.ndarray  # (seeds, evaluations), means over the episodes
+    cpu_seconds: np.ndarray  # (seeds, evaluations)
+
+
+def load(folder: Path) -> dict[str, dict[str, Runs]]:
+    """Return the runs by task and agent, both in the order of `returns_agents`."""
+    found: dict[str, dict[str, Runs]] = {}
+    for task in TASKS:
+        records = [json.loads(path.read_text()) for path in sorted((folder / task).glob("*.json"))]
+        for name in AGENTS:
+            own = sorted((r for r in records if r["agent"] == name), key=lambda r: r["seed"])
+            if own:
+                found.setdefault(task, {})[name] = Runs(
+                    [record["seed"] for record in own],
+                    np.array(own[0]["steps"]),
+                    np.array([np.mean(record["returns"], -1) for record in own]),
+                    np.array([record["cpu_seconds"] for record in own]),
+                )
+    return found
+
+
+def interquartile_mean(scores: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float]]:
+    """Return the mean and its interval of each agent's scores `(seeds, tasks)`."""
+
+    def estimate(values: np.ndarray) -> np.ndarray:
+        return np.array([metrics.aggregate_iqm(values)])
+
+    points, intervals = library.get_interval_estimates(scores, estimate, reps=RESAMPLES)
+    return {name: (points[name][0], *intervals[name][:, 0]) for name in scores}
+
+
+def at_the_end(runs: Runs) -> np.ndarray:
+    return runs.returns[:, -1]
+
+
+def at_equal_seconds(limit: float) -> Callable[[Runs], np.ndarray]:
+    """Return a function that gives each seed's return when `limit` CPU seconds were spent."""
+
+    def returns(runs: Runs) -> np.ndarray:
+        pairs = zip(runs.cpu_seconds, runs.returns, strict=True)
+        return np.array([np.interp(limit, seconds, values) for seconds, values in pairs])
+
+    return returns
+
+
+def table(found: dict[str, dict[str, Runs]]) -> str:
+    """Return a table a task: median, range and CPU seconds, steps and seeds stated."""
+    lines = []
+    for task, agents in found.items():
+        steps = TASKS[task].steps
+        lines += [
+            f"### {TASKS[task].env}, {steps:,} steps",
+            "",
+            "| agent | seeds | return at the end, median (range) | mean over training | CPU s |",
+            "|---|---|---|---|---|",
+        ]
+        for name, runs in agents.items():
+            end = at_the_end(runs)
+            lines.append(
+                f"| {name} | {len(end)} | {np.median(end):,.0f} ({end.min():,.0f} to "
+                f"{end.max():,.0f}) | {np.median(runs.returns.mean(1)):,.0f} | "
+                f"{np.median(runs.cpu_seconds[:, -1]):,.0f} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def comparison(found: dict[str, dict[str, Runs]]) -> str:
+    """Return the interquartile means over the deciding tasks of the agents that finished them."""
+    tasks = [task for task in DECIDING if task in found]
+    if not tasks:
+        return ""
+    names = [name for name in AGENTS if all(name in found[task] for task in tasks)]
+    lines = [
+        f"### Score over {', '.join(TASKS[task].env for task in tasks)}",
+        "",
+        "| agent | seeds | interquartile mean (95 % interval) | of what tuned SAC has |",
+        "|---|---|---|---|",
+    ]
+    scores = {}
+    for name in names:
+        seeds = min(len(found[task][name].seeds) for task in tasks)
+        columns = [at_the_end(found[task][name])[:seeds] / TASKS[task].reference for task in tasks]
+        scores[name] = np.stack(columns, 1)
+    means = interquartile_mean(scores) if scores else {}
+    rival = means.get("SAC tuned", (np.nan,))[0]
+    for name, (mean, low, high) in means.items():
+        lines.append(
+            f"| {name} | {len(scores[name])} | {mean:.3f} ({low:.3f} to {high:.3f}) | "
+            f"{mean / rival:.2f} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def curves(found: dict[str, dict[str, Runs]], path: Path) -> None:
+    """Draw median and range of the returns over steps, above, and over CPU seconds, below."""
+    figure, axes = plt.subplots(
+        2, len(found), figsize=(3.4 * len(found), 5.2), squeeze=False, layout="constrained"
+    )
+    for column, (task, agents) in enumerate(found.items()):
+        for name, runs in agents.items():
+            color = f"C{list(AGENTS).index(name)}"
+            low, middle, high = np.quantile(runs.returns, [0, 0.5, 1], axis=0)
+            for row, x in enumerate((runs.steps / 1_000, np.median(runs.cpu_seconds, 0))):
+                axes[row, column].plot(x, middle, color=color, label=name)
+                axes[row, column].fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+        axes[0, column].set(title=TASKS[task].env, xlabel="thousands of steps")
+        axes[1, column].set(xlabel="CPU seconds")
+    axes[0, 0].set_ylabel("return")
+    axes[1, 0].set_ylabel("return")
+    handles = {
+        label: h for ax in axes[0] for h, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def write(folder: Path) -> None:
+    """Write `returns.md` and `returns.png` beside the folder of the runs."""
+    found = load(folder)
+    text = comparison(found) + "\n" + table(found)
+    print(text)
+    folder.with_suffix(".md").write_text(text)
+    if found:
+        curves(found, folder.with_suffix(".png"))
