@@ -32,7 +32,8 @@ THIRD_PARTIES = {  # package: the rooms that may import it; "*" is every room bu
     "PIL": {"vision"},
     "skimage": {"vision"},
     "sklearn": {"vision"},
-    "torchmetrics": {"vision"},
+    "tifffile": {"vision"},
+    "imagecodecs": {"vision"},
     "tokenizers": {"sequences"},
     **{name: {"command"} for name in ["jsonargparse", "matplotlib", "rich", "tqdm", "yaml"]},
 }

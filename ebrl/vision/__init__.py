@@ -88,7 +88,13 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f"ebrl.vision.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("PIL", "skimage", "torchmetrics"):
+        if (error.name or "").partition(".")[0] not in (
+            "PIL",
+            "pywt",
+            "skimage",
+            "sklearn",
+            "tifffile",
+        ):
             raise
         raise ModuleNotFoundError(
             f"ebrl.vision.{name} needs {error.name}: pip install 'ebrl[vision]'", name=error.name

@@ -27,7 +27,7 @@ from ebrl.vision.denoising import denoised
 CORRECTOR_STEP = 0.15  # of the level squared: near MALA's best for some hundred pixels
 
 
-class Generated(NamedTuple):
+class GeneratedImages(NamedTuple):
     """Images, and how the correctors fared at each level; NaN where there was none."""
 
     x: Tensor  # (n, channels, height, width)
@@ -114,7 +114,7 @@ def generate(
     levels: Tensor | None = None,
     corrector: Sampler | None = None,
     corrector_step: float = CORRECTOR_STEP,
-) -> Generated:
+) -> GeneratedImages:
     """Draw `n` images: Heun's method on the path without noise, correctors after every step.
 
     What is left of the noise at the last level is taken away at once. All images go together:
@@ -124,7 +124,7 @@ def generate(
     acceptance = []
     for reached in descend(prior, n, shape, levels, corrector, corrector_step, generator=generator):
         acceptance.append(reached.acceptance)
-    return Generated(denoised(prior, reached.x, levels[-1]), torch.stack(acceptance))
+    return GeneratedImages(denoised(prior, reached.x, levels[-1]), torch.stack(acceptance))
 
 
 def descend(

@@ -11,6 +11,7 @@ denoiser; `SumEnergy` is the sum of a network's outputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -19,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebrl.energies import Energy, align_left, over_event
-from ebrl.networks.convolutional import NoiseFeatures, modulate, modulations
 
 FOLD = 2  # the network works on images folded so: a quarter of the places, four times the channels
 MIDDLE = 0.5  # of the brightness of images in [0, 1]
@@ -48,8 +48,10 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(nn.Conv2d(i, o, 2, stride=2) for i, o in pairwise(widths))
         self.up = nn.ModuleList(nn.ConvTranspose2d(o, i, 2, stride=2) for i, o in pairwise(widths))
         self.features = NoiseFeatures(features) if features else None
-        self.descent = nn.ModuleList(Stage(width, blocks, features) for width in widths)
-        self.ascent = nn.ModuleList(Stage(width, blocks, features) for width in widths[:-1])
+        self.descent = nn.ModuleList(ResidualBlocks(width, blocks, features) for width in widths)
+        self.ascent = nn.ModuleList(
+            ResidualBlocks(width, blocks, features) for width in widths[:-1]
+        )
         self.head = nn.Conv2d(widths[0], FOLD**2 * out, 3, padding=1)
         with torch.no_grad():
             self.head.weight.mul_(0.1)
@@ -60,18 +62,18 @@ class UNet(nn.Module):
         x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
         x = self.stem(F.pixel_unshuffle(x, FOLD))
         passed = []
-        for stage, down in zip(self.descent, [*self.down, None], strict=True):
-            x = stage(x, level)
+        for blocks, down in zip(self.descent, [*self.down, None], strict=True):
+            x = blocks(x, level)
             if down is not None:
                 passed.append(x)
                 x = down(x)
-        for stage, up, skip in zip(self.ascent[::-1], self.up[::-1], passed[::-1], strict=True):
-            x = stage(skip + up(x), level)
+        for blocks, up, skip in zip(self.ascent[::-1], self.up[::-1], passed[::-1], strict=True):
+            x = blocks(skip + up(x), level)
         return F.pixel_shuffle(self.head(x), FOLD)[..., :height, :width]
 
 
-class Stage(nn.ModuleList):
-    """Residual blocks of one width."""
+class ResidualBlocks(nn.ModuleList):
+    """Residual blocks of one width, one after another."""
 
     def __init__(self, width: int, blocks: int, features: int):
         super().__init__(ResidualBlock(width, features) for _ in range(blocks))
@@ -83,18 +85,40 @@ class Stage(nn.ModuleList):
 
 
 class ResidualBlock(nn.Module):
-    """`x + conv(silu(modulated conv(x)))`."""
+    """`x + conv(silu(h))`, with h = conv(x) scaled and shifted by the noise (Perez et al. 2018)."""
 
     def __init__(self, width: int, features: int):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        (self.modulation,) = modulations([width], features)
+        self.modulation = nn.Linear(features, 2 * width) if features else None
         with torch.no_grad():
             self.second.weight.mul_(0.1)
 
     def forward(self, x: Tensor, level: Tensor | None) -> Tensor:
-        return x + self.second(F.silu(modulate(self.first(x), self.modulation, level)))
+        h = self.first(x)
+        if self.modulation is not None:
+            scale, shift = self.modulation(level)[..., None, None].chunk(2, 1)
+            h = torch.addcmul(shift, h, 1 + scale)
+        return x + self.second(F.silu(h))
+
+
+class NoiseFeatures(nn.Module):
+    """Features `(n, width)` of log noise levels `(n,)`: a small network on sines and cosines."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, waves: int = 8):
+        super().__init__()
+        # From one wave over all levels in use to one over a factor of four.
+        self.register_buffer("frequencies", math.pi * torch.logspace(-3.5, 0, waves, base=2))
+        self.network = nn.Sequential(
+            nn.Linear(2 * waves, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
+
+    def forward(self, log_sigma: Tensor) -> Tensor:
+        angle = log_sigma.unsqueeze(-1) * self.frequencies
+        return self.network(torch.cat([angle.sin(), angle.cos()], -1))
 
 
 class NoisyImageEnergy(Energy):

@@ -1,4 +1,4 @@
-"""How far a classifier can be trusted: its calibration, and whether it knows what it never saw."""
+"""How far a classifier can be trusted: its calibration, and how well it detects foreign inputs."""
 
 from __future__ import annotations
 
@@ -6,38 +6,41 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score, roc_curve  # type: ignore[import-untyped]
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    binary_auroc,
-    binary_specificity_at_sensitivity,
-    multiclass_calibration_error,
-)
 
 from ebrl.energies.classifier import as_labels
 
-ACCEPTED = 0.95  # of the things that belong, at the threshold of `false_positives`
+ACCEPTED = 0.95  # share of in-distribution inputs accepted at the threshold of `false_positives`
 
 
 class Reliability(NamedTuple):
-    """What a classifier's probabilities were worth on labelled data."""
+    """The quality of a classifier's probabilities on labelled data."""
 
     accuracy: float
-    calibration_error: float  # mean |accuracy - confidence| over the bins, by their shares
+    calibration_error: float  # mean |accuracy - confidence| of the bins, weighted by their counts
     log_loss: float  # nats; the mean of -log p(y|x)
 
 
 class Detection(NamedTuple):
-    """How well a score tells what belongs from what does not."""
+    """How well a score separates in-distribution from out-of-distribution inputs."""
 
-    auroc: float  # the chance that something that belongs scores higher; half of it for ties
-    false_positives: float  # the part of what does not belong that passes with 95 % of what does
+    auroc: float  # probability that an in-distribution input scores higher; ties count one half
+    false_positives: (
+        float  # share of out-of-distribution inputs accepted along with 95 % of the others
+    )
 
 
 def reliability(logits: Tensor, labels: Tensor, bins: int = 15) -> Reliability:
-    """Judge logits `(n, classes)` by labels `(n,)`, of an integer type.
+    """Compute accuracy, expected calibration error and log loss.
 
-    The expected calibration error is that of Guo et al. 2017, in as many bins of equal width.
-    Raises `ValueError` for shapes that do not fit, no rows, and labels that are no classes.
+    Args:
+        logits: `(n, classes)`.
+        labels: `(n,)`, of an integer type.
+        bins: Number of equally wide bins of confidence (Guo et al. 2017, equation 3).
+
+    Raises:
+        ValueError: For shapes that do not fit, no rows, or labels outside the classes.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(logits):
         raise ValueError(
@@ -45,32 +48,41 @@ def reliability(logits: Tensor, labels: Tensor, bins: int = 15) -> Reliability:
             f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         )
     labels = as_labels(labels, logits)
-    error = multiclass_calibration_error(logits.softmax(1), labels, logits.shape[1], bins)
-    accuracy = (logits.argmax(1) == labels).float().mean()
-    return Reliability(float(accuracy), float(error), float(F.cross_entropy(logits, labels)))
+    correct = (logits.argmax(1) == labels).double()
+    sure = confidence(logits).double()
+    place = (sure * bins).ceil().long().sub(1).clamp(0, bins - 1)  # (n,), intervals (low, high]
+    gaps = torch.zeros(bins, dtype=sure.dtype, device=sure.device)
+    gaps.index_add_(0, place, correct - sure)
+    log_loss = F.cross_entropy(logits, labels)
+    return Reliability(
+        float(correct.mean()), float(gaps.abs().sum() / len(logits)), float(log_loss)
+    )
 
 
 def detection(inside: Tensor, outside: Tensor) -> Detection:
-    """Judge a score, high for what belongs, by scores of things that do and of things that do not.
+    """Compute the area under the ROC curve, and the false positive rate at 95 % true positives.
 
-    Of a classifier: `-energy(x)`, the log density up to a constant, or `confidence(logits)`. Raises
-    `ValueError` for scores that are not `(n,)` and `(m,)`, none, or NaN.
+    Args:
+        inside: Scores `(n,)` of in-distribution inputs, such as `-energy(x)` or
+            `confidence(logits)`; high means in-distribution.
+        outside: Scores `(m,)` of out-of-distribution inputs.
+
+    Raises:
+        ValueError: For other shapes, no scores, or NaN.
     """
     if inside.ndim != 1 or outside.ndim != 1 or not len(inside) or not len(outside):
         raise ValueError(
             "expected scores (n,) and (m,), neither empty, got shapes "
             f"{tuple(inside.shape)} and {tuple(outside.shape)}"
         )
-    scores = torch.cat([inside, outside])
-    if scores.isnan().any():
+    scores = torch.cat([inside, outside]).detach().cpu().numpy()
+    if (scores != scores).any():
         raise ValueError("expected scores that are numbers, got NaN")
-    # Ranks, for torchmetrics takes numbers beyond [0, 1] for logits, whose sigmoid makes ties.
-    ranks = scores.unique(return_inverse=True)[1].double() / len(scores)
-    belongs = torch.cat([torch.ones_like(inside), torch.zeros_like(outside)]).long()
-    specificity, _ = binary_specificity_at_sensitivity(ranks, belongs, ACCEPTED)
-    return Detection(float(binary_auroc(ranks, belongs)), 1 - float(specificity))
+    belongs = [1] * len(inside) + [0] * len(outside)
+    false, true, _ = roc_curve(belongs, scores, drop_intermediate=False)
+    return Detection(float(roc_auc_score(belongs, scores)), float(false[true >= ACCEPTED][0]))
 
 
 def confidence(logits: Tensor) -> Tensor:
-    """Return the largest of the probabilities, `(n,)` (Hendrycks and Gimpel 2017)."""
+    """Return the largest class probability, `(n,)` (Hendrycks and Gimpel 2017)."""
     return logits.softmax(-1).amax(-1)
