@@ -32,12 +32,15 @@ from stable_baselines3.common.callbacks import (
     EventCallback,
 )
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from torch import Tensor
 
-from ebrl import storage
-from ebrl.storage import StorageError, Stored
+from ebrl import rolling, storage
+from ebrl.storage import StorageError
 
 from . import state as parts
 from .environments import environments, not_replayable, put_environments
+
+KIND = "checkpoint"
 
 
 class Restored(NamedTuple):
@@ -100,13 +103,8 @@ class Checkpoints(BaseCallback):
         if not self._between_rollouts:
             raise RuntimeError("a rollout is under way; call request() to write when it is over")
         steps = self.model.num_timesteps
-        path = self.folder / f"checkpoint-{steps:012d}.zip"
-        save_checkpoint(path, self._agent(), _progress_of(self._beside()))
+        path = _write(self.folder, self._agent(), _progress_of(self._beside()), self.keep)
         self._written_at, self._requested = steps, False
-        # newer ones are the damaged leavings of a run that this one repeats
-        older = [one for one in checkpoints_in(self.folder) if one.name <= path.name]
-        for one in older[self.keep :]:
-            one.unlink()
         return path
 
     def _agent(self) -> OffPolicyAlgorithm:
@@ -130,8 +128,7 @@ class Checkpoints(BaseCallback):
             )
         parts.replay(self._agent())  # what a file cannot hold is refused before the first step
         self.folder.mkdir(parents=True, exist_ok=True)
-        for litter in self.folder.glob(".checkpoint-*.tmp"):  # of a run killed while it wrote
-            litter.unlink()
+        rolling.remove_litter(self.folder)
 
     def _on_training_start(self) -> None:
         self._written_at = self.model.num_timesteps
@@ -166,8 +163,24 @@ def save_checkpoint(
     """Write the whole training state of `agent` to one file, atomically.
 
     To be called between rollouts. It reads the random streams and draws from none.
-    Raises OSError when the disk refuses, TypeError for a state that a file cannot hold.
+
+    Raises:
+        OSError: When the disk refuses.
+        TypeError: For a state that a file cannot hold.
     """
+    storage.save(path, *_contents(agent, callbacks or []))
+
+
+def _write(
+    folder: Path, agent: OffPolicyAlgorithm, callbacks: list[dict[str, Any]], keep: int
+) -> Path:
+    return rolling.write_newest(folder, agent.num_timesteps, *_contents(agent, callbacks), keep)
+
+
+def _contents(
+    agent: OffPolicyAlgorithm, callbacks: list[dict[str, Any]]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and facts of a checkpoint."""
     if agent.env is None:
         raise ValueError("expected an agent with its environment, got one without")
     tensors, state = storage.flatten(
@@ -180,17 +193,17 @@ def save_checkpoint(
             "progress": parts.progress(agent),
             "environments": environments(agent.env),
             "streams": parts.streams(agent),
-            "callbacks": callbacks or [],
+            "callbacks": callbacks,
         }
     )
-    head = {
-        "kind": "checkpoint",
+    facts = {
+        "kind": KIND,
         "algorithm": type(agent).__name__,
         "num_timesteps": agent.num_timesteps,
         "total_timesteps": agent._total_timesteps,
         "state": state,
     }
-    storage.save(path, tensors, head)
+    return tensors, facts
 
 
 def restore(agent: OffPolicyAlgorithm, source: str | Path) -> Restored:
@@ -206,7 +219,11 @@ def restore(agent: OffPolicyAlgorithm, source: str | Path) -> Restored:
     """
     if agent.env is None:
         raise ValueError("expected an agent with its environment, got one without; give it an env")
-    path, stored, notes = _newest(Path(source))
+    path = Path(source)
+    if path.is_dir():
+        path, stored, notes = rolling.read_newest(path, KIND)
+    else:
+        stored, notes = rolling.read_checkpoint(path, KIND), []
     facts = stored.facts
     if facts["algorithm"] != type(agent).__name__:
         raise StorageError(
@@ -233,37 +250,6 @@ def restore(agent: OffPolicyAlgorithm, source: str | Path) -> Restored:
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return Restored(path, agent.num_timesteps, facts["total_timesteps"], notes, state["callbacks"])
-
-
-def checkpoints_in(folder: str | Path) -> list[Path]:
-    """The checkpoints in a folder, newest first, whole or not."""
-    return sorted(Path(folder).glob("checkpoint-*.zip"), reverse=True)
-
-
-def _newest(source: Path) -> tuple[Path, Stored, list[str]]:
-    """The newest whole checkpoint, and what was wrong with those after it."""
-    if not source.is_dir():
-        return source, _load(source), []
-    candidates = checkpoints_in(source)
-    if not candidates:
-        raise FileNotFoundError(f"{source}: expected a checkpoint-*.zip, got none")
-    notes: list[str] = []
-    for path in candidates:
-        try:
-            return path, _load(path), notes
-        except StorageError as error:  # noqa: PERF203, one or two files
-            notes.append(f"passed over a damaged checkpoint: {error}")
-    raise StorageError(f"{source}: no whole checkpoint; " + "; ".join(notes))
-
-
-def _load(path: Path) -> Stored:
-    stored = storage.load(path)
-    if stored.facts.get("kind") != "checkpoint":
-        raise StorageError(
-            f"{path}: expected a training checkpoint, got {stored.facts.get('kind')!r}; "
-            "a saved agent goes to its class: Agent.load(path)"
-        )
-    return stored
 
 
 # ---- callbacks beside ours -------------------------------------------------------------------

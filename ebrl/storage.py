@@ -1,52 +1,38 @@
-"""One file of tensors and facts: safetensors and JSON in an uncompressed zip.
+"""One file of tensors and facts, in the format of safetensors.
 
-    save("run.zip", {"weight": weight}, {"steps": 100})
-    stored = load("run.zip")  # stored.tensors["weight"], stored.facts["steps"]
+    save("weights.safetensors", {"weight": weight}, {"steps": 100})
+    stored = load("weights.safetensors")  # stored.tensors["weight"], stored.facts["steps"]
 
-Nothing in a file is ever executed. A file is written beside its goal and then renamed, so that
-whoever reads sees the old file or the new one, never half of one. Tensors go straight from memory
-to the disk and back (the library's own writer would first make two copies of everything, which a
-large replay buffer does not forgive); the bytes are those of the safetensors format, version 0.
+The facts are JSON in the file's metadata, so that every reader of safetensors can open it. Under a
+name that ends in `.zip`, as users and tools of Stable-Baselines3 expect it of an agent, the same
+file is the only entry of a zip, which adds a checksum.
+
+Reading a file never runs code from it. A file is written beside its destination and then renamed:
+readers see the old file or the new one, never a part of either.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, TensorSpec, safe_open
 from torch import Tensor
 
 JSON = dict[str, "JSON"] | list["JSON"] | str | int | float | bool | None
+Source = str | Path | IO[bytes]
 
-FORMAT = "ebrl"
-VERSION = 1
-FACTS, TENSORS = "facts.json", "tensors.safetensors"
-CHUNK = 1 << 22  # bytes copied at a time
-
-DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "F32": torch.float32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F64": torch.float64,
-}
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+FORMAT, VERSION = "ebrl", 2  # the key of the metadata, and of what is under it
+ENTRY = "ebrl.safetensors"  # inside a zip
+CHUNK = 1 << 22  # bytes written at a time
 
 
 class StorageError(ValueError):
@@ -54,55 +40,75 @@ class StorageError(ValueError):
 
 
 class Stored(NamedTuple):
-    """What a file holds."""
+    """The contents of a file."""
 
-    tensors: dict[str, Tensor]  # on the CPU, in memory of their own
+    tensors: dict[str, Tensor]  # on the CPU, in the order of their names
     facts: dict[str, Any]
 
 
-def save(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write `tensors` and `facts` (JSON values only) to one file, atomically.
+def save(target: Source, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors and facts to one file, atomically.
 
-    Raises TypeError for a fact that JSON cannot hold or a dtype that safetensors cannot, OSError
-    when the disk refuses; whatever was at `path` before is then still there, whole.
+    Args:
+        target: A path, or an open binary stream, which gets a zip.
+        tensors: Of any shape and layout, on any device.
+        facts: JSON values only.
+
+    Raises:
+        TypeError: For a fact that JSON cannot hold, or a dtype that safetensors cannot.
+        OSError: When the disk refuses. Whatever was at the path before is still there, whole.
     """
-    path = Path(path)
-    head = {"format": FORMAT, "version": VERSION, "facts": dict(facts)}
-    text = json.dumps(head).encode()
-    table = _tensor_table(tensors)
-    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo(FACTS), text)
-        with archive.open(zipfile.ZipInfo(TENSORS), "w", force_zip64=True) as entry:
-            entry.write(len(table).to_bytes(8, "little") + table)
-            for tensor in tensors.values():
-                data = _bytes_of(tensor.detach().cpu().contiguous())
-                for start in range(0, len(data), CHUNK):
-                    entry.write(data[start : start + CHUNK])
+    table = _table(tensors, json.dumps({"version": VERSION, "facts": dict(facts)}))
+    ordered = [tensors[name] for name in list(table)[1:]]
+    text = json.dumps(table).encode()
+    header = text + b" " * (-len(text) % 8)
+    path = Path(target) if isinstance(target, str | os.PathLike) else None
+    with (
+        nullcontext(target) if path is None else replacing(path) as file,
+        _entry(file) if path is None or path.suffix == ".zip" else nullcontext(file) as entry,
+    ):
+        entry.write(len(header).to_bytes(8, "little") + header)
+        for tensor in ordered:
+            data = _bytes_of(tensor)
+            for start in range(0, len(data), CHUNK):
+                entry.write(data[start : start + CHUNK])
 
 
-def load(path: str | Path) -> Stored:
+def load(source: Source) -> Stored:
     """Read and check a file that `save` wrote.
 
-    Raises FileNotFoundError when there is none, StorageError when it is not a whole file of ours.
+    Args:
+        source: A path or an open binary stream.
+
+    Raises:
+        FileNotFoundError: When there is no file.
+        StorageError: When there is one that cannot be read, or that `save` did not write.
     """
-    path = Path(path)
-    with path.open("rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                _check_entries(path, archive)
-                with archive.open(FACTS) as entry:
-                    facts = _check_head(path, json.loads(entry.read()))
-                with archive.open(TENSORS) as entry:
-                    tensors = _read_tensors(entry, archive.getinfo(TENSORS).file_size)
-        except StorageError:
-            raise
-        except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, RecursionError) as error:
-            # ValueError covers JSON and text that do not decode, RuntimeError encrypted entries
-            raise StorageError(
-                f"{path}: expected a file written by ebrl, got a damaged or foreign one ({error}); "
-                "use an earlier copy, or write it again"
-            ) from error
-    return Stored(tensors, facts)
+    path = source if isinstance(source, str | os.PathLike) else None
+    shown = path or getattr(source, "name", "the stream")
+    try:
+        with nullcontext(source) if path is None else open(path, "rb") as file:
+            file.seek(0)
+            start = file.read(2)
+            file.seek(0)
+            if start == b"PK":
+                tensors, metadata = _parse(_read_zip(file))
+            elif path is None:
+                tensors, metadata = _parse(file.read())
+            else:
+                with safe_open(path, "pt") as plain:
+                    tensors, metadata = plain.get_tensors(), plain.metadata()
+        facts = _checked(metadata)
+    except FileNotFoundError:
+        raise
+    # zipfile alone raises a dozen kinds of errors on damaged files
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise StorageError(
+            f"{shown}: expected a file written by ebrl, got a damaged, unreadable or foreign one "
+            f"({reason}); use an earlier copy, or write it again"
+        ) from error
+    return Stored(dict(sorted(tensors.items())), facts)  # the library has no order
 
 
 # ---- nested values --------------------------------------------------------------------------
@@ -112,30 +118,24 @@ def flatten(value: Any) -> tuple[dict[str, Tensor], JSON]:
     """Split nested dicts, lists and tuples of tensors, arrays and numbers into tensors and JSON.
 
     `unflatten` gives the same value back, types included (tuples, integer keys, NumPy scalars).
-    Raises TypeError, with the place, for anything else: no object is turned into code or a string.
+
+    Raises:
+        TypeError: For anything else, with its place; no object is turned into code or a string.
     """
     tensors: dict[str, Tensor] = {}
     return tensors, _flatten(value, "", tensors)
 
 
 def unflatten(tensors: Mapping[str, Tensor], facts: Any) -> Any:
-    """The inverse of `flatten`. Raises StorageError for JSON that `flatten` cannot have made."""
-    if isinstance(facts, list):
-        return [unflatten(tensors, item) for item in facts]
-    if not isinstance(facts, dict):
-        return facts
-    match list(facts.items()):
-        case [("tensor", str(name))] if name in tensors:
-            return tensors[name]
-        case [("array", str(name))] if name in tensors:
-            return tensors[name].numpy()
-        case [("scalar", str(name))] if name in tensors:
-            return tensors[name].numpy()[()]
-        case [("tuple", list(items))]:
-            return tuple(unflatten(tensors, item) for item in items)
-        case [("map", list(items))]:
-            return {key: unflatten(tensors, item) for key, item in items}
-    raise StorageError(f"expected a nested value as `flatten` writes it, got {str(facts)[:80]}")
+    """Return the value that `flatten` split.
+
+    Raises:
+        StorageError: For JSON that `flatten` cannot have made.
+    """
+    try:
+        return _unflatten(tensors, facts)
+    except RecursionError:
+        raise StorageError("expected a nested value, got one that is nested too deep") from None
 
 
 def _flatten(value: Any, place: str, tensors: dict[str, Tensor]) -> JSON:
@@ -147,7 +147,7 @@ def _flatten(value: Any, place: str, tensors: dict[str, Tensor]) -> JSON:
     if isinstance(value, Tensor):
         tensors[name] = value
         return {"tensor": name}
-    if isinstance(value, np.ndarray | np.generic) and value.dtype != object:
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
         array = np.asarray(value, order="C")
         tensors[name] = torch.from_numpy(array if array.flags.writeable else array.copy())
         return {"array" if isinstance(value, np.ndarray) else "scalar": name}
@@ -163,12 +163,39 @@ def _flatten(value: Any, place: str, tensors: dict[str, Tensor]) -> JSON:
     )
 
 
+def _unflatten(tensors: Mapping[str, Tensor], facts: Any) -> Any:
+    if isinstance(facts, list):
+        return [_unflatten(tensors, item) for item in facts]
+    if not isinstance(facts, dict):
+        return facts
+    match list(facts.items()):
+        case [("tensor", str(name))] if name in tensors:
+            return tensors[name]
+        case [("array", str(name))] if _has_array(tensors, name):
+            return tensors[name].numpy()
+        case [("scalar", str(name))] if _has_array(tensors, name) and tensors[name].ndim == 0:
+            return tensors[name].numpy()[()]
+        case [("tuple", list(items))]:
+            return tuple(_unflatten(tensors, item) for item in items)
+        case [("map", list(items))] if all(_is_pair(item) for item in items):
+            return {key: _unflatten(tensors, item) for key, item in items}
+    raise StorageError(f"expected a nested value as `flatten` writes it, got {str(facts)[:80]}")
+
+
+def _has_array(tensors: Mapping[str, Tensor], name: str) -> bool:
+    return name in tensors and tensors[name].dtype != torch.bfloat16  # which NumPy has not
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, list) and len(item) == 2 and type(item[0]) in (str, int)
+
+
 # ---- writing --------------------------------------------------------------------------------
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` when the block ends well, and vanishes otherwise."""
+    """Open a file that replaces `path` when the block ends well, and vanishes otherwise."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -197,97 +224,82 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _tensor_table(tensors: Mapping[str, Tensor]) -> bytes:
-    """The JSON header of the safetensors format, padded to 8 bytes."""
-    table: dict[str, Any] = {}
-    start = 0
-    for name, tensor in tensors.items():
-        if tensor.dtype not in DTYPE_NAMES:
-            raise TypeError(
-                f"tensor {name!r}: expected a dtype of {sorted(DTYPES)}, got {tensor.dtype}"
+@contextmanager
+def _entry(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Open the only entry of a new zip."""
+    with (
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+        archive.open(zipfile.ZipInfo(ENTRY), "w", force_zip64=True) as entry,
+    ):
+        yield entry
+
+
+def _table(tensors: Mapping[str, Tensor], head: str) -> dict[str, Any]:
+    """Return the header of a file, its tensors in the order in which they follow.
+
+    The library has no writer to streams, and those that it has copy all tensors once.
+    """
+    table: dict[str, Any] = {"__metadata__": {FORMAT: head}}
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
+        size = tensor.numel() * tensor.itemsize
+        try:
+            spec = TensorSpec(
+                dtype=str(tensor.dtype).removeprefix("torch."),
+                shape=tensor.shape,
+                data_ptr=0,
+                data_len=size,
             )
-        end = start + tensor.numel() * tensor.element_size()
+        except SafetensorError as error:
+            raise TypeError(f"tensor {name!r}: {error}") from error
         table[name] = {
-            "dtype": DTYPE_NAMES[tensor.dtype],
+            "dtype": spec.dtype,
             "shape": list(tensor.shape),
-            "data_offsets": [start, end],
+            "data_offsets": [end, end := end + size],
         }
-        start = end
-    text = json.dumps(table).encode()
-    return text + b" " * (-len(text) % 8)
+    return table
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous CPU tensor."""
+    """Return the memory of a tensor, a copy of it only where it is not contiguous on the CPU."""
+    packed = tensor.detach().cpu().contiguous()
     # as_strided: a tensor of one number counts as contiguous whatever its strides say
-    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
+    return packed.as_strided((packed.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 # ---- reading --------------------------------------------------------------------------------
 
 
-def _check_entries(path: Path, archive: zipfile.ZipFile) -> None:
-    names = sorted(archive.namelist())
-    if names != [FACTS, TENSORS]:
-        shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-        raise StorageError(
-            f"{path}: expected a file written by ebrl ({FACTS} and {TENSORS}), got a zip with "
-            f"{shown or 'nothing'}; open it with the program that wrote it"
-        )
-    for entry in archive.infolist():
-        # compressed entries could blow up to any size, and we write none
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise StorageError(f"{path}: expected uncompressed entries, {entry.filename} is not")
+def _read_zip(file: IO[bytes]) -> bytes:
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        names = [entry.filename for entry in entries]
+        if names != [ENTRY]:
+            shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+            raise StorageError(f"a zip with {shown or 'nothing'}, where {ENTRY} was expected")
+        if entries[0].compress_type != zipfile.ZIP_STORED:  # could blow up to any size
+            raise StorageError("a compressed entry, where an uncompressed one was expected")
+        return archive.read(ENTRY)
 
 
-def _check_head(path: Path, head: Any) -> dict[str, Any]:
-    if not (isinstance(head, dict) and head.get("format") == FORMAT):
-        raise StorageError(f"{path}: expected format {FORMAT!r} in {FACTS}, got {str(head)[:80]}")
-    if head.get("version") != VERSION:
+def _parse(data: bytes) -> tuple[dict[str, Tensor], Any]:
+    """Return the tensors and the metadata of a file in memory, which the library checks."""
+    tensors = safetensors.torch.load(data)
+    length = int.from_bytes(data[:8], "little")
+    return tensors, json.loads(data[8 : 8 + length]).get("__metadata__")
+
+
+def _checked(metadata: Any) -> dict[str, Any]:
+    """Return the facts in the metadata of a file of ours."""
+    if FORMAT not in (metadata or {}):
+        raise StorageError(f"expected metadata with {FORMAT!r}, got {list(metadata or {})[:6]}")
+    head = json.loads(metadata[FORMAT])
+    if not isinstance(head, dict) or head.get("version") != VERSION:
+        version = head.get("version") if isinstance(head, dict) else None
         raise StorageError(
-            f"{path}: expected format version {VERSION}, got {head.get('version')!r}; "
-            "read it with the version of ebrl that wrote it"
+            f"expected format version {VERSION}, got {version!r}, which another version of ebrl "
+            "wrote"
         )
     if not isinstance(head.get("facts"), dict):
-        raise StorageError(f"{path}: expected an object of facts in {FACTS}")
+        raise StorageError("expected facts that are a JSON object")
     return head["facts"]
-
-
-def _read_tensors(entry: IO[bytes], size: int) -> dict[str, Tensor]:
-    """Read the tensors in order, each into memory of its own; the end checks the zip's checksum."""
-    length = int.from_bytes(entry.read(8), "little")
-    if length > size - 8:
-        raise ValueError(f"tensor table of {length} bytes in an entry of {size}")
-    table = json.loads(entry.read(length))
-    if not isinstance(table, dict):
-        raise ValueError("a tensor table that is no JSON object")
-    tensors: dict[str, Tensor] = {}
-    position = 0
-    for name, row in table.items():
-        if name == "__metadata__":
-            continue
-        tensor, end = _allocate(name, row, position, size - 8 - length)
-        data = _bytes_of(tensor)
-        for start in range(0, len(data), CHUNK):
-            chunk = entry.read(len(data[start : start + CHUNK]))
-            data[start : start + len(chunk)] = chunk
-        tensors[name], position = tensor, end
-    if entry.read(1) != b"" or position != size - 8 - length:
-        raise ValueError(f"tensors of {position} bytes, got {size - 8 - length}")
-    return tensors
-
-
-def _allocate(name: str, row: Any, position: int, available: int) -> tuple[Tensor, int]:
-    """An empty tensor as its row in the table says, and where its bytes end."""
-    try:
-        dtype, shape, (start, end) = DTYPES[row["dtype"]], row["shape"], row["data_offsets"]
-        size = math.prod(shape) * dtype.itemsize
-        whole = all(type(n) is int and n >= 0 for n in shape) and [start, end] == [
-            position,
-            position + size,
-        ]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"tensor {name!r}: a row that cannot be read ({row})") from error
-    if not whole or end > available:
-        raise ValueError(f"tensor {name!r}: shape {shape} does not fit its bytes {start}..{end}")
-    return torch.empty(shape, dtype=dtype, device="cpu"), end

@@ -56,12 +56,12 @@ def test_the_wheel_holds_every_module_config_and_data_file_and_nothing_else(whee
 
 
 def test_the_expected_files_are_not_an_empty_list() -> None:
-    assert {"ebrl/configs/pendulum.yaml", "ebrl/vision/weights/gray.zip"} <= packaged()
+    assert {"ebrl/configs/pendulum.yaml", "ebrl/vision/weights/gray.safetensors"} <= packaged()
     assert {"ebrl/py.typed", "ebrl/agents/__init__.py"} <= packaged()
 
 
 def test_weights_are_small() -> None:
-    assert all(path.stat().st_size < 2_000_000 for path in (ROOT / "ebrl").rglob("*.zip"))
+    assert all(path.stat().st_size < 2_000_000 for path in (ROOT / "ebrl").rglob("*.safetensors"))
 
 
 def test_the_wheel_holds_the_licence_and_the_command(wheel: Path) -> None:

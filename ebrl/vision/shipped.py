@@ -47,7 +47,7 @@ def pretrained(name: str, device: torch.device | str = "cpu") -> Energy:
 def _pretrained(name: str, device: torch.device) -> Energy:
     with torch.random.fork_rng(devices=[]):  # it draws weights only to lose them
         energy = ENERGIES[name]()
-    stored = storage.load(WEIGHTS / f"{name}.zip")
+    stored = storage.load(WEIGHTS / f"{name}.safetensors")
     energy.load_state_dict({key: value.float() for key, value in stored.tensors.items()})
     return energy.eval().requires_grad_(False).to(device)
 
@@ -63,14 +63,14 @@ def trainable(name: str) -> Energy:
 def card(name: str) -> dict[str, Any]:
     """Return what is written on the card of the weights; errors as `pretrained`."""
     _expect_shipped(name)
-    return storage.load(WEIGHTS / f"{name}.zip").facts
+    return storage.load(WEIGHTS / f"{name}.safetensors").facts
 
 
 def ship(energy: Energy, name: str, facts: dict[str, Any]) -> Path:
     """Write the weights in half precision, with their card, to where `pretrained` finds them."""
     halved = {key: value.to(torch.float16) for key, value in energy.state_dict().items()}
-    storage.save(WEIGHTS / f"{name}.zip", halved, facts)
-    return WEIGHTS / f"{name}.zip"
+    storage.save(WEIGHTS / f"{name}.safetensors", halved, facts)
+    return WEIGHTS / f"{name}.safetensors"
 
 
 def _expect_shipped(name: str) -> None:

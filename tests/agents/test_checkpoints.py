@@ -30,8 +30,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.her import HerReplayBuffer
 
-from ebrl.agents.checkpoints import Checkpoints, checkpoints_in, restore, save_checkpoint
+from ebrl.agents.checkpoints import Checkpoints, restore, save_checkpoint
 from ebrl.agents.replayable import Replayable
+from ebrl.rolling import checkpoints_in
 from ebrl.storage import StorageError
 
 PROGRAM = Path(__file__).with_name("interrupted_training.py")
@@ -213,7 +214,7 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(tmp_path: Path) -> N
     newest, before = checkpoints_in(tmp_path)
     newest.write_bytes(newest.read_bytes()[:-100])
     agent = cartpole()
-    with pytest.warns(UserWarning, match=f"passed over a damaged checkpoint: .*{newest.name}"):
+    with pytest.warns(UserWarning, match=f"passed over an unreadable checkpoint: .*{newest.name}"):
         restored = restore(agent, tmp_path)
     assert restored.path == before
     agent.learn(
@@ -229,7 +230,7 @@ def test_no_whole_checkpoint_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected a checkpoint-\*\.zip, got none"):
         restore(cartpole(), tmp_path)
     (tmp_path / "checkpoint-000000000007.zip").write_bytes(b"")
-    with pytest.raises(StorageError, match=r"no whole checkpoint; passed over"):
+    with pytest.raises(StorageError, match=r"no checkpoint can be read; passed over"):
         restore(cartpole(), tmp_path)
 
 
@@ -263,7 +264,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     mark, path = tmp_path / "mark", tmp_path / "checkpoint-000000000040.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data.pkl", pickle.dumps(Bomb(mark)))
-    with pytest.raises(StorageError, match=r"got a zip with data\.pkl"):
+    with pytest.raises(StorageError, match=r"a zip with data\.pkl"):
         restore(cartpole(), path)
     torch.save({"policy": Bomb(mark)}, path)
     with pytest.raises(StorageError):

@@ -236,14 +236,14 @@ def test_evaluation_callback_saves_the_best(tmp_path: Path) -> None:
     assert SavedDQN.load(tmp_path / "best_model").num_timesteps in (20, 40)
 
 
-def test_the_file_is_json_and_safetensors(tmp_path: Path) -> None:
+def test_the_file_is_safetensors_in_a_zip(tmp_path: Path) -> None:
     model = pendulum()
     model.save(tmp_path / "a")
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
-        head = json.loads(archive.read("facts.json"))
-        tensors = load_safetensors(archive.read("tensors.safetensors"))
-    assert (head["facts"]["kind"], head["facts"]["algorithm"]) == ("agent", "SavedSAC")
+        tensors = load_safetensors(archive.read(storage.ENTRY))
     assert any(torch.equal(one, model.actor.mu.weight) for one in tensors.values())
+    facts = storage.load(tmp_path / "a.zip").facts
+    assert (facts["kind"], facts["algorithm"]) == ("agent", "SavedSAC")
 
 
 # ---- what a file cannot hold -----------------------------------------------------------------

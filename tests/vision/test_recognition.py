@@ -179,7 +179,7 @@ def test_shipped_classifiers_are_small_frozen_and_say_what_they_are(name: str) -
     assert isinstance(energy, ClassifierEnergy)
     assert energy.classifier.features(torch.rand(2, 1, 28, 28)).shape == (2, 64)  # type: ignore
     assert not any(weight.requires_grad for weight in energy.parameters())
-    assert (WEIGHTS / f"{name}.zip").stat().st_size < 2_000_000
+    assert (WEIGHTS / f"{name}.safetensors").stat().st_size < 2_000_000
     facts = vision.card(name)
     assert facts["command"].startswith("ebrl fit configs/vision/classifier")
     assert facts["steps"] > 0

@@ -1,0 +1,19 @@
+"""The weights that come with the package are files of safetensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ebrl.vision.shipped import ENERGIES, WEIGHTS, card, pretrained
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_shipped_weights_are_those_that_are_used(name: str) -> None:
+    stored = load_file(WEIGHTS / f"{name}.safetensors")
+    used = pretrained(name).state_dict()
+    assert all(value.dtype == torch.float16 for value in stored.values())
+    assert stored.keys() == used.keys()
+    assert all(torch.equal(stored[key].float(), value) for key, value in used.items())
+    assert card(name)
