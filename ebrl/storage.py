@@ -17,7 +17,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -62,11 +62,13 @@ def save(target: Source, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
     ordered = [tensors[name] for name in list(table)[1:]]
     text = json.dumps(table).encode()
     header = text + b" " * (-len(text) % 8)
-    path = Path(target) if isinstance(target, str | os.PathLike) else None
-    with (
-        nullcontext(target) if path is None else replacing(path) as file,
-        _entry(file) if path is None or path.suffix == ".zip" else nullcontext(file) as entry,
-    ):
+    with ExitStack() as stack:
+        if not isinstance(target, str | os.PathLike):
+            entry = stack.enter_context(_entry(target))
+        else:
+            entry = stack.enter_context(replacing(Path(target)))
+            if Path(target).suffix == ".zip":
+                entry = stack.enter_context(_entry(entry))
         entry.write(len(header).to_bytes(8, "little") + header)
         for tensor in ordered:
             data = _bytes_of(tensor)
@@ -78,26 +80,15 @@ def load(source: Source) -> Stored:
     """Read and check a file that `save` wrote.
 
     Args:
-        source: A path or an open binary stream.
+        source: A path, or an open binary stream of a zip.
 
     Raises:
         FileNotFoundError: When there is no file.
         StorageError: When there is one that cannot be read, or that `save` did not write.
     """
-    path = source if isinstance(source, str | os.PathLike) else None
-    shown = path or getattr(source, "name", "the stream")
+    shown = source if isinstance(source, str | os.PathLike) else "the stream"
     try:
-        with nullcontext(source) if path is None else open(path, "rb") as file:
-            file.seek(0)
-            start = file.read(2)
-            file.seek(0)
-            if start == b"PK":
-                tensors, metadata = _parse(_read_zip(file))
-            elif path is None:
-                tensors, metadata = _parse(file.read())
-            else:
-                with safe_open(path, "pt") as plain:
-                    tensors, metadata = plain.get_tensors(), plain.metadata()
+        tensors, metadata = _read(source)
         facts = _checked(metadata)
     except FileNotFoundError:
         raise
@@ -268,6 +259,18 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 # ---- reading --------------------------------------------------------------------------------
+
+
+def _read(source: Source) -> tuple[dict[str, Tensor], Any]:
+    """Return the tensors and the metadata of a file."""
+    if not isinstance(source, str | os.PathLike):
+        source.seek(0)
+        return _parse(_read_zip(source))
+    with open(source, "rb") as file:
+        if file.read(2) == b"PK":
+            return _parse(_read_zip(file))
+    with safe_open(source, "pt") as plain:
+        return plain.get_tensors(), plain.metadata()
 
 
 def _read_zip(file: IO[bytes]) -> bytes:

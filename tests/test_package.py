@@ -18,7 +18,7 @@ HOMES = {
     "ebrl/configs": ROOT / "configs",
     "ebrl/envs": ROOT / "envs",
 }
-DATA = {"*.py", "*.yaml", "*.zip", "py.typed"}  # the files of a package that are installed
+DATA = {"*.py", "*.yaml", "*.safetensors", "py.typed"}  # the files of a package that are installed
 WORLDS = {"stable-baselines3", "gymnasium", "tensorboard", "matplotlib", "pillow", "tokenizers"}
 
 

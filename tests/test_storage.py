@@ -86,8 +86,6 @@ def test_a_stream_is_written_and_read(tmp_path: Path) -> None:
     assert load(stream).facts == {"steps": 3}
     (tmp_path / "a.zip").write_bytes(stream.getvalue())
     assert same(load(tmp_path / "a.zip").tensors["bool"], TENSORS["bool"])
-    save(tmp_path / "a.safetensors", TENSORS, {"steps": 4})
-    assert load(io.BytesIO((tmp_path / "a.safetensors").read_bytes())).facts == {"steps": 4}
 
 
 def test_two_names_may_share_one_memory(tmp_path: Path) -> None:
