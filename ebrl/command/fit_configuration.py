@@ -26,7 +26,7 @@ from jsonargparse.typing import (
     register_type,
 )
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
 from ebrl import schedules
 from ebrl.command.errors import UsageError
@@ -34,8 +34,14 @@ from ebrl.command.refusals import parse_config
 from ebrl.energies import Energy
 from ebrl.objectives import Objective
 from ebrl.sampling import Sampler
-from ebrl.training import RunningClip, averaged, load_table
-from ebrl.training.loop import Schedule, check, rows
+from ebrl.training import (
+    RunningClip,
+    Schedule,
+    check_fit,
+    load_table,
+    moving_average,
+    take_rows,
+)
 
 
 def _tensor(numbers: object) -> Tensor:
@@ -164,7 +170,7 @@ def build(configuration: FitConfiguration) -> Setup:
     try:
         made = _instantiate(parsed)
         data = load_table(made.data) if isinstance(made.data, str) else made.data
-        check(made.energy, data, parsed.batch_size)
+        check_fit(made.energy, data, parsed.batch_size, made.objective)
     except (ValueError, TypeError, OSError) as error:
         raise UsageError(f"{configuration.title}: {error}.") from error
     settings = Settings(**{field.name: made[field.name] for field in fields(Settings)})
@@ -182,35 +188,17 @@ def expect_working(configuration: FitConfiguration, setup: Setup) -> None:
     """Raise UsageError where the parts of a run do not fit, by a step and a sample of copies."""
     energy, objective, sampler = deepcopy((setup.energy, setup.objective, setup.sampler))
     settings, generator = setup.settings, torch.Generator().manual_seed(0)
-    x, condition = rows(setup.data, torch.arange(settings.batch_size), torch.device("cpu"))
+    x, condition = take_rows(setup.data, torch.arange(settings.batch_size), torch.device("cpu"))
     try:
         with torch.random.fork_rng(devices=[]):
-            _expect_inside(objective, _in_memory(setup.data, x))
             settings.schedule(0.0)
             objective(energy, x, condition, generator=generator)
             if settings.ema_decay:
-                averaged(energy, settings.ema_decay)
+                moving_average(energy, settings.ema_decay)
             if sampler is not None and not energy.takes_condition:
                 sampler.sample(energy, n=1, generator=generator)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UsageError(f"{configuration.title}: {error}.") from error
-
-
-def _in_memory(data: Tensor | Dataset, some: Tensor) -> Tensor:
-    """Return all x where they are in memory, else some of them."""
-    if isinstance(data, TensorDataset):
-        return data.tensors[0]
-    return data if isinstance(data, Tensor) else some
-
-
-def _expect_inside(objective: Objective, x: Tensor) -> None:
-    """Raise `ValueError` for data where the objective's chains never go."""
-    space = getattr(getattr(objective, "sampler", None), "space", None)
-    if space is not None and not (inside := space.contains(x)).all():
-        raise ValueError(
-            f"expected data in the {type(space).__name__} of the objective's chains, got "
-            f"{int((~inside).sum())} of {len(x)} rows outside: widen it"
-        )
 
 
 def _what_a_part_said(error: BaseException) -> str:

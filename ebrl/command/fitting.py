@@ -22,7 +22,6 @@ from ebrl.training import (
     checkpoints_in,
     fit,
     load_average,
-    write_checkpoint,
 )
 from ebrl.training.loop import Metrics
 
@@ -60,7 +59,7 @@ class Progress:
             self.bar.set_postfix_str(f"loss {float(metrics['loss']):.3g}", refresh=False)
         self.bar.update(training.step - self.bar.n)
         if self.stopping:
-            write_checkpoint(self.run.checkpoints, training.step, training.state())
+            training.save(self.run.checkpoints)
             raise KeyboardInterrupt
 
     def stop(self) -> None:

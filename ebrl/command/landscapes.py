@@ -16,7 +16,7 @@ from ebrl.command.fit_configuration import Setup
 from ebrl.energies import Energy
 from ebrl.sampling import Sampler
 from ebrl.storage import replacing
-from ebrl.training.loop import rows
+from ebrl.training import take_rows
 
 SAMPLES = 2_000
 GRID = 201  # points a dimension
@@ -33,7 +33,7 @@ def draw(energy: Energy, sampler: Sampler, n: int, generator: torch.Generator) -
 def shown(data: Tensor | Dataset) -> Tensor:
     """Return the first rows of the data, which pictures show."""
     assert isinstance(data, Sized)  # or training would have refused it
-    return rows(data, torch.arange(min(len(data), SAMPLES)), torch.device("cpu"))[0]
+    return take_rows(data, torch.arange(min(len(data), SAMPLES)), torch.device("cpu"))[0]
 
 
 def draw_run(path: Path, title: str, setup: Setup, energy: Energy) -> list[str]:

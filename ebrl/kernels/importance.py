@@ -7,7 +7,7 @@ under `Box(walls="tanh")`, in the free coordinates. Every `ebrl.energies.Target`
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from ebrl.kernels.protocol import (
 from ebrl.spaces import Space
 
 
+@runtime_checkable
 class Proposal(Protocol):
     """A density that can be drawn from and evaluated."""
 

@@ -9,65 +9,115 @@ as they mix. At a temperature T of the sampler the density that fits the data is
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, first_order
 from ebrl.kernels import MALA, Cycle, IndependenceMetropolis, ReferenceProposal
-from ebrl.objectives.protocol import Loss, Objective, bound
-from ebrl.sampling import ChainBatch, ChainInfo, Chains, DualAveraging, Sampler
+from ebrl.objectives.protocol import Loss, Objective, check_weights, conditioned
+from ebrl.sampling import ChainBatch, ChainInfo, Chains, DualAveraging, Sampler, Samples
+from ebrl.sampling.sampler import Gradient
 from ebrl.spaces import Space
 
 
-class ContrastiveDivergence(nn.Module, Objective):
+class ContrastiveDivergence(nn.Module):
     """Contrastive divergence (Hinton 2002), persistent (Tieleman 2008) where there are `chains`.
 
-    Without chains the sampler starts at the data, and its number of steps is the k of CD-k. With
-    them it moves as many chains as the batch has rows; of a conditional energy each keeps the
-    condition that it started under. `energy_penalty` weighs the mean squares of both energies
-    (Du and Mordatch 2019): it holds back an energy whose chains cannot follow, and flattens it.
+    Use a sampler that adapts (`persistent`): the error of unadjusted Langevin with a step too large
+    for the energy feeds back into training until the energy diverges.
 
-    Take a sampler that adapts (`persistent`): unadjusted Langevin with a step that has become too
-    large for the energy feeds its own error back until the energy diverges.
+    Args:
+        sampler: Moves the samples. Without chains it starts at the data, and its number of steps is
+            the k of CD-k.
+        chains: The persistent population, of which each call moves as many as the batch has rows.
+            Of a conditional energy, each chain keeps the condition that it started under.
+        energy_penalty: Weight of the mean squares of both energies (Du and Mordatch 2019). It holds
+            back an energy whose chains cannot follow, and flattens it.
+
+    Raises:
+        ValueError: If the penalty is negative, there are fewer chains than rows or they are of
+            another dtype, or data lie outside the space of the chains.
     """
 
     def __init__(
         self, sampler: Sampler, chains: Chains | None = None, *, energy_penalty: float = 0.0
     ):
         super().__init__()
-        _expect_weights(energy_penalty=energy_penalty)
+        check_weights(energy_penalty=energy_penalty)
         self.sampler, self.chains, self.energy_penalty = sampler, chains, energy_penalty
 
     def forward(
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
+    ) -> Loss:
+        return self.contrast(energy, x, condition, generator)[0]
+
+    def contrast(
         self,
         energy: Energy,
         x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
-    ) -> Loss:
-        data = bound(energy, condition)(x.detach())
-        start = starts(self.chains, x, condition, generator)
-        model = bound(energy, start.condition)
-        samples = self.sampler.sample(model, start.x, generator=generator)
+        condition: Tensor | None,
+        generator: Generator,
+        gradient: Gradient = "none",
+    ) -> tuple[Loss, Samples]:
+        """Return the loss and the samples behind it, differentiable as `Sampler.sample` has it."""
+        data = conditioned(energy, condition)(x.detach())  # (batch,)
+        start = self._start(x, condition, generator)
+        model = conditioned(energy, start.condition)
+        samples = self.sampler.sample(model, start.x, generator=generator, gradient=gradient)
+        negatives = samples.x.detach()
         if self.chains is not None:
-            self.chains.write(start.index, samples.x)
-        return contrast(data, model(samples.x), samples.info, self.energy_penalty)
+            self.chains.write(start.index, negatives)
+        loss = contrastive_loss(data, model(negatives), samples.info, self.energy_penalty)
+        return loss, samples
+
+    def check_inside(self, x: Tensor) -> None:
+        """Raise `ValueError` if data lie where the chains never go: nothing holds them there."""
+        space = self.sampler.space
+        outside = int((~space.contains(x)).sum())
+        if outside:
+            raise ValueError(
+                f"expected data in the {type(space).__name__} of the objective's chains, got "
+                f"{outside} of {len(x)} rows outside: widen it, or use persistent.around(data)"
+            )
+
+    def _start(self, x: Tensor, condition: Tensor | None, generator: Generator) -> ChainBatch:
+        """Return where the sampler starts: at the data, or at as many chains."""
+        if self.chains is None:
+            return ChainBatch(x.detach(), torch.arange(len(x), device=x.device), condition)
+        if len(x) > self.chains.size:
+            raise ValueError(
+                f"expected at least as many chains as the batch has rows, got {self.chains.size} "
+                f"chains for {len(x)}: Chains({len(x)}, ...) or a smaller batch"
+            )
+        start = self.chains.draw(len(x), generator, condition)
+        if start.x.dtype != x.dtype:
+            raise ValueError(
+                f"expected chains of the data's dtype {x.dtype}, got {start.x.dtype}: "
+                f"objective.to({x.dtype})"
+            )
+        return start
 
 
 def persistent(
     space: Space, chains: int = 10_000, moves: int = 5, restart: float = 0.0
 ) -> ContrastiveDivergence:
-    """Return the default PCD: each of `moves` is a jump of the chain and four steps of MALA.
+    """Return the default PCD: each move is a jump of the chain and four steps of MALA.
 
     The step size follows the acceptance. A jump proposes a draw of the space's reference,
     `IndependenceMetropolis`: it moves mass between modes that no gradient connects. Without it the
     chains cannot answer when one mode's energy drifts from another's, and in the end it runs away.
-    It is a restart with a test; `restart` is the probability of one without, which pulls the
-    weights of modes towards the reference's. In many dimensions no jump is accepted, and the chains
-    are those of MALA alone: there, and where conditions keep changing, `restart` has its use.
+    In many dimensions no jump is accepted, and the chains are those of MALA alone.
+
+    Args:
+        space: Where the chains live.
+        chains: Number of chains.
+        moves: Moves of a chain each time that it is drawn.
+        restart: Probability that a drawn chain restarts without a test, which pulls the weights of
+            modes towards the reference's. Of use where jumps are not accepted and where conditions
+            keep changing.
     """
     jump = IndependenceMetropolis(ReferenceProposal(space))
     kernel = Cycle([jump, MALA(), MALA(), MALA(), MALA()])
@@ -75,21 +125,33 @@ def persistent(
     return ContrastiveDivergence(sampler, Chains(chains, space, restart))
 
 
-class ImprovedContrastiveDivergence(nn.Module, Objective):
+class ImprovedContrastiveDivergence(nn.Module):
     """Contrastive divergence and the divergence of its samples (Du et al. 2021, equation 6).
 
-    The samples depend on the energy too: `kl` weighs `KL(q || exp(-E/T))`, of the law q of the
-    samples, differentiated through the sampler's last step or all of them (`gradient`) with the
-    energy itself held fixed. Its entropy is that of near neighbours in the batch, weighed by
-    `entropy`: 1 makes it the divergence, 0 leaves the energy alone, which draws samples together.
+    The samples depend on the energy too: `kl` weighs `KL(q || exp(-E/T))`, where q is the
+    distribution of the samples, differentiated through the sampler with the energy itself held
+    fixed. Its entropy is estimated from near neighbours in the batch.
 
-    The term asks for energies that chains can follow, it does not complete contrastive divergence,
-    whose own gradient has it with the other sign. Of chains in equilibrium it vanishes in the mean,
-    and the noise of the neighbours remains: with `kl=1` four times that of contrastive divergence.
-    Adam divides by it, so that the weights learn slower: after the 1,500 steps of
+    The term asks for energies that chains can follow. It does not complete contrastive divergence,
+    whose own gradient has it with the other sign. For chains in equilibrium it vanishes in the
+    mean, and the noise of the neighbours remains: with `kl=1` four times that of contrastive
+    divergence. Adam divides by it, so that the weights learn slower: after the 1,500 steps of
     `benchmarks/two_moons.py` the model is still much too broad, where `kl=.1` and persistent
-    chains alone are not. Raises `TypeError` for a condition: neighbours tell the entropy of one
-    law, not of one for each condition.
+    chains alone are not.
+
+    Args:
+        sampler: As for `ContrastiveDivergence`.
+        chains: As for `ContrastiveDivergence`.
+        kl: Weight of the divergence.
+        entropy: Weight of the entropy in it: 1 makes it the divergence; 0 leaves the energy alone,
+            which draws samples together.
+        gradient: Differentiate through the sampler's "last" step, or "unroll" all of them.
+        energy_penalty: As for `ContrastiveDivergence`.
+
+    Raises:
+        TypeError: For a condition: neighbours tell the entropy of one distribution, not of one for
+            each condition.
+        ValueError: If a weight is negative, and as `ContrastiveDivergence`.
     """
 
     def __init__(
@@ -103,58 +165,36 @@ class ImprovedContrastiveDivergence(nn.Module, Objective):
         energy_penalty: float = 0.0,
     ):
         super().__init__()
-        _expect_weights(kl=kl, entropy=entropy, energy_penalty=energy_penalty)
+        check_weights(kl=kl, entropy=entropy)
         if gradient not in ("last", "unroll"):
             raise ValueError(f"expected gradient 'last' or 'unroll', got {gradient!r}")
-        self.sampler, self.chains = sampler, chains
-        self.kl, self.entropy, self.energy_penalty = kl, entropy, energy_penalty
+        self.contrastive = ContrastiveDivergence(sampler, chains, energy_penalty=energy_penalty)
+        self.kl, self.entropy = kl, entropy
         self.gradient: Literal["last", "unroll"] = gradient
 
     def forward(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
         if condition is not None:
             raise TypeError("improved contrastive divergence is not conditional: pass no condition")
-        x, model = x.detach(), bound(energy, None)
-        data, start = model(x), starts(self.chains, x, None, generator)
-        samples = self.sampler.sample(model, start.x, generator=generator, gradient=self.gradient)
-        negatives = samples.x.detach()
-        if self.chains is not None:
-            self.chains.write(start.index, negatives)
-        loss, metrics = contrast(data, model(negatives), samples.info, self.energy_penalty)
+        (loss, metrics), samples = self.contrastive.contrast(
+            energy, x, None, generator, self.gradient
+        )
         entropy = nearest_neighbour_entropy(samples.x)
-        cooled = self.sampler.temperature * self.entropy * entropy
-        divergence = (first_order(model, samples.x) - cooled).mean()
+        cooled = self.contrastive.sampler.temperature * self.entropy * entropy
+        divergence = (first_order(energy, samples.x) - cooled).mean()
         return Loss(loss + self.kl * divergence, {**metrics, "entropy": entropy.detach()})
 
 
-def starts(
-    chains: Chains | None, x: Tensor, condition: Tensor | None, generator: torch.Generator
-) -> ChainBatch:
-    """Return where the sampler starts: at the data, or where as many chains stand."""
-    if chains is None:
-        return ChainBatch(x.detach(), torch.arange(len(x), device=x.device), condition)
-    if len(x) > chains.size:
-        raise ValueError(
-            f"expected at least as many chains as the batch has rows, got {chains.size} chains "
-            f"for {len(x)}: Chains({len(x)}, ...) or a smaller batch"
-        )
-    start = chains.draw(len(x), generator, condition)
-    if start.x.dtype != x.dtype:
-        raise ValueError(
-            f"expected chains of the data's dtype {x.dtype}, got {start.x.dtype}: "
-            f"objective.to({x.dtype})"
-        )
-    return start
+def contrastive_parts(objective: Objective | None) -> Iterator[ContrastiveDivergence]:
+    """Yield the contrastive divergences that an objective is or holds."""
+    for part in objective.modules() if isinstance(objective, nn.Module) else ():
+        if isinstance(part, ContrastiveDivergence):
+            yield part
 
 
-def contrast(data: Tensor, model: Tensor, info: ChainInfo, penalty: float) -> Loss:
-    """Return the contrastive loss from the energies of the data and of samples, `(batch,)`."""
+def contrastive_loss(data: Tensor, model: Tensor, info: ChainInfo, penalty: float = 0.0) -> Loss:
+    """Return the contrastive loss from the energies of the data and of samples, `(batch,)` both."""
     gap = model.mean() - data.mean()
     loss = -gap
     if penalty:
@@ -170,13 +210,15 @@ def contrast(data: Tensor, model: Tensor, info: ChainInfo, penalty: float) -> Lo
 
 
 def nearest_neighbour_entropy(x: Tensor, neighbour: int = 4) -> Tensor:
-    """Return the entropy of the law of `x: (n, *event)` in nats, differentiable.
+    """Return the entropy of the distribution of `x: (n, *event)` in nats, differentiable.
 
     `d mean log ρ + log V_d + ψ(n) - ψ(k)`, ρ the distance to the k-th nearest other draw and V_d
     the volume of the unit ball (Kozachenko and Leonenko 1987, Singh et al. 2003): consistent for
-    independent draws. Its gradient goes with 1/ρ, whose variance is infinite for k d <= 2: hence
-    not the nearest neighbour. Draws that coincide with that neighbour are left out. Raises
-    `ValueError` for too few draws to have it.
+    independent draws. Its gradient goes with 1/ρ, whose variance is infinite for k d <= 2, hence
+    k = 4. Draws that coincide with their k-th neighbour are left out.
+
+    Raises:
+        ValueError: If there are not more than k draws.
     """
     rows = x.flatten(1)
     n, dimension = rows.shape
@@ -184,7 +226,7 @@ def nearest_neighbour_entropy(x: Tensor, neighbour: int = 4) -> Tensor:
         raise ValueError(f"expected more than {neighbour} draws, to have that neighbour, got {n}")
     with torch.no_grad():
         # The nearest of all is the draw itself.
-        centred = rows - rows.mean(0)  # distances of far points would be all rounding
+        centred = rows - rows.mean(0)  # far from the origin, distances would be all rounding
         index = torch.cdist(centred, centred).topk(neighbour + 1, largest=False).indices[:, -1]
     squared = (rows - rows[index]).square().sum(1)
     distinct = squared > 0
@@ -193,9 +235,3 @@ def nearest_neighbour_entropy(x: Tensor, neighbour: int = 4) -> Tensor:
     counts = torch.digamma(x.new_tensor([n, neighbour]))
     mean = log_distance.sum() / distinct.sum().clamp_min(1)
     return dimension * mean + log_ball + counts[0] - counts[1]
-
-
-def _expect_weights(**weights: float) -> None:
-    for name, weight in weights.items():
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"expected a weight {name} >= 0, got {weight}")

@@ -1,79 +1,82 @@
-"""Objectives for binary and categorical energies: every site against what it might have been.
+"""Objectives for binary and categorical energies: each site against its alternatives.
 
-The law of one site given all others needs no normalizer. Both objectives are proper scores of these
-laws, the logarithm and the square, so that their optimum is the data's own energy. They see one
-change at a time: they are blind to the weights of modes that lie several improbable changes apart
-(of two patterns 8 changes apart, a datum tells less than .01 standard deviations of its own noise).
-`x` is binary, `(batch, *sites)` of 0 and 1, or one-hot, `(batch, *sites, categories)`.
+The distribution of one site given all others needs no normalizer. Both objectives are proper scores
+of these conditionals, the logarithmic and the quadratic one, so that the data's own energy is their
+optimum. They compare states that differ in one site: they are blind to the weights of modes that
+lie several improbable changes apart (for two patterns 8 changes apart, one datum moves the weight
+by less than .01 standard deviations of its own noise). `x` is binary, `(batch, *sites)` of 0 and 1,
+or one-hot, `(batch, *sites, categories)`.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy
 from ebrl.kernels.protocol import uniform_like
-from ebrl.objectives.protocol import Loss, Objective, bound
+from ebrl.objectives.protocol import Loss, check_counts, conditioned
 
 
-class _SiteObjective(Objective):
-    """What depends on the law of each site given all others."""
+class _SiteObjective(nn.Module):
+    """`Σ_i score(p(x_i | all others))`; a subclass defines the score."""
 
     def __init__(self, *, categorical: bool = False, sites: int | None = None):
-        if sites is not None and sites < 1:
-            raise ValueError(f"expected at least one site for each x, got {sites}")
+        super().__init__()
+        if sites is not None:
+            check_counts(sites=sites)
         self.categorical, self.sites = categorical, sites
 
-    def __call__(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+    def forward(
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
-        expect_discrete(x, self.categorical)
-        energy = bound(energy, condition)
-        log_law = site_log_laws(energy, x, self.categorical, self.sites, generator)
+        check_discrete(x, self.categorical)
+        energy = conditioned(energy, condition)
+        log_p = site_log_probabilities(energy, x, self.categorical, self.sites, generator)
         sites = x[0].numel() // (x.shape[-1] if self.categorical else 1)
-        observed = log_law.detach()[..., 0]
+        observed = log_p.detach()[..., 0]
         metrics = {
             "site_log_probability": observed.mean(),
             "site_probability": observed.exp().mean(),
         }
-        return Loss(sites * self._rule(log_law).mean(), metrics)
+        return Loss(sites * self.score(log_p).mean(), metrics)
 
-    def _rule(self, log_law: Tensor) -> Tensor:
-        """Return what a site's law costs, `(batch, sites)`, of that which `site_log_laws` gives."""
+    def score(self, log_p: Tensor) -> Tensor:
+        """Return the loss of each site, `(batch, sites)`, from `site_log_probabilities`."""
         raise NotImplementedError
 
 
 class PseudoLikelihood(_SiteObjective):
     """`-Σ_i log p(x_i | all others)` (Besag 1975), in nats.
 
-    A call evaluates the energy `1 + sites · (categories - 1)` times for each x; with `sites=n`, n
-    of them are drawn for each x and the sum scaled to be unbiased. Raises `ValueError` for n < 1.
+    A call evaluates the energy `1 + sites · (categories - 1)` times for each x.
+
+    Args:
+        categorical: True for one-hot x.
+        sites: Number of sites drawn for each x, the sum scaled to be unbiased; all if None.
+
+    Raises:
+        ValueError: If `sites` is below 1, or x is neither binary nor one-hot.
     """
 
-    def _rule(self, log_law: Tensor) -> Tensor:
-        return -log_law[..., 0]
+    def score(self, log_p: Tensor) -> Tensor:
+        return -log_p[..., 0]
 
 
 class RatioMatching(_SiteObjective):
-    """`½ Σ_i Σ_k (p(k | all others) - [x_i = k])²` (Hyvärinen 2007; for two categories his).
+    """`½ Σ_i Σ_k (p(k | all others) - [x_i = k])²` (Hyvärinen 2007, there for two categories).
 
-    Bounded where a site is badly predicted, so steadier than pseudo-likelihood, and slower there.
-    Cost and `sites` as there.
+    Bounded where a site is badly predicted: steadier than pseudo-likelihood, and slower there.
+    Arguments, cost and errors are those of `PseudoLikelihood`.
     """
 
-    def _rule(self, log_law: Tensor) -> Tensor:
-        law = log_law.exp()
-        return 0.5 * ((1 - law[..., 0]).square() + law[..., 1:].square().sum(-1))
+    def score(self, log_p: Tensor) -> Tensor:
+        p = log_p.exp()
+        return 0.5 * ((1 - p[..., 0]).square() + p[..., 1:].square().sum(-1))
 
 
-def site_log_laws(
-    energy: Energy, x: Tensor, categorical: bool, sites: int | None, generator: torch.Generator
+def site_log_probabilities(
+    energy: Energy, x: Tensor, categorical: bool, sites: int | None, generator: Generator
 ) -> Tensor:
     """Return `log p(x_i = k | all others)`, `(batch, sites, categories)`, the observed k first."""
     x = x.detach()
@@ -82,7 +85,7 @@ def site_log_laws(
     chosen = torch.arange(count, device=x.device).expand(len(x), -1)
     if sites is not None and sites < count:
         chosen = uniform_like(flat[..., 0], generator).argsort(1)[:, :sites]
-    here = torch.nn.functional.one_hot(chosen, count).bool().unsqueeze(-1)  # (batch, n, sites, 1)
+    here = nn.functional.one_hot(chosen, count).bool().unsqueeze(-1)  # (batch, n, sites, 1)
     if categorical:
         others = [flat.roll(shift, -1) for shift in range(1, flat.shape[-1])]
     else:
@@ -96,17 +99,14 @@ def site_log_laws(
     return torch.log_softmax(-torch.cat([observed, alternatives], -1), -1)
 
 
-def expect_discrete(x: Tensor, categorical: bool) -> None:
-    """Raise `ValueError` for x that are not 0 and 1, or not one-hot where categorical.
-
-    NaN is let through, to be seen in the loss.
-    """
-    right = (x == 0) | (x == 1) | x.isnan()
+def check_discrete(x: Tensor, categorical: bool) -> None:
+    """Raise `ValueError` unless x are 0 and 1, and one-hot where categorical. NaN passes."""
+    valid = (x == 0) | (x == 1) | x.isnan()
     if categorical:
         total = x.sum(-1, keepdim=True)
-        right &= (total == 1) | total.isnan()
-    if not right.all() or (categorical and x.ndim < 3):
-        wanted = "one-hot x, (batch, *sites, categories)" if categorical else "x of 0 and 1"
+        valid &= (total == 1) | total.isnan()
+    if not valid.all() or (categorical and x.ndim < 3):
+        expected = "one-hot x, (batch, *sites, categories)" if categorical else "x of 0 and 1"
         raise ValueError(
-            f"expected {wanted}, got {tuple(x.shape)} with values from {x.min()} to {x.max()}"
+            f"expected {expected}, got {tuple(x.shape)} with values from {x.min()} to {x.max()}"
         )

@@ -1,12 +1,12 @@
 """Energy Discrepancy (Schröder et al. 2023): data against their own perturbations, no chains.
 
-Perturb each x to y, then y to M candidates by the same symmetric law q, and lower x's energy
-against theirs: `E log(w/M + 1/M Σ_j exp(E(x) - E(x_j)))`. With a stabiliser w of 1 the optimum is
-exact for any M, not only in the limit: given y, the datum has a density ∝ `p(x) q(y|x)` and a
-candidate `q(x|y) = q(y|x)`, so that the loss is ranking NCE. It sees as far as its perturbations
-reach: it is blind to the weights of modes further apart. Of those of two modes 4 apart with
-deviation .4 a datum tells less than .01 standard deviations of its own noise at sigma = .25, .2 at
-1 and .3 at 2; but wide perturbations see little detail.
+Perturb each x to y, then y to M candidates by the same symmetric kernel q, and lower the energy of
+x against theirs: `E log(w/M + 1/M Σ_j exp(E(x) - E(x_j)))`. With a stabiliser w of 1 the optimum is
+exact for every M, not only in the limit: given y, the datum has a density ∝ `p(x) q(y|x)` and a
+candidate `q(x|y) = q(y|x)`, which makes the loss ranking NCE. It sees as far as its perturbations
+reach and is blind to the weights of modes further apart. For two modes 4 apart with deviation .4,
+one datum moves the weight by less than .01 standard deviations of its own noise at sigma .25, by .2
+at 1 and by .3 at 2; but wide perturbations see little detail.
 """
 
 from __future__ import annotations
@@ -14,35 +14,41 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.protocol import normal_like, uniform_like
-from ebrl.objectives.discrete import expect_discrete
-from ebrl.objectives.noise_contrast import contrast_metrics, expect_candidates
-from ebrl.objectives.protocol import Loss, Objective, bound
-from ebrl.objectives.score_matching import draw_levels, expect_levels
+from ebrl.objectives.discrete import check_discrete
+from ebrl.objectives.levels import as_levels, draw_levels
+from ebrl.objectives.noise_contrast import candidate_metrics
+from ebrl.objectives.protocol import Loss, check_counts, check_weights, conditioned
 
 
-class EnergyDiscrepancy(Objective):
-    """Energy Discrepancy with Gaussian noise of deviation `sigma`, in the units of x.
+class EnergyDiscrepancy(nn.Module):
+    """Energy Discrepancy with Gaussian perturbations.
 
-    `(levels,)` of sigma: each x draws one, small ones for detail and large ones for mode weights.
-    Raises `ValueError` for sigmas that are not positive, fewer than one candidate or a negative
-    stabiliser (0 lets the loss be dominated by one candidate).
+    Args:
+        sigma: Deviation of the perturbations, in the units of x. Of `(levels,)` each x draws one:
+            small ones for detail, large ones for mode weights.
+        candidates: Number M of candidates for each x.
+        stabiliser: Weight w; 0 lets one candidate dominate the loss.
+
+    Raises:
+        ValueError: If a sigma is not finite and positive, `candidates` is below 1 or the
+            stabiliser negative.
     """
 
-    def __init__(self, sigma: Number = 0.25, candidates: int = 16, *, stabiliser: float = 1.0):
-        self.sigma, self.candidates = expect_levels(sigma), expect_candidates(candidates)
-        self.stabiliser = _expect_stabiliser(stabiliser)
+    sigma: Tensor
 
-    def __call__(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+    def __init__(self, sigma: Number = 0.25, candidates: int = 16, *, stabiliser: float = 1.0):
+        super().__init__()
+        check_counts(candidates=candidates)
+        check_weights(stabiliser=stabiliser)
+        self.register_buffer("sigma", as_levels(sigma), persistent=False)
+        self.candidates, self.stabiliser = candidates, stabiliser
+
+    def forward(
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
         x = x.detach().unsqueeze(1)  # (batch, 1, *event)
         sigma = over_event(draw_levels(self.sigma, x, generator), x.ndim - 1)
@@ -52,12 +58,21 @@ class EnergyDiscrepancy(Objective):
         return _discrepancy(energy, torch.cat([x, candidates], 1), condition, self.stabiliser)
 
 
-class DiscreteEnergyDiscrepancy(Objective):
-    """Energy Discrepancy where a site is changed with probability `change`, else kept.
+class DiscreteEnergyDiscrepancy(nn.Module):
+    """Energy Discrepancy where each site changes with some probability.
 
-    Binary `x: (batch, *sites)` of 0 and 1 are flipped; with `categorical=True`, one-hot
-    `(batch, *sites, categories)` move to another category, all as likely (Schröder et al. 2024,
-    the complete graph). Raises `ValueError` for a `change` outside (0, 1) and as above.
+    Binary sites flip. Categorical sites move to another category, all with the same probability
+    (Schröder et al. 2024, the complete graph).
+
+    Args:
+        change: Probability that a site changes.
+        candidates: Number M of candidates for each x.
+        categorical: True for one-hot x, `(batch, *sites, categories)`.
+        stabiliser: Weight w; 0 lets one candidate dominate the loss.
+
+    Raises:
+        ValueError: If `change` is outside (0, 1), `candidates` below 1, the stabiliser negative, or
+            x neither binary nor one-hot.
     """
 
     def __init__(
@@ -68,46 +83,38 @@ class DiscreteEnergyDiscrepancy(Objective):
         categorical: bool = False,
         stabiliser: float = 1.0,
     ):
+        super().__init__()
         if not 0 < change < 1:
             raise ValueError(f"expected a probability of change between 0 and 1, got {change}")
-        self.change, self.candidates = change, expect_candidates(candidates)
-        self.categorical, self.stabiliser = categorical, _expect_stabiliser(stabiliser)
+        check_counts(candidates=candidates)
+        check_weights(stabiliser=stabiliser)
+        self.change, self.candidates = change, candidates
+        self.categorical, self.stabiliser = categorical, stabiliser
 
-    def __call__(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+    def forward(
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
-        expect_discrete(x, self.categorical)
+        check_discrete(x, self.categorical)
         x = x.detach().unsqueeze(1)  # (batch, 1, *event)
         y = self._perturbed(x, generator)
         candidates = self._perturbed(y.repeat_interleave(self.candidates, 1), generator)
         return _discrepancy(energy, torch.cat([x, candidates], 1), condition, self.stabiliser)
 
-    def _perturbed(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def _perturbed(self, x: Tensor, generator: Generator) -> Tensor:
         if not self.categorical:
             return torch.where(uniform_like(x, generator) < self.change, 1 - x, x)
         changed = uniform_like(x[..., 0], generator) < self.change
-        # The least of uniforms is as likely to be at any category, and never at the present one.
+        # The least of independent uniforms: every category but the present one, all as likely.
         other = uniform_like(x, generator).masked_fill(x > 0.5, 2).argmin(-1)
-        moved = torch.nn.functional.one_hot(other, x.shape[-1]).to(x)
+        moved = nn.functional.one_hot(other, x.shape[-1]).to(x)
         return torch.where(changed.unsqueeze(-1), moved, x)
 
 
 def _discrepancy(energy: Energy, pool: Tensor, condition: Tensor | None, stabiliser: float) -> Loss:
     """Return the loss on `pool: (batch, 1 + candidates, *event)`, the datum first."""
-    value = bound(energy, condition)(pool)  # (batch, 1 + candidates)
+    value = conditioned(energy, condition)(pool)  # (batch, 1 + candidates)
     weight = torch.ones_like(value[0].detach())
     weight[0] = stabiliser
     log_odds = value[:, :1] - value + weight.log()
     loss = torch.logsumexp(log_odds, 1).mean() - math.log(pool.shape[1] - 1)
-    return Loss(loss, contrast_metrics(value, -value))
-
-
-def _expect_stabiliser(stabiliser: float) -> float:
-    if stabiliser < 0:
-        raise ValueError(f"expected a stabiliser >= 0, got {stabiliser}")
-    return stabiliser
+    return Loss(loss, candidate_metrics(value, -value))

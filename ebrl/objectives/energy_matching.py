@@ -1,8 +1,8 @@
 """Energy Matching (Balcerak et al. 2025): one energy, without time, for transport and density.
 
-Far from the data its descent carries noise to data along straight paths; near them its Boltzmann
-law at a small temperature is to be the data's. The first is regression and cheap, the second is
-contrastive and needs chains.
+Far from the data, descent on the energy carries noise to data along straight paths; near them, its
+Boltzmann distribution at a small temperature is to be the data's. The first is regression and
+cheap, the second is contrastive and needs chains.
 """
 
 from __future__ import annotations
@@ -10,34 +10,42 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, over_event
 from ebrl.kernels.protocol import normal_like, uniform_like
-from ebrl.objectives.protocol import Loss, Objective, bound
+from ebrl.objectives.protocol import Loss, Objective, conditioned
 from ebrl.objectives.score_matching import gradient_with_graph
 
 Coupling = Literal["transport", "independent"]
 SINKHORN_STEPS = 50
 
 
-class EnergyMatching(nn.Module, Objective):
+class EnergyMatching(nn.Module):
     """`E weight(t) |∇E(x_t) + x - z|² / d + contrast · contrastive`, with `x_t = (1 - t) z + t x`.
 
-    z is noise from N(0, 1), t uniform. `coupling="transport"` pairs noise and data of a batch by
-    entropic optimal transport (Sinkhorn, regularisation `regularisation` times the mean cost), else
-    at random. The weight is 1 until `cutoff` and falls to 0 at t = 1. Phase 1 (algorithm 1 of the
-    paper) is the default: cutoff 1, nothing contrastive. Phase 2 (algorithm 2) goes on from its
-    weights with a cutoff below 1 and a `contrastive` objective, a contrastive divergence whose
-    sampler runs at the temperature ε of the law that is wanted, `exp(-E/ε)`, with a small
-    `contrast`: 1e-3 in the paper. Its clamp on the contrastive loss, its trimming and the start of
-    its chains belong to the contrastive objective.
+    z is noise from N(0, 1) and t uniform; the weight is 1 until `cutoff` and falls to 0 at t = 1.
 
-    Phase 1 alone is no density model: for a Gaussian its optimum is a parabola whose curvature
-    depends on how noise and data are paired, and it knows of mode weights only what transport
-    needs. Phase 2 is a compromise between both terms, whose density is the better the less weight
-    the flow has near t = 1. Raises `ValueError` for an unknown coupling, a cutoff outside (0, 1],
-    and for a condition with transport, which would tie the noise to the condition.
+    The default is phase 1 (algorithm 1 of the paper): cutoff 1, no contrastive term. Alone it is no
+    density model: for a Gaussian its optimum is a parabola whose curvature depends on the coupling,
+    and it knows of mode weights only what transport needs. Phase 2 (algorithm 2) continues from its
+    weights with a cutoff below 1 and a contrastive divergence. It compromises between both terms;
+    its density is the better the less weight the flow has near t = 1. The paper's clamp on the
+    contrastive loss, its trimming and the start of its chains belong to `contrastive`.
+
+    Args:
+        contrastive: A contrastive divergence whose sampler runs at the temperature ε of the wanted
+            distribution, `exp(-E/ε)`.
+        contrast: Weight of the contrastive loss; 1e-3 in the paper.
+        coupling: "transport" pairs the noise and data of a batch by entropic optimal transport
+            (Sinkhorn), "independent" at random.
+        regularisation: Of the transport, in units of its mean cost.
+        cutoff: Time at which the flow's weight begins to fall.
+
+    Raises:
+        ValueError: If the coupling is unknown, the cutoff outside (0, 1], the regularisation not
+            positive or `contrast` negative, and for a condition with transport, which would make
+            the noise depend on the condition.
     """
 
     def __init__(
@@ -61,12 +69,7 @@ class EnergyMatching(nn.Module, Objective):
         self.coupling, self.regularisation, self.cutoff = coupling, regularisation, cutoff
 
     def forward(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
         flow = self._flow(energy, x, condition, generator)
         metrics = {"flow": flow.detach()}
@@ -77,33 +80,31 @@ class EnergyMatching(nn.Module, Objective):
         return Loss(flow + self.contrast * loss, metrics)
 
     def _flow(
-        self, energy: Energy, x: Tensor, condition: Tensor | None, generator: torch.Generator
+        self, energy: Energy, x: Tensor, condition: Tensor | None, generator: Generator
     ) -> Tensor:
         x, noise = x.detach(), normal_like(x, generator)
         if self.coupling == "transport":
             if condition is not None:
                 raise ValueError(
-                    "transport pairs noise and data across conditions, so that noise would tell of "
-                    "the condition: with conditions use coupling='independent'"
+                    "transport pairs noise and data across conditions, which makes the noise "
+                    "depend on the condition: with conditions use coupling='independent'"
                 )
             noise = noise[transport(x, noise, self.regularisation, generator)]
         time = uniform_like(x.flatten(1)[:, 0], generator)  # (batch,)
-        along = over_event(time, x.ndim - 1)
-        _, gradient = gradient_with_graph(bound(energy, condition), torch.lerp(noise, x, along))
-        error = (gradient + x - noise).square().flatten(1).mean(1)
+        x_t = torch.lerp(noise, x, over_event(time, x.ndim - 1))
+        _, gradient = gradient_with_graph(conditioned(energy, condition), x_t)
+        error = (gradient + x - noise).square().flatten(1).mean(1)  # (batch,)
         if self.cutoff < 1:
             error = error * ((1 - time) / (1 - self.cutoff)).clamp(max=1)
         return error.mean()
 
 
 @torch.no_grad()
-def transport(
-    x: Tensor, noise: Tensor, regularisation: float, generator: torch.Generator
-) -> Tensor:
+def transport(x: Tensor, noise: Tensor, regularisation: float, generator: Generator) -> Tensor:
     """Return for each x the index of a noise drawn from the entropic transport plan, `(batch,)`.
 
-    `SINKHORN_STEPS` of Sinkhorn's iteration on squared distances (Cuturi 2013), in logarithms, the
-    regularisation falling to its value: started there, small ones would be far from converged.
+    `SINKHORN_STEPS` of Sinkhorn's iteration on squared distances (Cuturi 2013), in logarithms. The
+    regularisation falls to its value: started there, small values would be far from converged.
     """
     cost = torch.cdist(x.flatten(1), noise.flatten(1)).square()
     cost = cost / cost.mean()

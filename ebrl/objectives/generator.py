@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, first_order
 from ebrl.kernels.protocol import normal_like
-from ebrl.objectives.contrastive import _expect_weights
-from ebrl.objectives.protocol import Loss, Objective, bound
+from ebrl.objectives.protocol import Loss, SelfTrained, check_weights, conditioned
 from ebrl.objectives.score_matching import gradient_with_graph
 
 
@@ -23,23 +21,33 @@ class Generated(NamedTuple):
     latent: Tensor  # (n, latent dimension)
 
 
-class LearnedGenerator(nn.Module, Objective):
+class LearnedGenerator(SelfTrained):
     """Contrast the data with a generator trained beside the energy (Grathwohl et al. 2021).
 
     The generator draws `x = network(z) + σ ξ`, z and ξ standard normal, and follows the energy:
     each call first moves it one step of its own Adam down `KL(q || exp(-E))`, then returns the
-    energy's loss on new draws. `network` maps `(n, latent_dimension)` to `(n, *event)`.
+    energy's loss on new draws.
 
     The entropy in the divergence enters by its gradient alone, `-E[∇ log q(x) · dx]`. The score is
     that of the mixture over z, `∇ log q(x) = E[(network(z) - x)/σ² | x]`, estimated from
     `particles` draws of z around the one that made x, `N(z, η²)`, weighted by
     `q(z) q(x|z) / N(z; ·, η²)` and self-normalised: consistent in their number, biased towards the
-    score of a single component for few; η is learnt by the lower bound of `log q(x)`. What the
-    generator does not draw is not raised, so that it must keep its modes: `entropy` above 1
-    spreads it. `gradient_penalty` weighs `|∇E(data)|²/2`, which keeps the energy from steepening
-    faster than the generator can follow.
+    score of a single component for few; η is learnt by the lower bound of `log q(x)`. The energy is
+    not raised where the generator does not draw, so it must keep its modes.
 
-    It is not conditional. Its optimiser is in `state_dict`.
+    Args:
+        network: Maps `(n, latent_dimension)` to `(n, *event)`.
+        latent_dimension: Size of z.
+        learning_rate: Of the generator's Adam.
+        noise: Initial σ, in the units of x.
+        entropy: Weight of the entropy; above 1 spreads the generator.
+        particles: Draws of z for each score.
+        gradient_penalty: Weight of `|∇E(data)|²/2`, which keeps the energy from steepening faster
+            than the generator can follow.
+
+    Raises:
+        ValueError: If a weight is negative, or noise, particles or the dimension not positive.
+        TypeError: For a condition: the generator is not conditional.
     """
 
     def __init__(
@@ -54,7 +62,7 @@ class LearnedGenerator(nn.Module, Objective):
         gradient_penalty: float = 0.0,
     ):
         super().__init__()
-        _expect_weights(
+        check_weights(
             learning_rate=learning_rate, entropy=entropy, gradient_penalty=gradient_penalty
         )
         if not noise > 0 or particles < 1 or latent_dimension < 1:
@@ -70,16 +78,11 @@ class LearnedGenerator(nn.Module, Objective):
         self.optimizer = torch.optim.Adam(self.parameters(), learning_rate, betas=(0.0, 0.9))
 
     def forward(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
         if condition is not None:
             raise TypeError("a learned generator is not conditional: expected no condition")
-        x, model = x.detach(), bound(energy, None)
+        x, model = x.detach(), conditioned(energy, None)
         metrics = self.follow(model, len(x), generator)
         negatives = self.generate(len(x), generator).x.detach()
         data, drawn = model(x), model(negatives)
@@ -87,11 +90,11 @@ class LearnedGenerator(nn.Module, Objective):
         loss = -gap
         if self.gradient_penalty:
             _, slope = gradient_with_graph(model, x)
-            loss = loss + self.gradient_penalty * _sum_event(slope[None]).mean() / 2
+            loss = loss + self.gradient_penalty * slope.square().flatten(1).sum(1).mean() / 2
         metrics |= {"energy_data": data.mean().detach(), "energy_gap": gap.detach()}
         return Loss(loss, metrics)
 
-    def generate(self, n: int, generator: torch.Generator) -> Generated:
+    def generate(self, n: int, generator: Generator) -> Generated:
         """Draw `n`, differentiable with respect to the network and the noise."""
         like = self.log_posterior.detach()
         latent = normal_like(like.expand(n, -1), generator)
@@ -99,16 +102,16 @@ class LearnedGenerator(nn.Module, Objective):
         return Generated(centre + self.log_noise.exp() * normal_like(centre, generator), latent)
 
     @torch.enable_grad()
-    def follow(self, energy: Energy, n: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Move the generator one step towards the energy; return what there is to log."""
+    def follow(self, energy: Energy, n: int, generator: Generator) -> dict[str, Tensor]:
+        """Move the generator one step towards the energy on `n` draws; return its metrics."""
         drawn = self.generate(n, generator)
         x = drawn.x.detach()
         score = self.score(x, drawn.latent, generator)
         value = first_order(energy, drawn.x)
-        # Its gradient is that of -entropy, for the score is held fixed.
+        # Its gradient is that of -entropy, because the score is held fixed.
         pressure = (score * drawn.x).flatten(1).sum(-1)
         loss = (value + self.entropy * pressure).mean()
-        # The posterior's width has a bound of its own, and the network none of it.
+        # The bound trains the posterior's width and not the network.
         (width,) = torch.autograd.grad(self._bound(x, drawn.latent, generator), self.log_posterior)
         self.optimizer.zero_grad()
         loss.backward()
@@ -120,34 +123,22 @@ class LearnedGenerator(nn.Module, Objective):
         }
 
     @torch.no_grad()
-    def score(self, x: Tensor, latent: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the estimate of `∇ log q(x)` for draws and the latents that they came from."""
+    def score(self, x: Tensor, latent: Tensor, generator: Generator) -> Tensor:
+        """Estimate `∇ log q(x)`, `(n, *event)`, for draws and the latents that they came from."""
         spread = normal_like(latent.expand(self.particles, -1, -1), generator)
         near = latent + self.log_posterior.exp() * spread  # (particles, n, latent)
         residual = self.network(near.flatten(0, 1)).unflatten(0, near.shape[:2]) - x
         variance = (2 * self.log_noise).exp()
-        log_weights = (
-            spread.square().sum(-1) - near.square().sum(-1) - _sum_event(residual) / variance
-        ) / 2
-        weights = torch.softmax(log_weights, 0)  # (particles, n)
+        misfit = residual.square().flatten(2).sum(-1) / variance  # (particles, n)
+        log_weights = (spread.square().sum(-1) - near.square().sum(-1) - misfit) / 2
+        weights = torch.softmax(log_weights, 0)
         weights = weights.reshape(*weights.shape, *(1,) * (x.ndim - 1))
         return (weights * residual).sum(0) / variance
 
-    def _bound(self, x: Tensor, latent: Tensor, generator: torch.Generator) -> Tensor:
+    def _bound(self, x: Tensor, latent: Tensor, generator: Generator) -> Tensor:
         """Return the lower bound of `log q(x)` under `N(latent, η²)`, up to a constant."""
         near = latent + self.log_posterior.exp() * normal_like(latent, generator)
-        residual = _sum_event((self.network(near) - x)[None])[0]
+        residual = (self.network(near) - x).square().flatten(1).sum(-1)  # (n,)
         variance = (2 * self.log_noise.detach()).exp()
         fit = -(residual / variance + near.square().sum(-1)) / 2
         return fit.mean() + self.log_posterior.sum()
-
-    def get_extra_state(self) -> dict[str, Any]:
-        return self.optimizer.state_dict()
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(copy.deepcopy(state))  # it would keep the tensors
-
-
-def _sum_event(residual: Tensor) -> Tensor:
-    """Return the squared length of `(particles, n, *event)`."""
-    return residual.square().flatten(2).sum(-1)

@@ -1,24 +1,23 @@
 """Noise contrast: tell the data from draws of a known proposal, by the energy.
 
 The proposal's log density enters the loss, so that the optimum is the data's own energy, mode
-weights included, wherever the proposal goes. Both are blind where it does not go, and learn slowly
-where it hardly goes. Of the weights of two modes 4 apart with deviation .4 a datum tells .5 (NCE)
-and .7 (InfoNCE) standard deviations of its own noise. A conditional proposal is given the
-condition.
+weights included, wherever the proposal goes. Both objectives are blind where it does not go, and
+learn slowly where it rarely goes. For the weights of two modes 4 apart with deviation .4, one datum
+tells .5 (NCE) and .7 (InfoNCE) standard deviations of its own noise.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 
 from ebrl.energies import Energy
 from ebrl.kernels.importance import Proposal
-from ebrl.objectives.protocol import Loss, Objective, bound
+from ebrl.objectives.protocol import Loss, check_counts, conditioned
 
 
 class ConditionalProposal(Protocol):
@@ -37,17 +36,21 @@ class NormalNoise(NamedTuple):
 
     @classmethod
     def around(cls, data: Tensor, spread: float = 1.5) -> NormalNoise:
-        """Return the one with the mean and `spread` times the deviation of `data: (n, *event)`.
+        """Return the normal distribution with the mean of the data and a larger deviation.
 
-        Wider than the data, so that it goes everywhere they do. Raises `ValueError` where a
-        coordinate is constant or not finite.
+        Args:
+            data: `(n, *event)`.
+            spread: Deviation in units of the data's: above 1, to cover all of them.
+
+        Raises:
+            ValueError: If a coordinate is constant or not finite.
         """
         mean, deviation = data.mean(0), spread * data.std(0)
         if not (deviation > 0).all():
             raise ValueError("expected data that vary in every coordinate, and are finite")
         return cls(mean, deviation)
 
-    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def sample(self, batch: tuple[int, ...], generator: Generator) -> Tensor:
         mean, deviation = self.mean.to(generator.device), self.deviation.to(generator.device)
         noise = torch.empty(*batch, *mean.shape, dtype=mean.dtype, device=generator.device)
         return mean + deviation * noise.normal_(generator=generator)
@@ -59,61 +62,68 @@ class NormalNoise(NamedTuple):
         return -(squares + deviation.log() + 0.5 * math.log(2 * math.pi)).sum(event)
 
 
-class NCE(nn.Module, Objective):
-    """Noise-contrastive estimation, `ratio` draws of noise for each x (Gutmann, Hyvärinen 2012).
+class NCE(nn.Module):
+    """Noise-contrastive estimation (Gutmann and Hyvärinen 2012).
 
-    Binary classification with the log odds `-E(x) - log Z - log(ratio q(x))`. The energy must learn
-    its own log normalizer: `log_normalizer` is a parameter of this objective, to be optimised with
-    the energy's. It is one number, so with a condition, whose normalizers differ, the energy must
-    be able to add a function of the condition (networks are). Raises `ValueError` for a ratio < 1.
+    Binary classification of data and noise with the log odds `-E(x) - log Z - log(ratio q(x))`. The
+    energy must learn its own log normalizer: `log_normalizer` is a parameter of this objective, to
+    be optimised with the energy's. It is one number; with conditions, whose normalizers differ, the
+    energy must be able to add a function of the condition (networks are).
+
+    Args:
+        noise: The proposal q, or one for each condition.
+        ratio: Draws of noise for each x.
+
+    Raises:
+        ValueError: If the ratio is below 1.
     """
 
     def __init__(self, noise: Proposal | ConditionalProposal, ratio: int = 4):
         super().__init__()
-        self.noise, self.ratio = noise, expect_candidates(ratio)
+        check_counts(ratio=ratio)
+        self.noise, self.ratio = noise, ratio
         self.log_normalizer = nn.Parameter(torch.zeros(()))
 
     def forward(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
-        draws, log_density = with_candidates(self.noise, x, condition, self.ratio, generator)
-        value = bound(energy, condition)(draws)  # (batch, 1 + ratio)
-        odds = -value - self.log_normalizer - log_density - math.log(self.ratio)
-        data, noise = odds[:, 0], odds[:, 1:]
+        pool, log_density = with_candidates(self.noise, x, condition, self.ratio, generator)
+        value = conditioned(energy, condition)(pool)  # (batch, 1 + ratio)
+        log_odds = -value - self.log_normalizer - log_density - math.log(self.ratio)
+        data, noise = log_odds[:, 0], log_odds[:, 1:]
         loss = softplus(-data).mean() + softplus(noise).sum(1).mean()
-        metrics = contrast_metrics(value, odds)
+        metrics = candidate_metrics(value, log_odds)
         metrics["log_normalizer"] = self.log_normalizer.detach().clone()
         return Loss(loss, metrics)
 
 
-class InfoNCE(Objective):
+class InfoNCE(nn.Module):
     """Which of `1 + candidates` is the datum: InfoNCE, or ranking NCE (Ma and Collins 2018).
 
-    Cross-entropy of the softmax of `-E(x) - log q(x)`. Normalizers cancel, one for each condition,
-    so that none is learnt, and the optimum is exact for any number of candidates. Raises
-    `ValueError` for fewer than one.
+    Cross-entropy of the softmax of `-E(x) - log q(x)`. The normalizers cancel, one for each
+    condition; the optimum is exact for any number of candidates.
+
+    Args:
+        proposal: The proposal q, or one for each condition.
+        candidates: Draws of the proposal for each x.
+
+    Raises:
+        ValueError: If `candidates` is below 1.
     """
 
     def __init__(self, proposal: Proposal | ConditionalProposal, candidates: int = 16):
-        self.proposal, self.candidates = proposal, expect_candidates(candidates)
+        super().__init__()
+        check_counts(candidates=candidates)
+        self.proposal, self.candidates = proposal, candidates
 
-    def __call__(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+    def forward(
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
         pool, log_density = with_candidates(self.proposal, x, condition, self.candidates, generator)
-        value = bound(energy, condition)(pool)  # (batch, 1 + candidates)
+        value = conditioned(energy, condition)(pool)  # (batch, 1 + candidates)
         log_odds = -value - log_density
-        return Loss(-torch.log_softmax(log_odds, 1)[:, 0].mean(), contrast_metrics(value, log_odds))
+        loss = -torch.log_softmax(log_odds, 1)[:, 0].mean()
+        return Loss(loss, candidate_metrics(value, log_odds))
 
 
 def with_candidates(
@@ -121,31 +131,36 @@ def with_candidates(
     x: Tensor,
     condition: Tensor | None,
     candidates: int,
-    generator: torch.Generator,
+    generator: Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Return each datum before its candidates, and the proposal's log density of all of them.
+    """Return each datum followed by its candidates, and the proposal's log density of all.
 
-    `(batch, 1 + candidates, *event)` and `(batch, 1 + candidates)`, without a graph.
+    Returns:
+        `(batch, 1 + candidates, *event)` and `(batch, 1 + candidates)`, without a graph.
+
+    Raises:
+        TypeError: If the proposal is conditional and the condition missing.
     """
-    known = cast(Proposal, proposal)
-    if not hasattr(proposal, "sample"):  # an energy that is a proposal has a `given` as well
+    if not isinstance(proposal, Proposal):
         if condition is None:
             raise TypeError("this proposal is conditional: pass the objective a condition too")
-        known = proposal.given(condition)
+        proposal = proposal.given(condition)
     with torch.no_grad():
-        drawn = known.sample((len(x), candidates), generator).to(x)
+        drawn = proposal.sample((len(x), candidates), generator).to(x)
         pool = torch.cat([x.unsqueeze(1), drawn], 1)
-        return pool, known.log_density(pool)
+        return pool, proposal.log_density(pool)
 
 
-def contrast_metrics(value: Tensor, log_odds: Tensor) -> dict[str, Tensor]:
-    """Return what tells whether candidates are hard, of `(batch, 1 + candidates)`, datum first."""
+def candidate_metrics(value: Tensor, log_odds: Tensor) -> dict[str, Tensor]:
+    """Return how hard the candidates are to tell from the data.
+
+    Args:
+        value: Energies, `(batch, 1 + candidates)`, the datum first.
+        log_odds: Log odds of being the datum, of the same shape.
+
+    Returns:
+        The energy gap, and the share of the candidates that rank below their datum.
+    """
     value, log_odds = value.detach(), log_odds.detach()
     rank = (log_odds[:, 1:] < log_odds[:, :1]).to(value).mean()
     return {"energy_gap": value[:, 1:].mean() - value[:, 0].mean(), "ranked_below": rank}
-
-
-def expect_candidates(candidates: int) -> int:
-    if candidates < 1:
-        raise ValueError(f"expected at least one candidate for each x, got {candidates}")
-    return candidates

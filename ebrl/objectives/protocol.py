@@ -3,18 +3,20 @@
     loss, metrics = objective(energy, x, condition, generator=generator)
     loss.backward()
 
-Parameters, samplers and chains are arguments of its constructor; the energy never is. One that
-holds state (chains, a learned log normalizer) is an `nn.Module` and belongs in the checkpoint.
-Every objective leaves the data as they are, draws from `generator` alone, and lets a NaN in the
-data or the energy through to the loss: the loop raises, the objective hides nothing.
+Samplers, chains and settings are arguments of an objective's constructor; the energy never is. Each
+objective here is an `nn.Module`, so that its chains and learned numbers are in `state_dict` and in
+the checkpoints. It leaves the data unchanged, draws random numbers from `generator` alone, and
+propagates a NaN in the data or the energy to the loss, where the training loop raises.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import copy
+import math
+from typing import Any, NamedTuple, Protocol
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 
 from ebrl.energies import Energy
 
@@ -26,28 +28,69 @@ class Loss(NamedTuple):
     metrics: dict[str, Tensor]  # name: (), without a graph, to be logged
 
 
-class Objective:
-    """A loss whose optimum is an energy that fits the data, or as much of it as it documents."""
+class Objective(Protocol):
+    """A loss whose minimiser is an energy that fits the data, or as much of it as it documents."""
+
+    def forward(
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
+    ) -> Loss:
+        """Return the loss on a batch of data.
+
+        Args:
+            energy: The energy whose parameters the loss is differentiated by.
+            x: Data, `(batch, *event)`.
+            condition: What each x is conditioned on, `(batch, *features)`, or None.
+            generator: Source of all random numbers, on the device of `x`.
+
+        Raises:
+            TypeError: If the condition is missing, or given to an energy that takes none.
+        """
+        ...
 
     def __call__(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
-        """Return the loss on a batch `x: (batch, *event)`, condition `(batch, *features)`."""
-        raise NotImplementedError(f"{type(self).__name__} defines no loss")
+        """Return what `forward` returns, as every `nn.Module` does."""
+        ...
 
 
-def bound(energy: Energy, condition: Tensor | None) -> Energy:
-    """Return the energy of x alone.
+class SelfTrained(nn.Module):
+    """A module that owns the optimizer of its parameters and steps it in `forward`.
 
-    Raises `TypeError` where a condition is missing, or is passed to an energy that takes none.
+    The training loop leaves its parameters alone. The optimizer's state is in `state_dict`.
+    """
+
+    optimizer: Optimizer
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(copy.deepcopy(state))  # the optimizer keeps what it is given
+
+
+def conditioned(energy: Energy, condition: Tensor | None) -> Energy:
+    """Return the energy of x alone: `energy.given(condition)`, or the energy itself without one.
+
+    Raises:
+        TypeError: If the condition is missing, or given to an energy that takes none.
     """
     if condition is not None:
         return energy.given(condition)
     if energy.takes_condition:
         raise TypeError("this energy is conditional: pass the objective a condition for each x")
     return energy
+
+
+def check_weights(**weights: float) -> None:
+    """Raise `ValueError` unless each weight of a term in a loss is finite and at least 0."""
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"expected a weight {name} >= 0, got {weight}")
+
+
+def check_counts(**counts: int) -> None:
+    """Raise `ValueError` unless each count is at least 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"expected {name} >= 1, got {count}")

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.protocol import normal_like
-from ebrl.objectives.contrastive import contrast
-from ebrl.objectives.protocol import Loss, Objective, bound
+from ebrl.objectives.contrastive import contrastive_loss
+from ebrl.objectives.protocol import Loss, conditioned
 from ebrl.sampling import Sampler
 from ebrl.spaces import Unbounded
 
 
-class RecoveryLikelihood(nn.Module, Objective):
+class RecoveryLikelihood(nn.Module):
     """Recovery likelihood along a ladder of noise levels (Gao et al. 2021, algorithm 1).
 
     `E(x given σ_t)` is the energy of data blurred by noise `σ_t`. It is learnt by contrasting x at
@@ -25,14 +25,21 @@ class RecoveryLikelihood(nn.Module, Objective):
         p(x | y) ∝ exp(-E(x given σ_t) - |y - x|² / 2s²),    s² = σ_{t+1}² - σ_t²,
 
     which is near a Gaussian when s is small, so that short chains suffice. Where s is as wide as
-    what separates the data's parts they do not, and the energy runs away from them: add levels.
+    the gaps between the data's parts they do not, and the energy runs away from them: add levels.
     Noise is added and nothing shrunk (the paper shrinks too, which is the same up to units). The
-    sampler moves `u = (x - y)/s` from 0: one step size serves all levels.
+    sampler moves `u = (x - y)/s` from 0: one step size serves all levels. Modes further than s
+    apart are not weighed against each other at that level: only the highest levels see the weights
+    of separated modes.
 
-    `sigmas` ascend, from 0 only where the energy has a law there. The energy is given σ_t as the
-    last feature of its condition, `(batch, 1)` if there is no other; one that takes no condition
-    serves two sigmas, one level. Mass that is further than s apart is not weighed against each
-    other at that level: only the highest levels see the weights of separated modes.
+    Args:
+        sampler: A sampler in an unbounded space.
+        sigmas: Two or more ascending noise levels, from 0 only where the energy has a density
+            there. The energy is given σ_t as the last feature of its condition, `(batch, 1)` if
+            there is no other; one that takes no condition serves two sigmas, one level.
+
+    Raises:
+        ValueError: If the sigmas do not ascend from 0 or above, the sampler's space is bounded, or
+            there are several levels and the energy takes no condition.
     """
 
     sigmas: Tensor  # (levels + 1,)
@@ -47,15 +54,10 @@ class RecoveryLikelihood(nn.Module, Objective):
                 f"{type(sampler.space).__name__}"
             )
         self.sampler = sampler
-        self.register_buffer("sigmas", torch.tensor(sigmas))
+        self.register_buffer("sigmas", torch.tensor(sigmas), persistent=False)
 
     def forward(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
         x, levels, sigmas = x.detach(), len(self.sigmas) - 1, self.sigmas.to(x)
         level = torch.randint(levels, (len(x),), generator=generator, device=x.device)
@@ -66,20 +68,15 @@ class RecoveryLikelihood(nn.Module, Objective):
         model = self._at(energy, sigmas[level], condition)
         recovery = Recovery(model, noisy, spread, self.sampler.temperature)
         samples = self.sampler.sample(recovery, torch.zeros_like(x), generator=generator)
-        return contrast(model(clean), model(recovery.place(samples.x)), samples.info, 0.0)
+        return contrastive_loss(model(clean), model(recovery.place(samples.x)), samples.info)
 
     def recover(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Tensor:
-        """Return draws at the lowest level from `x: (batch, *event)` at the highest.
+        """Return draws at the lowest level from x at the highest, `(batch, *event)` both.
 
         From normal draws of the highest sigma, where it drowns the data, this generates. The
-        sampler's step size stands still.
+        sampler's step size does not adapt.
         """
         spreads = self._spread(x)
         for level in reversed(range(len(spreads))):
@@ -101,7 +98,7 @@ class RecoveryLikelihood(nn.Module, Objective):
                     f"expected an energy that takes the noise level as its condition, for "
                     f"{len(self.sigmas) - 1} levels; got one that takes none: pass two sigmas"
                 )
-            return bound(energy, condition)
+            return conditioned(energy, condition)
         level = sigma.unsqueeze(-1)  # (batch, 1)
         return energy.given(level if condition is None else torch.cat([condition, level], -1))
 
@@ -109,7 +106,7 @@ class RecoveryLikelihood(nn.Module, Objective):
 class Recovery(Energy):
     """The energy of `u` given a noisy y: that of `x = y + s u`, and `T |u|²/2`.
 
-    T is the temperature that the sampler will divide by; the noise is as large at every T.
+    T is the temperature that the sampler divides by: the noise is equally large at every T.
     """
 
     def __init__(self, energy: Energy, noisy: Tensor, spread: Tensor, temperature: Number):
@@ -119,6 +116,7 @@ class Recovery(Energy):
         self.temperature = temperature
 
     def place(self, u: Tensor) -> Tensor:
+        """Return `x = y + s u`."""
         return self.noisy + self.spread * u
 
     def forward(self, u: Tensor) -> Tensor:

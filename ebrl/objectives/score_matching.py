@@ -1,8 +1,8 @@
-"""Score matching: the energy's gradient against the data's, with no normalizer and no chains.
+"""Score matching: fit the energy's gradient to the data's, without a normalizer or chains.
 
-Gradients are all that it sees. Between modes that a region without data separates, no gradient
-tells how much mass each has: it is blind to mode weights. Of those of two modes 4 apart with
-deviation .4 a datum tells less than .01 standard deviations of its own noise. Use smooth
+It sees gradients alone. Where a region without data separates two modes, no gradient says how much
+mass each has: score matching is blind to mode weights. For two modes 4 apart with deviation .4, one
+datum moves the weight by less than .01 standard deviations of its own noise. Use smooth
 activations: the second derivative of a ReLU network is zero.
 """
 
@@ -11,37 +11,44 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, Number, check_one_number_each, over_event
 from ebrl.kernels.protocol import normal_like
-from ebrl.objectives.protocol import Loss, Objective, bound
+from ebrl.objectives.levels import as_levels, draw_levels
+from ebrl.objectives.protocol import Loss, check_counts, conditioned
 
 
-class DenoisingScoreMatching(Objective):
+class DenoisingScoreMatching(nn.Module):
     """`½ E weight(σ) |σ ∇E(x + σ z) - z|²`, summed over the event (Vincent 2011, section 4.3).
 
-    With a number `sigma` the optimum is the energy of the data *blurred* by sigma: of precision
-    `1 / (s² + σ²)` for a Gaussian. With `(levels,)` each x draws its level and the energy is
-    `given` it, as `(batch,)`: it learns the blurred energy of every level, up to a constant for
-    each. `weight=torch.square` makes the loss half the squared error of the denoised
-    `y - σ² ∇E(y)`. One double backward. Raises `ValueError` for sigmas that are not positive.
+    The optimum is the energy of the data *blurred* by sigma: its precision is `1 / (s² + σ²)` for a
+    Gaussian of deviation s. A call costs one double backward.
+
+    Args:
+        sigma: One noise level, or `(levels,)`. Of several, each x draws one, and the energy is
+            `given` it as `(batch,)`: it learns the blurred energy of each level, up to a constant
+            for each.
+        weight: Weight of a level's error. `torch.square` makes the loss half the squared error of
+            the denoised `y - σ² ∇E(y)`.
+
+    Raises:
+        ValueError: If a level is not finite and positive.
     """
 
-    def __init__(self, sigma: Number, *, weight: Callable[[Tensor], Tensor] = torch.ones_like):
-        self.sigma, self.weight = expect_levels(sigma), weight
+    sigma: Tensor
 
-    def __call__(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+    def __init__(self, sigma: Number, *, weight: Callable[[Tensor], Tensor] = torch.ones_like):
+        super().__init__()
+        self.register_buffer("sigma", as_levels(sigma), persistent=False)
+        self.weight = weight
+
+    def forward(
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
         sigma = draw_levels(self.sigma, x, generator)  # (batch,)
         if self.sigma.ndim == 0:
-            energy = bound(energy, condition)
+            energy = conditioned(energy, condition)
         else:
             energy = (energy if condition is None else energy.given(condition)).given(sigma)
         noise = normal_like(x, generator)
@@ -53,27 +60,27 @@ class DenoisingScoreMatching(Objective):
         return Loss(loss, {"denoising_error": denoised})
 
 
-class SlicedScoreMatching(Objective):
+class SlicedScoreMatching(nn.Module):
     """`E ½ |∇E|² - vᵀ ∇²E v` with random signs v, variance reduced (Song et al. 2019, eq. 8).
 
-    The optimum is the data's own energy. Each of the `projections` of an x is one double backward.
-    Raises `ValueError` for fewer than one.
+    The optimum is the data's own energy.
+
+    Args:
+        projections: Directions v for each x. Each costs one double backward.
+
+    Raises:
+        ValueError: If `projections` is below 1.
     """
 
     def __init__(self, projections: int = 1):
-        if projections < 1:
-            raise ValueError(f"expected at least one projection, got {projections}")
+        super().__init__()
+        check_counts(projections=projections)
         self.projections = projections
 
-    def __call__(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+    def forward(
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
-        at, gradient = gradient_with_graph(bound(energy, condition), x)
+        at, gradient = gradient_with_graph(conditioned(energy, condition), x)
         curvatures = []
         for _ in range(self.projections):
             sign = torch.empty_like(x).bernoulli_(0.5, generator=generator) * 2 - 1
@@ -82,21 +89,16 @@ class SlicedScoreMatching(Objective):
         return _hyvarinen(gradient, torch.stack(curvatures).mean(0))
 
 
-class ExactScoreMatching(Objective):
+class ExactScoreMatching(nn.Module):
     """`E ½ |∇E|² - tr ∇²E` (Hyvärinen 2005, equation 4); the optimum is the data's own energy.
 
-    The trace takes as many double backwards as an event has numbers: for small events.
+    The trace takes one double backward for each coordinate of x: for small events.
     """
 
-    def __call__(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+    def forward(
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
-        at, gradient = gradient_with_graph(bound(energy, condition), x)
+        at, gradient = gradient_with_graph(conditioned(energy, condition), x)
         axes = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).view(-1, 1, *x.shape[1:])
         diagonal = [
             (axis * _gradient(gradient, at, axis.expand_as(x))).flatten(1).sum(1) for axis in axes
@@ -105,28 +107,12 @@ class ExactScoreMatching(Objective):
 
 
 def gradient_with_graph(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a leaf that is x, and the energy's gradient there as a function of both."""
+    """Return a leaf equal to x, and `∇E` there, differentiable by the leaf and the parameters."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         value = energy(x)
         check_one_number_each(value, x, energy.event_ndim)
     return x, _gradient(value, x, torch.ones_like(value))
-
-
-def expect_levels(sigma: Number) -> Tensor:
-    """Return noise levels as a tensor, `()` or `(levels,)`; `ValueError` where not positive."""
-    sigma = torch.as_tensor(sigma, dtype=torch.get_default_dtype())
-    if sigma.ndim > 1 or sigma.numel() == 0 or not ((sigma > 0) & sigma.isfinite()).all():
-        raise ValueError(f"expected sigma > 0, a number or (levels,), got {sigma.tolist()}")
-    return sigma
-
-
-def draw_levels(sigma: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a noise level for each x, `(batch,)`, all levels being as likely."""
-    sigma = sigma.to(x)
-    if sigma.ndim == 0:
-        return sigma.expand(len(x))
-    return sigma[torch.randint(len(sigma), (len(x),), generator=generator, device=x.device)]
 
 
 def _gradient(of: Tensor, x: Tensor, along: Tensor) -> Tensor:

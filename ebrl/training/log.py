@@ -12,17 +12,24 @@ from ebrl.energies import Energy
 from ebrl.energies.freezing import evaluating
 from ebrl.sampling import Sampler
 
-PIXELS = 96  # of a plane, a side
-IMAGES = 64
+PIXELS = 96  # on each side of a picture of the plane
+IMAGES, POINTS = 64, 2_000  # samples in a picture
 
 
-class Recorder:
-    """Writes the mean of each metric over every `every` steps, and ten times as rarely samples.
+class TensorBoardLog:
+    """Writes the mean of each metric over every `every` steps, and pictures ten times as rarely.
 
-    A copy of `sampler` draws the samples, from its space's reference, with a generator of its own:
-    what is recorded does not disturb what is trained. `step` is where the training
-    stands: events after it, of a run that was killed, are hidden. Raises `ValueError` for `every`
-    below 1.
+    A copy of the sampler draws the pictured samples with a generator of its own: logging does not
+    disturb the training.
+
+    Args:
+        folder: Where the events go.
+        every: Steps between two entries.
+        step: Step that the training stands at; later events, of a run that was killed, are hidden.
+        sampler: Draws the samples of the pictures from its space's reference; None for no pictures.
+
+    Raises:
+        ValueError: If `every` is below 1.
     """
 
     def __init__(self, folder: str | Path, every: int, step: int, sampler: Sampler | None):
@@ -35,8 +42,8 @@ class Recorder:
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
 
-    def record(self, step: int, metrics: dict[str, Tensor], energy: Energy, data: Tensor) -> None:
-        """Take in a step's metrics; `data` are rows to show beside the samples."""
+    def add(self, step: int, metrics: dict[str, Tensor], energy: Energy, data: Tensor) -> None:
+        """Add a step's metrics; `data` are rows to show beside the energy's samples."""
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach()
         self.steps += 1
@@ -45,21 +52,15 @@ class Recorder:
                 self.writer.add_scalar(name, float(total) / self.steps, step)
             self.sums, self.steps = {}, 0
         if self.sampler is not None and step % (10 * self.every) == 0:
-            self.picture(step, energy, data)
+            self._picture(self.sampler, step, energy, data)
 
-    def picture(self, step: int, energy: Energy, data: Tensor) -> None:
-        """Write samples: of points in the plane their histogram, of images the first few.
-
-        Of a conditional energy, and of things of another shape, none.
-        """
-        if self.sampler is None or energy.takes_condition:
-            return
+    def _picture(self, sampler: Sampler, step: int, energy: Energy, data: Tensor) -> None:
+        """Write samples of an unconditional energy: in the plane a histogram, else a few images."""
         images = data.ndim == 4 and data.shape[1] in (1, 3)
-        if not images and data.shape[1:] != (2,):
+        if energy.takes_condition or not (images or data.shape[1:] == (2,)):
             return
         generator = torch.Generator(data.device).manual_seed(step)
-        n = IMAGES if images else 2_000
-        x = self.sampler.sample(energy, n=n, generator=generator).x
+        x = sampler.sample(energy, n=IMAGES if images else POINTS, generator=generator).x
         if images:
             low, high = data.min(), data.max()
             self.writer.add_images("samples", ((x - low) / (high - low)).clamp(0, 1), step)
@@ -72,11 +73,11 @@ class Recorder:
 
 @torch.no_grad()
 def planes(energy: Energy, data: Tensor, samples: Tensor) -> Tensor:
-    """Return `(1, height, 3 width)` in [0, 1]: data, samples and `exp(-E)` over the same square."""
+    """Return data, samples and `exp(-E)` over one rectangle, `(1, height, 3 width)` in [0, 1]."""
     low, high = data.amin(0), data.amax(0)
     low, high = low - 0.2 * (high - low), high + 0.2 * (high - low)
     axes = [torch.linspace(float(low[i]), float(high[i]), PIXELS).to(data) for i in (0, 1)]
-    with evaluating(energy):  # without a draw from dropout's stream
+    with evaluating(energy):  # dropout would draw from its random stream
         value = energy(torch.cartesian_prod(*axes))
     density = (value.min() - value).exp().view(PIXELS, PIXELS)
     edges = [float(edge) for pair in zip(low, high, strict=True) for edge in pair]

@@ -2,15 +2,15 @@
 
     fit(energy, data, objective, steps=1500, generator=generator)
 
-A step is `Training.advance`; all else (TensorBoard, checkpoints, progress) is a callback that looks
-at the training between two steps. A checkpoint holds everything that a step changes, so that a
-training that was killed goes on to the same weights, bit for bit, on the same machine and versions.
+A step is `Training.advance`; all else (TensorBoard, checkpoints, progress) is a callback between
+two steps. A checkpoint holds everything that a step changes, so that a training that was killed
+continues to the same weights, bit for bit, on the same machine and versions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -18,21 +18,30 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import Dataset
 
 from ebrl import schedules
-from ebrl.energies import Energy, check_one_number_each
-from ebrl.energies.freezing import evaluating
-from ebrl.objectives.protocol import Objective, bound
+from ebrl.energies import Energy
+from ebrl.objectives.protocol import Objective, SelfTrained
 from ebrl.sampling import Sampler
 from ebrl.storage import StorageError
+from ebrl.training.averaging import moving_average
 from ebrl.training.checkpoints import checkpoints_in, newest_checkpoint, write_checkpoint
-from ebrl.training.log import Recorder
-from ebrl.training.tables import expect_finite, load_table
-from ebrl.training.watch import Alarm, DivergedError, expect_finite_number, watch
+from ebrl.training.clipping import RunningClip
+from ebrl.training.data import Data, Order, check_fit, take_rows
+from ebrl.training.log import POINTS, TensorBoardLog
+from ebrl.training.tables import load_table
+from ebrl.training.watch import (
+    Alarm,
+    DivergedError,
+    NonFiniteError,
+    advice,
+    check_finite_numbers,
+    check_finite_weights,
+    watch,
+)
 
-Data = Tensor | Dataset | str | Path
 Precision = Literal["float32", "bfloat16"]
 Metrics = dict[str, Tensor]
 Schedule = Callable[[float], float]
@@ -68,38 +77,49 @@ class Training:
         return self.energy if self.averaged is None else cast(Energy, self.averaged.module)
 
     def advance(self) -> Metrics:
-        """Take one step and return what there is to log.
+        """Take one step and return its metrics.
 
-        Raises DivergedError, before they reach the weights, for a loss or gradient that is not
-        finite and for an energy gap that runs away (`ebrl.training.watch.watch`).
+        Raises:
+            DivergedError: If the loss or the gradient is not finite or the energy gap runs away
+                (`ebrl.training.watch.watch`). The weights are those before the step.
         """
-        x, condition = rows(self.data, self.order.next(self.generator), self.device)
+        x, condition = take_rows(self.data, self.order.next(self.generator), self.device)
         mixed = self.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             loss, metrics = self.objective(self.energy, x, condition, generator=self.generator)
         self.optimizer.zero_grad()
         loss.backward()
-        norm = self._clip_gradient()
-        loss = loss.detach()
+        loss, norm = loss.detach(), self._gradient_norm()
         try:
             self.alarm = watch(self.alarm, loss, metrics.get("energy_gap"))
-            expect_finite_number("norm of the gradient", norm)
+            check_finite_numbers(norm_of_the_gradient=norm)
         except DivergedError as error:
-            raise DivergedError(f"diverged at step {self.step + 1}: {error}") from error
+            cure = advice(self.objective, metrics)
+            raise type(error)(f"diverged at step {self.step + 1}: {error}; {cure}") from error
+        if self.clip is not None:
+            limit = self.clip(norm) if isinstance(self.clip, RunningClip) else self.clip
+            nn.utils.clip_grads_with_norm_(self._parameters(), limit, norm)
         self.optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.energy)
         self.step += 1
         return {"loss": loss, "gradient_norm": norm, **metrics}
 
-    def _clip_gradient(self) -> Tensor:
-        """Shorten the gradient to its limit and return its norm before that."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.clip is not None:
-            limit = self.clip(norm) if isinstance(self.clip, RunningClip) else self.clip
-            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-        return norm
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _gradient_norm(self) -> Tensor:
+        return nn.utils.get_total_norm([p.grad for p in self._parameters() if p.grad is not None])
+
+    def save(self, folder: Path, keep: int = 2) -> Path:
+        """Write a checkpoint into `folder` and drop all but the newest; return its path.
+
+        Raises:
+            NonFiniteError: If weights are not finite; the checkpoints there stay as they are.
+        """
+        for part in self._modules().values():
+            check_finite_weights(part)
+        return write_checkpoint(folder, self.step, self.state(), keep)
 
     def state(self) -> dict[str, Any]:
         """Return everything that a step changes."""
@@ -117,9 +137,10 @@ class Training:
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what `state` returned, into a training that is built the same way.
+        """Restore what `state` returned, in a training that is built the same way.
 
-        Raises ValueError when it is not.
+        Raises:
+            ValueError: If it is built otherwise.
         """
         modules = self._modules()
         expected = self.state().keys()
@@ -130,7 +151,7 @@ class Training:
                 module.load_state_dict(state[name])
             self.order.load_state_dict(state["order"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except RuntimeError as error:  # torch's word for keys and shapes that do not fit
+        except RuntimeError as error:  # what torch raises for other keys and shapes
             raise ValueError(str(error)) from error
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["global_generator"])
@@ -172,62 +193,74 @@ def fit(
     pictures: Sampler | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Training:
-    """Train `energy` in place for `steps` and return the training: its `average`, its state.
+    """Train `energy` in place and return the training: its `average`, its state.
 
     Args:
+        energy: What is trained.
         data: `(n, *event)`, a dataset of x or of (x, condition), or a file for `load_table`.
-        learning_rate: Of Adam, which trains the energy and what the objective learns beside it,
-            where no `optimizer` is given.
-        schedule: The part of the learning rate at each part of the training, from 0 to 1.
+        objective: How it is trained.
+        steps: Steps in all, those of a resumed run included.
+        generator: Source of the order of the data and of all noise.
+        batch_size: Rows of the data a step.
+        learning_rate: Of Adam, which trains the energy and the objective's own parameters unless an
+            `optimizer` is given.
+        schedule: The factor of the learning rate at each fraction of the training, 0 to 1.
+        optimizer: In place of Adam.
         ema_decay: Of the moving average of the weights; 0 keeps none.
         clip: The largest norm of the gradient, or a `RunningClip`.
         precision: "bfloat16" computes under autocast: losses, and energies while sampling, whose
             acceptance then sees energies rounded to three digits. Weights stay float32.
-        folder: Gets TensorBoard events every `log_every` steps and the two newest checkpoints;
-            without it nothing is written.
-        resume: Go on from the newest whole checkpoint in `folder`, to `steps` in all.
+        folder: Gets TensorBoard events and checkpoints; without it nothing is written.
+        resume: Continue from the newest whole checkpoint in `folder`.
+        checkpoint_every: Steps between two checkpoints, of which the two newest are kept.
+        log_every: Steps between two entries in TensorBoard.
         pictures: Draws the samples of the pictures in TensorBoard (points in the plane, images).
         callbacks: Called after every step with the training and the step's metrics.
 
-    Raises ValueError for data that no energy can be fitted to, for parts that do not fit together
-    and for a folder that holds checkpoints and is not to be resumed, DivergedError when the loss
-    is no longer finite.
+    Raises:
+        ValueError: If no energy can be fitted to the data, the parts do not fit together, or the
+            folder holds checkpoints and `resume` is False.
+        DivergedError: If the energy gap runs away, and `NonFiniteError`, which is one, if a loss,
+            gradient or weight is not finite; the state before that step is then in `folder`.
     """
     data = load_table(data) if isinstance(data, str | Path) else data
-    check(energy, data, batch_size)
+    check_fit(energy, data, batch_size, objective)
     training = Training(
         energy=energy,
         data=data,
         objective=objective,
-        optimizer=optimizer or Adam(trained(energy, objective), learning_rate),
+        optimizer=optimizer or Adam(trainable_parameters(energy, objective), learning_rate),
         generator=generator,
         order=Order(len(data), batch_size),  # type: ignore[arg-type]
-        averaged=averaged(energy, ema_decay) if ema_decay else None,
+        averaged=moving_average(energy, ema_decay) if ema_decay else None,
         clip=clip,
         precision=precision,
     )
     with ExitStack() as stack:
         if folder is not None:
-            _begin(training, Path(folder) / "checkpoints", resume)
-            keep = _keep(Path(folder) / "checkpoints", checkpoint_every, steps)
-            recorder = Recorder(folder, log_every, training.step, pictures)
-            stack.enter_context(closing(recorder))
-            callbacks = [_record(recorder, training), keep, *callbacks]
+            checkpoints = Path(folder) / "checkpoints"
+            _restore(training, checkpoints, resume)
+            keep = _keep(checkpoints, checkpoint_every, steps)
+            log = TensorBoardLog(folder, log_every, training.step, pictures)
+            stack.enter_context(closing(log))
+            stack.enter_context(_saving(training, checkpoints))
+            callbacks = [_log(log, training), keep, *callbacks]
         while training.step < steps:
-            pace(training.optimizer, schedule(training.step / steps))
+            scale_learning_rate(training.optimizer, schedule(training.step / steps))
             metrics = training.advance()
             for callback in callbacks:
                 callback(training, metrics)
+        check_finite_weights(energy)
     return training
 
 
-def _begin(training: Training, folder: Path, resume: bool) -> None:
+def _restore(training: Training, folder: Path, resume: bool) -> None:
     """Restore the newest checkpoint in `folder` if there is one and it is wanted."""
     if not checkpoints_in(folder):
         return
     if not resume:
         raise ValueError(
-            f"{folder} holds the checkpoints of a training: pass resume=True to go on with it, or "
+            f"{folder} holds the checkpoints of a training: pass resume=True to continue it, or "
             "another folder"
         )
     path, state = newest_checkpoint(folder)
@@ -238,155 +271,56 @@ def _begin(training: Training, folder: Path, resume: bool) -> None:
 
 
 def _keep(folder: Path, every: int, last: int) -> Callback:
+    """Return a callback that writes a checkpoint after every so many steps and the last."""
     if every < 1:
         raise ValueError(f"expected checkpoint_every >= 1, got {every}")
     folder.mkdir(parents=True, exist_ok=True)
 
     def keep(training: Training, metrics: Metrics) -> None:
         if training.step % every == 0 or training.step == last:
-            write_checkpoint(folder, training.step, training.state())
+            training.save(folder)
 
     return keep
 
 
-def _record(recorder: Recorder, training: Training) -> Callback:
-    shown, _ = rows(training.data, torch.arange(min(training.order.size, 2_000)), training.device)
+@contextmanager
+def _saving(training: Training, folder: Path) -> Iterator[None]:
+    """Save the state before a step that met numbers that are not finite, beside older ones."""
+    try:
+        yield
+    except NonFiniteError as error:
+        try:
+            path = training.save(folder, keep=3)
+        except NonFiniteError:  # the weights are lost: older checkpoints stay
+            raise error from None
+        raise NonFiniteError(f"{error}; the state before that step is in {path}") from error
 
-    def record(training: Training, metrics: Metrics) -> None:
-        recorder.record(training.step, metrics, training.average, shown)
 
-    return record
+def _log(log: TensorBoardLog, training: Training) -> Callback:
+    """Return a callback that logs every step."""
+    first = torch.arange(min(training.order.size, POINTS))
+    shown, _ = take_rows(training.data, first, training.device)
+
+    def add(training: Training, metrics: Metrics) -> None:
+        log.add(training.step, metrics, training.average, shown)
+
+    return add
 
 
-# ---- the parts of a step --------------------------------------------------------------------
+def trainable_parameters(energy: Energy, objective: Objective) -> list[nn.Parameter]:
+    """Return the parameters of the energy and the objective, without modules that train themselves.
 
-
-class Order:
-    """Rows of the data in random order: each comes once before any comes again.
-
-    The rows that do not fill a last batch wait for another epoch. Raises `ValueError` for fewer
-    rows than a batch has.
+    `ebrl.objectives.protocol.SelfTrained` modules own an optimizer.
     """
-
-    def __init__(self, size: int, batch_size: int):
-        if not 1 <= batch_size <= size:
-            raise ValueError(
-                f"expected at least as many rows as a batch has, got {size} for "
-                f"batch_size={batch_size}: pass a smaller batch_size"
-            )
-        self.size, self.batch_size = size, batch_size
-        self.permutation, self.position = torch.empty(0, dtype=torch.long), size
-
-    def next(self, generator: torch.Generator) -> Tensor:
-        """Return the rows of the next batch, `(batch_size,)`."""
-        if self.position + self.batch_size > self.size:
-            self.permutation = torch.randperm(
-                self.size, generator=generator, device=generator.device
-            )
-            self.position = 0
-        self.position += self.batch_size
-        return self.permutation[self.position - self.batch_size : self.position]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"permutation": self.permutation, "position": self.position, "size": self.size}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["size"] != self.size:
-            raise ValueError(f"expected data of {state['size']} rows, as before, got {self.size}")
-        self.permutation = state["permutation"].to(self.permutation.device)
-        self.position = state["position"]
-
-
-class RunningClip(nn.Module):
-    """The limit of the gradient's norm: `factor` times the running mean of the clipped norms."""
-
-    mean: Tensor
-
-    def __init__(self, factor: float = 3.0, decay: float = 0.99):
-        super().__init__()
-        if not factor >= 1 or not 0 <= decay < 1:
-            raise ValueError(f"expected factor >= 1 and 0 <= decay < 1, got {factor=}, {decay=}")
-        self.factor, self.decay = factor, decay
-        self.register_buffer("mean", torch.tensor(0.0))
-
-    @torch.no_grad()
-    def forward(self, norm: Tensor) -> Tensor:
-        """Return the limit for this step and take its norm into the mean."""
-        mean = torch.where(self.mean > 0, self.mean.to(norm), norm)
-        limit = self.factor * mean
-        self.mean = torch.lerp(torch.minimum(norm, limit), mean, self.decay)
-        return limit
-
-
-def pace(optimizer: Optimizer, part: float) -> None:
-    """Set the learning rates to this part of those that the optimiser was made with."""
-    for group in optimizer.param_groups:
-        group["lr"] = part * group.setdefault("initial_lr", group["lr"])
-
-
-def averaged(energy: Energy, decay: float) -> AveragedModel:
-    """Return the exponential moving average of the weights, to be updated after each step."""
-    if not 0 < decay < 1:
-        raise ValueError(f"expected 0 <= ema_decay < 1, got {decay}")
-    return AveragedModel(energy, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-
-def trained(energy: Energy, objective: Objective) -> list[nn.Parameter]:
-    """Return the parameters to train: an objective's too, without parts that train themselves."""
     parameters = list(energy.parameters())
     if isinstance(objective, nn.Module):
-        learners = [part for part in objective.modules() if hasattr(part, "optimizer")]
+        learners = [part for part in objective.modules() if isinstance(part, SelfTrained)]
         apart = {id(parameter) for part in learners for parameter in part.parameters()}
         parameters += [each for each in objective.parameters() if id(each) not in apart]
     return parameters
 
 
-def rows(
-    data: Tensor | Dataset, index: Tensor, device: torch.device
-) -> tuple[Tensor, Tensor | None]:
-    """Return the rows `index` of the data and their conditions, on `device`."""
-    if isinstance(data, Tensor | TensorDataset):
-        tensors = (data,) if isinstance(data, Tensor) else data.tensors
-        batch: Any = [tensor[index.to(tensor.device)] for tensor in tensors]
-    else:
-        batch = default_collate([data[i] for i in index.tolist()])
-        batch = [batch] if isinstance(batch, Tensor) else batch
-    x, condition = [*batch, None][:2]
-    return x.to(device), condition if condition is None else condition.to(device)
-
-
-def check(energy: Energy, data: Tensor | Dataset, batch_size: int) -> None:
-    """Raise `ValueError` where energy and data do not fit together, before work starts."""
-    weights = next((p for p in energy.parameters() if p.requires_grad), None)
-    if weights is None:
-        raise ValueError(
-            f"expected an energy with weights to train, got {type(energy).__name__} with none"
-        )
-    if isinstance(data, Tensor | TensorDataset):
-        for tensor in (data,) if isinstance(data, Tensor) else data.tensors:
-            expect_finite(tensor)
-    Order(len(data), batch_size)  # type: ignore[arg-type]
-    x, condition = rows(data, _telling(data), weights.device)
-    if x.dtype != weights.dtype:
-        raise ValueError(
-            f"expected data of the energy's dtype {weights.dtype}, got {x.dtype}: "
-            f"data.to({weights.dtype})"
-        )
-    if x.ndim - 1 != energy.event_ndim:
-        raise ValueError(
-            f"expected rows with {energy.event_ndim} axes each, as the energy has it, got data of "
-            f"shape (n, {', '.join(map(str, x.shape[1:]))})"
-        )
-    if energy.takes_condition and condition is None:
-        return  # an objective with noise levels has one to give; others refuse at their first step
-    with torch.no_grad(), evaluating(energy):  # without a draw from dropout's stream
-        value = bound(energy, condition)(x)
-    check_one_number_each(value, x, energy.event_ndim)
-
-
-def _telling(data: Tensor | Dataset) -> Tensor:
-    """Return two rows to try: of labels, which may be out of range, the least and the greatest."""
-    labels = data.tensors[1] if isinstance(data, TensorDataset) and len(data.tensors) > 1 else None
-    if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
-        return torch.stack([labels.argmin(), labels.argmax()])
-    return torch.arange(2 if len(data) > 1 else 1)  # type: ignore[arg-type]
+def scale_learning_rate(optimizer: Optimizer, factor: float) -> None:
+    """Set the learning rates to `factor` times those that the optimizer was made with."""
+    for group in optimizer.param_groups:
+        group["lr"] = factor * group.setdefault("initial_lr", group["lr"])

@@ -49,7 +49,7 @@ def load_table(path: str | Path) -> TensorDataset:
     return TensorDataset(*tensors)
 
 
-def expect_finite(x: Tensor, name: str = "data") -> None:
+def check_finite(x: Tensor, name: str = "data") -> None:
     """Raise `ValueError` with the place of the first NaN or infinity in `x: (n, *event)`."""
     bad = ~x.isfinite()
     if not bad.any():
@@ -119,7 +119,7 @@ def _as_rows(path: Path, name: str, array: np.ndarray) -> Tensor:
     rows = torch.as_tensor(array.astype(np.float64)).to(torch.get_default_dtype())
     rows = rows.unsqueeze(-1) if rows.ndim == 1 else rows
     try:
-        expect_finite(rows, f"{path}, {name}")
+        check_finite(rows, f"{path}, {name}")
     except ValueError as error:
         raise TableError(str(error)) from error
     return rows

@@ -1,22 +1,32 @@
-"""Watch a training for divergence: losses, gradients and energy gaps."""
+"""Watch a training for divergence: losses, gradients, weights and energy gaps."""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from ebrl.objectives.contrastive import contrastive_parts
+from ebrl.objectives.protocol import Objective
+from ebrl.spaces import Box
+
+MANY = 8  # dimensions from which walls that reject moves are suspect
 
 
 class DivergedError(RuntimeError):
-    """A training that can only get worse; the message has the cure."""
+    """A training that can only get worse; the message names what to change."""
+
+
+class NonFiniteError(DivergedError):
+    """A loss, a gradient or a weight that is NaN or infinite."""
 
 
 class Alarm(NamedTuple):
     """What `watch` remembers of a training: the size of its energy gap, smoothed."""
 
     level: float = 0.0
-    quietest: float = math.inf
+    lowest: float = math.inf
     updates: int = 0
 
 
@@ -28,36 +38,66 @@ def watch(
     factor: float = 100.0,
     floor: float = 1.0,
 ) -> Alarm:
-    """Take in a step's loss and energy gap, 0-dim, and return the alarm for the next.
+    """Check a step's loss and energy gap, and return the alarm for the next step.
 
-    Raises `DivergedError` when either is not finite, or when the gap's size, a moving average over
-    some 20 calls, is above `factor` times the lowest that it has been, `floor` (in the energy's
-    units) at least. It waits for the device: call it where numbers are logged anyway.
+    It waits for the device: call it where numbers are logged anyway.
+
+    Args:
+        alarm: What the last step returned; `Alarm()` for the first.
+        loss: 0-dim.
+        gap: Energy gap between samples and data, 0-dim, in the energy's units, if there is one.
+        factor: The gap's size, a moving average over some 20 calls, may grow to this many times the
+            lowest that it has been.
+        floor: Lowest size counted, in the energy's units.
+
+    Raises:
+        NonFiniteError: If the loss or the gap is not finite.
+        DivergedError: If the gap has grown too far.
     """
-    expect_finite_number("loss", loss)
-    if gap is None:
-        return alarm._replace(updates=alarm.updates + 1)
-    expect_finite_number("energy gap", gap)
+    check_finite_numbers(loss=loss)
     updates = alarm.updates + 1
+    if gap is None:
+        return alarm._replace(updates=updates)
+    check_finite_numbers(energy_gap=gap)
     weight = max(0.05, 1 / updates)
     level = alarm.level + weight * (abs(float(gap)) - alarm.level)
-    quietest = min(alarm.quietest, level)
-    if level > factor * max(quietest, floor):
+    lowest = min(alarm.lowest, level)
+    if level > factor * max(lowest, floor):
         raise DivergedError(
-            f"the energy gap is {level:.3g} on average, and was {quietest:.3g}: the energy runs "
-            f"away from its samples; {_CURE}"
+            f"the energy gap is {level:.3g} on average, and was {lowest:.3g}: the energy runs away "
+            "from its samples"
         )
-    return Alarm(level, quietest, updates)
+    return Alarm(level, lowest, updates)
 
 
-def expect_finite_number(name: str, number: Tensor) -> None:
-    """Raise `DivergedError` for a number, 0-dim, that is not finite."""
-    if not number.isfinite():
-        raise DivergedError(f"the {name} is {number.item()}; {_CURE}")
+def check_finite_numbers(**numbers: Tensor) -> None:
+    """Raise `NonFiniteError` unless each number, 0-dim, is finite."""
+    for name, number in numbers.items():
+        if not number.isfinite():
+            raise NonFiniteError(f"the {name.replace('_', ' ')} is {number.item()}")
 
 
-_CURE = (
-    "go back to the last good checkpoint and, in this order: sample with an adaptive MALA in place "
-    "of unadjusted Langevin or take more and smaller steps, lower the learning rate, clip the "
-    "gradient, add a penalty on the energy's square"
-)
+def check_finite_weights(module: nn.Module) -> None:
+    """Raise `NonFiniteError` if a parameter is not finite or a buffer holds NaN."""
+    lost = [name for name, weight in module.named_parameters() if not weight.isfinite().all()]
+    lost += [name for name, buffer in module.named_buffers() if buffer.isnan().any()]
+    if lost:
+        raise NonFiniteError(f"the weights diverged: {lost[0]} holds NaN or infinity")
+
+
+def advice(objective: Objective, metrics: dict[str, Tensor]) -> str:
+    """Return what to change after a divergence, going by what the objective's chains report."""
+    part = next(contrastive_parts(objective), None)
+    changes = ["lower the learning rate", "clip the gradient"]
+    if part is not None:
+        changes += ["add an energy_penalty"]
+        space, acceptance = part.sampler.space, float(metrics["acceptance"])
+        if isinstance(space, Box) and space.walls == "reject" and space.low.numel() > MANY:
+            changes.insert(
+                0,
+                f"use walls='tanh' (in many dimensions walls='reject' refuse most moves: "
+                f"{acceptance:.0%} were accepted)",
+            )
+        elif part.sampler.adaptation is None:
+            changes.insert(0, "let the step size adapt, as in objectives.persistent")
+    return "go back to the last good checkpoint and, in this order: " + ", ".join(changes)

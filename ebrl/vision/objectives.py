@@ -6,11 +6,11 @@ from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy
 from ebrl.kernels.protocol import normal_like
-from ebrl.objectives.protocol import Loss, Objective
+from ebrl.objectives.protocol import Loss
 from ebrl.objectives.score_matching import gradient_with_graph
 from ebrl.vision.networks import GradientStepEnergy
 
@@ -118,7 +118,7 @@ class LogNormalNoise:
         return 1 / sigma.square() + 1 / self.data_deviation**2
 
 
-class Denoising(nn.Module, Objective):
+class Denoising(nn.Module):
     """Half the squared error of `y - σ² ∇E(y, σ)`, over sigma: denoising score matching.
 
     (Vincent 2011, section 4.3.) The noise says how levels are weighted. For its first `plain` steps
@@ -137,13 +137,8 @@ class Denoising(nn.Module, Objective):
         self.noise, self.plain = noise or WhiteNoise(), plain
         self.register_buffer("taken", torch.tensor(0))  # stays on the host, to be read there
 
-    def __call__(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+    def forward(
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
         y, sigma = self.noise(x, generator)
         if self.taken < self.plain:

@@ -333,7 +333,7 @@ def test_site_laws_are_the_conditionals_of_the_joint() -> None:
     for categories in (None, 3):
         truth = Pairwise(3, categories, seed=5)
         x = truth.configurations()
-        laws = objectives.discrete.site_log_laws(
+        laws = objectives.discrete.site_log_probabilities(
             truth, x, categories is not None, None, generator()
         ).exp()
         joint = truth.law().reshape([categories or 2] * 3)
@@ -685,13 +685,13 @@ def test_normal_noise_covers_the_data_and_knows_its_density() -> None:
         (lambda: objectives.DenoisingScoreMatching(0.0), "sigma > 0"),
         (lambda: objectives.DenoisingScoreMatching(torch.tensor([0.1, -1.0])), "sigma > 0"),
         (lambda: objectives.EnergyDiscrepancy(math.nan), "sigma > 0"),
-        (lambda: objectives.EnergyDiscrepancy(0.1, 0), "at least one candidate"),
+        (lambda: objectives.EnergyDiscrepancy(0.1, 0), "candidates >= 1"),
         (lambda: objectives.EnergyDiscrepancy(stabiliser=-1.0), "stabiliser >= 0"),
         (lambda: objectives.DiscreteEnergyDiscrepancy(1.0), "between 0 and 1"),
-        (lambda: objectives.SlicedScoreMatching(0), "at least one projection"),
-        (lambda: objectives.NCE(wide(torch.ones(2)), 0), "at least one candidate"),
-        (lambda: objectives.InfoNCE(wide(torch.ones(2)), 0), "at least one candidate"),
-        (lambda: objectives.PseudoLikelihood(sites=0), "at least one site"),
+        (lambda: objectives.SlicedScoreMatching(0), "projections >= 1"),
+        (lambda: objectives.NCE(wide(torch.ones(2)), 0), "ratio >= 1"),
+        (lambda: objectives.InfoNCE(wide(torch.ones(2)), 0), "candidates >= 1"),
+        (lambda: objectives.PseudoLikelihood(sites=0), "sites >= 1"),
         (lambda: objectives.EnergyMatching(coupling="nearest"), "expected a coupling"),
         (lambda: objectives.EnergyMatching(cutoff=0.0), "cutoff in"),
     ],

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from ebrl.spaces import Box, Unbounded
 from ebrl.storage import StorageError
 from ebrl.training import (
     DivergedError,
+    NonFiniteError,
     Order,
     RunningClip,
     TableError,
@@ -32,7 +34,8 @@ from ebrl.training import (
     checkpoints_in,
     fit,
     load_table,
-    trained,
+    newest_checkpoint,
+    trainable_parameters,
     two_moons,
 )
 from ebrl.training.loop import Metrics
@@ -245,7 +248,7 @@ def test_a_folder_is_not_taken_over_by_accident_nor_by_another_training(tmp_path
 
 
 class Scripted:
-    """An objective whose loss is `scale · mean E(x)`, with a given scale at each call."""
+    """An objective that is no module: `scale · mean E(x)`, with a given scale at each call."""
 
     def __init__(self, scales: list[float]):
         self.scales = scales
@@ -277,6 +280,30 @@ def test_the_average_is_the_moving_one() -> None:
     assert isinstance(training.average, networks.MLPEnergy)
     torch.testing.assert_close(training.average.head.detach(), expected)
     assert fit(model, moons(), pcd(), steps=1, generator=generator()).average is model
+
+
+class Normalised(Energy):
+    """A network with the buffers of a spectral norm and of a batch normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        first = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 64))
+        self.layers = nn.Sequential(first, nn.BatchNorm1d(64), nn.SiLU(), nn.Linear(64, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.reshape(-1, 2)).view(x.shape[:-1])
+
+
+def test_the_average_is_of_parameters_and_has_the_buffers_of_the_energy() -> None:
+    model = Normalised()
+    training = fit(
+        model, moons(), objectives.EnergyDiscrepancy(0.5), steps=60, generator=generator(),
+        ema_decay=0.9, learning_rate=3e-2,
+    )  # fmt: skip
+    average = training.average.eval()
+    assert torch.linalg.matrix_norm(average.layers[0].weight, 2) < 1.1
+    assert all(map(torch.equal, average.buffers(), model.buffers()))
 
 
 def test_the_gradient_is_cut_to_its_limit() -> None:
@@ -342,7 +369,7 @@ def test_divergence_stops_before_the_weights(bad: float) -> None:
     def keep(training: Training, metrics: Metrics) -> None:
         kept.append([p.detach().clone() for p in model.parameters()])
 
-    with pytest.raises(DivergedError, match=r"step 3.*adaptive MALA"):
+    with pytest.raises(DivergedError, match=r"step 3.*learning rate"):
         fit(
             model, moons(), Scripted([1.0, 1.0, bad]), steps=5, generator=generator(),
             callbacks=[keep],
@@ -350,12 +377,49 @@ def test_divergence_stops_before_the_weights(bad: float) -> None:
     assert all(map(torch.equal, model.parameters(), kept[-1]))
 
 
+def test_a_loss_that_is_not_finite_saves_the_state_before_it(tmp_path: Path) -> None:
+    def attempt(scales: list[float], **options: Any) -> None:
+        fit(
+            energy(), moons(), Scripted(scales), generator=generator(), checkpoint_every=2,
+            folder=tmp_path, clip=RunningClip(), **options,
+        )  # fmt: skip
+
+    with pytest.raises(NonFiniteError, match=r"the state before that step is in .*05\.zip"):
+        attempt([1.0] * 5 + [math.nan], steps=9)
+    steps = [int(path.stem[-12:]) for path in checkpoints_in(tmp_path / "checkpoints")]
+    assert steps == [5, 4, 2]
+    attempt([1.0] * 2, steps=7, resume=True)
+    assert all(weight.isfinite().all() for weight in newest_weights(tmp_path))
+
+
+def newest_weights(folder: Path) -> list[Tensor]:
+    return list(newest_checkpoint(folder / "checkpoints")[1]["energy"].values())
+
+
+def test_weights_that_are_not_finite_overwrite_no_checkpoint(tmp_path: Path) -> None:
+    def spoil(training: Training, metrics: Metrics) -> None:
+        if training.step == 5:
+            training.energy.head.data.fill_(math.nan)
+
+    def attempt(**options: Any) -> None:
+        fit(
+            energy(), moons(), Scripted([1.0] * 9), generator=generator(), callbacks=[spoil],
+            **options,
+        )  # fmt: skip
+
+    with pytest.raises(NonFiniteError, match="loss is nan"):
+        attempt(steps=9, checkpoint_every=2, folder=tmp_path)
+    assert all(weight.isfinite().all() for weight in newest_weights(tmp_path))
+    with pytest.raises(NonFiniteError, match="head holds NaN"):
+        attempt(steps=5)
+
+
 def test_an_energy_that_runs_away_is_stopped_while_it_is_finite() -> None:
     # Unadjusted Langevin with a step that the energy outgrows: the loss falls for ever.
     sampler = Sampler(ULA(), SPACE, steps=10, step_size=0.1)
     model = energy(0, 64, 64)
     objective = ContrastiveDivergence(sampler, Chains(512, SPACE))
-    with pytest.raises(DivergedError, match="runs away"):
+    with pytest.raises(DivergedError, match=r"runs away.*let the step size adapt"):
         fit(model, moons(), objective, steps=2_000, generator=generator(), learning_rate=1e-2)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
@@ -387,10 +451,11 @@ def test_what_has_an_optimiser_is_not_trained_twice() -> None:
     inner = learned_generator()
     outer = objectives.EnergyMatching(inner, contrast=0.1)
     model = energy()
-    assert {id(p) for p in trained(model, outer)} == {id(p) for p in model.parameters()}
-    assert {id(p) for p in trained(model, inner)} == {id(p) for p in model.parameters()}
+    for objective in (outer, inner):
+        found = {id(p) for p in trainable_parameters(model, objective)}
+        assert found == {id(p) for p in model.parameters()}
     noise = objectives.NCE(objectives.NormalNoise.around(moons()), 2)
-    both = trained(model, objectives.EnergyMatching(noise))
+    both = trainable_parameters(model, objectives.EnergyMatching(noise))
     assert any(parameter is noise.log_normalizer for parameter in both)
     fit(model, moons(), outer, steps=3, generator=generator())
     steps = {int(state["step"]) for state in inner.optimizer.state.values()}

@@ -1,0 +1,126 @@
+"""The data of a training: batches in random order, and what is refused before work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import Dataset, TensorDataset, default_collate
+
+from ebrl.energies import Energy, check_one_number_each
+from ebrl.energies.freezing import evaluating
+from ebrl.objectives.contrastive import contrastive_parts
+from ebrl.objectives.protocol import Objective, conditioned
+from ebrl.training.tables import check_finite
+
+Data = Tensor | Dataset | str | Path
+
+
+class Order:
+    """Rows of the data in random order: each comes once before any comes again.
+
+    The rows that do not fill a last batch are left out of an epoch.
+
+    Args:
+        size: Number of rows.
+        batch_size: Rows of a batch.
+
+    Raises:
+        ValueError: If there are fewer rows than a batch has.
+    """
+
+    def __init__(self, size: int, batch_size: int):
+        if not 1 <= batch_size <= size:
+            raise ValueError(
+                f"expected at least as many rows as a batch has, got {size} for "
+                f"batch_size={batch_size}: pass a smaller batch_size"
+            )
+        self.size, self.batch_size = size, batch_size
+        self.permutation, self.position = torch.empty(0, dtype=torch.long), size
+
+    def next(self, generator: Generator) -> Tensor:
+        """Return the rows of the next batch, `(batch_size,)`."""
+        if self.position + self.batch_size > self.size:
+            self.permutation = torch.randperm(
+                self.size, generator=generator, device=generator.device
+            )
+            self.position = 0
+        self.position += self.batch_size
+        return self.permutation[self.position - self.batch_size : self.position]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"permutation": self.permutation, "position": self.position, "size": self.size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["size"] != self.size:
+            raise ValueError(f"expected data of {state['size']} rows, as before, got {self.size}")
+        self.permutation = state["permutation"].to(self.permutation.device)
+        self.position = state["position"]
+
+
+def take_rows(
+    data: Tensor | Dataset, index: Tensor, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Return rows of the data and their conditions, None where there are none, on `device`."""
+    batch: Any = [tensor[index.to(tensor.device)] for tensor in _tensors(data)]
+    if not batch:
+        batch = default_collate([data[i] for i in index.tolist()])
+        batch = [batch] if isinstance(batch, Tensor) else batch
+    x, condition = [*batch, None][:2]
+    return x.to(device), condition if condition is None else condition.to(device)
+
+
+def check_fit(
+    energy: Energy, data: Tensor | Dataset, batch_size: int, objective: Objective | None = None
+) -> None:
+    """Check that an energy can be trained on data, before work starts.
+
+    Raises:
+        ValueError: If the energy has no weights, the data are not finite, of another dtype or shape
+            than the energy takes, fewer than a batch, or outside the space of the objective's
+            chains, or the energy returns other than one number for each x.
+        TypeError: If the data have conditions and the energy takes none.
+    """
+    weight = next((p for p in energy.parameters() if p.requires_grad), None)
+    if weight is None:
+        raise ValueError(
+            f"expected an energy with weights to train, got {type(energy).__name__} with none"
+        )
+    for tensor in _tensors(data):
+        check_finite(tensor)
+    Order(len(data), batch_size)  # type: ignore[arg-type]
+    x, condition = take_rows(data, probe_rows(data), weight.device)
+    if x.dtype != weight.dtype:
+        raise ValueError(
+            f"expected data of the energy's dtype {weight.dtype}, got {x.dtype}: "
+            f"data.to({weight.dtype})"
+        )
+    if x.ndim - 1 != energy.event_ndim:
+        raise ValueError(
+            f"expected rows with {energy.event_ndim} axes each, as the energy has it, got data of "
+            f"shape (n, {', '.join(map(str, x.shape[1:]))})"
+        )
+    if not energy.takes_condition or condition is not None:
+        with torch.no_grad(), evaluating(energy):  # dropout would draw from its random stream
+            value = conditioned(energy, condition)(x)
+        check_one_number_each(value, x, energy.event_ndim)
+    # Else the objective may have noise levels to give; others refuse at their first step.
+    for part in contrastive_parts(objective):
+        part.check_inside([*_tensors(data), x][0])
+
+
+def probe_rows(data: Tensor | Dataset) -> Tensor:
+    """Return two rows to try; of class labels the least and the greatest, the first to be wrong."""
+    labels = data.tensors[1] if isinstance(data, TensorDataset) and len(data.tensors) > 1 else None
+    if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
+        return torch.stack([labels.argmin(), labels.argmax()])
+    return torch.arange(2 if len(data) > 1 else 1)  # type: ignore[arg-type]
+
+
+def _tensors(data: Tensor | Dataset) -> tuple[Tensor, ...]:
+    """Return the tensors that hold the data, () for a dataset that makes its items."""
+    if isinstance(data, TensorDataset):
+        return data.tensors
+    return (data,) if isinstance(data, Tensor) else ()
