@@ -18,7 +18,7 @@ from ebrl.energies.classifier import as_labels
 from ebrl.objectives.protocol import Loss, Objective
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(nn.Module, Objective):
     """`-log p(y|x)` in nats, of the softmax of `-E(x, ·)`; the condition is the label `(batch,)`.
 
     Raises:
@@ -43,7 +43,7 @@ class CrossEntropy(nn.Module):
         return Loss(F.cross_entropy(logits, label), {"accuracy": accuracy})
 
 
-class JointClassification(nn.Module):
+class JointClassification(nn.Module, Objective):
     """`-log p(y|x)` plus `weight` times the loss of `-log Σ_y exp logit_y(x)` under `density`.
 
     Args:

@@ -23,7 +23,7 @@ from ebrl.sampling.sampler import Gradient
 from ebrl.spaces import Space
 
 
-class ContrastiveDivergence(nn.Module):
+class ContrastiveDivergence(nn.Module, Objective):
     """Contrastive divergence (Hinton 2002), persistent (Tieleman 2008) where there are `chains`.
 
     Use a sampler that adapts (`persistent`): the error of unadjusted Langevin with a step too large
@@ -125,7 +125,7 @@ def persistent(
     return ContrastiveDivergence(sampler, Chains(chains, space, restart))
 
 
-class ImprovedContrastiveDivergence(nn.Module):
+class ImprovedContrastiveDivergence(nn.Module, Objective):
     """Contrastive divergence and the divergence of its samples (Du et al. 2021, equation 6).
 
     The samples depend on the energy too: `kl` weighs `KL(q || exp(-E/T))`, where q is the

@@ -15,10 +15,10 @@ from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy
 from ebrl.kernels.protocol import uniform_like
-from ebrl.objectives.protocol import Loss, check_counts, conditioned
+from ebrl.objectives.protocol import Loss, Objective, check_counts, conditioned
 
 
-class _SiteObjective(nn.Module):
+class _SiteObjective(nn.Module, Objective):
     """`Σ_i score(p(x_i | all others))`; a subclass defines the score."""
 
     def __init__(self, *, categorical: bool = False, sites: int | None = None):

@@ -21,10 +21,10 @@ from ebrl.kernels.protocol import normal_like, uniform_like
 from ebrl.objectives.discrete import check_discrete
 from ebrl.objectives.levels import as_levels, draw_levels
 from ebrl.objectives.noise_contrast import candidate_metrics
-from ebrl.objectives.protocol import Loss, check_counts, check_weights, conditioned
+from ebrl.objectives.protocol import Loss, Objective, check_counts, check_weights, conditioned
 
 
-class EnergyDiscrepancy(nn.Module):
+class EnergyDiscrepancy(nn.Module, Objective):
     """Energy Discrepancy with Gaussian perturbations.
 
     Args:
@@ -58,7 +58,7 @@ class EnergyDiscrepancy(nn.Module):
         return _discrepancy(energy, torch.cat([x, candidates], 1), condition, self.stabiliser)
 
 
-class DiscreteEnergyDiscrepancy(nn.Module):
+class DiscreteEnergyDiscrepancy(nn.Module, Objective):
     """Energy Discrepancy where each site changes with some probability.
 
     Binary sites flip. Categorical sites move to another category, all with the same probability

@@ -21,7 +21,7 @@ Coupling = Literal["transport", "independent"]
 SINKHORN_STEPS = 50
 
 
-class EnergyMatching(nn.Module):
+class EnergyMatching(nn.Module, Objective):
     """`E weight(t) |∇E(x_t) + x - z|² / d + contrast · contrastive`, with `x_t = (1 - t) z + t x`.
 
     z is noise from N(0, 1) and t uniform; the weight is 1 until `cutoff` and falls to 0 at t = 1.

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, first_order
 from ebrl.kernels.protocol import normal_like
-from ebrl.objectives.protocol import Loss, SelfTrained, check_weights, conditioned
+from ebrl.objectives.protocol import Loss, Objective, SelfTrained, check_weights, conditioned
 from ebrl.objectives.score_matching import gradient_with_graph
 
 
@@ -21,7 +21,7 @@ class Generated(NamedTuple):
     latent: Tensor  # (n, latent dimension)
 
 
-class LearnedGenerator(SelfTrained):
+class LearnedGenerator(SelfTrained, Objective):
     """Contrast the data with a generator trained beside the energy (Grathwohl et al. 2021).
 
     The generator draws `x = network(z) + σ ξ`, z and ξ standard normal, and follows the energy:

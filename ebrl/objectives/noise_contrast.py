@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 
 from ebrl.energies import Energy
 from ebrl.kernels.importance import Proposal
-from ebrl.objectives.protocol import Loss, check_counts, conditioned
+from ebrl.objectives.protocol import Loss, Objective, check_counts, conditioned
 
 
 class ConditionalProposal(Protocol):
@@ -62,7 +62,7 @@ class NormalNoise(NamedTuple):
         return -(squares + deviation.log() + 0.5 * math.log(2 * math.pi)).sum(event)
 
 
-class NCE(nn.Module):
+class NCE(nn.Module, Objective):
     """Noise-contrastive estimation (Gutmann and Hyvärinen 2012).
 
     Binary classification of data and noise with the log odds `-E(x) - log Z - log(ratio q(x))`. The
@@ -97,7 +97,7 @@ class NCE(nn.Module):
         return Loss(loss, metrics)
 
 
-class InfoNCE(nn.Module):
+class InfoNCE(nn.Module, Objective):
     """Which of `1 + candidates` is the datum: InfoNCE, or ranking NCE (Ma and Collins 2018).
 
     Cross-entropy of the softmax of `-E(x) - log q(x)`. The normalizers cancel, one for each

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from torch import Generator, Tensor, nn
@@ -47,11 +48,7 @@ class Objective(Protocol):
         """
         ...
 
-    def __call__(
-        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
-    ) -> Loss:
-        """Return what `forward` returns, as every `nn.Module` does."""
-        ...
+    __call__: Callable[..., Loss]  # a module's: it calls `forward`
 
 
 class SelfTrained(nn.Module):

@@ -11,12 +11,12 @@ from torch import Generator, Tensor, nn
 from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.protocol import normal_like
 from ebrl.objectives.contrastive import contrastive_loss
-from ebrl.objectives.protocol import Loss, conditioned
+from ebrl.objectives.protocol import Loss, Objective, conditioned
 from ebrl.sampling import Sampler
 from ebrl.spaces import Unbounded
 
 
-class RecoveryLikelihood(nn.Module):
+class RecoveryLikelihood(nn.Module, Objective):
     """Recovery likelihood along a ladder of noise levels (Gao et al. 2021, algorithm 1).
 
     `E(x given σ_t)` is the energy of data blurred by noise `σ_t`. It is learnt by contrasting x at

@@ -16,10 +16,10 @@ from torch import Generator, Tensor, nn
 from ebrl.energies import Energy, Number, check_one_number_each, over_event
 from ebrl.kernels.protocol import normal_like
 from ebrl.objectives.levels import as_levels, draw_levels
-from ebrl.objectives.protocol import Loss, check_counts, conditioned
+from ebrl.objectives.protocol import Loss, Objective, check_counts, conditioned
 
 
-class DenoisingScoreMatching(nn.Module):
+class DenoisingScoreMatching(nn.Module, Objective):
     """`½ E weight(σ) |σ ∇E(x + σ z) - z|²`, summed over the event (Vincent 2011, section 4.3).
 
     The optimum is the energy of the data *blurred* by sigma: its precision is `1 / (s² + σ²)` for a
@@ -60,7 +60,7 @@ class DenoisingScoreMatching(nn.Module):
         return Loss(loss, {"denoising_error": denoised})
 
 
-class SlicedScoreMatching(nn.Module):
+class SlicedScoreMatching(nn.Module, Objective):
     """`E ½ |∇E|² - vᵀ ∇²E v` with random signs v, variance reduced (Song et al. 2019, eq. 8).
 
     The optimum is the data's own energy.
@@ -89,7 +89,7 @@ class SlicedScoreMatching(nn.Module):
         return _hyvarinen(gradient, torch.stack(curvatures).mean(0))
 
 
-class ExactScoreMatching(nn.Module):
+class ExactScoreMatching(nn.Module, Objective):
     """`E ½ |∇E|² - tr ∇²E` (Hyvärinen 2005, equation 4); the optimum is the data's own energy.
 
     The trace takes one double backward for each coordinate of x: for small events.

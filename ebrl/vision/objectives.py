@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy
 from ebrl.kernels.protocol import normal_like
-from ebrl.objectives.protocol import Loss
+from ebrl.objectives.protocol import Loss, Objective
 from ebrl.objectives.score_matching import gradient_with_graph
 from ebrl.vision.networks import GradientStepEnergy
 
@@ -118,7 +118,7 @@ class LogNormalNoise:
         return 1 / sigma.square() + 1 / self.data_deviation**2
 
 
-class Denoising(nn.Module):
+class Denoising(nn.Module, Objective):
     """Half the squared error of `y - σ² ∇E(y, σ)`, over sigma: denoising score matching.
 
     (Vincent 2011, section 4.3.) The noise says how levels are weighted. For its first `plain` steps
