@@ -57,7 +57,11 @@ def cartpole(**arguments: Any) -> DQN:
 
 @pytest.mark.parametrize(
     ("task", "total"),
-    [("dqn", 240), ("sac", 260), pytest.param("td3", 750, marks=pytest.mark.slow)],
+    [
+        ("dqn", 240),
+        pytest.param("sac", 260, marks=pytest.mark.slow),
+        pytest.param("td3", 750, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_five_times_it_ends_as_if_never_interrupted(
     task: str, total: int, tmp_path: Path

@@ -226,7 +226,7 @@ def test_it_loads_no_reinforcement_learning() -> None:
     assert ran.stdout.splitlines()[-1] == ""
 
 
-@pytest.mark.parametrize("package", ["PIL", "skimage"])
+@pytest.mark.parametrize("package", ["PIL", pytest.param("skimage", marks=pytest.mark.slow)])
 def test_without_the_extra_it_says_what_to_install(
     package: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,7 +116,7 @@ def test_joint_training_recovers_the_whole_law(name: str) -> None:
 
 def network() -> ClassifierEnergy:
     torch.manual_seed(0)
-    layers = (nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
+    layers = (nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 2))
     return ClassifierEnergy(nn.Sequential(*layers), event_ndim=1)
 
 
@@ -131,8 +131,8 @@ def test_a_network_learns_the_law_of_the_label_and_the_blurred_density() -> None
             network(),
             data,
             objective,
-            steps=500,
-            learning_rate=5e-3,
+            steps=400,
+            learning_rate=1e-2,
             schedule=schedules.cosine,
             generator=generator(7),
         ).average

@@ -115,7 +115,7 @@ def pulls(objective: Objective, energy: LearnableGaussian, calls: int) -> Tensor
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("dimension", [1, 2, 8])
+@pytest.mark.parametrize("dimension", [1, 8])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_truth_is_where_nothing_pulls(name: str, dimension: int) -> None:
     truth = pulls(OBJECTIVES[name](dimension), LearnableGaussian(dimension), calls=8)
@@ -234,7 +234,7 @@ def test_the_chains_of_the_default_settle_at_the_weights_of_uneven_modes() -> No
     energy, n = Mixture([right, left], [0.8, 0.2]), 2_000
     objective = objectives.persistent(Box(-5 * torch.ones(2), 5 * torch.ones(2)), chains=n)
     stream, shares = generator(), []
-    for _ in range(60):
+    for _ in range(40):
         objective(energy, torch.zeros(n, 2), generator=stream)
         shares.append((objective.chains.positions[:, 0] > 0).float().mean())
     share = float(torch.stack(shares[-20:]).mean())
@@ -324,8 +324,8 @@ def test_a_generator_follows_a_fixed_energy() -> None:
     torch.manual_seed(0)
     nn.init.normal_(learned.network.weight)
     energy, stream = Gaussian(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 1.0]), 2), generator()
-    for _ in range(600):
-        learned.follow(energy, 256, stream)
+    for _ in range(400):
+        learned.follow(energy, 128, stream)
     with torch.no_grad():
         x = learned.generate(4_000, stream).x
     torch.testing.assert_close(x.mean(0), torch.tensor([1.0, -2.0]), atol=0.15, rtol=0)

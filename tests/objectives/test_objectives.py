@@ -104,7 +104,7 @@ def gaussian(precision: Tensor, n: int = 4000) -> Callable[[torch.Generator], Te
     return lambda stream: torch.randn(n, *precision.shape, generator=stream) / precision.sqrt()
 
 
-@pytest.mark.parametrize("dimension", [1, 2, 8])
+@pytest.mark.parametrize("dimension", [1, 8])
 @pytest.mark.parametrize("name", EXACT)
 def test_gaussian_precision(name: str, dimension: int) -> None:
     precision = torch.linspace(0.5, 2.0, dimension)
@@ -112,7 +112,7 @@ def test_gaussian_precision(name: str, dimension: int) -> None:
     assert_optimum(objective, Quadratic, precision, gaussian(precision))
 
 
-@pytest.mark.parametrize("dimension", [1, 2, 8])
+@pytest.mark.parametrize("dimension", [1, 8])
 def test_denoising_learns_the_blurred_precision(dimension: int) -> None:
     precision = torch.linspace(0.5, 2.0, dimension)
     blurred = 1 / (1 / precision + SIGMA**2)
@@ -126,7 +126,7 @@ def test_denoising_over_levels_learns_every_level(weight: Callable[[Tensor], Ten
     assert_optimum(objective, LevelQuadratic, precision, gaussian(precision))
 
 
-@pytest.mark.parametrize("name", ["sliced", "exact", "nce", "discrepancy"])
+@pytest.mark.parametrize("name", ["sliced", "nce", "discrepancy"])
 def test_images_are_events_like_vectors(name: str) -> None:
     precision = torch.linspace(0.5, 2.0, 4).reshape(1, 2, 2)
     objective = EXACT[name](precision.rsqrt())

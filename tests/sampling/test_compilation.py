@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
@@ -19,9 +20,6 @@ from ebrl.spaces import Box, Space, Unbounded, Walls
 # Raised where torch loads its compiler, of itself.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
 GAUSSIAN = Gaussian(0.3, 1.0, 2)
-SLOW_WALLS = [
-    pytest.param(walls, marks=pytest.mark.slow) for walls in ("reject", "reflect", "project")
-]
 
 
 def pair(kernel: Kernel, space: Space | None = None, **options: object) -> tuple[Sampler, Sampler]:
@@ -70,7 +68,12 @@ def double_well() -> tuple[Energy, Callable[[], Energy], Tensor]:
 
 @pytest.mark.parametrize(
     ("kernel", "problem"),
-    [(ULA(), critic), (MALA(), mixture), (ULA(), crowd), (HMC(2), double_well)],
+    [
+        (MALA(), mixture),  # compiling takes most of a test's time: one chain by default
+        pytest.param(ULA(), critic, marks=pytest.mark.slow),
+        pytest.param(ULA(), crowd, marks=pytest.mark.slow),
+        pytest.param(HMC(2), double_well, marks=pytest.mark.slow),
+    ],
 )
 def test_a_compiled_chain_is_the_eager_one(
     kernel: Kernel, problem: Problem, monkeypatch: pytest.MonkeyPatch
@@ -98,7 +101,8 @@ def test_a_compiled_chain_is_the_eager_one(
     assert_same(expected, found, 1e-4)
 
 
-@pytest.mark.parametrize("walls", ["tanh", *SLOW_WALLS])
+@pytest.mark.slow
+@pytest.mark.parametrize("walls", get_args(Walls))
 def test_a_compiled_chain_in_a_box_is_the_eager_one(walls: Walls) -> None:
     space = Box(-1.0, torch.tensor([1.0, 2.0]), walls)
     eager, compiled = pair(MALA(), space, steps=3, step_size=0.3)
@@ -111,6 +115,7 @@ def test_a_compiled_chain_in_a_box_is_the_eager_one(walls: Walls) -> None:
     assert_same(expected, found)
 
 
+@pytest.mark.slow
 def test_a_compiled_path_and_its_last_step_are_the_eager_ones() -> None:
     _, bind, x = double_well()
     energy = bind()
@@ -130,6 +135,7 @@ def test_a_compiled_path_and_its_last_step_are_the_eager_ones() -> None:
     assert torch.equal(traces[0].x, traces[1].x)
 
 
+@pytest.mark.slow
 def test_a_compiled_chain_under_autocast_is_the_eager_one_as_far_as_bfloat16_goes() -> None:
     _, bind, x = critic()
     eager, compiled = pair(ULA(), steps=3, step_size=0.05)

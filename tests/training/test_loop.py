@@ -76,7 +76,7 @@ def test_the_example_works_as_written() -> None:
 def test_two_moons_in_500_steps() -> None:
     # Where persistent chains with a fixed large step have diverged. The entropy of the data is
     # 1.83 nats, a Gaussian's fit 2.73. The model is one of the box: outside nothing holds it up.
-    model, data = energy(0, 128, 128), moons(10_000)
+    model, data = energy(0, 64, 64), moons(10_000)
     training = fit(
         model,
         data,
@@ -87,8 +87,8 @@ def test_two_moons_in_500_steps() -> None:
         learning_rate=3e-3,
         ema_decay=0.99,
     )
-    assert code_length(model, data) < 2.5  # the last weights move by .1 from step to step
-    assert code_length(training.average, data) < 2.3
+    assert code_length(model, data) < 2.6  # the last weights move by .1 from step to step
+    assert code_length(training.average, data) < 2.4
 
 
 @torch.no_grad()
@@ -105,7 +105,7 @@ def code_length(model: Energy, data: Tensor) -> float:
         objectives.EnergyDiscrepancy(0.25, 8),
         objectives.InfoNCE(objectives.NormalNoise(torch.zeros(2), torch.ones(2)), 8),
         objectives.SlicedScoreMatching(),
-        objectives.ExactScoreMatching(),
+        pytest.param(objectives.ExactScoreMatching(), marks=pytest.mark.slow),
     ],
     ids=lambda objective: type(objective).__name__,
 )

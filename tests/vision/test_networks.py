@@ -105,7 +105,14 @@ def trained(head: type[NoisyImageEnergy], objective: Objective, steps: int) -> E
     ).average
 
 
-@pytest.mark.parametrize(("head", "plain"), [(HEADS[0], 200), (HEADS[0], 0), (HEADS[1], 0)])
+@pytest.mark.parametrize(
+    ("head", "plain"),
+    [
+        (HEADS[0], 200),
+        pytest.param(HEADS[0], 0, marks=pytest.mark.slow),
+        pytest.param(HEADS[1], 0, marks=pytest.mark.slow),
+    ],
+)
 def test_the_gradient_of_a_trained_energy_denoises(
     head: type[NoisyImageEnergy], plain: int
 ) -> None:
