@@ -1,0 +1,1 @@
+"""The configs that come with ebrl: `ebrl train pendulum` reads `pendulum.yaml`."""
