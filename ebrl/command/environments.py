@@ -12,7 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from ebrl.agents.replayable import Replayable
-from ebrl.command.configuration import Configuration
+from ebrl.command.agent_config import Configuration
 from ebrl.command.errors import RunError, UsageError, did_you_mean
 
 # Which of our extras brings what an environment's module needs.

@@ -21,9 +21,9 @@ OPTIONS = {
 def main(arguments: list[str]) -> int:
     """Evaluate the run in `arguments[0]`."""
     given = parse("evaluate", EXAMPLES, OPTIONS, arguments)
+    from ebrl.command.agent_training import rebuild
     from ebrl.command.environments import evaluation_environments
     from ebrl.command.evaluation import SIDE_BY_SIDE, play
-    from ebrl.command.learning import rebuild
     from ebrl.command.runs import existing, write_json
 
     run = existing(given.run)

@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from ebrl.command.configuration import Configuration
+from ebrl.command.agent_config import Configuration
 from ebrl.command.environments import evaluation_environments
 from ebrl.command.runs import Run, write_json
 

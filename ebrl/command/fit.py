@@ -40,15 +40,15 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         if arguments:
-            from ebrl.command.fit_configuration import parser
+            from ebrl.command.energy_config import parser
 
             print(parser().format_help())
         return 0 if arguments else 2
     config, *options = arguments
     if config.startswith("-"):
         raise UsageError(f"the config comes first: ebrl fit CONFIG.yaml {' '.join(arguments)}")
-    from ebrl.command.fit_configuration import build, expect_working, read_fit
-    from ebrl.command.fitting import train_to_end
+    from ebrl.command.energy_config import build, expect_working, read_fit
+    from ebrl.command.energy_training import train_to_end
     from ebrl.command.runs import create, sole_writer
 
     configuration = read_fit(config, options)

@@ -161,8 +161,8 @@ def _shipped(label: int | None, strength: float) -> Source:
 
 def _trained(folder: str) -> Source:
     """Return the energy of a run. Raises UsageError for one that cannot begin at noise."""
-    from ebrl.command.fit_configuration import build, read_fit
-    from ebrl.command.fitting import restore_average
+    from ebrl.command.energy_config import build, read_fit
+    from ebrl.command.energy_training import restore_average
     from ebrl.command.runs import existing
     from ebrl.vision.networks import DiffusionEnergy
 

@@ -17,9 +17,9 @@ examples:
 def main(arguments: list[str]) -> int:
     """Draw the run in `arguments[0]`."""
     given = parse("plot", EXAMPLES, {}, arguments)
+    from ebrl.command.agent_pictures import draw_run
+    from ebrl.command.agent_training import rebuild
     from ebrl.command.errors import RunError
-    from ebrl.command.learning import rebuild
-    from ebrl.command.pictures import draw_run
     from ebrl.command.runs import existing, read_evaluations
 
     run = existing(given.run)

@@ -30,16 +30,16 @@ def main(arguments: list[str]) -> int:
 
 
 def _resume_energy(run: Run) -> int:
-    from ebrl.command.fit_configuration import build, read_fit
-    from ebrl.command.fitting import train_to_end
+    from ebrl.command.energy_config import build, read_fit
+    from ebrl.command.energy_training import train_to_end
 
     configuration = read_fit(run.config)
     return train_to_end(configuration, build(configuration), run)
 
 
 def _resume_agent(run: Run) -> int:
-    from ebrl.command.configuration import read
-    from ebrl.command.learning import build, restore_newest, train_to_end
+    from ebrl.command.agent_config import read
+    from ebrl.command.agent_training import build, restore_newest, train_to_end
 
     configuration = read(run.config)
     agent = build(configuration)

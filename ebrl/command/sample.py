@@ -39,9 +39,9 @@ def main(arguments: list[str]) -> int:
 
     import torch
 
-    from ebrl.command.fit_configuration import build, read_fit
-    from ebrl.command.fitting import restore_average
-    from ebrl.command.landscapes import draw, picture, shown, why_no_picture
+    from ebrl.command.energy_config import build, read_fit
+    from ebrl.command.energy_pictures import draw, picture, shown, why_no_picture
+    from ebrl.command.energy_training import restore_average
 
     configuration = read_fit(run.config)
     setup = build(configuration)

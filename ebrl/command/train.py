@@ -30,7 +30,7 @@ Ctrl-C saves before it stops; `ebrl resume RUN` goes on to the same result, bit 
 def main(arguments: list[str]) -> int:
     """Train from the config in `arguments[0]`, changed by the options after it."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        from ebrl.command.configuration import parser
+        from ebrl.command.agent_config import parser
 
         print(HELP)
         print(parser().format_help())
@@ -38,8 +38,8 @@ def main(arguments: list[str]) -> int:
     config, *options = arguments
     if config.startswith("-"):
         raise UsageError(f"the config comes first: ebrl train CONFIG.yaml {' '.join(arguments)}")
-    from ebrl.command.configuration import read
-    from ebrl.command.learning import build, train_to_end
+    from ebrl.command.agent_config import read
+    from ebrl.command.agent_training import build, train_to_end
     from ebrl.command.runs import create, sole_writer
 
     configuration = read(config, options)

@@ -23,11 +23,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ebrl import storage
 from ebrl.command import VERBS, main
-from ebrl.command.configuration import read
+from ebrl.command.agent_config import read
+from ebrl.command.agent_pictures import draw_landscapes
+from ebrl.command.agent_training import build, rebuild
 from ebrl.command.environments import evaluation_environments
 from ebrl.command.evaluation import play
-from ebrl.command.learning import build, rebuild
-from ebrl.command.pictures import draw_landscapes
 from ebrl.command.runs import Run, existing
 
 PNG = b"\x89PNG\r\n\x1a\n"

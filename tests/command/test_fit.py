@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ebrl import networks, storage
 from ebrl.command import main
-from ebrl.command.fit_configuration import build, read_fit
-from ebrl.command.fitting import restore_average
+from ebrl.command.energy_config import build, read_fit
+from ebrl.command.energy_training import restore_average
 from ebrl.command.runs import existing
 from ebrl.training import Training
 

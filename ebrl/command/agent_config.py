@@ -19,8 +19,8 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt, register_type
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from ebrl.command.config_files import parse_config
 from ebrl.command.errors import UsageError
-from ebrl.command.refusals import parse_config
 
 # The run sets these: its seed, its TensorBoard folder; the last one is SB3's own affair.
 OWNED_BY_THE_RUN = {"seed", "tensorboard_log", "_init_setup_model"}

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from ebrl.command.configuration import read
-from ebrl.command.learning import build
+from ebrl.command.agent_config import read
+from ebrl.command.agent_training import build
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ebrl.command.fit_configuration import Setup
+from ebrl.command.energy_config import Setup
 from ebrl.energies import Energy
 from ebrl.sampling import Sampler
 from ebrl.storage import replacing

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import EngFormatter
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from ebrl.command.configuration import Configuration
+from ebrl.command.agent_config import Configuration
 from ebrl.command.environments import evaluation_environments
 from ebrl.command.evaluation import undisturbed_streams
 from ebrl.storage import replacing

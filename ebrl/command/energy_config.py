@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ebrl import schedules
+from ebrl.command.config_files import parse_config
 from ebrl.command.errors import UsageError
-from ebrl.command.refusals import parse_config
 from ebrl.energies import Energy
 from ebrl.objectives import Objective
 from ebrl.sampling import Sampler

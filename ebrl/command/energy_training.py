@@ -10,9 +10,9 @@ import torch
 from tqdm import tqdm
 
 from ebrl import storage
+from ebrl.command.energy_config import FitConfiguration, Setup
+from ebrl.command.energy_pictures import draw_run
 from ebrl.command.errors import NO_ROOM, RunError
-from ebrl.command.fit_configuration import FitConfiguration, Setup
-from ebrl.command.landscapes import draw_run
 from ebrl.command.runs import Run
 from ebrl.command.signals import stop_on_signals
 from ebrl.storage import StorageError

@@ -15,11 +15,11 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from ebrl.agents.checkpoints import Checkpoints, Restored, restore
-from ebrl.command.configuration import Configuration, read
+from ebrl.command.agent_config import Configuration, read
+from ebrl.command.agent_pictures import draw_run
 from ebrl.command.environments import NonFiniteError, training_environment
 from ebrl.command.errors import NO_ROOM, RunError, UsageError
 from ebrl.command.evaluation import Evaluations
-from ebrl.command.pictures import draw_run
 from ebrl.command.progress import Progress
 from ebrl.command.runs import Run, read_evaluations, write_json
 from ebrl.command.signals import stop_on_signals
