@@ -39,6 +39,7 @@ from ebrl.storage import StorageError
 
 from . import state as parts
 from .environments import environments, not_replayable, put_environments
+from .replayable import Replayable
 
 KIND = "checkpoint"
 
@@ -106,6 +107,16 @@ class Checkpoints(BaseCallback):
         path = _write(self.folder, self._agent(), _progress_of(self._beside()), self.keep)
         self._written_at, self._requested = steps, False
         return path
+
+    def write_broken_off(self) -> Path:
+        """Write after an environment failed inside a rollout: all episodes start anew on resume."""
+        env = self._agent().env
+        assert env is not None  # it is the one that failed
+        for index in range(env.num_envs):
+            if env.env_is_wrapped(Replayable, [index])[0]:
+                env.env_method("forget", indices=[index])
+        self._between_rollouts = True
+        return self.write()
 
     def _agent(self) -> OffPolicyAlgorithm:
         if not isinstance(self.model, OffPolicyAlgorithm):

@@ -54,8 +54,9 @@ class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        self._actions.append(np.array(action))
+        taken = np.array(action)  # the environment may change it
         observation, reward, terminated, truncated, info = self.env.step(action)
+        self._actions.append(taken)
         self._digest = _digest(_digest(self._digest, observation), reward)
         return observation, reward, terminated, truncated, info
 
@@ -72,6 +73,10 @@ class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
             np.array(self._actions),
             self._digest,
         )
+
+    def forget(self) -> None:
+        """Drop the episode, which broke off: a resumed run starts a new one."""
+        self._reset_arguments = None
 
     def replay(self, episode: Episode) -> bool:
         """Run `episode` again; whether the environment reproduced it to the bit.

@@ -105,7 +105,7 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     ),
     "no steps": (
         lambda folder: [str(config(folder)), "--total_timesteps", "0"],
-        ["total_timesteps", "0", ">0"],
+        ["total_timesteps", "whole number > 0", "got 0"],
     ),
     "missing key": (
         lambda folder: [str(edited(folder, "total_timesteps: 200", ""))],
@@ -219,11 +219,11 @@ def test_a_missing_extra_is_named(
     ("arguments", "said"),
     [
         (["trian"], ["unknown verb `trian`", "`train`"]),
-        (["resume"], ["RUN"]),
+        (["resume"], ["run", "--help"]),
         (["resume", "nowhere"], ["nowhere is not the folder of a run"]),
         (["plot", "nowhere"], ["nowhere is not the folder of a run"]),
         (["evaluate", "nowhere", "--episode", "3"], ["--episode", "`--episodes`"]),
-        (["evaluate", "nowhere", "--episodes", "0"], ["--episodes", "from 1"]),
+        (["evaluate", "nowhere", "--episodes", "0"], ["--episodes", "a whole number from 1"]),
         (["evaluate", "nowhere", "--episodes", "many"], ["--episodes", "many"]),
     ],
 )

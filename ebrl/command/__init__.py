@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ebrl.command.errors import NO_ROOM, RunError, UsageError, did_you_mean
+from ebrl.command.output import open_output
 
 VERBS = {
     "train": "train an agent from a config, into a new run folder",
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 1 the run failed, 2 the command or its config is wrong, 128 + n stopped by signal n.
     """
+    open_output()
     verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = _run(verb, rest)

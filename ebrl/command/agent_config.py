@@ -8,25 +8,55 @@ total_timesteps: 10000
 
 from __future__ import annotations
 
-import importlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
-from jsonargparse.typing import NonNegativeInt, PositiveInt, register_type
+import torch
+from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse.typing import PositiveInt, register_type
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-from ebrl.command.config_files import parse_config
+from ebrl.command.arguments import Seed, Threads
+from ebrl.command.config_schema import Schema, instantiate, locate, parse_config
 from ebrl.command.errors import UsageError
+from ebrl.command.trust import check_objects
 
 # The run sets these: its seed, its TensorBoard folder; the last one is SB3's own affair.
-OWNED_BY_THE_RUN = {"seed", "tensorboard_log", "_init_setup_model"}
+OWNED_BY_THE_RUN = frozenset({"seed", "tensorboard_log", "_init_setup_model"})
 
 # Arguments of a policy that are classes; YAML can only name them.
-CLASSES_IN_POLICY_KWARGS = {"activation_fn", "features_extractor_class", "optimizer_class"}
+CLASSES_IN_POLICY_KWARGS: dict[str, type] = {
+    "activation_fn": torch.nn.Module,
+    "features_extractor_class": BaseFeaturesExtractor,
+    "optimizer_class": torch.optim.Optimizer,
+}
+
+# Arguments of any algorithm whose type is wider than their meaning: lowest and highest.
+RANGES: dict[str, tuple[float, float]] = {
+    "gamma": (0.0, 1.0),
+    "tau": (0.0, 1.0),
+    "learning_rate": (0.0, 1e6),
+    "batch_size": (1, 2**24),
+    "buffer_size": (1, 2**40),
+    "learning_starts": (0, 2**40),
+    "gradient_steps": (-1, 2**24),
+    "train_freq": (1, 2**24),
+    "target_update_interval": (1, 2**40),
+    "policy_delay": (1, 2**24),
+    "n_steps": (1, 2**24),
+    "candidates": (1, 2**16),
+    "components": (1, 2**16),
+    "acting_candidates": (1, 2**16),
+    "moves": (0, 2**16),
+    "exploration_fraction": (0.0, 1.0),
+    "exploration_initial_eps": (0.0, 1.0),
+    "exploration_final_eps": (0.0, 1.0),
+}
 
 # Action noise takes arrays; a config writes them as lists.
 register_type(np.ndarray, serializer=np.ndarray.tolist, deserializer=np.array)
@@ -46,7 +76,9 @@ class Settings:
         normalize: What VecNormalize divides by its running standard deviation.
         evaluate_every: Environment steps between two evaluations; one more comes at the end.
         evaluation_episodes: Episodes of an evaluation, each with its own fixed start.
+        evaluation_steps: Steps after which an evaluated episode without an end is cut off.
         evaluation_seed: Seed of the first start; the others follow it.
+        best: Keep the agent of the best evaluation, too, as `best_model.zip`.
         checkpoint_every: Environment steps between two checkpoints; one more comes at the end.
         threads: Threads of PyTorch on the CPU. Small networks gain nothing from a second one.
     """
@@ -54,15 +86,17 @@ class Settings:
     total_timesteps: PositiveInt
     name: str | None = None
     run: str | None = None
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     n_envs: PositiveInt = 1
     env_kwargs: dict[str, Any] | None = None
     normalize: Literal["observations", "rewards", "both"] | None = None
     evaluate_every: PositiveInt = 5_000
     evaluation_episodes: PositiveInt = 10
-    evaluation_seed: NonNegativeInt = 10_000
+    evaluation_steps: PositiveInt = 10_000
+    evaluation_seed: Seed = 10_000
+    best: bool = False
     checkpoint_every: PositiveInt = 10_000
-    threads: PositiveInt = 1
+    threads: Threads = 1
 
 
 class Configuration(NamedTuple):
@@ -90,67 +124,93 @@ class Configuration(NamedTuple):
         )
 
 
-def parser() -> ArgumentParser:
-    """The parser of `ebrl train`: everything that a config may say, also as an option."""
-    schema = ArgumentParser(
-        prog="ebrl train CONFIG.yaml",
+def schema() -> Schema:
+    """Return everything that a config of `ebrl train` may say; each is an option, too."""
+    parser = ArgumentParser(
+        prog="ebrl train CONFIG",
         exit_on_error=False,
         allow_abbrev=False,
         print_config="--print_config",
     )
-    schema.add_argument("--config", action=ActionConfigFile, help="The config; comes first.")
-    schema.add_class_arguments(Settings)
-    schema.add_subclass_arguments(
+    parser.add_argument("--config", action=ActionConfigFile, help="The config; comes first.")
+    parser.add_class_arguments(Settings)
+    parser.add_subclass_arguments(
         OffPolicyAlgorithm,
         "agent",
-        skip=OWNED_BY_THE_RUN,
+        skip=set(OWNED_BY_THE_RUN),
         required=True,
         help="The algorithm: class_path and init_args.",
     )
-    return schema
+    parts: dict[str, type | None] = {"agent": OffPolicyAlgorithm}
+    return Schema("train", parser, Settings, parts, ("agent",), OWNED_BY_THE_RUN)
 
 
-def read(config: str | Path, options: Sequence[str] = ()) -> Configuration:
-    """Check the file `config`, changed by `options` such as `--agent.learning_rate 1e-3`.
+def read(path: Path, options: Sequence[str] = (), *, trust: bool = False) -> Configuration:
+    """Check a config file, changed by options such as `--agent.learning_rate 1e-3`.
 
-    Raises UsageError for a missing file, bad YAML, an unknown key or a value of the wrong type.
+    Args:
+        path: The file.
+        options: From the command line.
+        trust: Whether the config may name code of any package, as it may for `ebrl train`.
+
+    Raises:
+        UsageError: The file is missing or no config, a key is unknown, a value is of the wrong
+            type or makes no sense, or the config names code that is not trusted.
     """
-    schema = parser()
-    top_level = {field.name for field in fields(Settings)} | {"agent"}
-    parsed = parse_config(schema, config, options, top_level)
-    agent_class = _class_at(parsed.agent.class_path)
+    known = schema()
+    parsed = parse_config(known, path, options, trust)
+    arguments = parsed.agent.init_args
+    agent_class = locate(parsed.agent.class_path)
     if parsed.run is None:
         parsed.run = f"runs/{parsed.name}/{agent_class.__name__}-{parsed.seed}"
-    if not isinstance(parsed.agent.init_args.env, str):
+    if not isinstance(arguments.env, str):
         raise UsageError(
-            f"agent.env in {config}: expected the id of a registered environment "
+            f"agent.env in {path}: expected the id of a registered environment "
             "(`Pendulum-v1`, or `module:Name-v0`), because a run builds it several times."
         )
+    _check_ranges(path, vars(arguments))
+    check_objects("agent.policy_kwargs", arguments.get("policy_kwargs"))
     return Configuration(
-        agent_class=agent_class,
-        agent_arguments=_instantiate(agent_class, parsed.agent.init_args),
-        settings=Settings(**{f.name: parsed[f.name] for f in fields(Settings)}),
-        text=schema.dump(parsed),
+        agent_class=agent_class,  # type: ignore[arg-type]
+        agent_arguments=_build_arguments(vars(arguments)),
+        settings=Settings(**{field.name: parsed[field.name] for field in fields(Settings)}),
+        text=known.parser.dump(parsed),
     )
 
 
-def _instantiate(agent_class: type[OffPolicyAlgorithm], init_args: Namespace) -> dict[str, Any]:
+def _check_ranges(path: Path, arguments: dict[str, Any]) -> None:
+    """Raise UsageError for a number that no algorithm can mean."""
+    for name, (lowest, highest) in RANGES.items():
+        value = arguments.get(name)
+        number = value[0] if isinstance(value, tuple | list) and value else value  # train_freq
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            continue
+        if not lowest <= number <= highest or math.isnan(number):
+            raise UsageError(
+                f"{path}: agent.{name}: expected a number from {lowest:g} to {highest:g}, "
+                f"got {number!r}."
+            )
+
+
+def _build_arguments(parsed: dict[str, Any]) -> dict[str, Any]:
     """Turn what YAML can write (class_path, dotted names) into schedules, noise and classes."""
-    schema = ArgumentParser(exit_on_error=False)
-    schema.add_class_arguments(agent_class, skip=OWNED_BY_THE_RUN, instantiate=False)
-    arguments = schema.instantiate(init_args).as_dict()
+    arguments = {key: instantiate(value) for key, value in parsed.items()}
     policy_kwargs = arguments.get("policy_kwargs") or {}
-    for name in CLASSES_IN_POLICY_KWARGS & policy_kwargs.keys():
-        if isinstance(policy_kwargs[name], str):
-            policy_kwargs[name] = _class_at(policy_kwargs[name])
+    for name in CLASSES_IN_POLICY_KWARGS.keys() & policy_kwargs.keys():
+        policy_kwargs[name] = _class_in_policy(name, policy_kwargs[name])
     if "." in str(arguments["policy"]):  # not an alias such as MlpPolicy
-        arguments["policy"] = _class_at(arguments["policy"])
+        arguments["policy"] = locate(arguments["policy"])
     return arguments
 
 
-def _class_at(dotted: str) -> type:
-    module, _, name = dotted.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"cannot import `{dotted}`: {error}.") from error
+def _class_in_policy(name: str, value: Any) -> Any:
+    """Return the class that a policy's argument names, or the argument if it names none."""
+    if not isinstance(value, str):
+        return value
+    found, base = locate(value), CLASSES_IN_POLICY_KWARGS[name]
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UsageError(
+            f"agent.policy_kwargs.{name}: expected a subclass of {base.__module__}.{base.__name__},"
+            f" got {value}."
+        )
+    return found

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import warnings
-from functools import partial
-from pathlib import Path
+from contextlib import closing
 
 import torch
 from gymnasium import spaces
@@ -17,19 +15,21 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from ebrl.agents.checkpoints import Checkpoints, Restored, restore
 from ebrl.command.agent_config import Configuration, read
 from ebrl.command.agent_pictures import draw_run
-from ebrl.command.environments import NonFiniteError, training_environment
-from ebrl.command.errors import NO_ROOM, RunError, UsageError
+from ebrl.command.endings import ending_well
+from ebrl.command.environments import training_environment
+from ebrl.command.errors import RunError, UsageError
 from ebrl.command.evaluation import Evaluations
+from ebrl.command.normalization import save_normalization
 from ebrl.command.progress import Progress
-from ebrl.command.runs import Run, read_evaluations, write_json
-from ebrl.command.signals import stop_on_signals
+from ebrl.command.runs import Run, read_evaluations, write_evaluations
 from ebrl.storage import StorageError
 
 
 def build(configuration: Configuration) -> OffPolicyAlgorithm:
-    """The untrained agent of a run, with its environments. The same config gives the same agent.
+    """Build the untrained agent of a run, with its environments; the same each time.
 
-    Raises UsageError when agent and environment do not fit.
+    Raises:
+        UsageError: Agent and environment do not fit.
     """
     torch.set_num_threads(configuration.settings.threads)
     environment = training_environment(configuration)
@@ -47,9 +47,13 @@ def build(configuration: Configuration) -> OffPolicyAlgorithm:
 
 
 def restore_newest(agent: OffPolicyAlgorithm, run: Run) -> Restored | None:
-    """Put the newest whole checkpoint of the run into `agent`; None when there is none yet.
+    """Put the newest whole checkpoint into `agent`; say on stderr what did not come back.
 
-    What could not be restored is said on stderr. Raises RunError when no checkpoint can be read.
+    Returns:
+        What was restored; None when there is no checkpoint yet.
+
+    Raises:
+        RunError: No checkpoint can be read.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -64,12 +68,18 @@ def restore_newest(agent: OffPolicyAlgorithm, run: Run) -> Restored | None:
     return restored
 
 
-def rebuild(run: Run) -> tuple[OffPolicyAlgorithm, Configuration]:
-    """The agent of a run as its newest checkpoint has it, to look at and to play with.
+def rebuild(run: Run, *, trust: bool = False) -> tuple[OffPolicyAlgorithm, Configuration]:
+    """Build the agent of a run as its newest checkpoint has it, to look at and to play with.
 
-    Raises RunError when the run has no checkpoint yet.
+    Args:
+        run: Its folder.
+        trust: Whether its config may name code of any package.
+
+    Raises:
+        RunError: The run has no checkpoint yet.
+        UsageError: The config names code that is not trusted.
     """
-    configuration = read(run.config)
+    configuration = read(run.config, trust=trust)
     agent = build(configuration)
     if restore_newest(agent, run) is None:
         raise RunError(f"{run.folder} has no checkpoint yet. Train it: ebrl resume {run.folder}")
@@ -79,46 +89,42 @@ def rebuild(run: Run) -> tuple[OffPolicyAlgorithm, Configuration]:
 def train_to_end(
     agent: OffPolicyAlgorithm, configuration: Configuration, run: Run, resumed: Restored | None
 ) -> int:
-    """Train until the run has all its steps; then save the agent and draw it. The exit code.
+    """Train until the run has all its steps; then save the agent and draw it.
 
-    Ctrl-C and SIGTERM write a checkpoint first. Raises RunError when the run cannot go on.
+    Returns:
+        The exit code.
+
+    Raises:
+        RunError: The training stopped before its end; what it had is saved.
     """
     total = configuration.settings.total_timesteps
     evaluated = [e for e in read_evaluations(run) if e["timesteps"] <= agent.num_timesteps]
-    write_json(run.evaluations, evaluated)
+    write_evaluations(run, evaluated)
     agent.set_logger(configure(str(run.folder), ["tensorboard"]))
     evaluations = Evaluations(configuration, run, evaluated)
     checkpoints = Checkpoints(
         run.checkpoints, every=configuration.settings.checkpoint_every, resumed=resumed
     )
+
+    def stop() -> None:
+        checkpoints.request(stop=True)
+        evaluations.abandon()
+
+    def save() -> None:
+        if agent.num_timesteps > 0:
+            checkpoints.write_broken_off()
+
     progress = Progress(total, evaluations)
-    with stop_on_signals(partial(checkpoints.request, stop=True)) as received:
-        try:
-            if agent.num_timesteps < total:
-                agent.learn(
-                    total - agent.num_timesteps,
-                    callback=[evaluations, checkpoints, progress],
-                    reset_num_timesteps=False,
-                )
-            agent.save(run.model)
-        except KeyboardInterrupt:
-            progress.close()
-            print(f"ebrl: stopped. {_how_to_resume(run)}", file=sys.stderr)
-            return 128 + (received[0] if received else signal.SIGINT)
-        except NonFiniteError as error:
-            progress.close()
-            raise RunError(
-                f"stopped after step {agent.num_timesteps:,} of the run, before it could enter "
-                f"the replay: {error} {_how_to_resume(run)}"
-            ) from error
-        except OSError as error:
-            progress.close()
-            if error.errno not in NO_ROOM:
-                raise
-            raise RunError(
-                f"no room left on the disk for {run.folder} ({error.strerror}). "
-                f"Free some; nothing that was written before is lost. {_how_to_resume(run)}"
-            ) from error
+    with ending_well(run, stop, save), closing(progress):
+        if agent.num_timesteps < total:
+            agent.learn(
+                total - agent.num_timesteps,
+                callback=[evaluations, checkpoints, progress],
+                reset_num_timesteps=False,
+            )
+        evaluations.finish(agent)
+        agent.save(run.model)
+        save_normalization(agent, run)
     _finish(agent, configuration, run, evaluations.done)
     return 0
 
@@ -127,26 +133,20 @@ def _finish(
     agent: OffPolicyAlgorithm, configuration: Configuration, run: Run, evaluated: list[dict]
 ) -> None:
     agent.logger.close()
-    for line in draw_run(run.picture, configuration, evaluated, agent):
-        print(line)
+    left_out = draw_run(run.picture, configuration, evaluated, agent)
     last = evaluated[-1]
-    print(
+    lines = [
+        *left_out,
         f"Done: return {last['mean']:.2f} ± {last['std']:.2f} over {len(last['returns'])} "
-        f"episodes after {last['timesteps']:,} steps.\n"
-        f"  agent    {run.model}\n"
-        f"  picture  {run.picture}\n"
-        f"  curves   tensorboard --logdir {run.folder}"
-    )
-
-
-def _how_to_resume(run: Run) -> str:
-    steps = [_steps(path) for path in run.checkpoints.glob("checkpoint-*.zip")]
-    where = f"from step {max(steps):,}" if steps else "from the start: no checkpoint was due yet"
-    return f"Go on ({where}): ebrl resume {run.folder}"
-
-
-def _steps(checkpoint: Path) -> int:
-    return int(checkpoint.stem.rpartition("-")[2])
+        f"episodes after {last['timesteps']:,} steps.",
+        f"  agent    {run.model}",
+        f"  picture  {run.picture}",
+        f"  curves   tensorboard --logdir {run.folder}",
+        f"  watch    ebrl play {run.folder}",
+    ]
+    if run.best.exists():
+        lines.insert(-3, f"  best     {run.best}")
+    print("\n".join(lines))
 
 
 def _check_train_freq(agent: OffPolicyAlgorithm) -> None:

@@ -1,86 +1,134 @@
-"""Arguments of the verbs that take no config: `ebrl VERB RUN [--option NUMBER]` and the like."""
+"""The command lines of the verbs: jsonargparse's types, our one-line errors and our help."""
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Callable
-from typing import NoReturn
+from argparse import Action, ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse.typing import restricted_number_type
 
 from ebrl.command.errors import UsageError, did_you_mean
 
+TRUST = (
+    "run the code that the run's config names. Without it a config may only name what ebrl, "
+    "stable_baselines3, sb3_contrib, torch and gymnasium provide"
+)
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with the nearest known option. `text` ends the help."""
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
+Count = restricted_number_type("Count", int, [(">=", 1), ("<", 2**32)])
+Threads = restricted_number_type("Threads", int, [(">=", 1), ("<=", 1024)])
+LearningRate = restricted_number_type("LearningRate", float, [(">", 0), ("<=", 1e30)])
+Strength = restricted_number_type("Strength", float, [(">=", 0), ("<", math.inf)])
+EightBit = restricted_number_type("EightBit", float, [(">=", 0), ("<=", 255)])
+
+WORDS = {  # what these types and jsonargparse's mean, for a message
+    "PositiveInt": "a whole number > 0",
+    "NonNegativeInt": "a whole number >= 0",
+    "PositiveFloat": "a number > 0",
+    "NonNegativeFloat": "a number >= 0",
+    "ClosedUnitInterval": "a number from 0 to 1",
+    "Seed": "a whole number from 0 to 2^32 - 1",
+    "Count": "a whole number from 1 to 2^32 - 1",
+    "Threads": "a whole number from 1 to 1024",
+    "LearningRate": "a number > 0 and at most 1e30",
+    "Strength": "a finite number >= 0",
+    "EightBit": "a number from 0 to 255",
+}
+
+
+class _Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Types and defaults beside each option; the text around them as it was written."""
+
+    def _get_help_string(self, action: Action) -> str:
+        """Leave out defaults that say nothing: null, and false of a flag."""
+        if action.default is None or action.default is False:
+            return action.help or ""
+        return super()._get_help_string(action)
+
+
+class Parser(ArgumentParser):
+    """The command line of one verb.
+
+    Args:
+        verb: Its name.
+        text: What it does, what it writes and where, with examples: the head of its help.
+    """
 
     def __init__(self, verb: str, text: str) -> None:
+        self.types: dict[str, Any] = {}  # of the options that have one
         super().__init__(
             prog=f"ebrl {verb}",
-            epilog=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            description=text,
+            formatter_class=_Help,
+            exit_on_error=False,
             allow_abbrev=False,
         )
 
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
-        known = [name for name in self._option_string_actions if name.startswith("--")]
-        hint = did_you_mean(unknown, known) if unknown.startswith("--") else ""
-        raise UsageError(f"{message}.{hint} ({self.format_usage().strip()})")
+    def add_argument(self, *names: str, **keywords: Any) -> Any:
+        """Add an argument as `jsonargparse` does, and remember its type."""
+        self.types[names[0]] = keywords.get("type")
+        return super().add_argument(*names, **keywords)
 
+    def add_run(self) -> None:
+        """Add the folder of a run, and whether its config may name any code."""
+        self.add_argument("run", metavar="RUN", help="the folder of the run")
+        self.add_argument("--trust", action="store_true", help=TRUST)
 
-def parse(
-    verb: str,
-    text: str,
-    options: dict[str, tuple[int, int, str]],
-    arguments: list[str],
-    texts: dict[str, tuple[str, str]] | None = None,
-) -> argparse.Namespace:
-    """`run`, whole numbers `options`, {name: (default, minimum, help)}, and `texts`, {…: (…, …)}.
+    def read(self, arguments: list[str]) -> Namespace:
+        """Parse the arguments; options and positional arguments may be mixed.
 
-    Raises UsageError for anything else; `--help` prints `text` and exits.
-    """
-    parser = Parser(verb, text)
-    parser.add_argument("run", metavar="RUN", help="the folder of the run")
-    add_numbers(parser, options)
-    for name, (default_text, meaning) in (texts or {}).items():
-        help_text = f"{meaning} (default {default_text})"
-        parser.add_argument(f"--{name}", default=default_text, help=help_text)
-    return parser.parse_args(arguments)
-
-
-def add_numbers(parser: Parser, options: dict[str, tuple[int, int, str]]) -> None:
-    """Add whole numbers, {name: (default, minimum, help)}."""
-    for name, (default, minimum, meaning) in options.items():
-        parser.add_argument(
-            f"--{name}",
-            type=_number_from(minimum),
-            default=default,
-            help=f"{meaning} (default {default})",
-        )
-
-
-def decimal(lowest: float, highest: float) -> Callable[[str], float]:
-    """A finite number within bounds, for `add_argument(type=…)`."""
-
-    def number(text: str) -> float:
+        Raises:
+            UsageError: An option is unknown, missing or of the wrong type.
+        """
+        known = {name for action in self._actions for name in action.option_strings}
+        for name in map(_name, arguments):
+            if name.startswith("--") and len(name) > 2 and name not in known:
+                raise UsageError(f"unknown option {name}.{did_you_mean(name, known)} {self._cure}")
         try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not lowest <= value <= highest or math.isinf(value):
-            to = "" if math.isinf(highest) else f" to {highest:g}"
-            raise argparse.ArgumentTypeError(f"expected a number from {lowest:g}{to}, got {text}")
-        return value
+            return self.parse_args(list(self._positional_first(arguments)))
+        except ArgumentError as error:
+            said = self._wrong_type(arguments) or " ".join(str(error).split())
+            raise UsageError(f"{said}. {self._cure}") from error
 
-    return number
+    def _wrong_type(self, arguments: list[str]) -> str:
+        """Say which number is none, or out of bounds; '' when it is something else."""
+        for token, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+            name, equals, value = token.partition("=")
+            kind = self.types.get(name)
+            words = WORDS.get(getattr(kind, "__name__", ""))
+            if words and not _is(kind, value if equals else following):
+                return f"{name}: expected {words}, got {value if equals else following}"
+        return ""
+
+    @property
+    def _cure(self) -> str:
+        return f"All options: {self.prog} --help"
+
+    def _positional_first(self, arguments: list[str]) -> Iterator[str]:
+        flags = {n for a in self._actions if a.nargs == 0 for n in a.option_strings}
+        options: list[str] = []
+        rest = iter(arguments)
+        for token in rest:
+            if not token.startswith("-"):
+                yield token
+                continue
+            options.append(token)
+            if "=" not in token and token not in flags:
+                options += [value for value in [next(rest, None)] if value is not None]
+        yield from options
 
 
-def _number_from(minimum: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or not minimum <= int(text) < 2**32:
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number from {minimum} to 2^32 - 1, got {text}"
-            )
-        return int(text)
+def _is(kind: type, text: str) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
 
-    return number
+
+def _name(argument: str) -> str:
+    return argument.partition("=")[0]

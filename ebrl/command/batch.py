@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from jsonargparse import ActionYesNo, Namespace
 from tqdm import tqdm
 
 from ebrl.command.arguments import Parser
@@ -39,13 +39,14 @@ def add_photographs(parser: Parser) -> None:
     )
     parser.add_argument(
         "--picture",
-        action=argparse.BooleanOptionalAction,
+        action=ActionYesNo(no_prefix="no-"),
+        default=None,
         help="whether to write NAME-before-after.png (default: for a single photograph)",
     )
 
 
 def work_through(
-    given: argparse.Namespace,
+    given: Namespace,
     done: str,
     work: Callable[[Job], Outcome],
     beside: tuple[str, ...] = (),

@@ -1,114 +1,103 @@
-"""Reading a config; what jsonargparse refuses is said in a line: the key, the nearest name."""
+"""Config files: found by path or by name, and read as plain data of a bounded size."""
 
 from __future__ import annotations
 
-import inspect
-import pydoc
-import re
-from argparse import ArgumentError
-from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from jsonargparse import ArgumentParser, Namespace
+import yaml
+from jsonargparse import get_loader
 
 from ebrl.command.errors import UsageError, did_you_mean
 
-# Lines that describe the parser's search, not the mistake.
-NOISE = re.compile(
-    r"Does not validate against any|Subtypes:|Errors:|Given value type:|Given value: (Namespace|\{)"
-    r"|Given value: NestedArg|Expected a NoneType|Expected a path but|Parser key|"
-    r"Problem with given class_path"
-)
+LARGEST = 10_000  # values of a config, aliases written out
 
 
-VERB_OF = {"agent": "train", "energy": "fit", "objective": "fit"}  # by the keys of its config
+class Shipped(NamedTuple):
+    """A config that comes with the package."""
+
+    path: Path
+    about: str  # its first comment
 
 
-def explain(message: str, top_level: set[str]) -> str:
-    """Shorten jsonargparse's `message`; `top_level` are the keys of a config.
+def shipped(verb: str) -> dict[str, Shipped]:
+    """Return the installed configs of `train` or `fit` by their names: `baselines/pendulum`."""
+    package = find_spec("ebrl.configs")
+    if package is None or not package.submodule_search_locations:
+        return {}
+    folder = Path(package.submodule_search_locations[0])
+    found = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        if ("\nagent:" in text) == (verb == "train"):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            found[name] = Shipped(path, text.partition("\n")[0].lstrip("# "))
+    return dict(sorted(found.items(), key=lambda item: ("/" in item[0], item[0])))
 
-    >>> explain("Option 'total_timestep' is not accepted", {"total_timesteps", "agent"})
-    'unknown key `total_timestep`. Did you mean `total_timesteps`?'
+
+def find(config: str, verb: str) -> Path:
+    """Return the file of a config that is given as a path or by the name of a shipped one.
+
+    Raises:
+        UsageError: There is neither.
     """
-    class_paths = re.findall(r"Problem with given class_path '([^']+)'", message)
-    class_path = class_paths[-1] if class_paths else None  # the innermost
-    keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
-    if unknown := _first(r"Option '([^']+)' is not accepted", message):
-        verb = VERB_OF.get(unknown.partition(".")[0])
-        if verb and unknown.partition(".")[0] not in top_level and class_path is None:
-            return f"this is a config of `ebrl {verb}`."
-        return _unknown_key(keys, unknown, class_path, top_level)
-    if unknown := _first(r"unrecognized arguments: (\S+)", message):
-        if not unknown.startswith("-"):
-            return f"unexpected `{unknown}`: after the config come options such as --seed 1."
-        key = unknown.lstrip("-").partition("=")[0]
-        return f"unknown option `{unknown}`.{did_you_mean(key, top_level)}"
-    if class_path and (_first(r"(has no attribute|No module named)", message)):
-        return _unknown_class(keys, class_path)
-    if _first(r"(Problems parsing config)", message):
-        where = " ".join(message.partition(":")[2].split()).replace(
-            'in "<unicode string>", ', "at "
-        )
-        return f"this is not YAML: {where}."
-    if _first(r"(Unexpected config)", message):
-        keys = " and ".join(f"`{key}`" for key in VERB_OF if key in top_level)
-        return f"this is not a config: expected keys such as {keys}."
-    if missing := _first(r"arguments are required: (.+)", message):
-        prefix = f"{keys}." if class_path else ""
-        return f"missing: {', '.join(prefix + name for name in missing.split(', '))}."
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    said = [re.sub(r"<class '(\w+)'>", r"\1", line) for line in lines if line]
-    said = [re.sub(r'^Parser key "[^"]+":\s*', "", line) for line in said]
-    said = [line for line in said if line and not NOISE.match(line)]
-    return (f"{keys}: " if keys else "") + "; ".join(said)
+    if Path(config).exists():
+        return Path(config)
+    known = shipped(verb)
+    name = Path(config).with_suffix("").as_posix().removeprefix("configs/")
+    if name in known:
+        return known[name].path
+    hint = did_you_mean(name, known) or f" Those that come with ebrl: ebrl {verb}"
+    raise UsageError(f"there is no config file {config}, and none of that name is installed.{hint}")
 
 
-def _unknown_key(owner: str, key: str, class_path: str | None, top_level: set[str]) -> str:
-    if class_path is None:
-        return f"unknown key `{key}`.{did_you_mean(key, top_level)}"
-    known = set(inspect.signature(_locate(class_path)).parameters) - {key}
-    if key in top_level:
-        return f"`{owner}.{key}` belongs to the run: write `{key}` at the top level (--{key})."
-    if key.partition(".")[0] == "init_arg":
-        return f"unknown key `{owner}.init_arg`. Did you mean `init_args`?"
-    hint = did_you_mean(key, known)
-    return f"unknown key `{owner}.{key}`: {class_path} has no such argument.{hint}"
+def listing(verb: str) -> str:
+    """Return the shipped configs of a verb, a line each, for people who named none."""
+    known = shipped(verb)
+    width = max(map(len, known), default=0)
+    lines = [f"  {name:<{width}}  {config.about}" for name, config in known.items()]
+    return "\n".join([f"configs that come with ebrl (ebrl {verb} NAME):", "", *lines])
 
 
-def _unknown_class(owner: str, class_path: str) -> str:
-    module, _, name = class_path.rpartition(".")
-    home = _locate(module)
-    hint = did_you_mean(name, getattr(home, "__all__", dir(home))) if home else ""
-    return f"{owner}: there is no class `{class_path}`.{hint}"
+def read_tree(path: Path) -> dict[str, Any]:
+    """Read a config as plain data, without importing anything that it names.
 
-
-def _locate(dotted: str) -> type:
-    return pydoc.locate(dotted)  # type: ignore[return-value]
-
-
-def _first(pattern: str, text: str) -> str | None:
-    found = re.search(pattern, text)
-    return found.group(1) if found else None
-
-
-def parse_config(
-    schema: ArgumentParser, config: str | Path, options: Sequence[str], top_level: set[str]
-) -> Namespace:
-    """Check the file `config`, changed by `options`, against a schema with these `top_level` keys.
-
-    Raises UsageError for a missing file, bad YAML, an unknown key or a value of the wrong type.
+    Raises:
+        UsageError: The file cannot be read, is no YAML, is no mapping, or is a mapping whose
+            aliases grow beyond `LARGEST` values or contain themselves.
     """
     try:
-        Path(config).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no config file {config}.") from error
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the config {config} cannot be read: {error}.") from error
+        raise UsageError(f"the config {path} cannot be read: {error}.") from error
     try:
-        parsed = schema.parse_args(["--config", str(config), *options])
-    except ArgumentError as error:
-        raise UsageError(f"{config}: {explain(str(error), top_level)}") from error
-    del parsed["config"]
-    if parsed.name is None:
-        parsed.name = Path(config).stem
-    return parsed
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_size(path, root)
+        tree = get_loader("yaml")(text)
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        where = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise UsageError(f"{path}: this is not YAML: {where}.") from error
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise UsageError(f"{path}: this is not a config: expected keys such as `agent: ...`.")
+    return tree
+
+
+def _check_size(path: Path, root: yaml.Node | None) -> None:
+    """Raise UsageError for a graph of nodes that is too large or endless when written out."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node, above: frozenset[int]) -> int:
+        if id(node) in above:
+            raise UsageError(f"{path}: an alias contains itself.")
+        if id(node) not in sizes:
+            inside: list[yaml.Node] = []
+            if isinstance(node, yaml.SequenceNode):
+                inside = node.value
+            elif isinstance(node, yaml.MappingNode):
+                inside = [one for pair in node.value for one in pair]
+            sizes[id(node)] = 1 + sum(size(one, above | {id(node)}) for one in inside)
+        return sizes[id(node)]
+
+    if root is not None and size(root, frozenset()) > LARGEST:
+        raise UsageError(f"{path}: expected at most {LARGEST:,} values, aliases written out.")

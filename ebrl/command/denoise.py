@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import TYPE_CHECKING
 
-from ebrl.command.arguments import Parser, decimal
+from ebrl.command.arguments import EightBit, Parser, Strength
 from ebrl.command.batch import WHITE, Outcome, add_photographs, doubt, work_through
 from ebrl.command.errors import extra
 
 if TYPE_CHECKING:
     from ebrl.command.photographs import Job
 
-EXAMPLES = """
+HELP = """
 Takes the noise out of photographs: files, folders and patterns, grey or colour, of any size. The
 result of NAME.EXT is NAME-denoised.EXT beside it or in --out, in the same format, with its EXIF and
 colour profile; the photographs themselves are never written to. For a single photograph there is
@@ -34,20 +33,20 @@ examples:
 
 def main(arguments: list[str]) -> int:
     """Denoise the photographs; 0 if all were, else 1."""
-    parser = Parser("denoise", EXAMPLES)
+    parser = Parser("denoise", HELP)
     add_photographs(parser)
     parser.add_argument(
         "--sigma",
-        type=decimal(0, WHITE),
+        type=EightBit,
         help="deviation of the noise, 0 to 255 in 8-bit units (default: estimated)",
     )
     parser.add_argument(
         "--strength",
-        type=decimal(0, math.inf),
+        type=Strength,
         default=1.0,
-        help="how much of the noise goes: less than 1 keeps more grain (default 1)",
+        help="how much of the noise goes: less than 1 keeps more grain",
     )
-    given = parser.parse_intermixed_args(arguments)
+    given = parser.read(arguments)
     with extra("vision", "PIL", "skimage"):
         return work_through(
             given, "denoised", lambda job: _denoise(job, given.sigma, given.strength)

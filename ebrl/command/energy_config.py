@@ -9,7 +9,6 @@ steps: 1500
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
@@ -20,7 +19,6 @@ import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from jsonargparse.typing import (
     ClosedUnitInterval,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     register_type,
@@ -29,7 +27,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ebrl import schedules
-from ebrl.command.config_files import parse_config
+from ebrl.command.arguments import LearningRate, Seed, Threads
+from ebrl.command.config_schema import Schema, instantiate, parse_config
 from ebrl.command.errors import UsageError
 from ebrl.energies import Energy
 from ebrl.objectives import Objective
@@ -51,11 +50,13 @@ def _tensor(numbers: object) -> Tensor:
 
 register_type(Tensor, serializer=Tensor.tolist, deserializer=_tensor)
 
-# What jsonargparse says of each type that a value could have had.
-ATTEMPT = re.compile(r"^ *- (.*)", re.MULTILINE)
-OF_ANOTHER_TYPE = re.compile("Does not validate|Expected a <|Import path .* not correspond")
 
-PARTS = ("energy", "data", "objective", "sampler")
+PARTS: dict[str, type | None] = {
+    "energy": Energy,
+    "data": None,
+    "objective": Objective,
+    "sampler": Sampler,
+}
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,16 @@ class Settings:
     steps: PositiveInt
     name: str | None = None
     run: str | None = None
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     batch_size: PositiveInt = 256
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: LearningRate = 1e-3
     schedule: Schedule = schedules.constant
     ema_decay: ClosedUnitInterval = 0.99
     clip: PositiveFloat | RunningClip | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 500
-    threads: PositiveInt = 1
+    threads: Threads = 1
 
 
 class FitConfiguration(NamedTuple):
@@ -119,43 +120,49 @@ class Setup(NamedTuple):
     settings: Settings
 
 
-def parser() -> ArgumentParser:
-    """The parser of `ebrl fit`: everything that a config may say, also as an option."""
-    schema = ArgumentParser(
-        prog="ebrl fit CONFIG.yaml",
+def schema() -> Schema:
+    """Return everything that a config of `ebrl fit` may say; each is an option, too."""
+    parser = ArgumentParser(
+        prog="ebrl fit CONFIG",
         exit_on_error=False,
         allow_abbrev=False,
         print_config="--print_config",
     )
-    schema.add_argument("--config", action=ActionConfigFile, help="The config; comes first.")
-    schema.add_class_arguments(Settings)
-    schema.add_subclass_arguments(Energy, "energy", required=True, help="What is trained.")
-    schema.add_argument(
+    parser.add_argument("--config", action=ActionConfigFile, help="The config; comes first.")
+    parser.add_class_arguments(Settings)
+    parser.add_subclass_arguments(Energy, "energy", required=True, help="What is trained.")
+    parser.add_argument(
         "--data",
         type=str | Dataset,
         required=True,
         help="A file (.npy, .npz, .csv), or the class_path of a dataset or what makes one.",
     )
-    schema.add_subclass_arguments(Objective, "objective", required=True, help="How it is trained.")
-    schema.add_argument(
+    parser.add_subclass_arguments(Objective, "objective", required=True, help="How it is trained.")
+    parser.add_argument(
         "--sampler", type=Sampler | None, default=None, help="Draws the samples that are shown."
     )
-    return schema
+    return Schema("fit", parser, Settings, PARTS, ("energy", "data", "objective"))
 
 
-def read_fit(config: str | Path, options: Sequence[str] = ()) -> FitConfiguration:
-    """Check the file `config`, changed by `options` such as `--learning_rate 1e-3`.
+def read_fit(path: Path, options: Sequence[str] = (), *, trust: bool = False) -> FitConfiguration:
+    """Check a config file, changed by options such as `--learning_rate 1e-3`.
 
-    Raises UsageError for a missing file, bad YAML, an unknown key or a value of the wrong type.
+    Args:
+        path: The file.
+        options: From the command line.
+        trust: Whether the config may name code of any package, as it may for `ebrl fit`.
+
+    Raises:
+        UsageError: The file is missing or no config, a key is unknown, a value is of the wrong
+            type, or the config names code that is not trusted.
     """
-    schema = parser()
-    top_level = {field.name for field in fields(Settings)} | set(PARTS)
-    parsed = parse_config(schema, config, options, top_level)
+    known = schema()
+    parsed = parse_config(known, path, options, trust)
     if isinstance(parsed.data, str):  # so that the run can be resumed from anywhere
         parsed.data = str(Path(parsed.data).resolve())
     if parsed.run is None:
         parsed.run = f"runs/{parsed.name}/{_name(parsed.objective)}-{parsed.seed}"
-    return FitConfiguration(parsed, schema.dump(parsed))
+    return FitConfiguration(parsed, known.parser.dump(parsed))
 
 
 def build(configuration: FitConfiguration) -> Setup:
@@ -168,20 +175,14 @@ def build(configuration: FitConfiguration) -> Setup:
     torch.set_num_threads(parsed.threads)
     torch.manual_seed(parsed.seed)
     try:
-        made = _instantiate(parsed)
-        data = load_table(made.data) if isinstance(made.data, str) else made.data
-        check_fit(made.energy, data, parsed.batch_size, made.objective)
+        made = {name: instantiate(parsed[name]) for name in PARTS}
+        if isinstance(made["data"], str):
+            made["data"] = load_table(made["data"])
+        check_fit(made["energy"], made["data"], parsed.batch_size, made["objective"])
     except (ValueError, TypeError, OSError) as error:
         raise UsageError(f"{configuration.title}: {error}.") from error
-    settings = Settings(**{field.name: made[field.name] for field in fields(Settings)})
-    return Setup(made.energy, data, made.objective, made.sampler, settings)
-
-
-def _instantiate(parsed: Namespace) -> Namespace:
-    try:
-        return parser().instantiate(parsed)
-    except (ValueError, TypeError) as error:
-        raise ValueError(_what_a_part_said(error)) from error
+    settings = Settings(**{f.name: instantiate(parsed[f.name]) for f in fields(Settings)})
+    return Setup(settings=settings, **made)
 
 
 def expect_working(configuration: FitConfiguration, setup: Setup) -> None:
@@ -199,14 +200,6 @@ def expect_working(configuration: FitConfiguration, setup: Setup) -> None:
                 sampler.sample(energy, n=1, generator=generator)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UsageError(f"{configuration.title}: {error}.") from error
-
-
-def _what_a_part_said(error: BaseException) -> str:
-    """Unwrap what a constructor said from what jsonargparse says around it."""
-    attempts = [said for said in ATTEMPT.findall(str(error)) if not OF_ANOTHER_TYPE.match(said)]
-    if attempts:
-        return attempts[-1]
-    return str(error) if error.__cause__ is None else _what_a_part_said(error.__cause__)
 
 
 def _name(part: Namespace) -> str:

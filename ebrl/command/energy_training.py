@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import warnings
+from contextlib import closing
 
 import torch
 from tqdm import tqdm
 
 from ebrl import storage
+from ebrl.command.bars import steps_bar
+from ebrl.command.endings import ending_well
 from ebrl.command.energy_config import FitConfiguration, Setup
 from ebrl.command.energy_pictures import draw_run
-from ebrl.command.errors import NO_ROOM, RunError
+from ebrl.command.errors import RunError
 from ebrl.command.runs import Run
-from ebrl.command.signals import stop_on_signals
 from ebrl.storage import StorageError
-from ebrl.training import (
-    DivergedError,
-    Training,
-    checkpoints_in,
-    fit,
-    load_average,
-)
+from ebrl.training import Training, fit, load_average
 from ebrl.training.loop import Metrics
 
-BAR = (
-    "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} steps{postfix}, {rate_fmt}, {remaining} left"
-)
 LINES = 5  # about a training, whether there is a bar or not
 SHOWN = ("loss", "psnr", "energy_gap", "acceptance", "step_size")
 
 
 class Progress:
-    """A bar on a terminal, a few lines anywhere; stops the training when it is asked to."""
+    """A bar on a terminal, a few lines anywhere; stops the training when it is asked to.
+
+    Args:
+        run: Where a checkpoint goes before a stop.
+        total: Steps of the whole training.
+    """
 
     def __init__(self, run: Run, total: int) -> None:
         self.run, self.total = run, total
@@ -41,20 +38,13 @@ class Progress:
         self.bar: tqdm | None = None
 
     def __call__(self, training: Training, metrics: Metrics) -> None:
+        """Show the step, as `fit` calls its callbacks."""
         if self.bar is None:
-            self.bar = tqdm(
-                total=self.total,
-                initial=training.step - 1,
-                bar_format=BAR,
-                unit=" steps",
-                disable=None,  # not a terminal: no bar
-                dynamic_ncols=True,
-                leave=False,
-            )
+            self.bar = steps_bar(self.total, training.step - 1)
         if training.step % max(self.total // LINES, 1) == 0:
             shown = {name: metrics[name] for name in SHOWN if name in metrics}
             line = ", ".join(f"{name} {float(value):.3g}" for name, value in shown.items())
-            self.bar.write(f"step {training.step:>7,}   {line}", file=sys.stdout)
+            tqdm.write(f"step {training.step:>7,}   {line}", file=sys.stdout)
         if not self.bar.disable:
             self.bar.set_postfix_str(f"loss {float(metrics['loss']):.3g}", refresh=False)
         self.bar.update(training.step - self.bar.n)
@@ -72,52 +62,41 @@ class Progress:
 
 
 def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int:
-    """Train until the run has all its steps; then save the energy and draw it. The exit code.
+    """Train until the run has all its steps; then save the energy and draw it.
 
-    Ctrl-C and SIGTERM write a checkpoint first. Raises RunError when the run cannot go on.
+    Returns:
+        The exit code.
+
+    Raises:
+        RunError: The training stopped before its end; what it had is saved.
     """
     settings = setup.settings
     progress = Progress(run, settings.steps)
-    with stop_on_signals(progress.stop) as received, warnings.catch_warnings(record=True) as said:
+    with (
+        ending_well(run, progress.stop),
+        closing(progress),
+        warnings.catch_warnings(record=True) as said,
+    ):
         warnings.simplefilter("always")
-        try:
-            training = fit(
-                setup.energy,
-                setup.data,
-                setup.objective,
-                steps=settings.steps,
-                generator=torch.Generator().manual_seed(settings.seed),
-                batch_size=settings.batch_size,
-                learning_rate=float(settings.learning_rate),  # a plain one, that a file can hold
-                schedule=settings.schedule,
-                ema_decay=settings.ema_decay,
-                clip=settings.clip,
-                precision=settings.precision,
-                folder=run.folder,
-                resume=True,
-                checkpoint_every=settings.checkpoint_every,
-                log_every=settings.log_every,
-                pictures=setup.sampler,
-                callbacks=[progress],
-            )
-        except KeyboardInterrupt:
-            print(f"ebrl: stopped. {_how_to_resume(run)}", file=sys.stderr)
-            return 128 + (received[0] if received else signal.SIGINT)
-        except DivergedError as error:  # to go on would lead to the same
-            raise RunError(
-                f"{error}. Try another config: ebrl fit {run.config} --run OTHER --KEY VALUE"
-            ) from error
-        except StorageError as error:
-            raise RunError(f"{error}. {_how_to_resume(run)}") from error
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            raise RunError(
-                f"no room left on the disk for {run.folder} ({error.strerror}). Free some; "
-                f"nothing that was written before is lost. {_how_to_resume(run)}"
-            ) from error
-        finally:
-            progress.close()
+        training = fit(
+            setup.energy,
+            setup.data,
+            setup.objective,
+            steps=settings.steps,
+            generator=torch.Generator().manual_seed(settings.seed),
+            batch_size=settings.batch_size,
+            learning_rate=float(settings.learning_rate),  # a plain one, that a file can hold
+            schedule=settings.schedule,
+            ema_decay=settings.ema_decay,
+            clip=settings.clip,
+            precision=settings.precision,
+            folder=run.folder,
+            resume=True,
+            checkpoint_every=settings.checkpoint_every,
+            log_every=settings.log_every,
+            pictures=setup.sampler,
+            callbacks=[progress],
+        )
     for warning in said:
         print(f"ebrl: note: {warning.message}", file=sys.stderr)
     _finish(configuration, setup, run, training)
@@ -139,9 +118,13 @@ def _finish(configuration: FitConfiguration, setup: Setup, run: Run, training: T
 
 
 def restore_average(setup: Setup, run: Run) -> int:
-    """Put the weights of the run's newest checkpoint into its energy; return the steps behind them.
+    """Put the weights of the run's newest checkpoint into its energy.
 
-    Raises RunError when there is no checkpoint yet, or none can be read.
+    Returns:
+        The steps of training behind them.
+
+    Raises:
+        RunError: There is no checkpoint yet, or none can be read.
     """
     try:
         return load_average(setup.energy, run.checkpoints)
@@ -151,10 +134,3 @@ def restore_average(setup: Setup, run: Run) -> int:
         ) from error
     except StorageError as error:
         raise RunError(str(error)) from error
-
-
-def _how_to_resume(run: Run) -> str:
-    paths = checkpoints_in(run.checkpoints)
-    step = int(paths[0].stem.rpartition("-")[2]) if paths else 0
-    where = f"from step {step:,}" if paths else "from the start: no checkpoint was due yet"
-    return f"Go on ({where}): ebrl resume {run.folder}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -13,20 +15,24 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from ebrl.agents.replayable import Replayable
 from ebrl.command.agent_config import Configuration
-from ebrl.command.errors import RunError, UsageError, did_you_mean
+from ebrl.command.errors import EnvironmentFailure, UsageError, did_you_mean
+from ebrl.training import DivergedError
 
 # Which of our extras brings what an environment's module needs.
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d"}
 
 
-class NonFiniteError(RunError):
-    """An environment, or the agent, gave a NaN or an infinity."""
+class Watched(gym.Wrapper):
+    """Reports what goes wrong in an environment, with its name and the step of the episode.
 
+    Args:
+        env: The environment.
+        name: How messages call it.
 
-class Finite(gym.Wrapper):
-    """Stops at the first NaN or infinity, before it can enter a replay.
-
-    Raises NonFiniteError, which names the environment, the quantity and the step.
+    Raises:
+        EnvironmentFailure: It raised anything at all, `SystemExit` and `OSError` included, or gave
+            a number that is not finite: before that can enter a replay.
+        DivergedError: The agent's action is not finite.
     """
 
     def __init__(self, env: gym.Env, name: str) -> None:
@@ -37,34 +43,57 @@ class Finite(gym.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
         self.episode_step = 0
-        self._check("observation", observation)
+        with self._reporting():
+            observation, info = self.env.reset(seed=seed, options=options)
+        self._check_finite("observation", observation)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self.episode_step += 1
-        self._check("action of the agent", action)
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self._check("reward", reward)
-        self._check("observation", observation)
+        if not np.isfinite(action).all():
+            raise DivergedError(
+                f"the agent's action at step {self.episode_step} of an episode of {self.name} is "
+                f"not finite ({action}): its training diverged; lower the learning rate"
+            )
+        with self._reporting():
+            observation, reward, terminated, truncated, info = self.env.step(action)
+        self._check_finite("reward", reward)
+        self._check_finite("observation", observation)
         return observation, reward, terminated, truncated, info
 
-    def _check(self, quantity: str, value: Any) -> None:
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise EnvironmentFailure(
+                f"{self.name} raised {type(error).__name__} at step {self.episode_step} of an "
+                f"episode: {error or 'without a message'}."
+            ) from error
+
+    def _check_finite(self, quantity: str, value: Any) -> None:
         if isinstance(value, dict):
             for key, part in value.items():
-                self._check(f"{quantity} `{key}`", part)
+                self._check_finite(f"{quantity} `{key}`", part)
+        elif isinstance(value, tuple):
+            for part in value:
+                self._check_finite(quantity, part)
         elif not np.isfinite(value).all():
-            raise NonFiniteError(
+            raise EnvironmentFailure(
                 f"{self.name}: the {quantity} at step {self.episode_step} of the episode is not "
                 f"finite ({np.asarray(value)})."
             )
 
 
 def make(name: str, arguments: dict[str, Any] | None = None) -> gym.Env:
-    """`gymnasium.make`, with its failures as UsageError: unknown name, missing package, argument.
+    """Make an environment as `gymnasium.make` does.
 
-    An unbounded action space is refused here too.
+    Raises:
+        UsageError: The name is unknown, a package is missing, an argument is refused, the
+            environment raises an error of its own, or its action space is unbounded.
     """
     try:
         environment = gym.make(name, **(arguments or {}))
@@ -77,6 +106,10 @@ def make(name: str, arguments: dict[str, Any] | None = None) -> gym.Env:
         raise UsageError(f"unknown environment {name}.{hint} ({error})") from error
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name} refused env_kwargs {arguments}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the environment's own code runs here
+        raise UsageError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
     space = environment.action_space
     if isinstance(space, spaces.Box) and not space.is_bounded():
         raise UsageError(
@@ -87,12 +120,12 @@ def make(name: str, arguments: dict[str, Any] | None = None) -> gym.Env:
 
 
 def training_environment(configuration: Configuration) -> VecEnv:
-    """`n_envs` environments in one process, ready to be replayed and, if asked, normalised."""
+    """Make `n_envs` environments in one process, ready to be replayed and, if asked, normalised."""
     settings = configuration.settings
 
     def one() -> gym.Env:
         environment = make(configuration.environment, settings.env_kwargs)
-        return Monitor(Replayable(Finite(environment, configuration.environment)))
+        return Monitor(Replayable(Watched(environment, configuration.environment)))
 
     environments: VecEnv = DummyVecEnv([one] * settings.n_envs)
     if settings.normalize is None:
@@ -106,9 +139,9 @@ def training_environment(configuration: Configuration) -> VecEnv:
 
 
 def evaluation_environments(configuration: Configuration, episodes: int) -> DummyVecEnv:
-    """`episodes` environments side by side, which share nothing with the training."""
+    """Make `episodes` environments side by side, which share nothing with the training."""
     name, arguments = configuration.environment, configuration.settings.env_kwargs
-    return DummyVecEnv([lambda: Finite(make(name, arguments), name)] * episodes)
+    return DummyVecEnv([lambda: Watched(make(name, arguments), name)] * episodes)
 
 
 def _cure(name: str) -> str:

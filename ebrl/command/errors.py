@@ -23,6 +23,10 @@ class RunError(Exception):
     exit_code = 1
 
 
+class EnvironmentFailure(RunError):
+    """An environment raised an error, or gave numbers that are not finite."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean `x`?' for the nearest of the `known` names, '' when none is near."""
     nearest = difflib.get_close_matches(name, sorted(set(known)), n=1, cutoff=0.6)

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-from ebrl.command.arguments import parse
+from ebrl.command.arguments import Count, Parser, Seed
 
-EXAMPLES = """
+HELP = """
 Plays greedy episodes with the agent of the run's newest checkpoint, from starts that the
-evaluations during training did not use, and writes RUN/evaluation-STEPS.json.
+evaluations during training did not use. Prints the mean and the standard deviation of their
+returns, and writes every episode to RUN/evaluation-STEPS.json. To watch them: `ebrl play RUN`.
 
 examples:
   ebrl evaluate runs/pendulum/EnergyActorCritic-0
   ebrl evaluate runs/pendulum/SAC-0 --episodes 20 --seed 7
 """
-OPTIONS = {
-    "episodes": (100, 1, "how many episodes to play"),
-    "seed": (20_000, 0, "seed of the first episode's start; the others follow it"),
-}
 
 
 def main(arguments: list[str]) -> int:
     """Evaluate the run in `arguments[0]`."""
-    given = parse("evaluate", EXAMPLES, OPTIONS, arguments)
+    parser = Parser("evaluate", HELP)
+    parser.add_run()
+    parser.add_argument("--episodes", type=Count, default=100, help="how many to play")
+    parser.add_argument(
+        "--seed", type=Seed, default=20_000, help="of the first start; the others follow it"
+    )
+    parser.add_argument("--render", action="store_true", help="watch them: `ebrl play` does that")
+    given = parser.read(arguments)
+    import sys
+
     from ebrl.command.agent_training import rebuild
     from ebrl.command.environments import evaluation_environments
-    from ebrl.command.evaluation import SIDE_BY_SIDE, play
+    from ebrl.command.errors import UsageError
+    from ebrl.command.evaluation import SIDE_BY_SIDE, play, why_cut
     from ebrl.command.runs import existing, write_json
 
+    if given.render:
+        raise UsageError(f"to watch an agent: ebrl play {given.run}")
     run = existing(given.run)
-    agent, configuration = rebuild(run)
+    agent, configuration = rebuild(run, trust=given.trust)
     environments = evaluation_environments(configuration, SIDE_BY_SIDE)
-    episodes = play(agent, environments, given.seed, given.episodes)
+    longest = configuration.settings.evaluation_steps
+    episodes = play(agent, environments, given.seed, given.episodes, longest=longest)
     environments.close()
     entry = {"timesteps": agent.num_timesteps, **episodes.summary()}
     path = run.folder / f"evaluation-{agent.num_timesteps}.json"
     write_json(path, entry)
+    if note := why_cut(episodes, longest):
+        print(note, file=sys.stderr)
     print(
         f"{configuration.title}, after {agent.num_timesteps:,} steps: "
         f"return {entry['mean']:.2f} ± {entry['std']:.2f} (mean ± sd of {given.episodes} episodes)"

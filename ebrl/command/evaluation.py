@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,11 +17,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ebrl.command.agent_config import Configuration
 from ebrl.command.environments import evaluation_environments
-from ebrl.command.runs import Run, write_json
+from ebrl.command.runs import Run, write_evaluations
 
 # Episodes that are played side by side. Fixed, because the rounding of a forward pass may depend
 # on the size of its batch, and an evaluation must not depend on how many episodes it has.
 SIDE_BY_SIDE = 10
+
+
+class Abandoned(Exception):
+    """An evaluation that was given up, because the training is to stop."""
 
 
 class Episodes(NamedTuple):
@@ -29,6 +34,7 @@ class Episodes(NamedTuple):
     seeds: list[int]
     returns: list[float]  # in the environment's units, never normalised
     lengths: list[int]
+    cut: int  # how many of them had no end within the limit
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -37,29 +43,53 @@ class Episodes(NamedTuple):
             "seeds": self.seeds,
             "returns": self.returns,
             "lengths": self.lengths,
+            "cut": self.cut,
         }
 
 
 def play(
-    agent: BaseAlgorithm, environments: DummyVecEnv, first_seed: int, episodes: int
+    agent: BaseAlgorithm,
+    environments: DummyVecEnv,
+    first_seed: int,
+    episodes: int,
+    *,
+    longest: int,
+    go_on: Callable[[], bool] = lambda: True,
 ) -> Episodes:
-    """Play `episodes` greedy episodes, started from the seeds `first_seed`, `first_seed + 1`, …"""
-    seeds: list[int] = []
-    returns: list[float] = []
-    lengths: list[int] = []
+    """Play greedy episodes, started from the seeds `first_seed`, `first_seed + 1`, …
+
+    Args:
+        agent: Who acts.
+        environments: Side by side; none of them shares anything with a training.
+        first_seed: Of the first episode.
+        episodes: How many.
+        longest: Steps after which an episode is cut off and counts as it stands.
+        go_on: Asked before every step.
+
+    Raises:
+        Abandoned: `go_on` said no.
+    """
+    blocks = []
     for block in range(0, episodes, environments.num_envs):
-        block_returns, block_lengths = _play_block(agent, environments, first_seed + block)
+        returns, lengths, cut = _play_block(
+            agent, environments, first_seed + block, longest=longest, go_on=go_on
+        )
         count = min(environments.num_envs, episodes - block)
-        seeds += range(first_seed + block, first_seed + block + count)
-        returns += block_returns[:count].tolist()
-        lengths += block_lengths[:count].tolist()
-    return Episodes(seeds=seeds, returns=returns, lengths=lengths)
+        blocks.append((returns[:count], lengths[:count], cut[:count]))
+    returns, lengths, cut = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    seeds = list(range(first_seed, first_seed + episodes))
+    return Episodes(seeds, returns.tolist(), lengths.tolist(), int(cut.sum()))
 
 
 def _play_block(
-    agent: BaseAlgorithm, environments: DummyVecEnv, first_seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """One episode in each environment -> returns and lengths, both (environments,)."""
+    agent: BaseAlgorithm,
+    environments: DummyVecEnv,
+    first_seed: int,
+    *,
+    longest: int,
+    go_on: Callable[[], bool],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Play one episode in each environment; return returns, lengths, and which were cut off."""
     normalization = agent.get_vec_normalize_env()
     returns = np.zeros(environments.num_envs)
     lengths = np.zeros(environments.num_envs, dtype=int)
@@ -67,7 +97,9 @@ def _play_block(
     with undisturbed_streams():
         environments.seed(first_seed)
         observations: Any = environments.reset()  # an array or a dict of arrays
-        while running.any():
+        while running.any() and lengths.max() < longest:
+            if not go_on():
+                raise Abandoned
             if normalization is not None:
                 observations = normalization.normalize_obs(observations)
             actions, _ = agent.predict(observations, deterministic=True)
@@ -75,7 +107,18 @@ def _play_block(
             returns += np.where(running, rewards, 0.0)
             lengths += running
             running &= ~dones
-    return returns, lengths
+    return returns, lengths, running
+
+
+def why_cut(episodes: Episodes, longest: int) -> str:
+    """Say that episodes were cut off; '' when none was."""
+    if not episodes.cut:
+        return ""
+    return (
+        f"ebrl: note: {episodes.cut} of {len(episodes.returns)} episodes had no end within "
+        f"{longest:,} steps and were cut off there: their returns are of so many steps "
+        "(--evaluation_steps sets the limit of a run)."
+    )
 
 
 @contextmanager
@@ -106,11 +149,15 @@ class Clock(NamedTuple):
 
 
 class Evaluations(BaseCallback):
-    """Evaluates every `evaluate_every` steps, at the start of a rollout, and after the last.
+    """Evaluates every `evaluate_every` steps, at the start of a rollout; `finish` after the last.
 
-    `done` are the evaluations that the run has already; new ones are appended and written to
-    `evaluations.json`. Whether one is due depends on the steps alone, so that a run that was
-    interrupted evaluates at the same steps.
+    Whether an evaluation is due depends on the steps alone, so that a run that was interrupted
+    evaluates at the same steps.
+
+    Args:
+        configuration: Of the run.
+        run: Where evaluations are written, and the best agent if that is to be kept.
+        done: The evaluations that the run has already; new ones are appended.
     """
 
     def __init__(self, configuration: Configuration, run: Run, done: list[dict[str, Any]]) -> None:
@@ -119,8 +166,17 @@ class Evaluations(BaseCallback):
         self.run = run
         self.done = done
         self.environments = evaluation_environments(configuration, SIDE_BY_SIDE)
+        self.abandoned = False
+        self._start_clocks()
+
+    def abandon(self) -> None:
+        """Give up an evaluation that is under way: it is played again when the run goes on."""
+        self.abandoned = True
 
     def _on_training_start(self) -> None:
+        self._start_clocks()
+
+    def _start_clocks(self) -> None:
         """Start the clocks; after a resume they go on from the last evaluation that was kept."""
         last = self.done[-1] if self.done else {"cpu_seconds": 0.0, "wall_seconds": 0.0}
         self.started = Clock.now().minus(Clock(last["cpu_seconds"], last["wall_seconds"]))
@@ -134,20 +190,35 @@ class Evaluations(BaseCallback):
     def _on_step(self) -> bool:
         return True
 
-    def _on_training_end(self) -> None:
+    def finish(self, agent: BaseAlgorithm) -> None:
+        """Evaluate after the last step, unless the run has that evaluation already.
+
+        Raises:
+            KeyboardInterrupt: The evaluation was abandoned.
+        """
+        self.init_callback(agent)
         if not self.done or self.done[-1]["timesteps"] < self.num_timesteps:
             self.evaluate()
         self.environments.close()
+        if self.abandoned:
+            raise KeyboardInterrupt
 
     def evaluate(self) -> None:
         """Evaluate now, write it down, and leave the clocks as if no time had passed."""
         before = Clock.now()
-        episodes = play(
-            self.model,
-            self.environments,
-            self.settings.evaluation_seed,
-            self.settings.evaluation_episodes,
-        )
+        try:
+            episodes = play(
+                self.model,
+                self.environments,
+                self.settings.evaluation_seed,
+                self.settings.evaluation_episodes,
+                longest=self.settings.evaluation_steps,
+                go_on=lambda: not self.abandoned,
+            )
+        except Abandoned:
+            return
+        if note := why_cut(episodes, self.settings.evaluation_steps):
+            print(note, file=sys.stderr)
         trained = before.minus(self.started)
         entry = {
             "timesteps": self.num_timesteps,
@@ -156,8 +227,11 @@ class Evaluations(BaseCallback):
             "wall_seconds": trained.wall,
         }
         self._log(entry)
+        best = max((earlier["mean"] for earlier in self.done), default=-np.inf)
+        if self.settings.best and entry["mean"] > best:
+            self.model.save(self.run.best)
         self.done.append(entry)
-        write_json(self.run.evaluations, self.done)
+        write_evaluations(self.run, self.done)
         self.started = Clock.now().minus(trained)
 
     def _log(self, entry: dict[str, Any]) -> None:

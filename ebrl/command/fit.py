@@ -1,14 +1,17 @@
-"""`ebrl fit CONFIG.yaml`: train an energy on data into a new run folder."""
+"""`ebrl fit CONFIG`: train an energy on data into a new run folder."""
 
 from __future__ import annotations
 
-from ebrl.command.errors import UsageError
+HELP = """usage: ebrl fit CONFIG [--KEY VALUE ...]
 
-HELP = """usage: ebrl fit CONFIG.yaml [--KEY VALUE ...]
+Train an energy. CONFIG is a YAML file, or the name of one that comes with ebrl: `ebrl fit` lists
+them. The run becomes a folder, runs/NAME/OBJECTIVE-SEED or --run FOLDER, that holds
 
-Train an energy. The run becomes a folder (runs/NAME/OBJECTIVE-SEED, or --run FOLDER) with the
-resolved config, TensorBoard events, checkpoints, the trained weights and, for data on a line or in
-the plane, a picture of the landscape with samples on it.
+  config.yaml            every key with its value
+  checkpoints/           the newest two; `ebrl resume` goes on from them, bit for bit
+  model.zip              the trained weights
+  plot.png               for data on a line or in the plane: the landscape with samples on it
+  events.out.tfevents*   curves for TensorBoard
 
 A config names the energy, the data, the objective, and the sampler of the samples to show:
 
@@ -25,11 +28,11 @@ A config names the energy, the data, the objective, and the sampler of the sampl
 Spaces with a shape: `ebrl.command.spaces.Unbounded` and `Binary`, `init_args: {shape: [2]}`.
 
 examples:
-  ebrl fit configs/fit/two_moons.yaml
-  ebrl fit configs/fit/two_moons.yaml --data points.csv --name points
-  ebrl fit configs/fit/two_moons.yaml --seed 3 --steps 5000 --learning_rate 3e-4
-  ebrl fit configs/fit/two_moons.yaml --energy.hidden [256,256]
-  ebrl fit configs/fit/two_moons.yaml --print_config            every key with its value
+  ebrl fit fit/two_moons
+  ebrl fit fit/two_moons --data points.csv --name points
+  ebrl fit fit/two_moons --seed 3 --steps 5000 --learning_rate 3e-4
+  ebrl fit fit/two_moons --energy.hidden [256,256]
+  ebrl fit fit/two_moons --print_config                        every key with its value
 
 Ctrl-C saves before it stops; `ebrl resume RUN` goes on to the same result, bit for bit.
 """
@@ -37,23 +40,20 @@ Ctrl-C saves before it stops; `ebrl resume RUN` goes on to the same result, bit 
 
 def main(arguments: list[str]) -> int:
     """Train from the config in `arguments[0]`, changed by the options after it."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP)
-        if arguments:
-            from ebrl.command.energy_config import parser
+    from ebrl.command.training_verbs import config_and_options, print_configs, print_help
 
-            print(parser().format_help())
-        return 0 if arguments else 2
-    config, *options = arguments
-    if config.startswith("-"):
-        raise UsageError(f"the config comes first: ebrl fit CONFIG.yaml {' '.join(arguments)}")
-    from ebrl.command.energy_config import build, expect_working, read_fit
+    if not arguments:
+        return print_configs("fit")
+    from ebrl.command.energy_config import build, expect_working, read_fit, schema
+
+    if arguments[0] in ("-h", "--help"):
+        return print_help(HELP, schema())
+    path, options = config_and_options("fit", arguments)
     from ebrl.command.energy_training import train_to_end
-    from ebrl.command.runs import create, sole_writer
+    from ebrl.command.runs import new_run
 
-    configuration = read_fit(config, options)
+    configuration = read_fit(path, options, trust=True)
     setup = build(configuration)
     expect_working(configuration, setup)
-    run = create(configuration.run, configuration.text)
-    with sole_writer(run):
+    with new_run(configuration.run, configuration.text) as run:
         return train_to_end(configuration, setup, run)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from jsonargparse import Namespace
+from jsonargparse.typing import restricted_number_type
 from tqdm import tqdm
 
-from ebrl.command.arguments import Parser, add_numbers, decimal
+from ebrl.command.arguments import TRUST, Count, Parser, Seed, Strength
 from ebrl.command.errors import RunError, UsageError, did_you_mean, extra
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ebrl.energies import Energy
     from ebrl.sampling import Sampler
 
-EXAMPLES = """
+HELP = """
 Draws images from the energy that comes with the package, which learnt Fashion-MNIST, or from that
 of a run of `ebrl fit`, and writes them as a grid. They begin as noise and follow the energy down
 its levels of noise: more levels are slower and more exact.
@@ -43,19 +43,8 @@ examples:
   ebrl generate --label sneaker --count 36 --out sneakers.png
   ebrl generate --run runs/faces/Denoising-0 --out faces.png   your own energy of images
 """
-NUMBERS = {
-    "count": (64, 1, "how many images"),
-    "seed": (0, 0, "seed of the noise"),
-    "levels": (18, 2, "levels of noise"),
-    "moves": (2, 1, "the corrector's moves at a level"),
-    "scale": (2, 1, "pixels of the picture for one of an image"),
-}
-CORRECTORS = ("none", "langevin", "mala")
+Levels = restricted_number_type("Levels", int, [(">=", 2), ("<", 2**32)])
 TOGETHER = 100  # images drawn at once, which bounds the memory
-CLASSES = (  # as in ebrl.vision.fashion, which takes a second to import
-    *("t-shirt", "trouser", "pullover", "dress", "coat"),
-    *("sandal", "shirt", "sneaker", "bag", "ankle-boot"),
-)
 BAR = "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} levels, {remaining} left"
 
 
@@ -79,11 +68,14 @@ def main(arguments: list[str]) -> int:
         from ebrl.vision.grids import grid
 
         _expect_writable(out)
-        source = _shipped(label, given.strength) if given.run is None else _trained(given.run)
+        if given.run is None:
+            source = _shipped(label, given.strength)
+        else:
+            source = _trained(given.run, trust=given.trust)
         began = time.monotonic()
         images, acceptance = _draw(source, given)
         save(grid(images, scale=given.scale), out)
-    wish = "" if label is None else f" of class {CLASSES[label]}"
+    wish = "" if label is None else f" of class {given.label}"
     print(f"{source.title}: {len(images):,} images{wish}, {given.levels} levels, ", end="")
     print(f"seed {given.seed}, {time.monotonic() - began:.0f} s")
     if given.corrector != "none":
@@ -93,28 +85,35 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = Parser("generate", EXAMPLES.format(classes=", ".join(CLASSES)))
+def _parse(arguments: list[str]) -> Namespace:
+    from ebrl.vision.fashion import CLASSES
+
+    parser = Parser("generate", HELP.format(classes=", ".join(CLASSES)))
     parser.add_argument("--out", required=True, help="the file of the picture, such as grid.png")
-    add_numbers(parser, NUMBERS)
+    parser.add_argument("--count", type=Count, default=64, help="how many images")
+    parser.add_argument("--seed", type=Seed, default=0, help="of the noise")
+    parser.add_argument("--levels", type=Levels, default=18, help="levels of noise")
+    parser.add_argument("--moves", type=Count, default=2, help="the corrector's moves at a level")
+    parser.add_argument("--scale", type=Count, default=2, help="pixels of the picture for one")
     parser.add_argument(
         "--corrector",
-        choices=CORRECTORS,
+        type=Literal["none", "langevin", "mala"],
         default="none",
-        help="what moves the images at every level (default none)",
+        help="what moves the images at every level",
     )
     parser.add_argument("--label", help="the class, by its name or its number from 0")
     parser.add_argument(
-        "--strength",
-        type=decimal(0, math.inf),
-        default=2.0,
-        help="how much the label's energy counts (default 2)",
+        "--strength", type=Strength, default=2.0, help="how much the label's energy counts"
     )
     parser.add_argument("--run", help="the folder of a run of `ebrl fit` on images")
-    return parser.parse_args(arguments)
+    parser.add_argument("--trust", action="store_true", help=TRUST)
+    return parser.read(arguments)
 
 
 def _label(text: str | None) -> int | None:
+    """Return the number of a class that is given by its name or number."""
+    from ebrl.vision.fashion import CLASSES
+
     if text is None:
         return None
     if text.lower() in CLASSES:
@@ -159,7 +158,7 @@ def _shipped(label: int | None, strength: float) -> Source:
     return Source(energy, (1, 28, 28), "Fashion-MNIST")
 
 
-def _trained(folder: str) -> Source:
+def _trained(folder: str, *, trust: bool) -> Source:
     """Return the energy of a run. Raises UsageError for one that cannot begin at noise."""
     from ebrl.command.energy_config import build, read_fit
     from ebrl.command.energy_training import restore_average
@@ -167,7 +166,7 @@ def _trained(folder: str) -> Source:
     from ebrl.vision.networks import DiffusionEnergy
 
     run = existing(folder, of="energy")
-    configuration = read_fit(run.config)
+    configuration = read_fit(run.config, trust=trust)
     setup = build(configuration)
     if not isinstance(setup.energy, DiffusionEnergy):
         raise UsageError(
@@ -179,7 +178,7 @@ def _trained(folder: str) -> Source:
     return Source(energy, tuple(setup.data[0][0].shape), f"{configuration.title}, step {steps:,}")
 
 
-def _draw(source: Source, given: argparse.Namespace) -> tuple[Tensor, Tensor]:
+def _draw(source: Source, given: Namespace) -> tuple[Tensor, Tensor]:
     """Return the images `(count, channels, height, width)` and the acceptance `(levels,)`."""
     import torch
 
@@ -212,7 +211,7 @@ def _draw(source: Source, given: argparse.Namespace) -> tuple[Tensor, Tensor]:
     return made, torch.stack(accepted).sum(0)
 
 
-def _corrector(given: argparse.Namespace) -> Sampler | None:
+def _corrector(given: Namespace) -> Sampler | None:
     from ebrl.kernels import MALA, ULA
     from ebrl.sampling import Sampler
 

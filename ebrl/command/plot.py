@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ebrl.command.arguments import parse
+from ebrl.command.arguments import Parser
 
-EXAMPLES = """
+HELP = """
 Draws RUN/plot.png from the evaluations so far and the newest checkpoint: the learning curve and,
 for an energy agent with one or two action dimensions or discrete actions, the energy of the
 actions in three states of an episode, with actions sampled from the policy on it.
@@ -16,7 +16,9 @@ examples:
 
 def main(arguments: list[str]) -> int:
     """Draw the run in `arguments[0]`."""
-    given = parse("plot", EXAMPLES, {}, arguments)
+    parser = Parser("plot", HELP)
+    parser.add_run()
+    given = parser.read(arguments)
     from ebrl.command.agent_pictures import draw_run
     from ebrl.command.agent_training import rebuild
     from ebrl.command.errors import RunError
@@ -25,8 +27,11 @@ def main(arguments: list[str]) -> int:
     run = existing(given.run)
     evaluations = read_evaluations(run)
     if not evaluations:
-        raise RunError(f"{run.folder} has not been evaluated yet: there is nothing to draw.")
-    agent, configuration = rebuild(run)
+        raise RunError(
+            f"{run.folder} has not been evaluated yet: there is nothing to draw. "
+            f"Train it: ebrl resume {run.folder}"
+        )
+    agent, configuration = rebuild(run, trust=given.trust)
     for line in draw_run(run.picture, configuration, evaluations, agent):
         print(line)
     print(f"picture  {run.picture}")

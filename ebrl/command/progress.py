@@ -1,4 +1,4 @@
-"""The progress bar: steps, return, steps per second, time left."""
+"""The progress bars: steps, what is watched, steps per second, time left."""
 
 from __future__ import annotations
 
@@ -8,38 +8,34 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import safe_mean
 from tqdm import tqdm
 
+from ebrl.command.bars import steps_bar
 from ebrl.command.evaluation import Evaluations
-
-FORMAT = (
-    "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} steps{postfix}, {rate_fmt}, {remaining} left"
-)
 
 
 class Progress(BaseCallback):
-    """A bar on a terminal; and a line for each evaluation, wherever the output goes."""
+    """A bar on a terminal; and a line for each evaluation, wherever the output goes.
+
+    Args:
+        total_timesteps: Of the whole run.
+        evaluations: The callback whose evaluations are shown.
+    """
 
     def __init__(self, total_timesteps: int, evaluations: Evaluations) -> None:
         super().__init__()
         self.total_timesteps = total_timesteps
         self.evaluations = evaluations
         self.shown = len(evaluations.done)
+        self.bar: tqdm | None = None
 
     def _on_training_start(self) -> None:
-        self.bar = tqdm(
-            total=self.total_timesteps,
-            initial=self.num_timesteps,
-            bar_format=FORMAT,
-            unit=" steps",
-            disable=None,  # not a terminal: no bar
-            dynamic_ncols=True,
-            leave=False,
-        )
+        self.bar = steps_bar(self.total_timesteps, self.num_timesteps)
         self.bar.set_postfix_str("return …", refresh=False)
 
     def _on_rollout_start(self) -> None:
         self._show_evaluations()
 
     def _on_step(self) -> bool:
+        assert self.bar is not None  # a training starts before it steps
         episodes = self.model.ep_info_buffer
         if episodes and not self.bar.disable:
             mean = safe_mean([episode["r"] for episode in list(episodes)[-10:]])
@@ -47,18 +43,15 @@ class Progress(BaseCallback):
         self.bar.update(self.num_timesteps - self.bar.n)
         return True
 
-    def _on_training_end(self) -> None:
-        self._show_evaluations()
-        self.close()
-
     def close(self) -> None:
-        """Take the bar from the screen; also after a training that did not reach its end."""
-        if hasattr(self, "bar"):
+        """Show the last evaluation and take the bar from the screen."""
+        self._show_evaluations()
+        if self.bar is not None:
             self.bar.close()
 
     def _show_evaluations(self) -> None:
         for entry in self.evaluations.done[self.shown :]:
-            self.bar.write(
+            tqdm.write(
                 f"step {entry['timesteps']:>9,}   return {entry['mean']:10.2f} ± {entry['std']:.2f}"
                 f"   ({len(entry['returns'])} episodes)",
                 file=sys.stdout,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING, NamedTuple
 
-from ebrl.command.arguments import Parser, add_numbers, decimal
+from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeInt, restricted_number_type
+
+from ebrl.command.arguments import EightBit, Parser, Seed
 from ebrl.command.batch import WHITE, Outcome, add_photographs, doubt, work_through
 from ebrl.command.errors import UsageError, extra
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from ebrl.vision.observations import Observation
     from ebrl.vision.tiles import Window
 
-EXAMPLES = """
+HELP = """
 Restores photographs of which it is known what happened to them: files, folders and patterns, grey
 or colour, of any size. Exactly one of
 
@@ -45,6 +47,7 @@ examples:
 MARGIN = 8  # unknown pixels around a photograph, in which its borders come to join
 EXACT = 1e-3  # the deviation of what was measured without noise, of 1
 MOST = 16  # times that a side may be enlarged
+Factor = restricted_number_type("Factor", int, [(">=", 2), ("<=", MOST)])
 
 
 class Damage(NamedTuple):
@@ -57,23 +60,25 @@ class Damage(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Restore the photographs; 0 if all were, else 1."""
-    parser = Parser("restore", EXAMPLES)
+    parser = Parser("restore", HELP)
     add_photographs(parser)
     damages = parser.add_mutually_exclusive_group(required=True)
     damages.add_argument("--blur", metavar="KERNEL", help="gaussian:1.6, box:5, or a kernel's file")
-    damages.add_argument("--scale", type=_factor, metavar="N", help=f"2 to {MOST} times the sides")
+    damages.add_argument("--scale", type=Factor, metavar="N", help=f"2 to {MOST} times the sides")
     damages.add_argument("--mask", metavar="FILE", help="a picture, white where pixels are missing")
     parser.add_argument(
         "--sigma",
-        type=decimal(0, WHITE),
+        type=EightBit,
         help="deviation of the noise, 0 to 255 in 8-bit units (default: 0; for --blur estimated)",
     )
-    numbers = {
-        "samples": (0, 0, "possible images to draw for NAME-deviation.png, which takes long"),
-        "seed": (0, 0, "of these"),
-    }
-    add_numbers(parser, numbers)
-    given = parser.parse_intermixed_args(arguments)
+    parser.add_argument(
+        "--samples",
+        type=NonNegativeInt,
+        default=0,
+        help="possible images to draw for NAME-deviation.png, which takes long",
+    )
+    parser.add_argument("--seed", type=Seed, default=0, help="of these")
+    given = parser.read(arguments)
     if given.samples == 1:
         raise UsageError("--samples: expected at least 2, to see how they differ, got 1.")
     with extra("vision", "PIL", "skimage"):
@@ -84,13 +89,7 @@ def main(arguments: list[str]) -> int:
         return work_through(given, "restored", lambda job: _restore(job, damage, given), beside)
 
 
-def _factor(text: str) -> int:
-    if not text.isdecimal() or not 2 <= int(text) <= MOST:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 2 to {MOST}, got {text}")
-    return int(text)
-
-
-def _damage(given: argparse.Namespace) -> Damage:
+def _damage(given: Namespace) -> Damage:
     """Read what was given as the damage; raise UsageError where it cannot be that."""
     from ebrl.vision.damages import kernel, known
 
@@ -103,7 +102,7 @@ def _damage(given: argparse.Namespace) -> Damage:
     return Damage(blur, given.scale, whole)
 
 
-def _restore(job: Job, damage: Damage, given: argparse.Namespace) -> Outcome:
+def _restore(job: Job, damage: Damage, given: Namespace) -> Outcome:
     """Restore one photograph into its files."""
     from ebrl.command.photographs import DEVIATION, PICTURE
     from ebrl.vision.damages import enlarged
@@ -162,7 +161,7 @@ def _observed(pixels: Tensor, damage: Damage, deviation: float) -> tuple[Observa
     return Cropped(observation, margin), Window(rows, columns)
 
 
-def _deviation(observation: Observation, prior: Energy, given: argparse.Namespace) -> Tensor:
+def _deviation(observation: Observation, prior: Energy, given: Namespace) -> Tensor:
     """Return how far possible images differ, `(1, height, width)`: over colours, in one."""
     import torch
 

@@ -1,52 +1,92 @@
-"""`ebrl resume RUN`: go on with an interrupted run."""
+"""`ebrl resume RUN`: go on with an interrupted run, or lengthen a finished one."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ebrl.command.arguments import parse
+from ebrl.command.arguments import Count, Parser
 
 if TYPE_CHECKING:
     from ebrl.command.runs import Run
 
-EXAMPLES = """
-A run that was stopped, killed, or ended by a full disk goes on from its newest whole checkpoint,
-to the same result, bit for bit, as if it had never been interrupted (same machine, same versions).
+HELP = """
+Goes on with a run that was stopped, killed, or ended by a full disk, from its newest whole
+checkpoint and in its own folder, to the same result, bit for bit, as if it had never been
+interrupted (same machine, same versions). A finished run goes on when it is made longer; the new
+length is written into its config.
 
 examples:
   ebrl resume runs/pendulum/EnergyActorCritic-0
-  ebrl resume runs/two_moons/persistent-0
+  ebrl resume runs/pendulum/EnergyActorCritic-0 --total_timesteps 50000
+  ebrl resume runs/two_moons/persistent-0 --steps 5000
 """
 
 
 def main(arguments: list[str]) -> int:
     """Go on with the run in `arguments[0]`."""
-    given = parse("resume", EXAMPLES, {}, arguments)
+    parser = Parser("resume", HELP)
+    parser.add_run()
+    parser.add_argument("--total_timesteps", type=Count, help="of an agent's run")
+    parser.add_argument("--steps", type=Count, help="of an energy's run")
+    given = parser.read(arguments)
+    from ebrl.command.errors import UsageError
     from ebrl.command.runs import existing, sole_writer, trains_energy
 
     run = existing(given.run, of=None)
+    fits = trains_energy(run)
+    foreign = "total_timesteps" if fits else "steps"
+    if given[foreign] is not None:
+        own = "steps" if fits else "total_timesteps"
+        raise UsageError(f"--{foreign}: the length of {run.folder} is --{own}.")
     with sole_writer(run):
-        return _resume_energy(run) if trains_energy(run) else _resume_agent(run)
+        if fits:
+            return _resume_energy(run, given.steps, trust=given.trust)
+        return _resume_agent(run, given.total_timesteps, trust=given.trust)
 
 
-def _resume_energy(run: Run) -> int:
+def _resume_energy(run: Run, steps: int | None, *, trust: bool) -> int:
     from ebrl.command.energy_config import build, read_fit
     from ebrl.command.energy_training import train_to_end
+    from ebrl.command.runs import write
+    from ebrl.training import checkpoints_in
 
-    configuration = read_fit(run.config)
+    options = [] if steps is None else ["--steps", str(steps)]
+    configuration = read_fit(run.config, options, trust=trust)
+    _expect_no_shorter(configuration.parsed.steps, checkpoints_in(run.checkpoints), steps)
+    if steps is not None:
+        write(run.config, configuration.text)
     return train_to_end(configuration, build(configuration), run)
 
 
-def _resume_agent(run: Run) -> int:
+def _resume_agent(run: Run, total_timesteps: int | None, *, trust: bool) -> int:
+    from ebrl.agents.checkpoints import checkpoints_in
     from ebrl.command.agent_config import read
     from ebrl.command.agent_training import build, restore_newest, train_to_end
+    from ebrl.command.runs import write
 
-    configuration = read(run.config)
+    options = [] if total_timesteps is None else ["--total_timesteps", str(total_timesteps)]
+    configuration = read(run.config, options, trust=trust)
+    total = configuration.settings.total_timesteps
+    _expect_no_shorter(total, checkpoints_in(run.checkpoints), total_timesteps)
     agent = build(configuration)
     resumed = restore_newest(agent, run)
-    steps, total = agent.num_timesteps, configuration.settings.total_timesteps
-    if steps < total:
-        print(f"{run.folder}: going on from step {steps:,} of {total:,}.")
+    if total_timesteps is not None:
+        write(run.config, configuration.text)
+    if agent.num_timesteps < total:
+        print(f"{run.folder}: going on from step {agent.num_timesteps:,} of {total:,}.")
     else:
-        print(f"{run.folder} has all its {steps:,} steps.")
+        print(
+            f"{run.folder} has all its {agent.num_timesteps:,} steps. "
+            f"More: ebrl resume {run.folder} --total_timesteps {2 * agent.num_timesteps}"
+        )
     return train_to_end(agent, configuration, run, resumed)
+
+
+def _expect_no_shorter(total: int, checkpoints: list[Path], asked: int | None) -> None:
+    """Raise UsageError where a run is to become shorter than it is already."""
+    from ebrl.command.errors import UsageError
+
+    reached = max((int(path.stem.rpartition("-")[2]) for path in checkpoints), default=0)
+    if asked is not None and total < reached:
+        raise UsageError(f"the run has {reached:,} steps already: expected more, got {total:,}.")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
 
 from ebrl.command.errors import UsageError
 from ebrl.storage import replacing
@@ -33,38 +38,61 @@ class Run(NamedTuple):
 
     @property
     def model(self) -> Path:
-        """The trained agent, for `AGENT.load`."""
+        """The trained agent, for `AGENT.load`, or the weights of the trained energy."""
         return self.folder / "model.zip"
+
+    @property
+    def best(self) -> Path:
+        """The agent of the best evaluation so far, where the config asks for it."""
+        return self.folder / "best_model.zip"
 
     @property
     def picture(self) -> Path:
         return self.folder / "plot.png"
 
+    @property
+    def traceback(self) -> Path:
+        """What an environment raised, in full."""
+        return self.folder / "error.txt"
 
-def create(folder: str | Path, config: str) -> Run:
-    """Make the run folder and write the resolved `config` into it.
 
-    Raises UsageError when something is there already.
+@contextmanager
+def new_run(folder: str | Path, config: str) -> Iterator[Run]:
+    """Hold a new run folder with the resolved `config` in it, written whole or not at all.
+
+    Raises:
+        UsageError: Something is there already, or another process is at work there.
     """
     run = Run(Path(folder))
-    taken = f"{folder} already holds a run. Go on: ebrl resume {folder}. Another: --run OTHER"
-    if run.config.exists():
-        raise UsageError(taken)
-    if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not empty. Choose another folder: --run OTHER")
+    if run.folder.exists() and not run.folder.is_dir():
+        raise UsageError(f"{folder} is a file. Choose another folder: --run OTHER")
+    _expect_free(run)
     run.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(run.config, "x", encoding="utf-8") as file:  # exclusive: two at once, one wins
-            file.write(config)
-    except FileExistsError as error:
-        raise UsageError(taken) from error
-    return run
+    with sole_writer(run):
+        _expect_free(run)
+        for litter in run.folder.glob(".config.yaml.*.tmp"):  # of a process that was killed
+            litter.unlink()
+        write(run.config, config)
+        yield run
+
+
+def _expect_free(run: Run) -> None:
+    """Raise UsageError for a folder that holds more than the leavings of a failed start."""
+    if run.config.exists():
+        raise UsageError(
+            f"{run.folder} already holds a run. Go on: ebrl resume {run.folder}. "
+            "Another: --run OTHER"
+        )
+    names = {path.name for path in run.folder.iterdir()} if run.folder.exists() else set()
+    if any(name != ".lock" and not name.startswith(".config.yaml.") for name in names):
+        raise UsageError(f"{run.folder} exists and is not empty. Choose another: --run OTHER")
 
 
 def existing(folder: str | Path, of: Literal["agent", "energy"] | None = "agent") -> Run:
-    """The run of an agent or an energy in `folder`, or of either.
+    """Return the run of an agent or an energy in `folder`, or of either.
 
-    Raises UsageError when there is none, or one of the other kind.
+    Raises:
+        UsageError: There is none, or one of the other kind.
     """
     run = Run(Path(folder))
     if not run.config.is_file():
@@ -77,28 +105,25 @@ def existing(folder: str | Path, of: Literal["agent", "energy"] | None = "agent"
 
 def trains_energy(run: Run) -> bool:
     """Whether `ebrl fit` made the run: only its config has an objective."""
-    lines = run.config.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = run.config.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the config {run.config} cannot be read: {error}.") from error
     return any(line.startswith("objective:") for line in lines)
 
 
 @contextmanager
 def sole_writer(run: Run) -> Iterator[None]:
-    """Hold the run while it trains. Raises UsageError when another process trains it.
+    """Hold the run while it trains; the lock falls with the process, however that ends.
 
-    The lock is the operating system's (POSIX `flock`): it falls with the process, however that
-    ends. Where there is none (Windows), nothing is held.
+    Raises:
+        UsageError: Another process trains it.
     """
     try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(run.folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"{run.folder} is being trained by another process.") from error
-        yield
+        with FileLock(run.folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UsageError(f"{run.folder} is being trained by another process.") from error
 
 
 def write(path: Path, text: str) -> None:
@@ -108,18 +133,54 @@ def write(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a whole JSON file or nothing."""
     write(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_evaluations(run: Run) -> list[dict[str, Any]]:
-    """The evaluations of a run; none when it has not been evaluated yet.
+def write_evaluations(run: Run, evaluations: list[dict[str, Any]]) -> None:
+    """Write the evaluations three times: as JSON, as SB3's `evaluations.npz`, and as a table.
 
-    Raises UsageError when the file is not what this command writes.
+    A run of fewer episodes than another evaluation of it (the config was changed) has the first of
+    each in the array, which has one length.
+    """
+    write_json(run.evaluations, evaluations)
+    if not evaluations:
+        return
+    count = min(len(entry["returns"]) for entry in evaluations)
+    with replacing(run.evaluations.with_suffix(".npz")) as file:
+        np.savez(
+            file,
+            timesteps=np.array([entry["timesteps"] for entry in evaluations]),
+            results=np.array([entry["returns"][:count] for entry in evaluations]),
+            ep_lengths=np.array([entry["lengths"][:count] for entry in evaluations]),
+        )
+    columns = ["timesteps", "mean", "std", "cpu_seconds", "wall_seconds"]
+    table = io.StringIO()
+    rows = csv.DictWriter(table, columns, extrasaction="ignore", lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(evaluations)
+    write(run.evaluations.with_suffix(".csv"), table.getvalue())
+
+
+def read_evaluations(run: Run) -> list[dict[str, Any]]:
+    """Return the evaluations of a run; none when it has not been evaluated yet.
+
+    Raises:
+        UsageError: The file is not what this command writes.
     """
     if not run.evaluations.exists():
         return []
     try:
         evaluations = json.loads(run.evaluations.read_text(encoding="utf-8"))
-        return [entry for entry in evaluations if entry["timesteps"] >= 0 and entry["returns"]]
-    except (ValueError, KeyError, TypeError) as error:
+        whole = [entry for entry in evaluations if entry["timesteps"] >= 0 and entry["returns"]]
+        if all(_is_whole(entry) for entry in whole):
+            return whole
+        raise TypeError("returns and seconds are numbers")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{run.evaluations} is damaged: {error!r}.") from error
+
+
+def _is_whole(entry: dict[str, Any]) -> bool:
+    """Whether an evaluation holds numbers where pictures and clocks need them."""
+    numbers = [entry["mean"], entry["std"], entry["cpu_seconds"], entry["wall_seconds"]]
+    return all(isinstance(n, int | float) for n in [*numbers, *entry["returns"], *entry["lengths"]])

@@ -6,36 +6,36 @@ from pathlib import Path
 
 import numpy as np
 
-from ebrl.command.arguments import parse
+from ebrl.command.arguments import Count, Parser, Seed
 from ebrl.command.errors import RunError, UsageError
 
-EXAMPLES = """
+HELP = """
 Draws from the energy of the run's newest checkpoint with the config's sampler, from its space's
-reference, writes the samples as an array (.npy) or a table (.csv) and, on a line or in the plane, a
-picture of the landscape with the samples on it beside them.
+reference. Writes the samples as an array (.npy) or a table (.csv), to RUN/samples.npy or --out, and
+beside them, on a line or in the plane, a picture of the landscape with the samples on it.
 
 examples:
   ebrl sample runs/two_moons/persistent-0
   ebrl sample runs/two_moons/persistent-0 --n 10000 --out moons.npy --seed 7
 """
-OPTIONS = {
-    "n": (1_000, 1, "how many samples"),
-    "seed": (0, 0, "seed of the sampler's noise"),
-}
-TEXTS = {"out": ("RUN/samples.npy", "the file that they go to, .npy or .csv")}
 
 
 def main(arguments: list[str]) -> int:
     """Sample from the run in `arguments[0]`."""
-    given = parse("sample", EXAMPLES, OPTIONS, arguments, TEXTS)
+    parser = Parser("sample", HELP)
+    parser.add_run()
+    parser.add_argument("--n", type=Count, default=1_000, help="how many samples")
+    parser.add_argument("--seed", type=Seed, default=0, help="of the sampler's noise")
+    parser.add_argument("--out", help="the file that they go to, .npy or .csv")
+    given = parser.read(arguments)
     from ebrl.command.runs import existing
 
     run = existing(given.run, of="energy")
-    out = run.folder / "samples.npy" if given.out == TEXTS["out"][0] else Path(given.out)
+    out = run.folder / "samples.npy" if given.out is None else Path(given.out)
     if out.suffix not in (".npy", ".csv"):
         raise UsageError(f"--out: expected a file that ends in .npy or .csv, got {out}.")
-    if not out.parent.is_dir():
-        raise UsageError(f"--out: there is no folder {out.parent}.")
+    if out.is_dir() or not out.parent.is_dir():
+        raise UsageError(f"--out: expected a file in a folder that exists, got {out}.")
 
     import torch
 
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     from ebrl.command.energy_pictures import draw, picture, shown, why_no_picture
     from ebrl.command.energy_training import restore_average
 
-    configuration = read_fit(run.config)
+    configuration = read_fit(run.config, trust=given.trust)
     setup = build(configuration)
     steps = restore_average(setup, run)
     if setup.energy.takes_condition:

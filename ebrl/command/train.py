@@ -1,13 +1,19 @@
-"""`ebrl train CONFIG.yaml`: train an agent into a new run folder."""
+"""`ebrl train CONFIG`: train an agent into a new run folder."""
 
 from __future__ import annotations
 
-from ebrl.command.errors import UsageError
+HELP = """usage: ebrl train CONFIG [--KEY VALUE ...]
 
-HELP = """usage: ebrl train CONFIG.yaml [--KEY VALUE ...]
+Train an agent. CONFIG is a YAML file, or the name of one that comes with ebrl: `ebrl train` lists
+them. The run becomes a folder, runs/NAME/AGENT-SEED or --run FOLDER, that holds
 
-Train an agent. The run becomes a folder (runs/NAME/AGENT-SEED, or --run FOLDER) with the resolved
-config, TensorBoard events, checkpoints, evaluations, the trained agent and a picture.
+  config.yaml            every key with its value
+  checkpoints/           the newest two; `ebrl resume` goes on from them, bit for bit
+  evaluations.json       every evaluation; .npz as SB3 writes it, .csv for a table
+  model.zip              the trained agent, for AGENT.load
+  best_model.zip         with --best true: the agent of the best evaluation
+  plot.png               the learning curve, and the energies that the policy samples from
+  events.out.tfevents*   curves for TensorBoard
 
 A config names the agent, its arguments, and what the run needs besides:
 
@@ -17,11 +23,11 @@ A config names the agent, its arguments, and what the run needs besides:
   total_timesteps: 10000
 
 examples:
-  ebrl train configs/pendulum.yaml
-  ebrl train configs/pendulum.yaml --seed 3 --total_timesteps 20000
-  ebrl train configs/pendulum.yaml --agent.learning_rate 3e-4 --agent.policy_kwargs.net_arch [64,64]
-  ebrl train configs/pendulum.yaml --agent stable_baselines3.SAC     the same task, SB3's SAC
-  ebrl train configs/pendulum.yaml --print_config                    every key with its value
+  ebrl train pendulum
+  ebrl train pendulum --seed 3 --total_timesteps 20000
+  ebrl train my/config.yaml --agent.learning_rate 3e-4 --agent.policy_kwargs.net_arch [64,64]
+  ebrl train pendulum --agent stable_baselines3.SAC            the same task, SB3's SAC
+  ebrl train pendulum --print_config                           every key with its value
 
 Ctrl-C saves before it stops; `ebrl resume RUN` goes on to the same result, bit for bit.
 """
@@ -29,21 +35,19 @@ Ctrl-C saves before it stops; `ebrl resume RUN` goes on to the same result, bit 
 
 def main(arguments: list[str]) -> int:
     """Train from the config in `arguments[0]`, changed by the options after it."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        from ebrl.command.agent_config import parser
+    from ebrl.command.training_verbs import config_and_options, print_configs, print_help
 
-        print(HELP)
-        print(parser().format_help())
-        return 0 if arguments else 2
-    config, *options = arguments
-    if config.startswith("-"):
-        raise UsageError(f"the config comes first: ebrl train CONFIG.yaml {' '.join(arguments)}")
-    from ebrl.command.agent_config import read
+    if not arguments:
+        return print_configs("train")
+    from ebrl.command.agent_config import read, schema
+
+    if arguments[0] in ("-h", "--help"):
+        return print_help(HELP, schema())
+    path, options = config_and_options("train", arguments)
     from ebrl.command.agent_training import build, train_to_end
-    from ebrl.command.runs import create, sole_writer
+    from ebrl.command.runs import new_run
 
-    configuration = read(config, options)
+    configuration = read(path, options, trust=True)
     agent = build(configuration)
-    run = create(configuration.run, configuration.text)
-    with sole_writer(run):
+    with new_run(configuration.run, configuration.text) as run:
         return train_to_end(agent, configuration, run, resumed=None)

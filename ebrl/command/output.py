@@ -1,0 +1,61 @@
+"""Output that never stops a training: any encoding, a pipe that closes, a terminal that goes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+
+class Lasting:
+    """A text stream that falls silent when nobody can read it any more.
+
+    Args:
+        stream: Where text goes until its reader has left, the disk behind it is full, or the
+            terminal has hung up.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written; return the length of the text."""
+        self._attempt(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush as far as somebody reads."""
+        self._attempt(self.stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def _attempt(self, act: Any, *arguments: Any) -> None:
+        try:
+            act(*arguments)
+        except OSError:
+            with open(os.devnull, "w") as nowhere:  # the interpreter's own last flush, too
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+
+
+@contextmanager
+def lasting_output() -> Iterator[None]:
+    """Print to streams that outlive their readers while a training runs."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = Lasting(before[0]), Lasting(before[1])  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def open_output() -> None:
+    """Make standard output usable: not closed, and able to print any character somehow."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, for the life of the process
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")

@@ -1,0 +1,95 @@
+"""Which code a config may name: all of it when it is asked for, else that of known packages.
+
+`ebrl train` and `ebrl fit` import what their config names; that is what they are for. A run folder
+is data, perhaps somebody else's: what its config names is built only where it is known here.
+"""
+
+from __future__ import annotations
+
+import pydoc
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ebrl.command.errors import UsageError
+
+OURS = re.compile(
+    r"ebrl(\.(agents|diagnostics|energies|estimators|kernels|networks|objectives|sampling|schedules"
+    r"|spaces|training|vision|sequences)(\.\w+)?|\.command\.spaces)?"
+)
+FOREIGN = {  # package: base classes whose subclasses may be built from a config
+    "stable_baselines3": (
+        "stable_baselines3.common.base_class.BaseAlgorithm",
+        "stable_baselines3.common.policies.BaseModel",
+        "stable_baselines3.common.torch_layers.BaseFeaturesExtractor",
+        "stable_baselines3.common.noise.ActionNoise",
+        "stable_baselines3.common.buffers.BaseBuffer",
+        "stable_baselines3.common.utils.LinearSchedule",
+        "stable_baselines3.common.utils.ConstantSchedule",
+    ),
+    "torch": ("torch.nn.Module", "torch.optim.Optimizer"),
+    "gymnasium": ("gymnasium.spaces.Space",),
+    "numpy": ("numpy.generic",),
+}
+FOREIGN["sb3_contrib"] = FOREIGN["stable_baselines3"]
+
+IMPORTS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+|[\w.]+:[^\W\d].*")  # a.b.C, or module:Name-v0
+NAMES_OF_THE_RUN = {"name", "run"}
+
+
+def check_known(path: Path, tree: dict[str, Any]) -> None:
+    """Raise UsageError where a config names code that is not of a known package."""
+    for place, text in _strings("", {k: v for k, v in tree.items() if k not in NAMES_OF_THE_RUN}):
+        if IMPORTS.fullmatch(text) and not is_known(text):
+            raise UsageError(
+                f"{path}: {place} names `{text}`, which is not code that ebrl knows. "
+                "If you trust it to run on this machine, add --trust"
+            )
+
+
+def check_objects(place: str, tree: Any) -> None:
+    """Raise UsageError for an object inside free-form arguments that is of no known package."""
+    for key, text in _strings(place, tree):
+        if key.endswith(".class_path") and not is_known(text):
+            raise UsageError(
+                f"{key}: expected a class of ebrl, stable_baselines3, sb3_contrib or torch, "
+                f"got `{text}`."
+            )
+
+
+def is_known(text: str) -> bool:
+    """Whether what a string of a config would import is on the list."""
+    module, colon, _ = text.partition(":")
+    if colon:
+        return module == "ebrl.envs"
+    home, _, _ = text.rpartition(".")
+    package = home.partition(".")[0]
+    if OURS.fullmatch(home):
+        return _defined_in(text, "ebrl")
+    if package in FOREIGN and _defined_in(text, package):
+        found = pydoc.locate(text)
+        bases = tuple(pydoc.locate(base) for base in FOREIGN[package])
+        return isinstance(found, type) and issubclass(found, bases)  # type: ignore[arg-type]
+    return False
+
+
+def _defined_in(text: str, package: str) -> bool:
+    """Whether the object of this path is the package's own, not one that it imported."""
+    try:
+        found = pydoc.locate(text)
+    except pydoc.ErrorDuringImport:
+        return False
+    return str(getattr(found, "__module__", "")).partition(".")[0] == package
+
+
+def _strings(place: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield every string of a tree with its place."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _strings(f"{place}.{key}" if place else str(key), one)
+    elif isinstance(value, list):
+        for i, one in enumerate(value):
+            yield from _strings(f"{place}[{i}]", one)
