@@ -99,8 +99,6 @@ def train_to_end(
     """
     total = configuration.settings.total_timesteps
     evaluated = [e for e in read_evaluations(run) if e["timesteps"] <= agent.num_timesteps]
-    write_evaluations(run, evaluated)
-    agent.set_logger(configure(str(run.folder), ["tensorboard"]))
     evaluations = Evaluations(configuration, run, evaluated)
     checkpoints = Checkpoints(
         run.checkpoints, every=configuration.settings.checkpoint_every, resumed=resumed
@@ -116,6 +114,8 @@ def train_to_end(
 
     progress = Progress(total, evaluations)
     with ending_well(run, stop, save), closing(progress):
+        write_evaluations(run, evaluated)
+        agent.set_logger(configure(str(run.folder), ["tensorboard"]))
         if agent.num_timesteps < total:
             agent.learn(
                 total - agent.num_timesteps,

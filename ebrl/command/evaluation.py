@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -166,12 +167,12 @@ class Evaluations(BaseCallback):
         self.run = run
         self.done = done
         self.environments = evaluation_environments(configuration, SIDE_BY_SIDE)
-        self.abandoned = False
+        self.abandoned = Event()  # no number: a checkpoint must not bring it back
         self._start_clocks()
 
     def abandon(self) -> None:
         """Give up an evaluation that is under way: it is played again when the run goes on."""
-        self.abandoned = True
+        self.abandoned.set()
 
     def _on_training_start(self) -> None:
         self._start_clocks()
@@ -200,7 +201,7 @@ class Evaluations(BaseCallback):
         if not self.done or self.done[-1]["timesteps"] < self.num_timesteps:
             self.evaluate()
         self.environments.close()
-        if self.abandoned:
+        if self.abandoned.is_set():
             raise KeyboardInterrupt
 
     def evaluate(self) -> None:
@@ -213,7 +214,7 @@ class Evaluations(BaseCallback):
                 self.settings.evaluation_seed,
                 self.settings.evaluation_episodes,
                 longest=self.settings.evaluation_steps,
-                go_on=lambda: not self.abandoned,
+                go_on=lambda: not self.abandoned.is_set(),
             )
         except Abandoned:
             return

@@ -114,7 +114,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_is_a_folder_with_everything_in_it(trained: Path) -> None:
     names = {path.name for path in trained.iterdir() if not path.name.startswith(("events", "."))}
-    assert names == {"config.yaml", "checkpoints", "evaluations.json", "model.zip", "plot.png"}
+    evaluations = {f"evaluations.{end}" for end in ("json", "npz", "csv")}
+    assert names == {"config.yaml", "checkpoints", "model.zip", "plot.png"} | evaluations
     assert (trained / "plot.png").read_bytes().startswith(PNG)
     steps = [path.stem for path in sorted((trained / "checkpoints").iterdir())]
     assert [int(stem.rpartition("-")[2]) for stem in steps] == [200, 240]
@@ -254,7 +255,7 @@ def test_play_counts_whole_episodes_from_the_given_starts(tmp_path: Path) -> Non
             return np.zeros_like(observation), None
 
     environments = evaluation_environments(read(config(tmp_path)), 2)
-    episodes = play(Still(), environments, first_seed=5, episodes=3)  # type: ignore[arg-type]
+    episodes = play(Still(), environments, first_seed=5, episodes=3, longest=99)  # type: ignore[arg-type]
     for seed, total in zip(episodes.seeds, episodes.returns, strict=True):
         environment = gym.make("CommandTest/Aim-v0")
         target, _ = environment.reset(seed=seed)
