@@ -36,6 +36,7 @@ THIRD_PARTIES = {  # package: the rooms that may import it; "*" is every room bu
     "imagecodecs": {"vision"},
     "tokenizers": {"sequences"},
     **{name: {"command"} for name in ["jsonargparse", "matplotlib", "rich", "tqdm", "yaml"]},
+    **{name: {"command"} for name in ["filelock", "imageio", "optuna", "ray", "rliable"]},
 }
 
 
