@@ -54,7 +54,7 @@ register_type(Tensor, serializer=Tensor.tolist, deserializer=_tensor)
 PARTS: dict[str, type | None] = {
     "energy": Energy,
     "data": None,
-    "objective": Objective,
+    "objective": None,  # a protocol
     "sampler": Sampler,
 }
 
