@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -35,8 +36,12 @@ def packaged() -> set[str]:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
+    elsewhere = folder / "setup.cfg"  # files of an earlier build would be packed, too
+    elsewhere.write_text(f"[build]\nbuild_base = {folder / 'build'}\n")
+    environment = {**os.environ, "DIST_EXTRA_CONFIG": str(elsewhere)}
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
-    built = subprocess.run([*command, str(ROOT)], capture_output=True, text=True)
+    command.append(str(ROOT))
+    built = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert built.returncode == 0, built.stdout + built.stderr
     assert "is absent from the `packages` configuration" not in built.stdout + built.stderr
     (path,) = folder.glob("*.whl")
