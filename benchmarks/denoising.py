@@ -43,7 +43,8 @@ from skimage.restoration import (
 )
 
 from ebrl import vision
-from ebrl.vision.files import save, side_by_side
+from ebrl.vision.files import save
+from ebrl.vision.grids import side_by_side
 
 PHOTOGRAPHS = ("camera", "astronaut", "coffee", "chelsea", "rocket")
 SIGMAS = (15, 25, 50)

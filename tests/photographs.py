@@ -22,6 +22,7 @@ class GaussianImages(Energy):
     def __init__(self, deviation: float = 0.2, sigma: Tensor | None = None):
         super().__init__()
         self.deviation, self.sigma = deviation, sigma
+        self.levels = (0.0, 60 / 255)
 
     @property
     def takes_condition(self) -> bool:

@@ -34,6 +34,7 @@ THIRD_PARTIES = {  # package: the rooms that may import it; "*" is every room bu
     "sklearn": {"vision"},
     "tifffile": {"vision"},
     "imagecodecs": {"vision"},
+    "pywt": {"vision"},
     "tokenizers": {"sequences"},
     **{name: {"command"} for name in ["jsonargparse", "matplotlib", "rich", "tqdm", "yaml"]},
     **{name: {"command"} for name in ["filelock", "imageio", "optuna", "ray", "rliable"]},

@@ -56,15 +56,18 @@ def main(arguments: list[str]) -> int:
 def _denoise(job: Job, sigma: float | None, strength: float) -> Outcome:
     """Denoise one photograph into its files."""
     from ebrl.command.photographs import PICTURE
-    from ebrl.vision.denoising import TRAINED, denoise, noise_levels
+    from ebrl.vision.denoising import denoise
     from ebrl.vision.fidelity import fidelity
-    from ebrl.vision.files import file_format, save, side_by_side
-    from ebrl.vision.images import opened, picture
+    from ebrl.vision.files import check_holds, load, save
+    from ebrl.vision.grids import side_by_side
+    from ebrl.vision.images import picture
+    from ebrl.vision.noise import noise_levels
+    from ebrl.vision.shipped import prior_of
 
-    file_format(job.out)
-    image = opened(job.source)
+    image = load(job.source)
+    check_holds(image, job.out)
     pixels, white, _ = picture(image)
-    clean = picture(opened(job.reference)).pixels if job.reference else None
+    clean = picture(load(job.reference)).pixels if job.reference else None
     before = None if clean is None else fidelity(pixels, clean)
     level = WHITE * noise_levels(pixels, None, white).item() if sigma is None else sigma
     with warnings.catch_warnings():
@@ -73,8 +76,8 @@ def _denoise(job: Job, sigma: float | None, strength: float) -> Outcome:
     save(result, job.out)
     if PICTURE in job.beside:
         save(side_by_side([image, result]), job.beside[PICTURE])
-    after = None if clean is None else fidelity(picture(opened(job.out)).pixels, clean)
+    after = None if clean is None else fidelity(picture(load(job.out)).pixels, clean)
     figures = (before, after) if before and after else None
     known = " (estimated)" if sigma is None else ""
-    note = doubt(sigma, level * strength, WHITE * TRAINED[1])
+    note = doubt(sigma, level * strength, WHITE * prior_of(pixels).levels[1])
     return Outcome(f"sigma {level:.1f}{known}", figures, note)

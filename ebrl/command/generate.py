@@ -128,8 +128,7 @@ def _label(text: str | None) -> int | None:
 
 def _expect_writable(out: Path) -> None:
     """Raise UsageError for a file that cannot be a picture, before the work and not after it."""
-    from ebrl.vision.files import file_format
-    from ebrl.vision.images import ImageError
+    from ebrl.vision.files import ImageError, file_format
 
     try:
         file_format(out)
@@ -182,7 +181,7 @@ def _draw(source: Source, given: Namespace) -> tuple[Tensor, Tensor]:
     """Return the images `(count, channels, height, width)` and the acceptance `(levels,)`."""
     import torch
 
-    from ebrl.vision.denoising import denoised
+    from ebrl.vision.denoising import tweedie
     from ebrl.vision.generation import descend, generation_levels
 
     generator = torch.Generator().manual_seed(given.seed)
@@ -203,7 +202,7 @@ def _draw(source: Source, given: Namespace) -> tuple[Tensor, Tensor]:
             ):
                 way.append(reached.acceptance)
                 bar.update()
-            images.append(denoised(source.energy, reached.x, levels[-1]))
+            images.append(tweedie(source.energy, reached.x, levels[-1]))
             accepted.append(size / given.count * torch.stack(way))
     made = torch.cat(images)
     if not made.isfinite().all():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ebrl.command.errors import UsageError
-from ebrl.vision.images import SUFFIXES
+from ebrl.vision.files import SUFFIXES
 
 PICTURE, DEVIATION = "-before-after", "-deviation"  # ends of the names of what is written
 RESULTS = ("-denoised", "-restored", PICTURE, DEVIATION)

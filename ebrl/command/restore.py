@@ -106,24 +106,26 @@ def _restore(job: Job, damage: Damage, given: Namespace) -> Outcome:
     """Restore one photograph into its files."""
     from ebrl.command.photographs import DEVIATION, PICTURE
     from ebrl.vision.damages import enlarged
-    from ebrl.vision.denoising import TRAINED, noise_levels
     from ebrl.vision.fidelity import fidelity
-    from ebrl.vision.files import file_format, save, side_by_side
-    from ebrl.vision.images import opened, picture
+    from ebrl.vision.files import Photograph, check_holds, load, save
+    from ebrl.vision.grids import side_by_side
+    from ebrl.vision.images import picture
+    from ebrl.vision.noise import noise_levels
     from ebrl.vision.restoration import restore
-    from ebrl.vision.shipped import pretrained
+    from ebrl.vision.shipped import prior_of
     from ebrl.vision.tiles import Tiled
 
-    file_format(job.out)
-    image = opened(job.source)
+    image = load(job.source)
+    check_holds(image, job.out)
     pixels, white, _ = picture(image)
     before = image if damage.scale is None else enlarged(image, damage.scale)
     shown, _, back = picture(before)
-    clean = picture(opened(job.reference)).pixels if job.reference else None
+    clean = picture(load(job.reference)).pixels if job.reference else None
     was = None if clean is None else fidelity(shown, clean)
     estimates = given.sigma is None and damage.kernel is not None
     level = WHITE * noise_levels(pixels, None, white).item() if estimates else given.sigma or 0.0
-    prior = Tiled(pretrained("gray" if pixels.shape[-3] == 1 else "color"))
+    shipped = prior_of(pixels)
+    prior = Tiled(shipped)
     observation, inside = _observed(pixels, damage, max(level / WHITE, EXACT))
     result = back(inside.of(restore(observation, prior)))
     save(result, job.out)
@@ -132,11 +134,11 @@ def _restore(job: Job, damage: Damage, given: Namespace) -> Outcome:
         save(side_by_side([before, result]), job.beside[PICTURE])
     if DEVIATION in job.beside:
         deviation = inside.of(_deviation(observation, prior, given))
-        grey = picture(before.convert("L")).back(deviation / deviation.max())
-        save(grey, job.beside[DEVIATION])
+        shown = (255 * deviation / deviation.max()).round().byte().movedim(0, -1)
+        save(Photograph(shown.numpy()), job.beside[DEVIATION])
         facts += f"   deviation up to {WHITE * deviation.max():.1f}"
-    now = None if clean is None else fidelity(picture(opened(job.out)).pixels, clean)
-    note = doubt(given.sigma, level, WHITE * TRAINED[1])
+    now = None if clean is None else fidelity(picture(load(job.out)).pixels, clean)
+    note = doubt(given.sigma, level, WHITE * shipped.levels[1])
     return Outcome(facts, (was, now) if was and now else None, note)
 
 

@@ -1,8 +1,8 @@
-"""Images on the core: denoise, restore, generate, recognise.
+"""Images: denoise, restore, generate, recognise.
 
     from ebrl import vision
 
-    clean = vision.denoise("photo.jpg")                # the level of the noise is estimated
+    clean = vision.denoise("photo.jpg")                # the noise is estimated
     clean = vision.denoise(array, sigma=25)            # uint8 in, uint8 out
 
 Needs the extra `vision`: pip install 'ebrl[vision]'.
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ebrl.vision.denoising import denoise as denoise
     from ebrl.vision.denoising import denoised as denoised
+    from ebrl.vision.files import load as load
+    from ebrl.vision.files import save as save
     from ebrl.vision.generation import Guided as Guided
     from ebrl.vision.generation import generate as generate
     from ebrl.vision.grids import grid as grid
@@ -73,10 +75,12 @@ _HOMES = {
     "detection": "trust",
     "generate": "generation",
     "grid": "grids",
+    "load": "files",
     "posterior": "restoration",
     "pretrained": "shipped",
     "reliability": "trust",
     "restore": "restoration",
+    "save": "files",
     "trainable": "shipped",
 }
 __all__ = list(_HOMES)

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ebrl.vision.images import ImageError, opened, picture
+from ebrl.vision.files import ImageError, Photograph
+from ebrl.vision.images import opened, picture
 from ebrl.vision.observations import gaussian_kernel
 
 WIDEST = 100.0  # pixels, of a blur that is named
@@ -56,10 +57,17 @@ def known(path: str | Path) -> Tensor:
     return mask
 
 
-def enlarged(image: Image.Image, factor: int) -> Image.Image:
-    """Return the image with `factor` times its sides, by bicubic interpolation."""
-    sides = (factor * image.width, factor * image.height)
-    return image.resize(sides, Image.Resampling.BICUBIC)
+def enlarged(photograph: Photograph, factor: int) -> Photograph:
+    """Return a photograph with `factor` times its sides, by bicubic interpolation."""
+    pixels = photograph.pixels
+    height, width, channels = pixels.shape[-3:]
+    sides = (factor * width, factor * height)
+    planes = np.moveaxis(pixels, -1, -3).reshape(-1, height, width).astype(np.float32)
+    large = [Image.fromarray(p).resize(sides, Image.Resampling.BICUBIC) for p in planes]
+    result = np.stack(large).reshape(*pixels.shape[:-3], channels, *sides[::-1])
+    if pixels.dtype.kind == "u":
+        result = result.round().clip(0, np.iinfo(pixels.dtype).max)
+    return photograph._replace(pixels=np.moveaxis(result, -3, -1).astype(pixels.dtype))
 
 
 def _named(shape: str, size: str) -> Tensor:

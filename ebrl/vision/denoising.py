@@ -5,20 +5,23 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import numpy as np
 import torch
-from skimage.restoration import estimate_sigma
+import torch.nn.functional as F
 from torch import Tensor
 
-from ebrl.energies import Energy, align_left, over_event
+from ebrl.energies import Energy
 from ebrl.energies.freezing import evaluating, frozen
-from ebrl.vision.images import picture
-from ebrl.vision.shipped import pretrained
+from ebrl.vision.images import ImageError, picture
+from ebrl.vision.networks import over_images
+from ebrl.vision.noise import Sigma, noise_levels
+from ebrl.vision.shipped import prior_of
 from ebrl.vision.tiles import Tiled
 
-Sigma = float | np.ndarray | Tensor
-TRAINED = (2 / 255, 60 / 255)  # where the shipped energies know what they do
-SMALLEST = 8  # pixels a side of which noise can be estimated
+SIDE = 512  # pixels of a tile that keep the memory bounded
+FAINTEST = 1e-4  # an energy has no level 0
+WINDOW = 17  # pixels a side of the neighbourhood in which the energy is judged
+TRUSTED = 1.25  # times half a pixel: energies up to here are noise, by 3 standard errors
+OUTSIDE = 1e-3  # share of pixels that noise may carry further than 4 deviations out of [0, 1]
 
 
 def denoise(
@@ -26,87 +29,113 @@ def denoise(
     sigma: Sigma | None = None,
     *,
     strength: float = 1.0,
-    tile: int = 512,
+    tile: int = SIDE,
     prior: Energy | None = None,
+    data_range: tuple[float, float] | None = None,
 ) -> Any:
     """Return `image` without its noise: the same type, size and range.
 
     Args:
-        image: A path, a PIL image, an array `(height, width[, channels])`, a tensor
-            `(*batch, channels, height, width)`. A path gives a PIL image. Transparency is kept.
+        image: A path, a PIL image, a photograph of `load`, an array `(height, width[, channels])`
+            or a tensor `(*batch, channels, height, width)`. A path gives a PIL image. Transparency
+            is kept; the two channels of an array are two grey images.
         sigma: Standard deviation of the noise in the image's own units (25 of 255 in a file or
-            uint8, .1 in floats in [0, 1]), or a map `(height, width)` of it where it differs from
-            place to place. Estimated where it is not given.
-        strength: How much of the noise is taken for noise: below 1 keeps more grain.
+            uint8, .1 in floats in [0, 1]): a number, one for each image of the batch, or a map
+            `(height, width)`. Estimated for each image where it is None.
+        strength: Factor on sigma; below 1 some grain stays.
         tile: Side of the tiles that bound the memory, in pixels.
-        prior: An energy of `(channels, height, width)` in [0, 1] that takes a sigma; the shipped
-            ones for grey and for colour where none is given.
+        prior: An energy of `(channels, height, width)` in [0, 1] that takes a sigma. The default
+            is the energy that ships for grey or for colour.
+        data_range: The values of black and white. The default is 0 and 1 for floats, the largest
+            number for integers; 16-bit integers below 1024, 4096 or 16384 are taken for 10, 12 or
+            14 bits.
 
-    Raises ImageError for what is no image, FileNotFoundError, and `ValueError` for a sigma that is
-    negative or in other units, a strength below 0 and a tile below 1.
+    Raises:
+        ImageError: For something that is no image, and for floats outside of the range.
+        FileNotFoundError: For a missing file.
+        ValueError: For a sigma that is negative or in other units, a strength below 0, a tile
+            below 1.
     """
     if not 0 <= strength < torch.inf or tile < 1:
         raise ValueError(f"expected strength >= 0 and tile >= 1, got {strength=}, {tile=}")
-    pixels, white, back = picture(image)
-    levels = noise_levels(pixels, sigma, white) * strength
-    if prior is None:
-        prior = pretrained("gray" if pixels.shape[-3] == 1 else "color", pixels.device)
-        if levels.max() > TRAINED[1]:
-            warnings.warn(
-                f"expected a sigma up to {TRAINED[1] * white:.3g}, as the shipped energies learnt, "
-                f"got {float(levels.max()) * white:.3g}: the result may be poor",
-                stacklevel=2,
+    with torch.inference_mode(False):
+        pixels, white, back = picture(image, data_range)
+        levels = noise_levels(pixels, sigma, white) * strength
+        _check_range(pixels, levels)
+        if prior is None:
+            prior = prior_of(pixels)
+            highest = prior.levels[1]
+            if levels.max() > highest:
+                _warn(
+                    f"sigma {white * float(levels.max()):.3g} is beyond the "
+                    f"{white * highest:.3g} that the energy learnt: expect less detail"
+                )
+        clean, trust = guarded(Tiled(prior, tile), pixels, levels)
+        doubted = float((trust < 0.5).float().mean())
+        if doubted > 0.01 and levels.min() > 0:
+            _warn(
+                f"on {100 * doubted:.0f} % of the image the energy is far above half a pixel: "
+                "that part is kept nearly as it was"
             )
-    return back(denoised(Tiled(prior, tile), pixels, levels))
+        return back(clean)
 
 
 def denoised(prior: Energy, y: Tensor, sigma: Tensor) -> Tensor:
-    """Return `y - σ² ∇E(y)` of images `(*batch, channels, height, width)`, without a graph.
+    """Return the denoised image, kept near y where its energy says not to trust it (`guarded`).
 
-    sigma is `(*leading batch,)` or a map `(*batch, 1, height, width)`; where it is 0, y stays.
+    Args:
+        prior: An energy that takes a sigma.
+        y: Images `(*batch, channels, height, width)`.
+        sigma: `(*leading batch,)`, or a map `(*batch, 1, height, width)`; where it is 0, y stays.
     """
-    # An energy knows no noise of 0: there is nothing to take away there.
-    energy = prior.given(sigma.clamp_min(1e-4))
+    return guarded(prior, y, sigma)[0]
+
+
+def guarded(prior: Energy, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the denoised images D, and how far they are trusted, `(*batch, 1, height, width)`.
+
+    Where a prior is right, `|y - D|²` is on average at most `σ²` a pixel: the energy of noise, half
+    a pixel. Where the mean over a neighbourhood is larger, D takes away more than noise, and
+    `y + w (D - y)` with the trust `w = σ² / |y - D|²` minimises the error that is expected if all
+    that is taken beyond σ² is signal.
+    """
+    with torch.inference_mode(False):
+        y, sigma = y.clone() if y.is_inference() else y, sigma.clone()
+        step = tweedie(prior, y, sigma).sub_(y)
+        level = over_images(sigma, y).clamp_min(FAINTEST)
+        excess = (step / level).square_().mean(-3, keepdim=True)
+        trust = (TRUSTED / _neighbourhood_mean(excess)).clamp_(max=1)
+        trust = torch.where(over_images(sigma, y) > 0, trust, 0)
+        return step.mul_(trust).add_(y), trust
+
+
+def tweedie(prior: Energy, y: Tensor, sigma: Tensor) -> Tensor:
+    """Return `y - σ² ∇E(y, σ)`, without a graph; arguments as in `denoised`."""
+    level = sigma.clamp_min(FAINTEST)
+    energy = prior.given(level)
     with evaluating(energy), frozen(prior):
         _, gradient = energy.value_and_gradient(y)
-    is_map = sigma.ndim >= 3 and sigma.shape[-2:] == y.shape[-2:]
-    aligned = sigma if is_map else over_event(align_left(sigma, y.ndim - 3), 3)
-    return y - aligned**2 * gradient
+    return gradient.mul(over_images(level, y).square()).neg_().add_(y)
 
 
-def noise_levels(pixels: Tensor, sigma: Sigma | None, white: float) -> Tensor:
-    """Return the noise of pixels in [0, 1], `()` or a map `(1, height, width)`.
+def _neighbourhood_mean(values: Tensor) -> Tensor:
+    """Return the mean over WINDOW x WINDOW pixels, as far as they lie in the image."""
+    planes, half = values.reshape(-1, 1, *values.shape[-2:]), WINDOW // 2
+    for kernel, padding in (((WINDOW, 1), (half, 0)), ((1, WINDOW), (0, half))):
+        planes = F.avg_pool2d(planes, kernel, 1, padding, count_include_pad=False)
+    return planes.view(values.shape)
 
-    The estimate is the median of the finest wavelet coefficients (Donoho and Johnstone 1994): that
-    of white noise, a little high where there is fine texture.
-    """
-    if sigma is None:
-        return pixels.new_tensor(_estimate(pixels))
-    level = torch.as_tensor(sigma, dtype=pixels.dtype, device=pixels.device)
-    if level.ndim not in (0, 2) or (level.ndim == 2 and level.shape != pixels.shape[-2:]):
-        raise ValueError(
-            f"expected a number or a map of shape {tuple(pixels.shape[-2:])}, got a sigma of shape "
-            f"{tuple(level.shape)}"
+
+def _check_range(pixels: Tensor, levels: Tensor) -> None:
+    """Raise ImageError for pixels that lie outside of [0, 1] by more than their noise."""
+    margin = 4 * over_images(levels, pixels) + 0.02
+    outside = ((pixels < -margin) | (pixels > 1 + margin)).float().mean()
+    if outside > OUTSIDE:
+        raise ImageError(
+            f"expected pixels in [0, 1] up to their noise, got [{float(pixels.min()):.3g}, "
+            f"{float(pixels.max()):.3g}]: pass data_range=(black, white), such as (-1, 1)"
         )
-    if not ((level >= 0) & level.isfinite()).all():
-        raise ValueError("expected a sigma >= 0, got one that is negative or not finite")
-    level = level / white
-    if level.max() > 1:
-        raise ValueError(
-            f"expected a sigma in the units of the image, in which white is {white:g}, got "
-            f"{float(level.max() * white):g}" + ("; 25 of 255 is 25/255" if white == 1 else "")
-        )
-    return level if level.ndim == 0 else level.unsqueeze(0)
 
 
-def _estimate(pixels: Tensor) -> float:
-    if min(pixels.shape[-2:]) < SMALLEST:
-        raise ValueError(
-            f"expected an image of at least {SMALLEST}x{SMALLEST} pixels to estimate its noise, "
-            f"got {tuple(pixels.shape[-2:])}: give sigma"
-        )
-    planes = pixels.reshape(-1, *pixels.shape[-2:]).cpu().numpy()
-    with warnings.catch_warnings():
-        # Of a plane without details: the median of nothing is NaN, and there is no noise.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return float(np.nan_to_num([estimate_sigma(plane) for plane in planes]).mean())
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)

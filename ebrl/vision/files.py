@@ -1,55 +1,142 @@
-"""Images into files: whole or not at all, with what the input's file said about itself."""
+"""Photographs from files and into files, with what the file says about them.
+
+    photograph = load("scan.tif")
+    save(vision.denoise(photograph), "clean.tif")
+
+Pillow reads and writes 8 bits and 16-bit grey, `tifffile` TIFF of every kind (`ebrl.vision.tiff`),
+`imagecodecs` PNG with 16-bit colour. A file is written whole or not at all.
+"""
 
 from __future__ import annotations
 
 import io
+import re
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import imagecodecs
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from ebrl.storage import replacing
-from ebrl.vision.images import KEPT, SUFFIXES, ImageError, picture
 
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}  # written
+READ_ONLY = {".gif", ".jp2", ".avif", ".ppm", ".pgm", ".tga"}  # read besides; results are PNG
 OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95},
-    "TIFF": {"compression": "tiff_adobe_deflate"},
 }
-MODES = {  # that a format holds; the others hold what images can be
-    "JPEG": ("L", "RGB"),
-    "BMP": ("L", "RGB", "RGBA"),
-    "WEBP": ("RGB", "RGBA"),
-    "PNG": ("L", "LA", "RGB", "RGBA", "I;16"),
+HELD = {  # channels that a format holds, by the bits of a number; TIFF holds all
+    "JPEG": {8: (1, 3)},
+    "BMP": {8: (1, 3, 4)},
+    "WEBP": {8: (1, 3, 4)},
+    "PNG": {8: (1, 2, 3, 4), 16: (1, 2, 3, 4)},
 }
-GAP = 8  # white pixels between images side by side
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+DEEP = re.compile(";16[BLN]")  # Pillow's name of raw data with 16 bits a channel
+DAMAGE = (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, struct.error)
+LOWEST = 10  # coefficients of a JPEG that are rarely rounded to 0
 
 
-def save(image: Image.Image, path: str | Path) -> None:
-    """Write the image in the format of the path's suffix, with its EXIF, profile and resolution.
+class ImageError(ValueError):
+    """Something is no image to work on: what was expected, what came, the cure."""
 
-    JPEG and WebP are written at quality 95. Raises ImageError for a suffix or a format that cannot
-    hold the image, OSError when it cannot be written; then whatever was there is unchanged.
+
+class About(NamedTuple):
+    """What a file says about its image."""
+
+    exif: bytes = b""  # as in a JPEG, without the orientation
+    profile: bytes = b""  # ICC, of the colours as they are in the pixels
+    dpi: tuple[float, float] | None = None
+    tags: tuple[tuple[int, Any], ...] = ()  # of a TIFF, by their numbers
+    rounding: float = 0.0  # deviation of the error that the format's quantisation left, of white 1
+    note: str = ""  # what reading has changed
+
+
+class Photograph(NamedTuple):
+    """An image of a file."""
+
+    pixels: np.ndarray  # (*pages, height, width, channels): grey, grey + alpha, RGB, RGBA
+    about: About = About()
+
+
+def load(path: str | Path) -> Photograph:
+    """Return the image of a file, upright, in its own bits.
+
+    Palettes, GIF and CMYK become RGB, and white-is-zero grey black-is-zero. The pages of a TIFF
+    stack are the leading axis.
+
+    Raises:
+        ImageError: For a file that is damaged, no image, too large, or holds several images that
+            are no stack.
+        FileNotFoundError: For a missing file.
+    """
+    from ebrl.vision import tiff
+
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+        if tiff.is_tiff(head):
+            return tiff.load(path)
+        with _without_pillows_warnings(), Image.open(path) as image:
+            return _read(image, path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no image {path}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path} is not an image, or of a format that Pillow lacks") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} is too large ({error}): cut it into parts") from error
+    except NotImplementedError as error:
+        raise ImageError(f"{path} is of a kind that Pillow lacks ({error})") from error
+    except ImageError:
+        raise
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ImageError(f"{path} cannot be read ({error.strerror})") from error
+        raise ImageError(f"{path} is a damaged image ({error}): use another copy") from error
+
+
+def save(image: Photograph | Image.Image, path: str | Path) -> None:
+    """Write an image in the format of the path's suffix, with EXIF, profile and resolution.
+
+    JPEG and WebP are written at quality 95.
+
+    Raises:
+        ImageError: For a suffix that is not written, or a format that cannot hold the image.
+        OSError: When the file cannot be written; what was there before is then unchanged.
     """
     path = Path(path)
+    photograph = of_pil(image) if isinstance(image, Image.Image) else image
+    check_holds(photograph, path)
     style = file_format(path)
-    if style == "WEBP" and image.mode == "L":
-        image = _like(image.convert("RGB"), image)  # it has no grey
-    if image.mode not in MODES.get(style, (image.mode,)):
-        raise ImageError(
-            f"{path}: {style} holds images of mode {', '.join(MODES[style])}, got {image.mode!r}: "
-            "write a .png or .tif"
-        )
-    kept = {key: image.info[key] for key in KEPT if key in image.info}
-    encoded = io.BytesIO()  # Pillow, writing itself, would hide that a disk is full
-    image.save(encoded, format=style, **OPTIONS.get(style, {}), **kept)
+    if style == "TIFF":
+        from ebrl.vision import tiff
+
+        encoded = tiff.encoded(photograph)
+    elif style == "PNG" and photograph.pixels.dtype.itemsize == 2 and _channels(photograph) > 1:
+        encoded = _deep_png(photograph)
+    else:
+        # Pillow, writing to the file itself, would hide that the disk is full.
+        stream = io.BytesIO()
+        shown = to_pil(photograph)
+        shown = shown.convert("RGB") if style == "WEBP" and shown.mode == "L" else shown
+        shown.save(stream, format=style, **OPTIONS.get(style, {}), **_kept(photograph.about))
+        encoded = stream.getvalue()
     with replacing(path) as file:
-        file.write(encoded.getbuffer())
+        file.write(encoded)
 
 
 def file_format(path: Path) -> str:
-    """Return Pillow's name of the format that the path's suffix stands for."""
+    """Return Pillow's name of the format that the path's suffix stands for.
+
+    Raises:
+        ImageError: For a suffix that is not written.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise ImageError(
             f"expected a file that ends in {', '.join(sorted(SUFFIXES))}, got {path.name}"
@@ -57,27 +144,159 @@ def file_format(path: Path) -> str:
     return Image.registered_extensions()[path.suffix.lower()]
 
 
-def side_by_side(images: list[Image.Image], side: int = 1_000) -> Image.Image:
-    """Return the images' middles of at most `side` pixels, unscaled, in 8 bits, from left to right.
+def check_holds(photograph: Photograph, path: Path) -> None:
+    """Raise ImageError where the format of the path's suffix cannot hold such an image."""
+    style = file_format(path)
+    if style == "TIFF":
+        return
+    pixels = photograph.pixels
+    bits = 8 * pixels.dtype.itemsize if pixels.dtype.kind == "u" else 0  # 0: not whole numbers
+    if pixels.ndim > 3 or _channels(photograph) not in HELD[style].get(bits, ()):
+        what = f"{pixels.dtype} {MODES[_channels(photograph)]}"
+        what = f"{len(pixels)} pages" if pixels.ndim > 3 else what
+        held = "; ".join(
+            f"{bits} bits a channel, {', '.join(MODES[n] for n in channels)}"
+            for bits, channels in HELD[style].items()
+        )
+        raise ImageError(f"{path}: {style} holds {held}; got {what}: write a .tif, or .png")
 
-    Transparency is left out.
+
+def of_pil(image: Image.Image) -> Photograph:
+    """Return a photograph of a PIL image: grey, RGB, with or without alpha, 16 bits or floats.
+
+    Raises:
+        ImageError: For an image of another mode.
     """
-    middles = [_middle(image, side) for image in images]
-    gap = np.full((middles[0].shape[0], GAP, 3), 255, np.uint8)
-    row = [part for middle in middles for part in (gap, middle)][1:]
-    return _like(Image.fromarray(np.concatenate(row, 1)), images[0])
+    if image.mode not in (*MODES.values(), "I;16", "I;16B", "F"):
+        cure = {"1": "L", "I": "I;16", "PA": "RGBA"}.get(image.mode, "RGB")
+        raise ImageError(
+            f"expected an image of mode L, LA, RGB, RGBA, I;16 or F, got {image.mode!r}: "
+            f"image.convert({cure!r})"
+        )
+    pixels = np.asarray(image)
+    about = About(
+        image.info.get("exif", b""), image.info.get("icc_profile") or b"", image.info.get("dpi")
+    )
+    return Photograph(pixels if pixels.ndim == 3 else pixels[..., None], about)
 
 
-def _middle(image: Image.Image, side: int) -> np.ndarray:
-    pixels = picture(image).pixels.clamp(0, 1).mul(255).round().byte()
-    height, width = pixels.shape[-2:]
-    top, left = max(height - side, 0) // 2, max(width - side, 0) // 2
-    middle = pixels[..., top : top + side, left : left + side].expand(3, -1, -1)
-    return middle.movedim(0, -1).numpy()
+def to_pil(photograph: Photograph) -> Image.Image:
+    """Return the PIL image of a photograph.
+
+    Raises:
+        ImageError: For pages and 16-bit colour, of which Pillow has no image.
+    """
+    pixels = photograph.pixels
+    grey = pixels.shape[-1] == 1
+    if pixels.ndim > 3 or not (pixels.dtype == np.uint8 or grey):
+        what = f"{pixels.dtype} of shape {pixels.shape}"
+        raise ImageError(f"Pillow has no image of {what}: pass the photograph of vision.load(path)")
+    kind = pixels.dtype.newbyteorder("=")
+    kind = np.dtype(np.float32) if kind.kind == "f" else kind
+    image = Image.fromarray((pixels[..., 0] if grey else pixels).astype(kind, copy=False))
+    image.info = _kept(photograph.about)
+    return image
+
+
+def _read(image: ImageFile.ImageFile, path: Path) -> Photograph:
+    """Return the photograph of what Pillow has opened."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a phone's photograph with its smaller copies
+        raise ImageError(f"{path} holds {frames} images: save each in a file of its own")
+    rounding = _jpeg_rounding(getattr(image, "quantization", {}))
+    deep = image.mode in MODES.values() and DEEP.search(str([tile[3] for tile in image.tile]))
+    upright = ImageOps.exif_transpose(image)  # decodes all of it
+    upright, note = _plain(upright)
+    photograph = of_pil(upright)
+    about = photograph.about._replace(rounding=rounding, note=note)
+    if not deep:
+        return photograph._replace(about=about)
+    if image.format != "PNG":
+        raise ImageError(f"{path} has 16 bits a channel, of which Pillow reads 8: save it as TIFF")
+    return Photograph(imagecodecs.png_decode(path.read_bytes()), about)
+
+
+def _plain(image: Image.Image) -> tuple[Image.Image, str]:
+    """Return grey or RGB, with or without alpha, and a note of what that changes."""
+    if image.mode in ("P", "PA"):
+        clear = image.mode == "PA" or "transparency" in image.info
+        return _like(image.convert("RGBA" if clear else "RGB"), image), "its palette became RGB"
+    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        return to_rgb(image), f"{image.mode} became RGB"
+    if image.mode == "1":
+        return _like(image.convert("L"), image), "its bit a pixel became 8"
+    if image.mode == "I":
+        pixels = np.asarray(image)
+        if pixels.min() >= 0 and pixels.max() < 2**16:
+            return _like(Image.fromarray(pixels.astype(np.uint16)), image), ""
+    return image, ""
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return the image in sRGB, by its own profile where it has one."""
+    profile = image.info.get("icc_profile")
+    if profile and image.mode == "CMYK":
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+        assert converted is not None  # it works on a copy
+    else:
+        converted = image.convert("RGB")
+    converted = _like(converted, image)
+    converted.info.pop("icc_profile", None)  # of the inks
+    return converted
 
 
 def _like(image: Image.Image, other: Image.Image) -> Image.Image:
-    # A profile of grey says nothing about colours.
-    kept = [key for key in KEPT if key != "icc_profile" or other.mode in ("RGB", "RGBA")]
+    kept = ("exif", "icc_profile", "dpi")
     image.info = {key: other.info[key] for key in kept if key in other.info}
     return image
+
+
+def _kept(about: About) -> dict[str, Any]:
+    named = {"exif": about.exif, "icc_profile": about.profile, "dpi": about.dpi}
+    return {key: value for key, value in named.items() if value}
+
+
+def _channels(photograph: Photograph) -> int:
+    return photograph.pixels.shape[-1]
+
+
+def _jpeg_rounding(tables: dict[int, list[int]]) -> float:
+    """Return the deviation of the error that a JPEG's brightness table leaves in a pixel.
+
+    A coefficient that is rounded to multiples of q has an error of variance `q²/12`, and so have
+    the pixels, because the transform is orthonormal. High frequencies do not count: most of them
+    are 0 before and after.
+    """
+    if not tables:
+        return 0.0
+    steps = np.asarray(tables[0][:LOWEST], dtype=float)
+    return float(np.sqrt(np.mean(steps**2) / 12)) / 255
+
+
+def _deep_png(photograph: Photograph) -> bytes:
+    """Return a PNG of 16-bit colour, with EXIF, profile and resolution."""
+    encoded, about = imagecodecs.png_encode(photograph.pixels), photograph.about
+    stream = io.BytesIO()
+    end = 8 + 25  # of the signature and the header chunk: the others follow
+    stream.write(encoded[:end])
+    if about.profile:
+        compressed = imagecodecs.zlib_encode(about.profile)
+        PngImagePlugin.putchunk(stream, b"iCCP", b"ICC Profile\0\0" + compressed)
+    if about.dpi:
+        metres = [round(value / 0.0254) for value in about.dpi]
+        PngImagePlugin.putchunk(stream, b"pHYs", struct.pack(">IIB", *metres, 1))
+    if about.exif:
+        PngImagePlugin.putchunk(stream, b"eXIf", about.exif.removeprefix(b"Exif\0\0"))
+    stream.write(encoded[end:])
+    return stream.getvalue()
+
+
+@contextmanager
+def _without_pillows_warnings() -> Iterator[None]:
+    """Silence warnings about damaged EXIF data and about the size of a large photograph."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield

@@ -22,7 +22,7 @@ from ebrl import schedules
 from ebrl.energies import Energy, align_left, over_event
 from ebrl.sampling import Sampler
 from ebrl.sampling.sampler import Stage
-from ebrl.vision.denoising import denoised
+from ebrl.vision.denoising import tweedie
 
 CORRECTOR_STEP = 0.15  # of the level squared: near MALA's best for some hundred pixels
 
@@ -124,7 +124,7 @@ def generate(
     acceptance = []
     for reached in descend(prior, n, shape, levels, corrector, corrector_step, generator=generator):
         acceptance.append(reached.acceptance)
-    return GeneratedImages(denoised(prior, reached.x, levels[-1]), torch.stack(acceptance))
+    return GeneratedImages(tweedie(prior, reached.x, levels[-1]), torch.stack(acceptance))
 
 
 def descend(
@@ -159,7 +159,7 @@ def descend(
 
 def heun(prior: Energy, x: Tensor, level: Tensor, following: Tensor) -> Tensor:
     """Return x carried from one level to the following one by Heun's second-order step."""
-    slope = (x - denoised(prior, x, level)) / level
+    slope = (x - tweedie(prior, x, level)) / level
     ahead = x + (following - level) * slope
-    slope_ahead = (ahead - denoised(prior, ahead, following)) / following
+    slope_ahead = (ahead - tweedie(prior, ahead, following)) / following
     return x + (following - level) * 0.5 * (slope + slope_ahead)

@@ -1,12 +1,18 @@
-"""Many small images as one picture."""
+"""Several images as one picture."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
+
+from ebrl.vision.files import About, Photograph
+from ebrl.vision.images import picture
+
+GAP = 8  # white pixels between images side by side
 
 
 def grid(images: Tensor, columns: int | None = None, scale: int = 1, gap: int = 2) -> Image.Image:
@@ -33,3 +39,27 @@ def grid(images: Tensor, columns: int | None = None, scale: int = 1, gap: int = 
         canvas[top : top + height, left : left + width] = image
     large = canvas.astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
     return Image.fromarray(large[..., 0] if channels == 1 else large)
+
+
+def side_by_side(images: Sequence[Photograph | Image.Image], side: int = 1_000) -> Photograph:
+    """Return the images' middles of at most `side` pixels, unscaled, in 8 bits, from left to right.
+
+    Transparency and all pages but the first are left out.
+    """
+    middles = [_middle(image, side) for image in images]
+    gap = np.full((middles[0].shape[0], GAP, 3), 255, np.uint8)
+    row = [part for middle in middles for part in (gap, middle)][1:]
+    first = images[0]
+    about = first.about if isinstance(first, Photograph) else About()
+    # The profile of a grey image says nothing about colours.
+    profile = about.profile if isinstance(first, Photograph) and first.pixels.shape[-1] > 2 else b""
+    return Photograph(np.concatenate(row, 1), About(about.exif, profile, about.dpi))
+
+
+def _middle(image: Photograph | Image.Image, side: int) -> np.ndarray:
+    pixels = picture(image).pixels
+    pixels = pixels.reshape(-1, *pixels.shape[-3:])[0].clamp(0, 1).mul(255).round().byte()
+    height, width = pixels.shape[-2:]
+    top, left = max(height - side, 0) // 2, max(width - side, 0) // 2
+    middle = pixels[..., top : top + side, left : left + side].expand(3, -1, -1)
+    return middle.movedim(0, -1).numpy()

@@ -1,60 +1,60 @@
-"""Pictures as people hold them, to tensors in [0, 1] and back: the same type, size and range.
+"""Images as people hold them, to tensors in [0, 1] and back: the same type, size and range.
 
-Files, PIL images, NumPy arrays `(height, width[, channels])` and tensors
-`(*batch, channels, height, width)`; grey or colour, with or without transparency; 8 or 16 bits or
-floats in [0, 1].
+Files, photographs of `load`, PIL images, NumPy arrays `(height, width[, channels])` and tensors
+`(*batch, channels, height, width)`; grey or colour, with or without transparency; 8 or 16 bits,
+floats in [0, 1], or numbers in a range that the caller states.
 """
 
 from __future__ import annotations
 
-import re
-import struct
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
-WHITE = {torch.uint8: 255.0, torch.uint16: 65535.0}  # of floats it is 1
-MODES = {"L", "LA", "RGB", "RGBA", "I;16", "I;16B", "F"}
-CURES = {"1": "L", "I": "I;16", "PA": "RGBA"}  # what to convert other modes to, if not to RGB
-DEEP = re.compile(";16[BLN]")  # Pillow's name of a file's bits: 16 a channel, in a byte order
-DAMAGE = (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, struct.error)
-KEPT = ("exif", "icc_profile", "dpi")
+from ebrl.vision.files import ImageError, Photograph, load, of_pil, to_pil
 
-
-class ImageError(ValueError):
-    """Something is no image that can be worked on: what was expected, what it is, the cure."""
+Range = tuple[float, float]  # the values of black and white
+BITS = (8, 10, 12, 14)  # of sensors whose numbers are stored in 16
+FAR = (-1.5, 2.5)  # floats beyond are in another range, whatever their noise
 
 
 class Picture(NamedTuple):
-    """An image to compute with, and how to hand a result back."""
+    """An image to compute with, and the way back to its own type."""
 
-    pixels: Tensor  # (*batch, channels, height, width), floats in [0, 1], channels 1 or 3
-    white: float  # what 1 is in the units of the image that came in
+    pixels: Tensor  # (*batch, channels, height, width), floats in [0, 1], 1 or 3 channels
+    white: float  # the distance from black to white in the image's own units
     back: Callable[[Tensor], Any]  # pixels like those -> an image like the one that came in
 
 
-def picture(image: Any) -> Picture:
-    """Return the picture of a path, a PIL image, an array or a tensor.
+def picture(image: Any, data_range: Range | None = None) -> Picture:
+    """Return the picture of a path, a photograph, a PIL image, an array or a tensor.
 
-    Raises ImageError for what is none (unreadable, empty, 1-bit, palette, NaN, integers of an
-    unknown range) and FileNotFoundError for a missing file.
+    Args:
+        image: The image. The two channels of an array or tensor are two grey images; those of a
+            photograph or a PIL image are grey and transparency.
+        data_range: The values of black and white; as in `denoise`.
+
+    Raises:
+        ImageError: For something that is no image: unreadable, empty, with 1 bit, NaN, or of
+            integers whose range nobody states.
+        FileNotFoundError: For a missing file.
     """
     if isinstance(image, str | Path):
         image = opened(image)
     if isinstance(image, Image.Image):
-        return _of_pil(image)
+        inner = _of_photograph(of_pil(image), data_range)
+        return inner._replace(back=lambda pixels: to_pil(inner.back(pixels)))
+    if isinstance(image, Photograph):
+        return _of_photograph(image, data_range)
     if isinstance(image, np.ndarray):
-        return _of_array(image)
+        return _of_array(image, data_range)
     if isinstance(image, Tensor):
-        return _of_tensor(image)
+        return _of_tensor(image, data_range)
     raise ImageError(
         "expected a path, a PIL image, a NumPy array or a tensor, got "
         f"{type(image).__module__}.{type(image).__name__}"
@@ -62,72 +62,29 @@ def picture(image: Any) -> Picture:
 
 
 def opened(path: str | Path) -> Image.Image:
-    """Return the whole image of a file, turned as its EXIF orientation says."""
-    try:
-        with _without_pillows_warnings(), Image.open(path) as image:
-            _check_whole(image, path)
-            return ImageOps.exif_transpose(image)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"there is no image {path}") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is not an image, or of a format that Pillow lacks") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is too large ({error}): cut it into parts") from error
-    except ImageError:
-        raise
-    except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise ImageError(f"{path} cannot be read ({error.strerror})") from error
-        raise ImageError(f"{path} is a damaged image ({error}): use another copy") from error
+    """Return the whole image of a file, upright; errors are those of `load`."""
+    return to_pil(load(path))
 
 
-@contextmanager
-def _without_pillows_warnings() -> Iterator[None]:
-    """Let those pass of damaged EXIF data, no part of the image, and of a large photograph."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
+def _of_photograph(photograph: Photograph, data_range: Range | None) -> Picture:
+    planes = _tensor(photograph.pixels).movedim(-1, -3)
+    inner = _of_planes(planes, data_range)
 
-
-def _check_whole(image: ImageFile.ImageFile, path: str | Path) -> None:
-    """Refuse a file of which Pillow would give but a part: more images, or more bits."""
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a phone's photograph, and its smaller copies
-        raise ImageError(f"{path} holds {frames} images: save each in a file of its own")
-    if image.mode in ("LA", "RGB", "RGBA") and DEEP.search(str([tile[3] for tile in image.tile])):
-        raise ImageError(
-            f"{path} has 16 bits a channel, of which Pillow reads 8: pass the array that "
-            "skimage.io.imread reads, or save it with 8 bits"
-        )
-
-
-def _of_pil(image: Image.Image) -> Picture:
-    if image.mode not in MODES:
-        raise ImageError(
-            f"expected an image of mode {', '.join(sorted(MODES))}, got {image.mode!r}: "
-            f"image.convert({CURES.get(image.mode, 'RGB')!r})"
-        )
-    inner = _of_array(np.asarray(image))
-
-    def back(pixels: Tensor) -> Image.Image:
-        result = Image.fromarray(inner.back(pixels))
-        result.info = {key: image.info[key] for key in KEPT if key in image.info}
-        return result
+    def back(pixels: Tensor) -> Photograph:
+        result = inner.back(pixels).cpu().movedim(-3, -1).contiguous().numpy()
+        return photograph._replace(pixels=result.astype(photograph.pixels.dtype, copy=False))
 
     return inner._replace(back=back)
 
 
-def _of_array(image: np.ndarray) -> Picture:
+def _of_array(image: np.ndarray, data_range: Range | None) -> Picture:
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4)):
         raise ImageError(
             "expected an array (height, width) or (height, width, 1 to 4 channels), got shape "
             f"{image.shape}"
         )
-    # Of the machine's own byte order and writeable, for torch.
-    planes = np.array(image, image.dtype.newbyteorder("="), order="C")
-    planes = planes.reshape(*image.shape[:2], image.shape[2] if image.ndim == 3 else 1)
-    inner = _of_tensor(_tensor(planes).movedim(-1, 0))
+    planes = image if image.ndim == 3 else image[..., None]
+    inner = _of_tensor(_tensor(planes).movedim(-1, 0), data_range)
 
     def back(pixels: Tensor) -> np.ndarray:
         result = inner.back(pixels).cpu().movedim(0, -1).contiguous().numpy()
@@ -136,54 +93,81 @@ def _of_array(image: np.ndarray) -> Picture:
     return inner._replace(back=back)
 
 
-def _tensor(planes: np.ndarray) -> Tensor:
+def _tensor(image: np.ndarray) -> Tensor:
     try:
-        return torch.from_numpy(planes)
+        # A copy in the machine's byte order, for torch.
+        return torch.from_numpy(np.array(image, image.dtype.newbyteorder("="), order="C"))
     except TypeError as error:
         raise ImageError(
-            f"expected uint8, uint16 or floats in [0, 1], got {planes.dtype}: convert it"
+            f"expected uint8, uint16 or floats in [0, 1], got {image.dtype}: convert it"
         ) from error
 
 
-def _of_tensor(image: Tensor) -> Picture:
+def _of_tensor(image: Tensor, data_range: Range | None) -> Picture:
     if image.ndim == 2:
-        inner = _of_tensor(image.unsqueeze(0))
+        inner = _of_tensor(image.unsqueeze(0), data_range)
         return inner._replace(back=lambda pixels: inner.back(pixels)[0])
     if image.ndim < 3 or image.shape[-3] not in (1, 2, 3, 4) or 0 in image.shape:
         raise ImageError(
             "expected a tensor (*batch, 1 to 4 channels, height, width) that is not empty, got "
             f"shape {tuple(image.shape)}"
         )
-    white = _white(image)
+    if image.shape[-3] == 2:
+        inner = _of_planes(image.unsqueeze(-3), data_range)
+        return inner._replace(back=lambda pixels: inner.back(pixels).squeeze(-3))
+    return _of_planes(image, data_range)
+
+
+def _of_planes(image: Tensor, data_range: Range | None) -> Picture:
+    """Return the picture of `(*batch, channels, h, w)`: grey or colour, perhaps with alpha."""
+    if 0 in image.shape:
+        raise ImageError(f"expected an image that is not empty, got shape {tuple(image.shape)}")
     image = image.detach()
-    # Grey or colour, and what is left is transparency, which is handed back as it came.
     channels = 3 if image.shape[-3] >= 3 else 1
-    alpha = image[..., channels:, :, :]
-    pixels = image[..., :channels, :, :].to(torch.get_default_dtype()) / white
+    values, alpha = image[..., :channels, :, :], image[..., channels:, :, :]
+    black, white = _range(values) if data_range is None else _stated(values, data_range)
+    pixels = values.to(torch.get_default_dtype(), copy=True).sub_(black).div_(white - black)
 
     def back(pixels: Tensor) -> Tensor:
-        levels = pixels.clamp(0, 1) * white
-        levels = levels if image.is_floating_point() else levels.round()
+        levels = pixels.clamp(0, 1).mul_(white - black).add_(black)
+        levels = levels if image.is_floating_point() else levels.round_()
         return torch.cat([levels.to(image.dtype), alpha], -3)
 
-    return Picture(pixels, white, back)
+    return Picture(pixels, white - black, back)
 
 
-def _white(image: Tensor) -> float:
-    """Return what a white pixel is, after a look at the range of floats."""
-    if image.dtype in WHITE:
-        return WHITE[image.dtype]
-    if not image.is_floating_point():
-        bits = "1-bit images hold too little to be worked on: " if image.dtype == torch.bool else ""
-        raise ImageError(
-            f"expected uint8, uint16 or floats in [0, 1], got {image.dtype}: {bits}convert it"
-        )
-    if not image.isfinite().all():
+def _stated(values: Tensor, data_range: Range) -> Range:
+    black, white = map(float, data_range)
+    if not black < white:
+        raise ImageError(f"expected data_range (black, white), black < white, got {data_range}")
+    if values.is_complex() or values.dtype == torch.bool:
+        raise ImageError(f"expected integers or floats, got {values.dtype}: convert it")
+    if not values.isfinite().all():
         raise ImageError("expected finite numbers, got an image with NaN or infinity: mend it")
-    lowest, highest = image.min().item(), image.max().item()
-    if lowest < -1.5 or highest > 2.5:  # noise may well leave [0, 1]
+    return black, white
+
+
+def _range(values: Tensor) -> Range:
+    """Return black and white of a dtype, after a look at the values."""
+    if values.dtype == torch.uint8:
+        return 0.0, 255.0
+    if values.dtype == torch.uint16:
+        largest = int(values.to(torch.int32).max())
+        bits = next((bits for bits in BITS if largest < 2**bits), 16)
+        return 0.0, 2.0**bits - 1
+    if not values.is_floating_point():
+        if values.dtype == torch.bool:
+            raise ImageError("1-bit images hold too little to be worked on: convert it to 8 bits")
+        raise ImageError(
+            f"expected uint8, uint16 or floats in [0, 1], got {values.dtype}: state the values of "
+            "black and white, data_range=(black, white)"
+        )
+    if not values.isfinite().all():
+        raise ImageError("expected finite numbers, got an image with NaN or infinity: mend it")
+    lowest, highest = values.min().item(), values.max().item()
+    if lowest < FAR[0] or highest > FAR[1]:
         raise ImageError(
             f"expected floats in [0, 1], up to noise, got [{lowest:.3g}, {highest:.3g}]: divide by "
-            "255, or pass uint8"
+            "255, or pass data_range=(black, white)"
         )
-    return 1.0
+    return 0.0, 1.0

@@ -1,12 +1,12 @@
 """Noise-conditional energies of images `(*batch, channels, height, width)`, of any size.
 
-`energy.given(sigma)` is the energy of images already blurred by Gaussian noise of deviation sigma:
-`p_σ(y) ∝ exp(-E(y, σ))`, so that `y - σ² ∇E(y, σ)` is the denoised image (Robbins 1956, Tweedie's
-formula). Images lie in [0, 1] and sigma is in their units: a number for each image, aligned from
-the left, or a map `(*batch, 1, height, width)` where each pixel has its own.
+`energy.given(sigma)` is the energy of images that carry Gaussian noise of standard deviation sigma:
+`p_σ(y) ∝ exp(-E(y, σ))`. Tweedie's formula makes `y - σ² ∇E(y, σ)` the denoised image (Robbins
+1956). Images lie in [0, 1] and sigma is in their units. Sigma is a number for each image, aligned
+from the left, or a map `(*batch, 1, height, width)` with a number for each pixel.
 
-The two heads read one network. `GradientStepEnergy` trains more reliably and can start from a plain
-denoiser; `SumEnergy` is the sum of a network's outputs.
+The heads share one network. `GradientStepEnergy` trains more reliably and can start from a plain
+denoiser; `SumEnergy` sums the outputs of the network.
 """
 
 from __future__ import annotations
@@ -21,17 +21,28 @@ from torch import Tensor, nn
 
 from ebrl.energies import Energy, align_left, over_event
 
-FOLD = 2  # the network works on images folded so: a quarter of the places, four times the channels
+FOLD = 2  # pixel unshuffle: a quarter of the positions, four times the channels
 MIDDLE = 0.5  # of the brightness of images in [0, 1]
+ANY_LEVEL = (0.0, math.inf)
 
 
 class UNet(nn.Module):
-    """A U-Net of residual blocks on folded images, from `(n, channels + 1, h, w)` to `(n, out, …)`.
+    """A U-Net of residual blocks on folded images.
 
-    The extra channel is the log of the noise; with `features` its mean over the image modulates
-    every block besides. Activations are smooth, for the sake of second derivatives, and nothing
-    normalises: branches start a tenth of their size instead. Raises `ValueError` for sizes that are
-    not positive.
+    It maps `(n, channels + 1, height, width)` to `(n, out, height, width)`; the extra channel is
+    the log of the noise level. Activations are smooth, because training needs second derivatives,
+    and there is no normalisation: branches start at a tenth of their usual scale instead.
+
+    Args:
+        channels: Channels of the image, without the noise level.
+        out: Channels of the output.
+        widths: Channels at each scale; each scale halves the resolution.
+        blocks: Residual blocks at each scale, on the way down and on the way up.
+        features: Size of the embedding of the mean log noise level that modulates every block; 0
+            for none.
+
+    Raises:
+        ValueError: For sizes that are not positive.
     """
 
     def __init__(
@@ -122,10 +133,23 @@ class NoiseFeatures(nn.Module):
 
 
 class NoisyImageEnergy(Energy):
-    """What the heads share: shapes, sizes, the scale of what the network sees.
+    """Base of the heads: a U-Net, the scaling of its inputs, and the noise levels it knows.
 
-    `deviation` is that of the images' brightness. Raises `ValueError` for images of other channels
-    and for a sigma that fits no image.
+    Outside of `levels` the energy is continued from the nearest level that the network knows.
+    Below, the denoiser of the lowest level stays (its energy grows as 1/σ²). Beyond, the image's
+    contrast is lowered until its noise is that of the highest level.
+
+    Args:
+        channels: Channels of the images.
+        widths: As in `UNet`.
+        blocks: As in `UNet`.
+        features: As in `UNet`.
+        deviation: Standard deviation of the images' brightness.
+        levels: Lowest and highest noise level that the weights were trained for.
+
+    Raises:
+        ValueError: For images with other channels, a sigma that fits no image, or levels that are
+            no interval.
     """
 
     event_ndim = 3
@@ -137,9 +161,12 @@ class NoisyImageEnergy(Energy):
         blocks: int = 2,
         features: int = 0,
         deviation: float = 0.25,
+        levels: tuple[float, float] = ANY_LEVEL,
     ):
         super().__init__()
-        self.channels, self.deviation = channels, deviation
+        if not 0 <= levels[0] < levels[1]:
+            raise ValueError(f"expected levels (low, high) with 0 <= low < high, got {levels}")
+        self.channels, self.deviation, self.levels = channels, deviation, levels
         self.network = UNet(channels, channels, widths, blocks, features)
 
     @property
@@ -152,16 +179,21 @@ class NoisyImageEnergy(Energy):
     def forward(self, x: Tensor) -> Tensor:
         raise TypeError("this energy is conditional: call energy.given(sigma) first")
 
-    def at(self, images: Tensor, sigma: Tensor) -> Tensor:
-        """Return the energies `(n,)` of `(n, channels, h, w)` under noise `(n, 1, h, w)`."""
-        raise NotImplementedError(f"{type(self).__name__} defines no at(images, sigma)")
+    def terms(self, images: Tensor, sigma: Tensor) -> Tensor:
+        """Return the terms of the energy, `(n, channels, h, w)`, whose sum is the image's energy.
+
+        Args:
+            images: `(n, channels, h, w)`.
+            sigma: Noise level of each pixel, `(n, 1, h, w)`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no terms(images, sigma)")
 
     def outputs_at(self, images: Tensor, sigma: Tensor) -> Tensor:
-        """Return what the network says of images and noise, both scaled to order 1."""
+        """Return the network's output for images and noise, both scaled to order 1."""
         radius = (sigma.square() + self.deviation**2).sqrt()
         noise = (sigma / self.deviation).log().expand(-1, -1, *images.shape[2:])
         x = torch.cat([(images - MIDDLE) / radius, noise], 1)
-        # Channels last is what the processor's matrix units read without a copy.
+        # Convolutions on the CPU read channels-last memory without a copy.
         x = x.to(self.network.head.weight.dtype, memory_format=torch.channels_last)
         return self.network(x).to(images)
 
@@ -172,37 +204,37 @@ class GradientStepEnergy(NoisyImageEnergy):
     The denoised image is N's, corrected by N's Jacobian: `N + J_Nᵀ (y - N)`.
     """
 
-    def at(self, images: Tensor, sigma: Tensor) -> Tensor:
-        return 0.5 * self.outputs_at(images, sigma).square().sum((1, 2, 3))
+    def terms(self, images: Tensor, sigma: Tensor) -> Tensor:
+        return 0.5 * self.outputs_at(images, sigma).square()
 
     def plain(self, images: Tensor, sigma: Tensor) -> Tensor:
-        """Return `N(y)`, the network's own denoised image: no gradient is needed."""
+        """Return `N(y)`, the output of the inner denoiser, which needs no gradient."""
         return images - sigma * self.outputs_at(images, sigma)
 
 
 class DiffusionEnergy(GradientStepEnergy):
-    """The gradient-step energy of a denoiser for every level of noise, from none to all.
+    """The gradient-step energy of a denoiser for all noise levels, from none to pure noise.
 
-    `N(y) = c + s²/(s² + σ²) (y - c) + s σ/√(s² + σ²) U`: what U is to say stays of order 1 where σ
-    is far larger or smaller than the images' deviation s (Karras et al. 2022, section 5).
+    `N(y) = c + s²/(s² + σ²) (y - c) + s σ/√(s² + σ²) U` with the images' deviation s: the target of
+    U stays of order 1 at every level (Karras et al. 2022, section 5).
     """
 
-    def at(self, images: Tensor, sigma: Tensor) -> Tensor:
-        return 0.5 * ((images - self.plain(images, sigma)) / sigma).square().sum((1, 2, 3))
+    def terms(self, images: Tensor, sigma: Tensor) -> Tensor:
+        return 0.5 * ((images - self.plain(images, sigma)) / sigma).square()
 
     def plain(self, images: Tensor, sigma: Tensor) -> Tensor:
         squared = sigma.square() + self.deviation**2
-        kept = self.deviation**2 / squared * (images - MIDDLE)
-        said = self.deviation * sigma / squared.sqrt() * self.outputs_at(images, sigma)
-        return MIDDLE + kept + said
+        skipped = self.deviation**2 / squared * (images - MIDDLE)
+        learnt = self.deviation * sigma / squared.sqrt() * self.outputs_at(images, sigma)
+        return MIDDLE + skipped + learnt
 
 
 class SumEnergy(NoisyImageEnergy):
     """`Σ (r / σ) U(y / r, σ)` over pixels, with `r² = σ² + deviation²`."""
 
-    def at(self, images: Tensor, sigma: Tensor) -> Tensor:
+    def terms(self, images: Tensor, sigma: Tensor) -> Tensor:
         radius = (sigma.square() + self.deviation**2).sqrt()
-        return (radius / sigma * self.outputs_at(images, sigma)).sum((1, 2, 3))
+        return radius / sigma * self.outputs_at(images, sigma)
 
 
 class AtNoise(Energy):
@@ -220,19 +252,34 @@ class AtNoise(Energy):
                 f"expected images of shape (*batch, {self.energy.channels}, height, width), got "
                 f"{tuple(x.shape)}"
             )
-        images = x.reshape(-1, *x.shape[-3:])
-        return self.energy.at(images, self._map(x)).view(x.shape[:-3])
+        images, sigma = x.reshape(-1, *x.shape[-3:]), self._map(x)
+        known = sigma.clamp(*self.energy.levels)
+        ratio = known / sigma  # above 1 below the known levels, below 1 beyond them
+        lowered = MIDDLE + ratio.clamp(max=1) * (images - MIDDLE)
+        terms = ratio.clamp(min=1).square() * self.energy.terms(lowered, known)
+        return terms.sum((1, 2, 3)).view(x.shape[:-3])
 
     def _map(self, x: Tensor) -> Tensor:
-        """Return the noise of every pixel, `(n, 1, height, width)`."""
+        """Return the noise level of every pixel, `(n, 1, height, width)`."""
         shape = (*x.shape[:-3], 1, *x.shape[-2:])
         sigma = torch.as_tensor(self.sigma).to(x)
-        is_map = sigma.ndim >= 3 and sigma.shape[-2:] == x.shape[-2:]
         try:
-            aligned = sigma if is_map else over_event(align_left(sigma, x.ndim - 3), 3)
-            return aligned.expand(shape).reshape(-1, *shape[-3:])  # type: ignore[union-attr]
+            return over_images(sigma, x).expand(shape).reshape(-1, *shape[-3:])
         except RuntimeError as error:
             raise ValueError(
                 "expected a sigma for each of the leading batch axes, or a map (*batch, 1, height, "
                 f"width), got sigma of shape {tuple(sigma.shape)} for images {tuple(x.shape)}"
             ) from error
+
+
+def over_images(sigma: Tensor, x: Tensor) -> Tensor:
+    """Return noise levels in a shape that broadcasts against images x.
+
+    Args:
+        sigma: `(*leading batch,)`, or a map `(*batch, 1, height, width)`, which stays as it is.
+        x: `(*batch, channels, height, width)`.
+    """
+    if sigma.ndim >= 3 and sigma.shape[-2:] == x.shape[-2:]:
+        return sigma
+    aligned = over_event(align_left(sigma, x.ndim - 3), 3)
+    return torch.as_tensor(aligned)

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ebrl.vision.images import SUFFIXES, opened
+from ebrl.vision.files import SUFFIXES
+from ebrl.vision.images import opened
 
 PACKAGED = ("astronaut", "camera", "coffee", "chelsea", "rocket")  # with scikit-image itself
 POSES = 8  # of a square: four turns, mirrored or not

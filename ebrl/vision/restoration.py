@@ -23,10 +23,11 @@ from ebrl import schedules
 from ebrl.energies import Energy
 from ebrl.sampling import Sampler
 from ebrl.sampling.sampler import Stage
-from ebrl.vision.denoising import denoised, noise_levels
+from ebrl.vision.denoising import denoised
 from ebrl.vision.images import picture
+from ebrl.vision.noise import noise_levels
 from ebrl.vision.observations import Observation
-from ebrl.vision.shipped import pretrained
+from ebrl.vision.shipped import prior_of
 from ebrl.vision.tiles import Tiled
 
 FIRST, LAST = 49 / 255, 2 / 255  # levels that the shipped energies know
@@ -139,12 +140,10 @@ def denoise_samples(
     if samples < 2 or tile < 1:
         raise ValueError(f"expected samples >= 2 and tile >= 1, got {samples=}, {tile=}")
     pixels, white, back = picture(image)
-    level = noise_levels(pixels, sigma, white)
-    if level.ndim:
+    if np.ndim(sigma):
         raise ValueError("expected one sigma for the whole image to sample, got a map")
-    tiled = Tiled(
-        prior or pretrained("gray" if pixels.shape[-3] == 1 else "color", pixels.device), tile
-    )
+    level = noise_levels(pixels, sigma, white).mean()
+    tiled = Tiled(prior or prior_of(pixels), tile)
     first = max(float(level), 1e-4)
     levels = schedules.geometric(first, LAST, 16) if first > LAST else torch.tensor([first])
 

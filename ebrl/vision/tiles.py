@@ -1,4 +1,4 @@
-"""A prior of images of any size in bounded memory: a tile at a time, with what surrounds it."""
+"""A prior of images of any size in bounded memory: a tile at a time, with a margin around it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy
+from ebrl.vision.networks import over_images
 
-OVERLAP = 64  # pixels around a tile that its own are computed from
+OVERLAP = 64  # pixels around a tile that are read with it
 
 
 class Tiled(Energy):
-    """A conditional prior `p` a tile at a time: the gradient of every pixel is that of p, up to
-    what is further away than 64 pixels.
+    """A conditional prior `p`, evaluated a tile at a time.
 
-    Sigma is `()` or a map `(1, height, width)`. An image no larger than a tile has p's energy too.
-    That of a larger one is a sum over its tiles, each counting by the share of what was read that
-    is its own: it shows a chain that diverges, and is too coarse for a Metropolis test.
-    Raises `ValueError` for a side below 1.
+    The gradient at every pixel is that of p, up to influences from more than 64 pixels away. An
+    image no larger than a tile has p's energy, too. The energy of a larger one is a sum over its
+    tiles, each weighted by the share of the pixels read that are its own: it shows a chain that
+    diverges, and is too coarse for a Metropolis test.
+
+    Args:
+        prior: The conditional energy.
+        side: Pixels a side of a tile.
+        sigma: `(*leading batch,)` or a map `(*batch, 1, height, width)`; None until `given`.
+
+    Raises:
+        ValueError: For a side below 1.
     """
 
     event_ndim = 3
@@ -39,30 +47,34 @@ class Tiled(Energy):
         return Tiled(self.prior, self.side, condition)
 
     def forward(self, x: Tensor) -> Tensor:
+        images, sigma = self._flat(x)
         parts = [
-            around.share(inside) * self._around(around)(around.of(x))
+            around.share(inside) * self.prior.given(around.of(sigma))(around.of(images))
             for around, inside, _ in tiles(x.shape[-2], x.shape[-1], self.side)
         ]
-        return torch.stack(parts).sum(0)
+        return torch.stack(parts).sum(0).view(x.shape[:-3])
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        images = x.reshape(-1, *x.shape[-3:])
-        # As many at a time as have the pixels of one tile.
+        images, sigma = self._flat(x)
+        # As many images at a time as have the pixels of one tile.
         group = max(self.side**2 // (x.shape[-2] * x.shape[-1]), 1)
         value, gradient = x.new_zeros(len(images)), torch.empty_like(images)
         for around, inside, place in tiles(x.shape[-2], x.shape[-1], self.side):
-            energy, share = self._around(around), around.share(inside)
+            share = around.share(inside)
             for first in range(0, len(images), group):
                 part = slice(first, first + group)
+                energy = self.prior.given(around.of(sigma[part]))
                 there, slope = energy.value_and_gradient(around.of(images[part]))
                 value[part] += share * there
                 place.of(gradient[part]).copy_(inside.of(slope))
         return value.view(x.shape[:-3]), gradient.view(x.shape)
 
-    def _around(self, window: Window) -> Energy:
+    def _flat(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images `(n, channels, h, w)` and the noise of their pixels, `(n, 1, h, w)`."""
         if self.sigma is None:
             raise TypeError("this energy is conditional: call energy.given(sigma) first")
-        return self.prior.given(window.of(self.sigma) if self.sigma.ndim else self.sigma)
+        sigma = over_images(self.sigma.to(x), x).expand(*x.shape[:-3], 1, *x.shape[-2:])
+        return x.reshape(-1, *x.shape[-3:]), sigma.reshape(-1, *sigma.shape[-3:])
 
 
 class Window(NamedTuple):
@@ -75,14 +87,14 @@ class Window(NamedTuple):
         return image[..., self.rows, self.columns]
 
     def share(self, inside: Window) -> float:
-        """Return how much of this rectangle another one within it covers."""
+        """Return the share of this rectangle that another one within it covers."""
         pairs = zip(inside, self, strict=True)
         rows, columns = ((a.stop - a.start) / (b.stop - b.start) for a, b in pairs)
         return rows * columns
 
 
 def tiles(height: int, width: int, side: int) -> Iterator[tuple[Window, Window, Window]]:
-    """Yield, for each tile, what is read, which part of that is kept, and where it goes."""
+    """Yield, for each tile, the window that is read, its part that is kept, and where that goes."""
     for rows in _spans(height, side):
         for columns in _spans(width, side):
             around, inside, place = zip(rows, columns, strict=True)
@@ -92,7 +104,7 @@ def tiles(height: int, width: int, side: int) -> Iterator[tuple[Window, Window, 
 def _spans(length: int, side: int) -> Iterator[tuple[slice, slice, slice]]:
     for first in range(0, length, side):
         last = min(first + side, length)
-        # Networks fold and halve images: a tile must start where their grid does.
+        # U-Nets halve images: a tile must start on their coarsest grid.
         low = max(first - OVERLAP, 0) // OVERLAP * OVERLAP
         high = min(last + OVERLAP, length)
         yield slice(low, high), slice(first - low, last - low), slice(first, last)
