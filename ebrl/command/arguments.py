@@ -24,6 +24,8 @@ Threads = restricted_number_type("Threads", int, [(">=", 1), ("<=", 1024)])
 LearningRate = restricted_number_type("LearningRate", float, [(">", 0), ("<=", 1e30)])
 Strength = restricted_number_type("Strength", float, [(">=", 0), ("<", math.inf)])
 EightBit = restricted_number_type("EightBit", float, [(">=", 0), ("<=", 255)])
+Levels = restricted_number_type("Levels", int, [(">=", 2), ("<=", 1000)])
+Factor = restricted_number_type("Factor", int, [(">=", 2), ("<=", 16)])
 
 WORDS = {  # what these types and jsonargparse's mean, for a message
     "PositiveInt": "a whole number > 0",
@@ -37,6 +39,8 @@ WORDS = {  # what these types and jsonargparse's mean, for a message
     "LearningRate": "a number > 0 and at most 1e30",
     "Strength": "a finite number >= 0",
     "EightBit": "a number from 0 to 255",
+    "Levels": "a whole number from 2 to 1000",
+    "Factor": "a whole number from 2 to 16",
 }
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jsonargparse import Namespace
-from jsonargparse.typing import restricted_number_type
 from tqdm import tqdm
 
-from ebrl.command.arguments import TRUST, Count, Parser, Seed, Strength
+from ebrl.command.arguments import TRUST, Count, Levels, Parser, Seed, Strength
 from ebrl.command.errors import RunError, UsageError, did_you_mean, extra
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ examples:
   ebrl generate --label sneaker --count 36 --out sneakers.png
   ebrl generate --run runs/faces/Denoising-0 --out faces.png   your own energy of images
 """
-Levels = restricted_number_type("Levels", int, [(">=", 2), ("<", 2**32)])
 TOGETHER = 100  # images drawn at once, which bounds the memory
 BAR = "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} levels, {remaining} left"
 
@@ -64,6 +62,7 @@ def main(arguments: list[str]) -> int:
         raise UsageError("--label: the classifier knows Fashion-MNIST alone, leave --run out.")
     out = Path(given.out)
     with extra("vision", "PIL", "skimage"):
+        from ebrl.vision.fashion import CLASSES
         from ebrl.vision.files import save
         from ebrl.vision.grids import grid
 
@@ -75,7 +74,7 @@ def main(arguments: list[str]) -> int:
         began = time.monotonic()
         images, acceptance = _draw(source, given)
         save(grid(images, scale=given.scale), out)
-    wish = "" if label is None else f" of class {given.label}"
+    wish = "" if label is None else f" of class {CLASSES[label]}"
     print(f"{source.title}: {len(images):,} images{wish}, {given.levels} levels, ", end="")
     print(f"seed {given.seed}, {time.monotonic() - began:.0f} s")
     if given.corrector != "none":

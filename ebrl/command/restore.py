@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from jsonargparse import Namespace
-from jsonargparse.typing import NonNegativeInt, restricted_number_type
+from jsonargparse.typing import NonNegativeInt
 
-from ebrl.command.arguments import EightBit, Parser, Seed
+from ebrl.command.arguments import EightBit, Factor, Parser, Seed
 from ebrl.command.batch import WHITE, Outcome, add_photographs, doubt, work_through
 from ebrl.command.errors import UsageError, extra
 
@@ -47,7 +47,6 @@ examples:
 MARGIN = 8  # unknown pixels around a photograph, in which its borders come to join
 EXACT = 1e-3  # the deviation of what was measured without noise, of 1
 MOST = 16  # times that a side may be enlarged
-Factor = restricted_number_type("Factor", int, [(">=", 2), ("<=", MOST)])
 
 
 class Damage(NamedTuple):
@@ -66,6 +65,7 @@ def main(arguments: list[str]) -> int:
     damages.add_argument("--blur", metavar="KERNEL", help="gaussian:1.6, box:5, or a kernel's file")
     damages.add_argument("--scale", type=Factor, metavar="N", help=f"2 to {MOST} times the sides")
     damages.add_argument("--mask", metavar="FILE", help="a picture, white where pixels are missing")
+    parser.types["--scale"] = Factor
     parser.add_argument(
         "--sigma",
         type=EightBit,

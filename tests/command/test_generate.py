@@ -14,9 +14,9 @@ from photographs import GaussianImages, read
 from torch import Tensor, nn
 
 from ebrl.command import main
-from ebrl.command.generate import CLASSES
 from ebrl.energies import ClassifierEnergy
 from ebrl.vision import fashion
+from ebrl.vision.fashion import CLASSES
 
 SIDE, GAP = 28, 2
 
@@ -127,20 +127,20 @@ def test_a_run_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "required: --out"),
+        ([], "required: out"),
         (["--out", "grid.txt"], "expected a file that ends in"),
         (["--out", "grid"], "expected a file that ends in"),
         (["--out", "nowhere/grid.png"], "there is no folder nowhere"),
         (["--out", "folder.png"], "folder.png is a folder"),
         (["--out", "a.png", "--count", "0"], "whole number from 1 to 2^32 - 1, got 0"),
         (["--out", "a.png", "--count", "many"], "whole number from 1 to 2^32 - 1, got many"),
-        (["--out", "a.png", "--levels", "1"], "whole number from 2 to 2^32 - 1, got 1"),
+        (["--out", "a.png", "--levels", "1"], "whole number from 2 to 1000, got 1"),
         (["--out", "a.png", "--seed", "-1"], "whole number from 0"),
         (["--out", "a.png", "--label", "10"], "a number from 0 to 9"),
         (["--out", "a.png", "--label", "-1"], "--label"),
         (["--out", "a.png", "--label", "snaeker"], "Did you mean `sneaker`?"),
-        (["--out", "a.png", "--strength", "-1"], "a number from 0"),
-        (["--out", "a.png", "--corrector", "hmc"], "invalid choice"),
+        (["--out", "a.png", "--strength", "-1"], "a finite number >= 0"),
+        (["--out", "a.png", "--corrector", "hmc"], "'langevin', 'mala'"),
         (["--out", "a.png", "--cuont", "3"], "Did you mean `--count`?"),
         (["--out", "a.png", "--run", "nowhere"], "not the folder of a run"),
         (["--out", "a.png", "--run", "nowhere", "--label", "3"], "Fashion-MNIST alone"),
