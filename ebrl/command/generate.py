@@ -127,7 +127,8 @@ def _label(text: str | None) -> int | None:
 
 def _expect_writable(out: Path) -> None:
     """Raise UsageError for a file that cannot be a picture, before the work and not after it."""
-    from ebrl.vision.files import ImageError, file_format
+    from ebrl.vision.files import file_format
+    from ebrl.vision.photograph import ImageError
 
     try:
         file_format(out)

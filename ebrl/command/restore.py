@@ -107,10 +107,11 @@ def _restore(job: Job, damage: Damage, given: Namespace) -> Outcome:
     from ebrl.command.photographs import DEVIATION, PICTURE
     from ebrl.vision.damages import enlarged
     from ebrl.vision.fidelity import fidelity
-    from ebrl.vision.files import Photograph, check_holds, load, save
+    from ebrl.vision.files import check_holds, load, save
     from ebrl.vision.grids import side_by_side
     from ebrl.vision.images import picture
     from ebrl.vision.noise import noise_levels
+    from ebrl.vision.photograph import Photograph
     from ebrl.vision.restoration import restore
     from ebrl.vision.shipped import prior_of
     from ebrl.vision.tiles import Tiled

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ebrl.vision.files import ImageError, Photograph
 from ebrl.vision.images import opened, picture
 from ebrl.vision.observations import gaussian_kernel
+from ebrl.vision.photograph import ImageError, Photograph
 
 WIDEST = 100.0  # pixels, of a blur that is named
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from ebrl.vision.files import ImageError
+from ebrl.vision.photograph import ImageError
 
 WINDOW = 7  # pixels a side of structural similarity's window, scikit-image's own
 

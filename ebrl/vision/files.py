@@ -16,13 +16,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import imagecodecs
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from ebrl.storage import replacing
+from ebrl.vision import tiff
+from ebrl.vision.photograph import MODES, ImageError, Photograph, kept, like, of_pil, to_pil, to_rgb
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}  # written
 READ_ONLY = {".gif", ".jp2", ".avif", ".ppm", ".pgm", ".tga"}  # read besides; results are PNG
@@ -36,32 +38,9 @@ HELD = {  # channels that a format holds, by the bits of a number; TIFF holds al
     "WEBP": {8: (1, 3, 4)},
     "PNG": {8: (1, 2, 3, 4), 16: (1, 2, 3, 4)},
 }
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 DEEP = re.compile(";16[BLN]")  # Pillow's name of raw data with 16 bits a channel
 DAMAGE = (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, struct.error)
 LOWEST = 10  # coefficients of a JPEG that are rarely rounded to 0
-
-
-class ImageError(ValueError):
-    """Something is no image to work on: what was expected, what came, the cure."""
-
-
-class About(NamedTuple):
-    """What a file says about its image."""
-
-    exif: bytes = b""  # as in a JPEG, without the orientation
-    profile: bytes = b""  # ICC, of the colours as they are in the pixels
-    dpi: tuple[float, float] | None = None
-    tags: tuple[tuple[int, Any], ...] = ()  # of a TIFF, by their numbers
-    rounding: float = 0.0  # deviation of the error that the format's quantisation left, of white 1
-    note: str = ""  # what reading has changed
-
-
-class Photograph(NamedTuple):
-    """An image of a file."""
-
-    pixels: np.ndarray  # (*pages, height, width, channels): grey, grey + alpha, RGB, RGBA
-    about: About = About()
 
 
 def load(path: str | Path) -> Photograph:
@@ -75,8 +54,6 @@ def load(path: str | Path) -> Photograph:
             are no stack.
         FileNotFoundError: For a missing file.
     """
-    from ebrl.vision import tiff
-
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -115,8 +92,6 @@ def save(image: Photograph | Image.Image, path: str | Path) -> None:
     check_holds(photograph, path)
     style = file_format(path)
     if style == "TIFF":
-        from ebrl.vision import tiff
-
         encoded = tiff.encoded(photograph)
     elif style == "PNG" and photograph.pixels.dtype.itemsize == 2 and _channels(photograph) > 1:
         encoded = _deep_png(photograph)
@@ -125,7 +100,7 @@ def save(image: Photograph | Image.Image, path: str | Path) -> None:
         stream = io.BytesIO()
         shown = to_pil(photograph)
         shown = shown.convert("RGB") if style == "WEBP" and shown.mode == "L" else shown
-        shown.save(stream, format=style, **OPTIONS.get(style, {}), **_kept(photograph.about))
+        shown.save(stream, format=style, **OPTIONS.get(style, {}), **kept(photograph.about))
         encoded = stream.getvalue()
     with replacing(path) as file:
         file.write(encoded)
@@ -161,43 +136,6 @@ def check_holds(photograph: Photograph, path: Path) -> None:
         raise ImageError(f"{path}: {style} holds {held}; got {what}: write a .tif, or .png")
 
 
-def of_pil(image: Image.Image) -> Photograph:
-    """Return a photograph of a PIL image: grey, RGB, with or without alpha, 16 bits or floats.
-
-    Raises:
-        ImageError: For an image of another mode.
-    """
-    if image.mode not in (*MODES.values(), "I;16", "I;16B", "F"):
-        cure = {"1": "L", "I": "I;16", "PA": "RGBA"}.get(image.mode, "RGB")
-        raise ImageError(
-            f"expected an image of mode L, LA, RGB, RGBA, I;16 or F, got {image.mode!r}: "
-            f"image.convert({cure!r})"
-        )
-    pixels = np.asarray(image)
-    about = About(
-        image.info.get("exif", b""), image.info.get("icc_profile") or b"", image.info.get("dpi")
-    )
-    return Photograph(pixels if pixels.ndim == 3 else pixels[..., None], about)
-
-
-def to_pil(photograph: Photograph) -> Image.Image:
-    """Return the PIL image of a photograph.
-
-    Raises:
-        ImageError: For pages and 16-bit colour, of which Pillow has no image.
-    """
-    pixels = photograph.pixels
-    grey = pixels.shape[-1] == 1
-    if pixels.ndim > 3 or not (pixels.dtype == np.uint8 or grey):
-        what = f"{pixels.dtype} of shape {pixels.shape}"
-        raise ImageError(f"Pillow has no image of {what}: pass the photograph of vision.load(path)")
-    kind = pixels.dtype.newbyteorder("=")
-    kind = np.dtype(np.float32) if kind.kind == "f" else kind
-    image = Image.fromarray((pixels[..., 0] if grey else pixels).astype(kind, copy=False))
-    image.info = _kept(photograph.about)
-    return image
-
-
 def _read(image: ImageFile.ImageFile, path: Path) -> Photograph:
     """Return the photograph of what Pillow has opened."""
     frames = getattr(image, "n_frames", 1)
@@ -220,42 +158,16 @@ def _plain(image: Image.Image) -> tuple[Image.Image, str]:
     """Return grey or RGB, with or without alpha, and a note of what that changes."""
     if image.mode in ("P", "PA"):
         clear = image.mode == "PA" or "transparency" in image.info
-        return _like(image.convert("RGBA" if clear else "RGB"), image), "its palette became RGB"
+        return like(image.convert("RGBA" if clear else "RGB"), image), "its palette became RGB"
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         return to_rgb(image), f"{image.mode} became RGB"
     if image.mode == "1":
-        return _like(image.convert("L"), image), "its bit a pixel became 8"
+        return like(image.convert("L"), image), "its bit a pixel became 8"
     if image.mode == "I":
         pixels = np.asarray(image)
         if pixels.min() >= 0 and pixels.max() < 2**16:
-            return _like(Image.fromarray(pixels.astype(np.uint16)), image), ""
+            return like(Image.fromarray(pixels.astype(np.uint16)), image), ""
     return image, ""
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return the image in sRGB, by its own profile where it has one."""
-    profile = image.info.get("icc_profile")
-    if profile and image.mode == "CMYK":
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        target = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-        assert converted is not None  # it works on a copy
-    else:
-        converted = image.convert("RGB")
-    converted = _like(converted, image)
-    converted.info.pop("icc_profile", None)  # of the inks
-    return converted
-
-
-def _like(image: Image.Image, other: Image.Image) -> Image.Image:
-    kept = ("exif", "icc_profile", "dpi")
-    image.info = {key: other.info[key] for key in kept if key in other.info}
-    return image
-
-
-def _kept(about: About) -> dict[str, Any]:
-    named = {"exif": about.exif, "icc_profile": about.profile, "dpi": about.dpi}
-    return {key: value for key, value in named.items() if value}
 
 
 def _channels(photograph: Photograph) -> int:

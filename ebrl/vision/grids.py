@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ebrl.vision.files import About, Photograph
 from ebrl.vision.images import picture
+from ebrl.vision.photograph import About, Photograph
 
 GAP = 8  # white pixels between images side by side
 

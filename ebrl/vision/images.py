@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ebrl.vision.files import ImageError, Photograph, load, of_pil, to_pil
+from ebrl.vision.files import load
+from ebrl.vision.photograph import ImageError, Photograph, of_pil, to_pil
 
 Range = tuple[float, float]  # the values of black and white
 BITS = (8, 10, 12, 14)  # of sensors whose numbers are stored in 16

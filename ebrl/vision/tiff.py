@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 from PIL import Image, TiffImagePlugin
 
-from ebrl.vision.files import About, ImageError, Photograph
+from ebrl.vision.photograph import About, ImageError, Photograph, to_rgb
 
 MAGIC = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}  # classic and big, of either byte order
 TEXTS = (269, 271, 272, 285, 306, 315, 316, 33432)  # document, maker, model, date, artist, …
@@ -139,8 +139,6 @@ def _plain(pixels: np.ndarray, page: tifffile.TiffPage, path: Path) -> tuple[np.
         colours = np.moveaxis(np.asarray(page.colormap) >> 8, 0, -1).astype(np.uint8)
         return colours[pixels[..., 0]], "its palette became RGB"
     if photometric == 5 and kind == np.uint8 and pixels.ndim == 3:
-        from ebrl.vision.files import to_rgb
-
         inks = Image.frombytes("CMYK", pixels.shape[1::-1], pixels.tobytes())
         inks.info["icc_profile"] = _bytes(page, PROFILE)
         return np.asarray(to_rgb(inks)), "CMYK became RGB"

@@ -17,7 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from ebrl.command import main
 from ebrl.vision.damages import kernel, known
-from ebrl.vision.files import ImageError
+from ebrl.vision.photograph import ImageError
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from torch import Tensor
 from ebrl import vision
 from ebrl.energies import Energy, FunctionEnergy
 from ebrl.vision.denoising import TRUSTED, denoised, guarded, tweedie
-from ebrl.vision.files import ImageError
 from ebrl.vision.noise import estimate, noise_levels
+from ebrl.vision.photograph import ImageError
 from ebrl.vision.tiles import Tiled
 
 

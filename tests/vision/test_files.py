@@ -11,8 +11,9 @@ import tifffile
 from photographs import colour, grey
 from PIL import Image, ImageCms
 
-from ebrl.vision.files import ImageError, Photograph, load, save
+from ebrl.vision.files import load, save
 from ebrl.vision.images import opened
+from ebrl.vision.photograph import ImageError, Photograph
 
 DEEP = (
     colour().astype(np.uint16) * 257

@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from ebrl.vision.fidelity import fidelity
-from ebrl.vision.files import ImageError, save
+from ebrl.vision.files import save
 from ebrl.vision.grids import side_by_side
 from ebrl.vision.images import opened, picture
+from ebrl.vision.photograph import ImageError
 
 CLEAR = np.dstack([colour(), grey()])
 GREY_CLEAR = np.dstack([grey(), grey()[::-1]])
