@@ -13,6 +13,7 @@ from ebrl.energies import Energy, check_one_number_each
 from ebrl.energies.freezing import evaluating
 from ebrl.objectives.contrastive import contrastive_parts
 from ebrl.objectives.protocol import Objective, conditioned
+from ebrl.training.ragged import Ragged
 from ebrl.training.tables import check_finite
 
 Data = Tensor | Dataset | str | Path
@@ -43,12 +44,13 @@ class Order:
     def next(self, generator: Generator) -> Tensor:
         """Return the rows of the next batch, `(batch_size,)`."""
         if self.position + self.batch_size > self.size:
-            self.permutation = torch.randperm(
-                self.size, generator=generator, device=generator.device
-            )
-            self.position = 0
+            self.permutation, self.position = self.shuffled(generator), 0
         self.position += self.batch_size
         return self.permutation[self.position - self.batch_size : self.position]
+
+    def shuffled(self, generator: Generator) -> Tensor:
+        """Return the rows of an epoch in the order in which batches take them."""
+        return torch.randperm(self.size, generator=generator, device=generator.device)
 
     def state_dict(self) -> dict[str, Any]:
         return {"permutation": self.permutation, "position": self.position, "size": self.size}
@@ -60,11 +62,42 @@ class Order:
         self.position = state["position"]
 
 
+class LengthOrder(Order):
+    """Rows in random order, in batches of similar lengths.
+
+    Each epoch shuffles the rows, sorts each pool of `POOL` batches by length, and shuffles the
+    batches.
+    """
+
+    POOL = 64
+
+    def __init__(self, lengths: Tensor, batch_size: int):
+        super().__init__(len(lengths), batch_size)
+        self.lengths = lengths
+
+    def shuffled(self, generator: Generator) -> Tensor:
+        whole = self.size // self.batch_size * self.batch_size
+        rows = super().shuffled(generator)[:whole]
+        pools = rows.split(self.POOL * self.batch_size)
+        rows = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
+        batches = rows.view(-1, self.batch_size)
+        return batches[torch.randperm(len(batches), generator=generator)].flatten()
+
+
+def order_of(data: Tensor | Dataset, batch_size: int) -> Order:
+    """Return the random order in which a training takes the rows of the data."""
+    if isinstance(data, Ragged):
+        return LengthOrder(data.lengths, batch_size)
+    return Order(len(data), batch_size)  # type: ignore[arg-type]
+
+
 def take_rows(
     data: Tensor | Dataset, index: Tensor, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
     """Return rows of the data and their conditions, None where there are none, on `device`."""
     batch: Any = [tensor[index.to(tensor.device)] for tensor in _tensors(data)]
+    if isinstance(data, Ragged):
+        batch = [data.batch(index)]
     if not batch:
         batch = default_collate([data[i] for i in index.tolist()])
         batch = [batch] if isinstance(batch, Tensor) else batch
@@ -90,9 +123,9 @@ def check_fit(
         )
     for tensor in _tensors(data):
         check_finite(tensor)
-    Order(len(data), batch_size)  # type: ignore[arg-type]
+    order_of(data, batch_size)
     x, condition = take_rows(data, probe_rows(data), weight.device)
-    if x.dtype != weight.dtype:
+    if x.is_floating_point() and x.dtype != weight.dtype:
         raise ValueError(
             f"expected data of the energy's dtype {weight.dtype}, got {x.dtype}: "
             f"data.to({weight.dtype})"

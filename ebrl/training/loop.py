@@ -29,7 +29,7 @@ from ebrl.storage import StorageError
 from ebrl.training.averaging import moving_average
 from ebrl.training.checkpoints import checkpoints_in, newest_checkpoint, write_checkpoint
 from ebrl.training.clipping import RunningClip
-from ebrl.training.data import Data, Order, check_fit, take_rows
+from ebrl.training.data import Data, Order, check_fit, order_of, take_rows
 from ebrl.training.log import POINTS, TensorBoardLog
 from ebrl.training.tables import load_table
 from ebrl.training.watch import (
@@ -231,7 +231,7 @@ def fit(
         objective=objective,
         optimizer=optimizer or Adam(trainable_parameters(energy, objective), learning_rate),
         generator=generator,
-        order=Order(len(data), batch_size),  # type: ignore[arg-type]
+        order=order_of(data, batch_size),
         averaged=moving_average(energy, ema_decay) if ema_decay else None,
         clip=clip,
         precision=precision,

@@ -1,0 +1,65 @@
+"""How energies of sentences are trained."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ebrl.energies import Energy
+from ebrl.objectives.protocol import Loss, Objective
+from ebrl.sequences.energies import CausalEnergy, read_both_ways
+from ebrl.sequences.tokens import MASK, PAD
+from ebrl.sequences.transformer import PREDICTED
+
+
+class HybridLikelihood(Objective):
+    """Likelihood of some sentences, and of masked tokens in others (Charpentier and Samuel 2024).
+
+    The first `causal` part of a batch is read from the left and every token predicted; in the rest
+    a share of tokens is masked and these are predicted from all others. The mean over tokens of
+    each, weighted by its part.
+
+    Args:
+        causal: The part of the sentences that are read from the left.
+        masked: The share of tokens that are masked in the others.
+
+    Raises:
+        ValueError: `causal` lies outside [0, 1] or `masked` outside (0, 1).
+    """
+
+    def __init__(self, causal: float = 0.75, masked: float = 0.25):
+        if not (0 <= causal <= 1 and 0 < masked < 1):
+            raise ValueError(
+                f"expected 0 <= causal <= 1 and 0 < masked < 1, got {causal=}, {masked=}"
+            )
+        self.causal, self.masked = causal, masked
+
+    def __call__(
+        self,
+        energy: Energy,
+        x: Tensor,
+        condition: Tensor | None = None,
+        *,
+        generator: torch.Generator,
+    ) -> Loss:
+        assert isinstance(energy, CausalEnergy)
+        count = round(self.causal * len(x))
+        left, around = x[:count], x[count:]
+        parts, metrics = [], {}
+        if len(left):
+            losses = energy.per_token(left)
+            metrics["causal"] = losses.sum() / (losses > 0).sum()
+            parts.append(len(left) / len(x) * metrics["causal"])
+        if len(around):
+            metrics["masked"] = self._masked_loss(energy, around, generator)
+            parts.append(len(around) / len(x) * metrics["masked"])
+        return Loss(torch.stack(parts).sum(), {k: v.detach() for k, v in metrics.items()})
+
+    def _masked_loss(self, energy: CausalEnergy, x: Tensor, generator: torch.Generator) -> Tensor:
+        uniform = torch.empty(x.shape, device=x.device).uniform_(generator=generator)
+        hidden = (uniform < self.masked) & (x != PAD)
+        features = read_both_ways(energy.transformer, torch.where(hidden, MASK, x))
+        row, place = hidden.nonzero(as_tuple=True)
+        logits = energy.transformer.logits(features[row, place])
+        return F.cross_entropy(logits.float(), x[row, place] - PREDICTED)

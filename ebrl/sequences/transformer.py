@@ -1,0 +1,165 @@
+"""One small transformer that reads a sentence in two ways: from the left, or all around.
+
+Pre-normalised blocks, rotary positions (Su et al. 2021), gated units (Shazeer 2020), and one matrix
+for the embedding and the output. Read causally it predicts the next token at every position; read
+both ways, the next token where it is masked, so that both readings share every weight (Charpentier
+and Samuel 2024, GPT-BERT).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ebrl.sequences.tokens import BOUNDARY, SPECIAL
+
+PREDICTED = BOUNDARY  # tokens below it, `PAD` and `MASK`, are never predicted
+
+
+class Transformer(nn.Module):
+    """From tokens to the log probabilities of the next token.
+
+    Args:
+        vocabulary: Tokens, special ones included.
+        width: Features of a token.
+        layers: Blocks.
+        heads: Of the attention in a block; they share the width.
+        hidden: Units between the two matrices of a block's gated network.
+        context: The longest row it reads, boundaries included.
+        dropout: Of the embedding and of what each block adds.
+
+    Raises:
+        ValueError: A size is not positive, or the width is no even multiple of the heads.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int = 6144,
+        width: int = 256,
+        layers: int = 5,
+        heads: int = 4,
+        hidden: int = 448,
+        context: int = 128,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        sizes = (width, layers, heads, hidden, context)
+        if min(sizes) < 1 or vocabulary <= len(SPECIAL) or width % (2 * heads):
+            raise ValueError(
+                f"expected positive sizes, a vocabulary of more than {len(SPECIAL)} and a width "
+                f"that 2 * heads divides, got {vocabulary=}, {width=}, {layers=}, {heads=}, "
+                f"{hidden=}, {context=}"
+            )
+        self.vocabulary, self.width, self.context = vocabulary, width, context
+        self.arguments = dict(
+            vocabulary=vocabulary, width=width, layers=layers, heads=heads, hidden=hidden,
+            context=context, dropout=dropout,
+        )  # fmt: skip
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(layers))
+        self.first_norm = nn.LayerNorm(width, bias=False)
+        self.last_norm = nn.LayerNorm(width, bias=False)
+        self.bias = nn.Parameter(torch.zeros(vocabulary - PREDICTED))
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        for block in self.blocks:  # each begins as the identity
+            nn.init.zeros_(block.attention.out.weight)
+            nn.init.zeros_(block.network.out.weight)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the features of tokens `(n, length)`, or of one-hot `(n, length, vocabulary)`."""
+        weight = self.embedding.weight
+        return x @ weight if x.is_floating_point() else F.embedding(x, weight)
+
+    def forward(self, embedded: Tensor, length: Tensor | None = None) -> Tensor:
+        """Return the features after the last block, `(n, length, width)`.
+
+        Args:
+            embedded: `(n, length, width)`.
+            length: The number of tokens before the padding, `(n,)`, to read both ways; None reads
+                from the left, where padding that comes after a token cannot reach it.
+        """
+        places = embedded.shape[1]
+        if places > self.context:
+            raise ValueError(
+                f"expected at most {self.context} tokens, boundaries included, got {places}: "
+                "split the text into sentences"
+            )
+        mask = None
+        if length is not None:
+            inside = torch.arange(places, device=length.device) < length.unsqueeze(1)
+            mask = inside[:, None, None]  # (n, 1, 1, length)
+        turn = rotation(places, self.blocks[0].attention.features, embedded)
+        h = self.dropout(self.first_norm(embedded))
+        for block in self.blocks:
+            h = block(h, turn, mask)
+        return self.last_norm(h)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits of every token from `PREDICTED` on, `(…, vocabulary - PREDICTED)`."""
+        return F.linear(features, self.embedding.weight[PREDICTED:], self.bias)
+
+
+class Block(nn.Module):
+    """Attention, then a gated network; each is added to what it reads."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float):
+        super().__init__()
+        self.attention = Attention(width, heads)
+        self.network = Gated(width, hidden)
+        self.norms = nn.ModuleList(nn.LayerNorm(width, bias=False) for _ in range(2))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        h = h + self.dropout(self.attention(self.norms[0](h), turn, mask))
+        return h + self.dropout(self.network(self.norms[1](h)))
+
+
+class Attention(nn.Module):
+    """Scaled dot products of several heads; causal where there is no mask."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads, self.features = heads, width // heads
+        self.queries = nn.Linear(width, width, bias=False)
+        self.keys = nn.Linear(width, width, bias=False)
+        self.values = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, h: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        q, k, v = (
+            part(h).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.queries, self.keys, self.values)
+        )  # (n, heads, length, features)
+        mixed = F.scaled_dot_product_attention(
+            rotated(q, turn), rotated(k, turn), v, attn_mask=mask, is_causal=mask is None
+        )
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Gated(nn.Module):
+    """`out(silu(gate(h)) * value(h))`."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.value = nn.Linear(width, hidden, bias=False)
+        self.out = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.out(F.silu(self.gate(h)) * self.value(h))
+
+
+def rotation(places: int, features: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of each place's angles, `(places, features / 2)` each."""
+    frequency = 10_000 ** -(torch.arange(0, features, 2, device=like.device) / features)
+    angle = torch.arange(places, device=like.device).unsqueeze(1) * frequency
+    return angle.cos(), angle.sin()
+
+
+def rotated(h: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn pairs of features `(…, places, features)` by their place's angle."""
+    cos, sin = (part.to(h.dtype) for part in turn)
+    a, b = h.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

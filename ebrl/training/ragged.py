@@ -1,0 +1,71 @@
+"""Data whose rows have different lengths, in batches of rows of a similar length.
+
+A batch is padded to its longest row, so that of rows of a similar length little is padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ebrl.training.order import Order
+
+
+class Ragged(Dataset):
+    """Rows of integers, `(length_i,)` each, held as one flat tensor.
+
+    Args:
+        rows: Of an integer type, none empty.
+        padding: Fills a batch after the end of each row.
+
+    Raises:
+        ValueError: A row is empty, or there is none.
+    """
+
+    def __init__(self, rows: Sequence[Tensor], padding: int = 0):
+        self.lengths = torch.tensor([len(row) for row in rows])
+        if not len(rows) or not self.lengths.all():
+            raise ValueError(f"expected rows of at least one number each, got {len(rows)} rows")
+        self.flat = torch.cat(list(rows))  # (total,)
+        self.starts = self.lengths.cumsum(0) - self.lengths
+        self.padding = padding
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, row: int) -> Tensor:
+        start = int(self.starts[row])
+        return self.flat[start : start + int(self.lengths[row])].long()
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Return the rows `index: (batch,)`, padded to the longest, `(batch, longest)` int64."""
+        lengths = self.lengths[index]
+        place = torch.arange(int(lengths.max()))
+        inside = place < lengths.unsqueeze(1)  # (batch, longest)
+        at = (self.starts[index].unsqueeze(1) + place).clamp_(max=len(self.flat) - 1)
+        return torch.where(inside, self.flat[at].long(), self.padding)
+
+
+class LengthOrder(Order):
+    """Rows in random order, in batches of similar lengths.
+
+    Each epoch shuffles the rows, sorts each pool of `POOL` batches by length, and shuffles the
+    batches.
+    """
+
+    POOL = 64
+
+    def __init__(self, lengths: Tensor, batch_size: int):
+        super().__init__(len(lengths), batch_size)
+        self.lengths = lengths
+
+    def shuffled(self, generator: torch.Generator) -> Tensor:
+        whole = self.size // self.batch_size * self.batch_size
+        rows = super().shuffled(generator)[:whole]
+        pools = rows.split(self.POOL * self.batch_size)
+        rows = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
+        batches = rows.view(-1, self.batch_size)
+        return batches[torch.randperm(len(batches), generator=generator)].flatten()
