@@ -31,6 +31,8 @@ Walls = Literal["reject", "reflect", "tanh", "project"]
 class Space:
     """Where x may be; kernels see only its free coordinates, here x itself."""
 
+    integers: bool = False  # whether x are integers, which no gradient moves
+
     def free(self, energy: Energy, temperature: Number, step_size: Number) -> Energy:
         """Return the energy of the free coordinates."""
         return energy

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ebrl.energies import Energy
 from ebrl.spaces import Binary, Categorical
+from ebrl.strings import Strings
 
 
 @torch.no_grad()
 def exact_log_probabilities(
-    energy: Energy, space: Binary | Categorical, temperature: float = 1.0
+    energy: Energy, space: Binary | Categorical | Strings, temperature: float = 1.0
 ) -> Tensor:
     """Return `log p` of each of `space.states()` under `exp(-E/T) / Z`, in float64.
 
@@ -24,13 +25,15 @@ def exact_log_probabilities(
 
 @torch.no_grad()
 def exact_log_normalizer(
-    energy: Energy, space: Binary | Categorical, temperature: float = 1.0
+    energy: Energy, space: Binary | Categorical | Strings, temperature: float = 1.0
 ) -> Tensor:
     """Return `log Σ exp(-E/T)` over the space, 0-dim, in float64; errors as above."""
     return torch.logsumexp(_exponents(energy, space, temperature), 0)
 
 
-def _exponents(energy: Energy, space: Binary | Categorical, temperature: float) -> Tensor:
+def _exponents(energy: Energy, space: Binary | Categorical | Strings, temperature: float) -> Tensor:
     like = next(chain(energy.parameters(), energy.buffers()), torch.empty(0))
-    chunks = space.states().to(like).split(2**16)
+    states = space.states()
+    states = states.to(like) if states.is_floating_point() else states.to(like.device)
+    chunks = states.split(2**16)
     return torch.cat([-energy(each).double() / temperature for each in chunks])

@@ -5,6 +5,9 @@ from ebrl.kernels.descent import GradientDescent as GradientDescent
 from ebrl.kernels.discrete import DMALA as DMALA
 from ebrl.kernels.discrete import DULA as DULA
 from ebrl.kernels.discrete import GibbsWithGradients as GibbsWithGradients
+from ebrl.kernels.edits import Edits as Edits
+from ebrl.kernels.edits import Filling as Filling
+from ebrl.kernels.edits import UniformFilling as UniformFilling
 from ebrl.kernels.gibbs import BlockGibbs as BlockGibbs
 from ebrl.kernels.gibbs import Gibbs as Gibbs
 from ebrl.kernels.hamiltonian import GHMC as GHMC

@@ -243,9 +243,10 @@ class Sampler(nn.Module):
                     f"takes, got points of shape {tuple(x.shape[1:])}"
                 )
         assert x is not None
-        if not x.is_floating_point() or x.ndim < energy.event_ndim:
+        numbers = "integers" if self.space.integers else "floating point"
+        if x.is_floating_point() == self.space.integers or x.ndim < energy.event_ndim:
             raise ValueError(
-                f"expected x of floating point and shape (*batch, *event) with {energy.event_ndim} "
+                f"expected x of {numbers} and shape (*batch, *event) with {energy.event_ndim} "
                 f"event axes, got {x.dtype} of shape {tuple(x.shape)}"
             )
         if generator.device.type != x.device.type:
@@ -326,7 +327,7 @@ class _Run:
 
 
 def _of_type(number: Number, x: Tensor) -> Number:
-    return number.to(x.dtype) if isinstance(number, Tensor) else number
+    return number.to(x.dtype) if isinstance(number, Tensor) and x.is_floating_point() else number
 
 
 def _joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:

@@ -1,26 +1,26 @@
 """Energies of sentences, side by side: what a transformer can say of how unlikely one is.
 
-A sentence is `x: (*batch, length)` int64, tokens with `PAD` after the last, or `(*batch, length,
-vocabulary)`, one-hot, which kernels with gradients read through `OneHot`. Padding never changes an
-energy. Rows that are no sentence (a special token inside, a token after padding) have energy
-infinity.
+A sentence is `x: (*batch, length)` int64, tokens and then padding, as `ebrl.strings` has it.
+Padding never changes an energy. A row that is no sentence, with a special token or a gap inside,
+has energy infinity. Kernels with gradients move one-hot tokens and read an energy through `OneHot`.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ebrl.energies import Energy
-from ebrl.sequences.tokens import BOUNDARY, MASK, PAD, SPECIAL, lengths
+from ebrl.energies import Energy, Sum, Weighted, align_left
+from ebrl.sequences.tokens import BOUNDARY, MASK, PAD, SPECIAL
 from ebrl.sequences.transformer import PREDICTED, Transformer
+from ebrl.strings import string_lengths
 
-ROWS_AT_ONCE = 256  # of a transformer's pass without a graph
+ROWS_AT_ONCE = 512  # of a pass that masks each token in turn
 
 
 class SentenceEnergy(Energy):
-    """An energy that is a sum over the tokens of a sentence, and its end."""
+    """An energy that is a sum over the tokens of a sentence and its end."""
 
     event_ndim = 1
 
@@ -34,17 +34,18 @@ class SentenceEnergy(Energy):
         return self.transformer.context - 2
 
     def per_token(self, x: Tensor) -> Tensor:
-        """Return the part of each token, `(n, length + 1)`, of sentences `(n, length)`.
+        """Return the part of each token, `(n, length + 1)`, of sentences `x: (n, length)`.
 
-        The last part of a sentence is its end's; what follows is 0.
+        The part after the last token is that of the end; what follows is 0.
         """
-        raise NotImplementedError(f"{type(self).__name__} defines no parts")
+        return self.relaxed(self.transformer.embed(x), x)
+
+    def relaxed(self, embedded: Tensor, x: Tensor) -> Tensor:
+        """Return the parts where the transformer reads `embedded: (n, length, width)` for x."""
+        raise NotImplementedError(f"{type(self).__name__} defines no relaxed(embedded, x)")
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        sound = well_formed(rows)
-        rows = torch.where(sound.unsqueeze(1), rows, PAD)
-        rows = rows[:, : int(lengths(rows).max()) if len(rows) else 0]
+        rows, sound = sentences_only(x.reshape(-1, x.shape[-1]))
         value = self.per_token(rows).sum(1).masked_fill(~sound, torch.inf)
         return value.view(x.shape[:-1])
 
@@ -53,82 +54,176 @@ class CausalEnergy(SentenceEnergy):
     """`-log p(x)`, a language model's: each token given those before it, then the end.
 
     A sentence of `longest` tokens ends for certain, so that the probabilities of all sentences sum
-    to 1.
+    to 1. It is a proposal, too: `sample` and `log_density`.
     """
 
-    def per_token(self, x: Tensor) -> Tensor:
-        return self.from_features(self.transformer.embed(x), x)
-
-    def from_features(self, embedded: Tensor, x: Tensor) -> Tensor:
-        """Return the parts of `x` that the transformer is given as `embedded: (n, length, …)`."""
-        start = self.transformer.embed(x.new_full((len(x), 1), BOUNDARY))
-        features = self.transformer(torch.cat([start, embedded], 1))  # (n, length + 1, width)
+    def relaxed(self, embedded: Tensor, x: Tensor) -> Tensor:
+        features = read_from_the_left(self.transformer, embedded, x)
         parts = token_losses(self.transformer.logits(features), with_end(x))
-        return parts.masked_fill(self._certain_end(x), 0.0)
-
-    def _certain_end(self, x: Tensor) -> Tensor:
-        """Return which parts are the end of a sentence that can grow no more."""
         place = torch.arange(x.shape[1] + 1, device=x.device)
-        return (place == self.longest).expand(len(x), -1)
+        return parts.masked_fill(place == self.longest, 0.0)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Return `log p(x)`, `(*batch,)`."""
+        return -self(x)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        batch: tuple[int, ...],
+        generator: torch.Generator,
+        *,
+        prefix: Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Draw sentences, `(*batch, longest)`, one token after another.
+
+        Args:
+            batch: How many.
+            generator: The source of randomness.
+            prefix: The first tokens of all of them, `(length,)`.
+            temperature: Divides the energy of each token given those before it; other than 1, the
+                draws are not those of a tempered energy of sentences.
+        """
+        count = torch.Size(batch).numel()
+        x = torch.full((count, self.longest), PAD, device=generator.device)
+        start = torch.tensor([BOUNDARY], device=x.device)
+        read = start if prefix is None else torch.cat([start, prefix.to(start)])
+        x[:, : len(read) - 1] = read[1:]
+        read, memory = read.expand(count, -1), self.transformer.memory()
+        ended = torch.zeros(count, dtype=torch.bool, device=x.device)
+        for place in range(read.shape[1] - 1, self.longest):
+            features = self.transformer(self.transformer.embed(read), memory=memory)[:, -1]
+            law = (self.transformer.logits(features).float() / temperature).softmax(-1)
+            token = torch.multinomial(law, 1, generator=generator).squeeze(1) + PREDICTED
+            ended |= token == BOUNDARY
+            if ended.all():
+                break
+            x[:, place] = token.masked_fill(ended, PAD)
+            read = token.unsqueeze(1)
+        return x.view(*batch, self.longest)
 
 
 class MaskedEnergy(SentenceEnergy):
-    """`-Σ_i log p(x_i | all other tokens)`, the pseudo-likelihood (Besag 1975; Salazar et al. 2020).
+    """`-Σ_i log p(x_i | all other tokens)`, the pseudo-likelihood.
 
-    A model's pass for each token, in which that one is masked.
+    One pass of the transformer for each token, in which that one is masked (Besag 1975; Salazar et
+    al. 2020). The end has no part.
     """
 
-    def per_token(self, x: Tensor) -> Tensor:
-        length = x.shape[1]
-        each = torch.eye(length, dtype=torch.bool, device=x.device)  # the token that is masked
+    def relaxed(self, embedded: Tensor, x: Tensor) -> Tensor:
         inside = x != PAD
         row, place = inside.nonzero(as_tuple=True)
-        masked = torch.where(each[place], MASK, x[row])  # (tokens, length)
-        chunks = range(0, len(row), ROWS_AT_ONCE)
-        losses = [
-            self.hidden_token_loss(
-                masked[i : i + ROWS_AT_ONCE],
-                x[row, place][i : i + ROWS_AT_ONCE],
-                place[i : i + ROWS_AT_ONCE],
-            )
-            for i in chunks
-        ]
-        parts = torch.zeros(len(x), length + 1, device=x.device)
-        if losses:
-            parts = parts.masked_scatter(F.pad(inside, (0, 1)), torch.cat(losses).to(parts.dtype))
-        return parts
+        hole = self.transformer.embed(torch.tensor(MASK, device=x.device))
+        losses = []
+        for r, p in zip(row.split(ROWS_AT_ONCE), place.split(ROWS_AT_ONCE), strict=True):
+            here = F.one_hot(p, x.shape[1]).bool().unsqueeze(-1)  # (rows, length, 1)
+            masked = torch.where(here, hole, embedded[r])
+            features = read_both_ways(self.transformer, masked, x[r])
+            # The features before a token predict it.
+            logits = self.transformer.logits(features[torch.arange(len(r)), p])
+            losses.append(F.cross_entropy(logits.float(), x[r, p] - PREDICTED, reduction="none"))
+        parts = embedded.new_zeros(len(x), x.shape[1] + 1)
+        return parts.index_put((row, place), torch.cat(losses)) if losses else parts
 
-    def hidden_token_loss(self, masked: Tensor, token: Tensor, place: Tensor) -> Tensor:
-        """Return `-log p(token | masked)` at one place of each row, `(rows,)`."""
-        features = read_both_ways(self.transformer, masked)
-        at = features[torch.arange(len(masked)), place]  # before the token: it predicts the next
-        return F.cross_entropy(
-            self.transformer.logits(at).float(), token - PREDICTED, reduction="none"
+
+class ScorerEnergy(SentenceEnergy):
+    """A small network's sum over the tokens, of what a language model reads in both ways.
+
+    Unnormalised: trained by noise contrast or on real against corrupted sentences. The language
+    model stays as it is.
+    """
+
+    def __init__(self, transformer: Transformer, hidden: int = 128):
+        super().__init__(transformer)
+        self.head = nn.Sequential(
+            nn.Linear(2 * transformer.width + 1, hidden), nn.SiLU(), nn.Linear(hidden, 1)
         )
+        nn.init.zeros_(self.head[2].weight)  # it begins at energy 0
+        nn.init.zeros_(self.head[2].bias)
+
+    def relaxed(self, embedded: Tensor, x: Tensor) -> Tensor:
+        left = read_from_the_left(self.transformer, embedded, x)
+        around = read_both_ways(self.transformer, embedded, x)[:, 1:]  # at the token, not before
+        loss = token_losses(self.transformer.logits(left), with_end(x))
+        features = torch.cat([left, around, loss.unsqueeze(-1).to(left)], -1)
+        return self.head(features).squeeze(-1).float().masked_fill(with_end(x) == PAD, 0.0)
 
 
-def read_both_ways(transformer: Transformer, x: Tensor) -> Tensor:
-    """Return the features of `x: (n, length)` between boundaries, `(n, length + 2, width)`."""
-    bounded = F.pad(with_end(x), (1, 0), value=BOUNDARY)
-    return transformer(transformer.embed(bounded), lengths(bounded))
+class OneHot(Energy):
+    """An energy of sentences on one-hot tokens `(*batch, length, vocabulary)`, without padding.
+
+    The transformer reads weighted means of embeddings, so that there is a gradient.
+    """
+
+    event_ndim = 2
+
+    def __init__(self, energy: SentenceEnergy):
+        super().__init__()
+        self.energy = energy
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -3)
+        tokens, sound = sentences_only(rows.argmax(-1), trim=False)
+        sound = sound & (tokens != PAD).all(1)
+        parts = self.energy.relaxed(self.energy.transformer.embed(rows), tokens)
+        return parts.sum(1).masked_fill(~sound, torch.inf).view(x.shape[:-2])
+
+
+def token_parts(energy: Energy, x: Tensor) -> Tensor:
+    """Return the part of each token of `x: (n, length)` in a sum of energies, `(n, length + 1)`.
+
+    Raises `TypeError` for an energy that is no weighted sum of energies of sentences.
+    """
+    if isinstance(energy, Sum):
+        return torch.stack([token_parts(term, x) for term in energy.terms]).sum(0)
+    if isinstance(energy, Weighted):
+        return align_left(energy.weight, 2) * token_parts(energy.energy, x)
+    if isinstance(energy, SentenceEnergy):
+        return energy.per_token(x)
+    raise TypeError(
+        f"expected a weighted sum of energies of sentences, got {type(energy).__name__}"
+    )
+
+
+def read_from_the_left(transformer: Transformer, embedded: Tensor, x: Tensor) -> Tensor:
+    """Return the features of a boundary and then each token, `(n, length + 1, width)`."""
+    start = transformer.embed(x.new_full((len(x), 1), BOUNDARY))
+    return transformer(torch.cat([start, embedded], 1))
+
+
+def read_both_ways(transformer: Transformer, embedded: Tensor, x: Tensor) -> Tensor:
+    """Return the features of sentences between two boundaries, `(n, length + 2, width)`."""
+    length, edge = string_lengths(x), transformer.embed(torch.tensor(BOUNDARY, device=x.device))
+    rows = F.pad(embedded, (0, 0, 1, 1))
+    place = torch.arange(rows.shape[1], device=x.device)
+    boundary = (place == 0) | (place == length.unsqueeze(1) + 1)
+    return transformer(torch.where(boundary.unsqueeze(-1), edge, rows), length + 2)
 
 
 def with_end(x: Tensor) -> Tensor:
     """Return sentences `(n, length)` with a boundary after the last token, `(n, length + 1)`."""
-    end = lengths(x).unsqueeze(1)
-    return F.pad(x, (0, 1), value=PAD).scatter(1, end, BOUNDARY)
+    return F.pad(x, (0, 1), value=PAD).scatter(1, string_lengths(x).unsqueeze(1), BOUNDARY)
 
 
-def well_formed(x: Tensor) -> Tensor:
-    """Return which rows of `x: (n, length)` are tokens of a text and then padding, `(n,)` bool."""
-    inside = torch.arange(x.shape[1], device=x.device) < lengths(x).unsqueeze(1)
-    return (inside == (x >= len(SPECIAL))).all(1)
+def sentences_only(x: Tensor, trim: bool = True) -> tuple[Tensor, Tensor]:
+    """Return rows `(n, length)`, empty where they are no sentence, and which are, `(n,)` bool.
+
+    With `trim`, as long as the longest.
+    """
+    inside = torch.arange(x.shape[1], device=x.device) < string_lengths(x).unsqueeze(1)
+    sound = (inside == (x >= len(SPECIAL))).all(1)
+    x = torch.where(sound.unsqueeze(1), x, PAD)
+    longest = int(string_lengths(x).max()) if trim and x.numel() else x.shape[1]
+    return x[:, :longest], sound
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Return `-log p` of targets `(n, length)`, 0 at padding, from logits `(n, length, …)`."""
     losses = F.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten() - PREDICTED, ignore_index=PAD - PREDICTED,
+        logits.float().flatten(0, 1),
+        targets.flatten() - PREDICTED,
+        ignore_index=PAD - PREDICTED,
         reduction="none",
-    )  # fmt: skip
+    )
     return losses.view_as(targets)

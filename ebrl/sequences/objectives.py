@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy
 from ebrl.objectives.protocol import Loss, Objective
@@ -13,7 +13,7 @@ from ebrl.sequences.tokens import MASK, PAD
 from ebrl.sequences.transformer import PREDICTED
 
 
-class HybridLikelihood(Objective):
+class HybridLikelihood(nn.Module, Objective):
     """Likelihood of some sentences, and of masked tokens in others (Charpentier and Samuel 2024).
 
     The first `causal` part of a batch is read from the left and every token predicted; in the rest
@@ -33,15 +33,11 @@ class HybridLikelihood(Objective):
             raise ValueError(
                 f"expected 0 <= causal <= 1 and 0 < masked < 1, got {causal=}, {masked=}"
             )
+        super().__init__()
         self.causal, self.masked = causal, masked
 
-    def __call__(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
+    def forward(
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
         assert isinstance(energy, CausalEnergy)
         count = round(self.causal * len(x))
@@ -56,10 +52,11 @@ class HybridLikelihood(Objective):
             parts.append(len(around) / len(x) * metrics["masked"])
         return Loss(torch.stack(parts).sum(), {k: v.detach() for k, v in metrics.items()})
 
-    def _masked_loss(self, energy: CausalEnergy, x: Tensor, generator: torch.Generator) -> Tensor:
+    def _masked_loss(self, energy: CausalEnergy, x: Tensor, generator: Generator) -> Tensor:
         uniform = torch.empty(x.shape, device=x.device).uniform_(generator=generator)
         hidden = (uniform < self.masked) & (x != PAD)
-        features = read_both_ways(energy.transformer, torch.where(hidden, MASK, x))
+        embedded = energy.transformer.embed(torch.where(hidden, MASK, x))
+        features = read_both_ways(energy.transformer, embedded, x)
         row, place = hidden.nonzero(as_tuple=True)
         logits = energy.transformer.logits(features[row, place])
         return F.cross_entropy(logits.float(), x[row, place] - PREDICTED)

@@ -16,7 +16,9 @@ from tokenizers import Tokenizer as Encoder
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-PAD, MASK, BOUNDARY = 0, 1, 2
+from ebrl.strings import PADDING
+
+PAD, MASK, BOUNDARY = PADDING, 1, 2
 SPECIAL = ("<pad>", "<mask>", "<s>")  # by their numbers
 ALPHABET = 256 + len(SPECIAL)  # bytes and special tokens: the smallest vocabulary
 LONGEST_LINE = 20_000  # characters; no sentence is longer, and the encoder's time grows with it
@@ -128,8 +130,3 @@ def padded(rows: Sequence[Tensor], length: int | None = None) -> Tensor:
     for row, tokens in zip(out, rows, strict=True):
         row[: len(tokens)] = tokens
     return out
-
-
-def lengths(x: Tensor) -> Tensor:
-    """Return the number of tokens before the padding of `x: (*batch, length)`, `(*batch,)`."""
-    return (x != PAD).sum(-1)

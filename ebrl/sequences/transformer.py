@@ -8,6 +8,8 @@ and Samuel 2024, GPT-BERT).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,11 +39,11 @@ class Transformer(nn.Module):
         self,
         vocabulary: int = 6144,
         width: int = 256,
-        layers: int = 5,
+        layers: int = 4,
         heads: int = 4,
-        hidden: int = 448,
+        hidden: int = 512,
         context: int = 128,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
     ):
         super().__init__()
         sizes = (width, layers, heads, hidden, context)
@@ -52,10 +54,8 @@ class Transformer(nn.Module):
                 f"{hidden=}, {context=}"
             )
         self.vocabulary, self.width, self.context = vocabulary, width, context
-        self.arguments = dict(
-            vocabulary=vocabulary, width=width, layers=layers, heads=heads, hidden=hidden,
-            context=context, dropout=dropout,
-        )  # fmt: skip
+        self.sizes = {"vocabulary": vocabulary, "width": width, "layers": layers, "heads": heads}
+        self.sizes |= {"hidden": hidden, "context": context}
         self.embedding = nn.Embedding(vocabulary, width)
         self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(layers))
         self.first_norm = nn.LayerNorm(width, bias=False)
@@ -72,15 +72,23 @@ class Transformer(nn.Module):
         weight = self.embedding.weight
         return x @ weight if x.is_floating_point() else F.embedding(x, weight)
 
-    def forward(self, embedded: Tensor, length: Tensor | None = None) -> Tensor:
+    def forward(
+        self, embedded: Tensor, length: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
         """Return the features after the last block, `(n, length, width)`.
 
         Args:
             embedded: `(n, length, width)`.
             length: The number of tokens before the padding, `(n,)`, to read both ways; None reads
                 from the left, where padding that comes after a token cannot reach it.
+            memory: Reads from the left one token at a time: what was read before, to which this
+                is added.
+
+        Raises:
+            ValueError: There are more tokens than the context.
         """
-        places = embedded.shape[1]
+        before = memory.places if memory else 0
+        places = before + embedded.shape[1]
         if places > self.context:
             raise ValueError(
                 f"expected at most {self.context} tokens, boundaries included, got {places}: "
@@ -90,15 +98,30 @@ class Transformer(nn.Module):
         if length is not None:
             inside = torch.arange(places, device=length.device) < length.unsqueeze(1)
             mask = inside[:, None, None]  # (n, 1, 1, length)
-        turn = rotation(places, self.blocks[0].attention.features, embedded)
+        cos, sin = rotation(places, self.width // self.sizes["heads"], embedded)
+        turn = cos[before:], sin[before:]
         h = self.dropout(self.first_norm(embedded))
-        for block in self.blocks:
-            h = block(h, turn, mask)
+        for i, block in enumerate(self.blocks):
+            h = block(h, turn, mask, memory.layers[i] if memory else None)
         return self.last_norm(h)
+
+    def memory(self) -> Memory:
+        """Return an empty memory."""
+        return Memory([[] for _ in self.blocks])
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits of every token from `PREDICTED` on, `(…, vocabulary - PREDICTED)`."""
         return F.linear(features, self.embedding.weight[PREDICTED:], self.bias)
+
+
+class Memory(NamedTuple):
+    """Keys and values of the tokens that were read, of each block."""
+
+    layers: list[list[Tensor]]  # [] or [keys, values], (n, heads, places, features) each
+
+    @property
+    def places(self) -> int:
+        return self.layers[0][0].shape[2] if self.layers[0] else 0
 
 
 class Block(nn.Module):
@@ -111,8 +134,14 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width, bias=False) for _ in range(2))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, h: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        h = h + self.dropout(self.attention(self.norms[0](h), turn, mask))
+    def forward(
+        self,
+        h: Tensor,
+        turn: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        memory: list[Tensor] | None,
+    ) -> Tensor:
+        h = h + self.dropout(self.attention(self.norms[0](h), turn, mask, memory))
         return h + self.dropout(self.network(self.norms[1](h)))
 
 
@@ -127,14 +156,27 @@ class Attention(nn.Module):
         self.values = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, h: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        h: Tensor,
+        turn: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        memory: list[Tensor] | None,
+    ) -> Tensor:
         q, k, v = (
             part(h).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.queries, self.keys, self.values)
         )  # (n, heads, length, features)
-        mixed = F.scaled_dot_product_attention(
-            rotated(q, turn), rotated(k, turn), v, attn_mask=mask, is_causal=mask is None
-        )
+        q, k = rotated(q, turn), rotated(k, turn)
+        if memory is not None:
+            k, v = (
+                (torch.cat(pair, 2) for pair in zip(memory, (k, v), strict=True))
+                if memory
+                else (k, v)
+            )
+            memory[:] = [k, v]
+        causal = mask is None and q.shape[2] > 1
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 

@@ -40,8 +40,8 @@ class Muon(Optimizer):
             {"params": list(matrices), "orthogonal": True},
             {"params": list(others), "orthogonal": False},
         ]
-        defaults = dict(lr=learning_rate, momentum=momentum, weight_decay=weight_decay, betas=betas)
-        super().__init__(groups, defaults)
+        defaults = {"lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(groups, {**defaults, "betas": betas})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

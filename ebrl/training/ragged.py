@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ebrl.training.order import Order
-
 
 class Ragged(Dataset):
     """Rows of integers, `(length_i,)` each, held as one flat tensor.
@@ -47,25 +45,3 @@ class Ragged(Dataset):
         inside = place < lengths.unsqueeze(1)  # (batch, longest)
         at = (self.starts[index].unsqueeze(1) + place).clamp_(max=len(self.flat) - 1)
         return torch.where(inside, self.flat[at].long(), self.padding)
-
-
-class LengthOrder(Order):
-    """Rows in random order, in batches of similar lengths.
-
-    Each epoch shuffles the rows, sorts each pool of `POOL` batches by length, and shuffles the
-    batches.
-    """
-
-    POOL = 64
-
-    def __init__(self, lengths: Tensor, batch_size: int):
-        super().__init__(len(lengths), batch_size)
-        self.lengths = lengths
-
-    def shuffled(self, generator: torch.Generator) -> Tensor:
-        whole = self.size // self.batch_size * self.batch_size
-        rows = super().shuffled(generator)[:whole]
-        pools = rows.split(self.POOL * self.batch_size)
-        rows = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
-        batches = rows.view(-1, self.batch_size)
-        return batches[torch.randperm(len(batches), generator=generator)].flatten()

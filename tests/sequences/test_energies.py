@@ -1,0 +1,169 @@
+"""Energies of sentences: their definitions, on spaces small enough to enumerate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import generator
+
+from ebrl import Energy, Sampler
+from ebrl.estimators import exact_log_normalizer, exact_log_probabilities
+from ebrl.kernels import DMALA, Edits, Gibbs, GibbsWithGradients, IteratedSIR, Kernel
+from ebrl.sequences.energies import (
+    CausalEnergy,
+    MaskedEnergy,
+    OneHot,
+    ScorerEnergy,
+    SentenceEnergy,
+    token_parts,
+)
+from ebrl.sequences.filling import MaskedFilling
+from ebrl.sequences.tokens import BOUNDARY, MASK, PAD, SPECIAL
+from ebrl.sequences.transformer import PREDICTED, Transformer
+from ebrl.spaces import Categorical
+from ebrl.strings import Strings
+
+WORDS = 3
+FIRST = len(SPECIAL)
+VOCABULARY = FIRST + WORDS
+LONGEST = 3
+
+
+def transformer(seed: int = 0) -> Transformer:
+    """Return one with weights large enough for laws that are far from uniform."""
+    torch.manual_seed(seed)
+    small = Transformer(VOCABULARY, 16, 2, 2, 16, context=LONGEST + 2).eval()
+    for parameter in small.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return small.requires_grad_(False)
+
+
+TRANSFORMER = transformer()
+CAUSAL, MASKED, SCORER = (kind(TRANSFORMER) for kind in (CausalEnergy, MaskedEnergy, ScorerEnergy))
+torch.nn.init.normal_(SCORER.head[2].weight, std=0.2)
+KINDS = [CAUSAL, MASKED, SCORER]
+SPACE = Strings(LONGEST, VOCABULARY, first=FIRST, shortest=0)
+
+
+def names(kind: SentenceEnergy) -> str:
+    return type(kind).__name__
+
+
+def test_a_language_models_probabilities_sum_to_1() -> None:
+    torch.testing.assert_close(
+        exact_log_normalizer(CAUSAL, SPACE), torch.zeros((), dtype=torch.float64), atol=1e-5, rtol=0
+    )
+
+
+def test_a_language_model_draws_what_its_energy_says() -> None:
+    n, states = 20_000, SPACE.states()
+    counts = torch.bincount(
+        SPACE.index(CAUSAL.sample((n,), generator(0))), minlength=len(states)
+    ).float()
+    law = CAUSAL.log_density(states).exp()
+    assert ((counts / n - law).abs() <= 5 * (law / n).sqrt() + 1e-4).all()
+
+
+def test_a_prefix_stays_and_the_rest_has_the_law_given_it() -> None:
+    prefix = torch.tensor([4])
+    drawn = CAUSAL.sample((20_000,), generator(0), prefix=prefix)
+    assert (drawn[:, 0] == 4).all()
+    states = SPACE.states()
+    states = states[states[:, 0] == 4]
+    law = torch.softmax(-CAUSAL(states), 0)
+    counts = (drawn[:, None] == states).all(-1).float().mean(0)
+    assert ((counts - law).abs() <= 5 * (law / 20_000).sqrt() + 1e-4).all()
+
+
+def test_the_masked_energy_is_the_sum_of_each_token_given_the_others() -> None:
+    x = torch.tensor([5, 3, 4])
+    total = torch.tensor(0.0)
+    for place in range(3):
+        row = torch.cat([torch.tensor([BOUNDARY]), x, torch.tensor([BOUNDARY])]).unsqueeze(0)
+        row[0, place + 1] = MASK
+        features = TRANSFORMER(TRANSFORMER.embed(row), torch.tensor([5]))[0, place]
+        total -= TRANSFORMER.logits(features).log_softmax(-1)[x[place] - PREDICTED]
+    torch.testing.assert_close(MASKED(x), total)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=names)
+def test_padding_and_the_rest_of_a_batch_change_no_energy(kind: SentenceEnergy) -> None:
+    states = SPACE.states()[1:]
+    together = kind(states.view(3, -1, LONGEST))
+    for row, value in zip(states, together.flatten(), strict=True):
+        alone = row[row != PAD]
+        torch.testing.assert_close(kind(alone), value, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            kind(torch.cat([alone, torch.full((5,), PAD)])), value, atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=names)
+def test_what_is_no_sentence_has_infinite_energy(kind: SentenceEnergy) -> None:
+    x = torch.tensor([[3, PAD, 4], [3, MASK, 4], [BOUNDARY, 3, 4], [3, 4, 5]])
+    assert kind(x).isinf().tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=names)
+def test_the_parts_of_the_tokens_sum_to_the_energy(kind: SentenceEnergy) -> None:
+    x = SPACE.states()[-9:]
+    torch.testing.assert_close(kind.per_token(x).sum(1), kind(x))
+
+
+def test_energies_compose_and_so_do_their_parts() -> None:
+    x = SPACE.states()[-9:]
+    composed = CAUSAL + 0.5 * MASKED - SCORER
+    torch.testing.assert_close(composed(x), CAUSAL(x) + 0.5 * MASKED(x) - SCORER(x))
+    torch.testing.assert_close(token_parts(composed, x).sum(1), composed(x))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=names)
+def test_one_hot_tokens_have_the_same_energy_and_a_gradient(kind: SentenceEnergy) -> None:
+    x = SPACE.states()[-27:]
+    one_hot = torch.nn.functional.one_hot(x, VOCABULARY).float()
+    value, gradient = OneHot(kind).value_and_gradient(one_hot)
+    torch.testing.assert_close(value, kind(x), atol=1e-5, rtol=1e-5)
+    assert gradient.shape == one_hot.shape
+    assert gradient.isfinite().all()
+    assert (gradient.abs().amax((1, 2)) > 0).all()
+
+
+def stays(kernel: Kernel, energy: Energy, space: Categorical | Strings, steps: int = 5) -> bool:
+    """Whether a chain that starts from the law of the energy moves and keeps that law."""
+    n, law = 10_000, exact_log_probabilities(energy, space).exp()
+    start = torch.multinomial(law, n, replacement=True, generator=generator(0))
+    sampler = Sampler(kernel, space, steps=steps, step_size=1.0)
+    drawn = sampler.sample(energy, space.states()[start], generator=generator(1)).x
+    moved = space.index(drawn)
+    counts = torch.bincount(moved, minlength=len(law)) / n
+    assert (moved != start).double().mean() > 0.02
+    return bool(((counts - law).abs() <= 5 * (law / n).sqrt() + 1e-3).all())
+
+
+@pytest.mark.parametrize(
+    "kernel", [Gibbs(), GibbsWithGradients(), DMALA()], ids=lambda kernel: type(kernel).__name__
+)
+def test_discrete_kernels_are_exact_on_sentences_of_a_length(kernel: Kernel) -> None:
+    assert stays(kernel, OneHot(CAUSAL), Categorical(2, VOCABULARY))
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [Edits(SPACE, MaskedFilling(TRANSFORMER)), IteratedSIR(CAUSAL, 4)],
+    ids=["edits", "iterated SIR"],
+)
+def test_kernels_of_strings_are_exact_on_sentences_of_any_length(kernel: Kernel) -> None:
+    assert stays(kernel, CAUSAL + SCORER, SPACE)
+
+
+def test_more_tokens_than_the_context_are_refused() -> None:
+    with pytest.raises(ValueError, match="split the text"):
+        CAUSAL(torch.full((1, LONGEST + 3), FIRST))
+
+
+def test_reading_token_by_token_is_reading_all_at_once() -> None:
+    x = torch.tensor([[BOUNDARY, 3, 5, 4]])
+    whole, memory = TRANSFORMER(TRANSFORMER.embed(x)), TRANSFORMER.memory()
+    parts = [TRANSFORMER(TRANSFORMER.embed(x[:, i : i + 1]), memory=memory) for i in range(4)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-5)
