@@ -20,6 +20,8 @@ VERBS = {
     "resume": "go on with an interrupted run, to the same result as if it had not been",
     "evaluate": "play episodes with the agent of a run: mean ± sd of the return",
     "plot": "draw the learning curve and the energy landscape of a run",
+    "play": "watch the agent of a run, with the energies of its actions",
+    "compare": "compare methods over seeds and tasks, with intervals",
 }
 
 HELP = """usage: ebrl VERB ...
@@ -30,11 +32,12 @@ verbs:
 {verbs}
 
 examples:
-  ebrl train configs/pendulum.yaml                             a real agent in minutes
-  ebrl train configs/pendulum.yaml --seed 1 --agent.learning_rate 3e-4
-  ebrl train configs/baselines/pendulum.yaml                   SB3's SAC on the same task
+  ebrl train                                                   which configs there are
+  ebrl train pendulum                                          a real agent in minutes
+  ebrl train pendulum --seed 1 --agent.learning_rate 3e-4
+  ebrl train baselines/pendulum                                SB3's SAC on the same task
   ebrl resume runs/pendulum/EnergyActorCritic-0                go on after Ctrl-C or a crash
-  ebrl fit configs/fit/two_moons.yaml                          an energy of points in the plane
+  ebrl fit fit/two_moons                                       an energy of points in the plane
   ebrl sample runs/two_moons/persistent-0 --n 1000             draw from it
   ebrl denoise photo.jpg                                       photo-denoised.jpg beside it
   ebrl restore photo.jpg --blur gaussian:1.6                   photo-restored.jpg beside it

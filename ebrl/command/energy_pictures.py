@@ -13,14 +13,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ebrl.command.energy_config import Setup
+from ebrl.command.landscapes import BLUE, ORANGE, draw_plane, save_figure
 from ebrl.energies import Energy
 from ebrl.sampling import Sampler
-from ebrl.storage import replacing
 from ebrl.training import take_rows
 
 SAMPLES = 2_000
 GRID = 201  # points a dimension
-BLUE, ORANGE = "#2b5c8a", "#e07b39"
 
 
 def draw(energy: Energy, sampler: Sampler, n: int, generator: torch.Generator) -> Tensor:
@@ -37,7 +36,7 @@ def shown(data: Tensor | Dataset) -> Tensor:
 
 
 def draw_run(path: Path, title: str, setup: Setup, energy: Energy) -> list[str]:
-    """Sample the energy and draw it to the PNG `path`. What was drawn, or why not, as lines."""
+    """Sample the energy and draw it to the PNG `path`; return what was drawn, or why not."""
     data, sampler = shown(setup.data), setup.sampler
     why = why_no_picture(energy, data)
     if why or sampler is None:
@@ -48,7 +47,7 @@ def draw_run(path: Path, title: str, setup: Setup, energy: Energy) -> list[str]:
 
 
 def why_no_picture(energy: Energy, x: Tensor) -> str:
-    """The reason why an energy of such x cannot be drawn, '' where it can."""
+    """Return the reason why an energy of such x cannot be drawn, '' where it can."""
     if energy.takes_condition:
         return "the energy is conditional"
     if x.ndim != 2 or x.shape[1] > 2:
@@ -72,8 +71,7 @@ def picture(path: Path, title: str, energy: Energy, data: Tensor, samples: Tenso
         left.set_title(f"{len(data):,} data", fontsize=10)
         _plane(right, axes, energy, samples)
         left.set_box_aspect(1)
-    with replacing(path) as file:
-        figure.savefig(file, dpi=150, format="png")
+    save_figure(figure, path)
 
 
 @torch.no_grad()
@@ -99,15 +97,5 @@ def _line(axes: Axes, grid: np.ndarray, energy: Energy, data: Tensor, samples: T
 def _plane(axes: Axes, grid: list[np.ndarray], energy: Energy, samples: Tensor) -> None:
     points = torch.as_tensor(np.stack(np.meshgrid(*grid), -1), dtype=samples.dtype)
     heights = energy(points).numpy()
-    heights = heights - heights.min()
-    # Levels lie closer where energies are low: there the samples live.
-    levels = np.linspace(0, 1, 24) ** 2 * max(float(heights.max()), 1e-6)
-    filled = axes.contourf(*grid, heights, levels=levels, cmap="viridis")
-    axes.figure.colorbar(
-        filled, ax=axes, label="energy above its lowest", shrink=0.8, format="%.3g"
-    )
-    axes.plot(*samples.T, ".", color=ORANGE, ms=2, alpha=0.6)
+    draw_plane(axes, grid, heights - heights.min(), samples.numpy(), "energy above its lowest")
     axes.set_title(f"energy, {len(samples):,} samples", fontsize=10)
-    axes.set_xlim(grid[0][0], grid[0][-1])
-    axes.set_ylim(grid[1][0], grid[1][-1])
-    axes.set_box_aspect(1)

@@ -1,0 +1,62 @@
+"""`ebrl compare RUN…`: learning curves and scores of many runs, with intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ebrl.command.arguments import Count, Parser, Seed
+from ebrl.command.errors import UsageError, extra
+
+HELP = """
+Compares methods over seeds and tasks. A RUN is the folder of a run of `ebrl train`, a folder with
+SB3's evaluations.npz, such a file, or a file of SB3's Monitor (*.monitor.csv). Runs of one method
+on one task are its seeds: ebrl's runs say what they are; of another file it is the name of its
+folder (up to its last dash), or what stands before it, METHOD=FILE or METHOD@TASK=FILE.
+
+Writes, into --out,
+
+  comparison.png    learning curves over steps and over CPU seconds, interquartile means of the
+                    last evaluations, performance profiles
+  comparison.md     the table of scores, and the probability that one method improves on another
+  comparison.csv    the curves: task, method, steps, interquartile mean, its interval
+
+Intervals are of 95 %, from the stratified bootstrap over seeds (Agarwal et al. 2021, by rliable).
+Over several tasks, returns are scaled to the lowest and highest mean that any run has on a task.
+
+examples:
+  ebrl compare runs/pendulum/*
+  ebrl compare runs/*/EnergyActorCritic-* runs/*/SAC-* --out figures/
+  ebrl compare runs/hopper/SAC-0 ppo@Hopper-v5=logs/ppo_1/evaluations.npz
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Compare the runs that are named."""
+    parser = Parser("compare", HELP)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders and files")
+    parser.add_argument("--out", default=".", help="the folder for the results")
+    parser.add_argument("--repetitions", type=Count, default=2_000, help="of the bootstrap")
+    parser.add_argument("--seed", type=Seed, default=0, help="of the bootstrap")
+    given = parser.read(arguments)
+    out = Path(given.out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out: expected a folder, got the file {out}.")
+    with extra("command", "rliable", "arch"):
+        import rliable  # noqa: F401, said before the work and not after it
+
+    from ebrl.command.comparison import Bootstrap, compare, write_table
+    from ebrl.command.comparison_pictures import draw
+    from ebrl.command.run_curves import read_curves
+    from ebrl.command.runs import write
+
+    curves = read_curves(given.runs)
+    comparison = compare(curves, Bootstrap(given.repetitions, given.seed))
+    out.mkdir(parents=True, exist_ok=True)
+    report = comparison.markdown()
+    write(out / "comparison.md", report)
+    write_table(out / "comparison.csv", comparison)
+    draw(out / "comparison.png", comparison)
+    print(report)
+    for name in ("comparison.png", "comparison.md", "comparison.csv"):
+        print(f"  -> {out / name}")
+    return 0
