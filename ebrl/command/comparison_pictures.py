@@ -45,6 +45,8 @@ def _draw_scores(axes: Axes, comparison: Comparison, colours: dict[str, str]) ->
     for i, (name, score) in enumerate(comparison.scores.items()):
         axes.barh(i, score.high - score.low, left=score.low, color=colours[name], alpha=0.5)
         axes.plot([score.value] * 2, [i - 0.4, i + 0.4], color="black", lw=1.8)
+    axes.use_sticky_edges = False
+    axes.margins(x=0.1)
     axes.set_yticks(range(len(comparison.scores)), comparison.scores)
     axes.set(xlabel=f"interquartile mean ({comparison.unit})", title="last evaluations")
     axes.grid(alpha=0.25, axis="x")

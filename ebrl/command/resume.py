@@ -49,7 +49,7 @@ def _resume_energy(run: Run, steps: int | None, *, trust: bool) -> int:
     from ebrl.command.energy_config import build, read_fit
     from ebrl.command.energy_training import train_to_end
     from ebrl.command.runs import write
-    from ebrl.training import checkpoints_in
+    from ebrl.rolling import checkpoints_in
 
     options = [] if steps is None else ["--steps", str(steps)]
     configuration = read_fit(run.config, options, trust=trust)
@@ -60,10 +60,10 @@ def _resume_energy(run: Run, steps: int | None, *, trust: bool) -> int:
 
 
 def _resume_agent(run: Run, total_timesteps: int | None, *, trust: bool) -> int:
-    from ebrl.agents.checkpoints import checkpoints_in
     from ebrl.command.agent_config import read
     from ebrl.command.agent_training import build, restore_newest, train_to_end
     from ebrl.command.runs import write
+    from ebrl.rolling import checkpoints_in
 
     options = [] if total_timesteps is None else ["--total_timesteps", str(total_timesteps)]
     configuration = read(run.config, options, trust=trust)
