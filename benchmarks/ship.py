@@ -1,6 +1,7 @@
 """Put the weights of a run of `ebrl fit` into the package, in half precision, with their card.
 
-    python benchmarks/ship.py weights gray runs/gray/Denoising-0 --config configs/vision/gray.yaml
+    python benchmarks/ship.py weights gray runs/gray_further/Denoising-0 \
+        --config configs/vision/gray_further.yaml --levels 0.5 75
     python benchmarks/ship.py figures gray benchmarks/results/denoising.json BSD68/ebrl
 
 The card says what the weights were trained on, for how many steps and how long, by which command,
@@ -55,6 +56,8 @@ def put_weights(given: argparse.Namespace) -> None:
         "command": f"ebrl fit {given.config}",
         "figures": {},
     }
+    if given.levels is not None:
+        facts["levels"] = given.levels
     ship(energy, given.name, facts)
 
 
@@ -70,6 +73,7 @@ def main() -> None:
     weights.add_argument("name", choices=list(ENERGIES))
     weights.add_argument("run", type=Path)
     weights.add_argument("--config", type=Path, required=True)
+    weights.add_argument("--levels", type=float, nargs=2, help="that a denoiser knows, of 255")
     weights.set_defaults(put=put_weights)
     measured = verbs.add_parser("figures", help="of a table, onto the card of weights that ship")
     measured.add_argument("name", choices=list(ENERGIES))

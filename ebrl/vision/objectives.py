@@ -33,19 +33,29 @@ class Noise(Protocol):
 
 
 class WhiteNoise:
-    """Gaussian noise, independent at every pixel, of a level for each image, uniform in a range.
+    """Gaussian noise, independent at every pixel, with a random level for each image.
 
-    Raises `ValueError` unless 0 < low <= high. Levels are in the units of the images.
+    Args:
+        low: Lowest level, in the units of the images.
+        high: Highest level.
+        power: Levels are `low + (high - low) u^power` with u uniform in [0, 1]: at 1 uniform, above
+            1 more often faint.
+
+    Raises:
+        ValueError: Unless 0 < low <= high and power > 0.
     """
 
-    def __init__(self, low: float = 5 / 255, high: float = 55 / 255):
-        if not 0 < low <= high:
-            raise ValueError(f"expected 0 < low <= high, got {low=}, {high=}")
-        self.low, self.high = low, high
+    def __init__(self, low: float = 5 / 255, high: float = 55 / 255, power: float = 1.0):
+        if not (0 < low <= high and power > 0):
+            raise ValueError(
+                f"expected 0 < low <= high and power > 0, got {low=}, {high=}, {power=}"
+            )
+        self.low, self.high, self.power = low, high, power
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Noisy:
-        level = torch.empty(len(x), 1, 1, 1, dtype=x.dtype, device=x.device)
-        sigma = level.uniform_(self.low, self.high, generator=generator)
+        u = torch.empty(len(x), 1, 1, 1, dtype=x.dtype, device=x.device)
+        u = u.uniform_(generator=generator).pow_(self.power)
+        sigma = self.low + (self.high - self.low) * u
         return Noisy(torch.addcmul(x, sigma, normal_like(x, generator)), sigma)
 
     def weight(self, sigma: Tensor) -> Tensor:
@@ -67,8 +77,9 @@ class CorrelatedNoise(WhiteNoise):
         high: float = 55 / 255,
         widest: float = 1.0,
         share: float = 0.5,
+        power: float = 1.0,
     ):
-        super().__init__(low, high)
+        super().__init__(low, high, power)
         if not (0 < widest <= 1 and 0 <= share <= 1):
             raise ValueError(
                 f"expected 0 < widest <= 1 and 0 <= share <= 1, got {widest=}, {share=}"

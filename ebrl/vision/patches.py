@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ebrl.vision.drawings import drawings
 from ebrl.vision.files import SUFFIXES
 from ebrl.vision.images import opened
 
@@ -67,12 +68,19 @@ class Patches(Dataset[Tensor]):
 def photographs(folder: str, channels: int) -> Iterator[np.ndarray]:
     """Yield the images `(height, width, channels)` under a folder, as bytes, in the order of names.
 
-    The folder is looked for here and under the environment variable EBRL_DATA; "skimage" are the
-    photographs that come with scikit-image. Raises `FileNotFoundError` where there is none.
+    Args:
+        folder: Looked for here and under the environment variable EBRL_DATA. "skimage" stands for
+            the photographs that come with scikit-image, "drawings" for `ebrl.vision.drawings`.
+        channels: 1 or 3.
+
+    Raises:
+        FileNotFoundError: For a folder that does not exist or holds no images.
     """
-    if folder == "skimage":
+    if folder == "drawings":
+        pictures: Iterable[Image.Image] = drawings()
+    elif folder == "skimage":
         arrays = (getattr(skimage.data, name)() for name in PACKAGED)
-        pictures: Iterable[Image.Image] = map(Image.fromarray, arrays)
+        pictures = map(Image.fromarray, arrays)
     else:
         paths = [p for p in sorted(_found(folder).rglob("*")) if p.suffix.lower() in SUFFIXES]
         if not paths:

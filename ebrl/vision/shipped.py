@@ -4,7 +4,8 @@
 is correlated between pixels. `"fashion"` generates clothes. `"fashion-classifier"` is the energy of
 a classifier, which is its attribute `.classifier`; in `"fashion-joint"` the energy is trained, too.
 
-A file in `weights/` holds them in half precision, with a card: data, steps, command, figures.
+A file in `weights/` holds them in half precision, with a card: data, steps, command, figures, and
+the noise levels, of 255, within which they denoise well.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from ebrl.vision.recognition import ImageClassifier
 
 WEIGHTS = Path(__file__).parent / "weights"
 ENERGIES: dict[str, Callable[[], Energy]] = {
-    "gray": lambda: GradientStepEnergy(1, levels=(5 / 255, 60 / 255)),
-    "gray-camera": lambda: GradientStepEnergy(1, levels=(5 / 255, 60 / 255)),
-    # Trained from 5/255; at smooth places it is better at 8 than below.
-    "color": lambda: GradientStepEnergy(3, levels=(8 / 255, 60 / 255)),
+    "gray": lambda: GradientStepEnergy(1),
+    "gray-camera": lambda: GradientStepEnergy(1),
+    "color": lambda: GradientStepEnergy(3),
+    "color-camera": lambda: GradientStepEnergy(3),
     "fashion": lambda: DiffusionEnergy(1, (48, 64, 96), 2, features=48, deviation=0.35),
     "fashion-classifier": lambda: ClassifierEnergy(ImageClassifier()),
     "fashion-joint": lambda: ClassifierEnergy(ImageClassifier()),
@@ -63,6 +64,9 @@ def _pretrained(name: str, device: torch.device) -> Energy:
         energy = ENERGIES[name]()
     stored = storage.load(WEIGHTS / f"{name}.safetensors")
     energy.load_state_dict({key: value.float() for key, value in stored.tensors.items()})
+    if isinstance(energy, NoisyImageEnergy) and "levels" in stored.facts:
+        low, high = stored.facts["levels"]
+        energy.levels = (low / 255, high / 255)
     return energy.eval().requires_grad_(False).to(device)
 
 
@@ -96,5 +100,6 @@ def ship(energy: Energy, name: str, facts: dict[str, Any]) -> Path:
 
 
 def _check_name(name: str) -> None:
-    if name not in ENERGIES:
-        raise ValueError(f"expected a name of {', '.join(map(repr, ENERGIES))}, got {name!r}")
+    known = [known for known in ENERGIES if (WEIGHTS / f"{known}.safetensors").is_file()]
+    if name not in known:
+        raise ValueError(f"expected a name of {', '.join(map(repr, known))}, got {name!r}")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
 from ebrl import vision
+from ebrl.vision.drawings import drawings
 from ebrl.vision.objectives import CorrelatedNoise, WhiteNoise, blurred
+from ebrl.vision.patches import Patches
 
 IMAGES = torch.full((400, 1, 16, 16), 0.5)
 N = IMAGES.numel()
@@ -65,6 +68,33 @@ def test_without_a_share_it_is_white_noise() -> None:
     told = [noise(IMAGES[:4], generator(3)) for noise in (WhiteNoise(), CorrelatedNoise(share=0))]
     for one, other in zip(*told, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_levels_are_powers_of_uniform_ones(power: float) -> None:
+    """P(level <= low + q (high - low)) = q^(1 / power)."""
+    _, sigma = WhiteNoise(0.1, 0.3, power)(torch.zeros(20_000, 1, 1, 1), generator())
+    assert sigma.min() >= 0.1
+    assert sigma.max() <= 0.3
+    for q in (0.1, 0.5, 0.9):
+        share = (sigma <= 0.1 + 0.2 * q).float().mean().item()
+        assert share == pytest.approx(q ** (1 / power), abs=4 * 0.5 / 20_000**0.5)
+
+
+def test_drawings_are_always_the_same_and_unlike_photographs() -> None:
+    one, again = (list(drawings(count=2)) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not np.array_equal(one[0], one[1])
+    pixels = np.asarray(one[0].convert("L"), dtype=float)
+    steps = np.abs(np.diff(pixels, axis=1))
+    assert (steps == 0).mean() > 0.5  # flat, between
+    assert (steps > 50).mean() > 0.05  # hard edges
+
+
+def test_patches_of_drawings() -> None:
+    patches = Patches("drawings", channels=3, size=64, stride=64)
+    assert patches[0].shape == (3, 64, 64)
+    assert len(patches) == 80 * 5 * 7 * 8
 
 
 @pytest.mark.parametrize("wrong", [{"widest": 0.0}, {"widest": 2.0}, {"share": 1.5}, {"low": 0.0}])
