@@ -16,11 +16,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, first_order
-from ebrl.kernels import MALA, Cycle, IndependenceMetropolis, ReferenceProposal
 from ebrl.objectives.protocol import Loss, Objective, check_weights, conditioned
-from ebrl.sampling import ChainBatch, ChainInfo, Chains, DualAveraging, Sampler, Samples
+from ebrl.sampling import ChainBatch, ChainInfo, Chains, Sampler, Samples
 from ebrl.sampling.sampler import Gradient
-from ebrl.spaces import Space
 
 
 class ContrastiveDivergence(nn.Module, Objective):
@@ -99,30 +97,6 @@ class ContrastiveDivergence(nn.Module, Objective):
                 f"objective.to({x.dtype})"
             )
         return start
-
-
-def persistent(
-    space: Space, chains: int = 10_000, moves: int = 5, restart: float = 0.0
-) -> ContrastiveDivergence:
-    """Return the default PCD: each move is a jump of the chain and four steps of MALA.
-
-    The step size follows the acceptance. A jump proposes a draw of the space's reference,
-    `IndependenceMetropolis`: it moves mass between modes that no gradient connects. Without it the
-    chains cannot answer when one mode's energy drifts from another's, and in the end it runs away.
-    In many dimensions no jump is accepted, and the chains are those of MALA alone.
-
-    Args:
-        space: Where the chains live.
-        chains: Number of chains.
-        moves: Moves of a chain each time that it is drawn.
-        restart: Probability that a drawn chain restarts without a test, which pulls the weights of
-            modes towards the reference's. Of use where jumps are not accepted and where conditions
-            keep changing.
-    """
-    jump = IndependenceMetropolis(ReferenceProposal(space))
-    kernel = Cycle([jump, MALA(), MALA(), MALA(), MALA()])
-    sampler = Sampler(kernel, space, steps=moves, step_size=0.05, adaptation=DualAveraging())
-    return ContrastiveDivergence(sampler, Chains(chains, space, restart))
 
 
 class ImprovedContrastiveDivergence(nn.Module, Objective):

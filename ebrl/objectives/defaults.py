@@ -1,0 +1,88 @@
+"""The default objective: persistent contrastive divergence with chains that suit their space.
+
+objective = persistent.around(data)
+fit(energy, data, objective, steps=1500, generator=generator)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ebrl.kernels import MALA, Cycle, IndependenceMetropolis, ReferenceProposal
+from ebrl.objectives.contrastive import ContrastiveDivergence
+from ebrl.sampling import Chains, DualAveraging, Sampler
+from ebrl.spaces import Box, Space
+
+MARGIN = 0.1  # of a column's range, between the data and each wall
+FIRST_STEP = 0.005  # in units of the squared widths of the space
+
+
+def persistent(
+    space: Space, chains: int = 10_000, moves: int = 5, restart: float = 0.0
+) -> ContrastiveDivergence:
+    """Return the default PCD: each move is a jump of the chain and four steps of MALA.
+
+    The step size follows the acceptance; in a box MALA is preconditioned by the squared
+    half-widths, so that columns of any scale move alike. A jump proposes a draw of the space's
+    reference, `IndependenceMetropolis`: it moves mass between modes that no gradient connects.
+    Without it the chains cannot answer when one mode's energy drifts from another's, and in the end
+    it runs away. In many dimensions no jump is accepted, and the chains are those of MALA alone.
+
+    Args:
+        space: Where the chains live, such as a box around the data; `persistent.around(data)` makes
+            one.
+        chains: Number of chains.
+        moves: Moves of a chain each time that it is drawn.
+        restart: Probability that a drawn chain restarts without a test, which pulls the weights of
+            modes towards the reference's. Of use where jumps are not accepted and where conditions
+            keep changing.
+    """
+    widths = None
+    if isinstance(space, Box) and space.walls != "tanh":
+        widths = (torch.atleast_1d(space.high - space.low) / 2).square()
+    return _persistent(space, widths, chains, moves, restart)
+
+
+def around(data: Tensor, chains: int = 10_000, moves: int = 5) -> ContrastiveDivergence:
+    """Return the default PCD in a box around data, with chains that start at the data.
+
+    The walls are tanh: unlike walls that reject, they refuse no moves in many dimensions. MALA is
+    preconditioned by the variances of the data.
+
+    Args:
+        data: `(n, dimension)`.
+        chains: Number of chains.
+        moves: Moves of a chain each time that it is drawn.
+
+    Raises:
+        ValueError: If data are no vectors, or a column is constant or not finite.
+    """
+    if data.ndim != 2 or len(data) < 2:
+        raise ValueError(f"expected data of shape (n, dimension), got {tuple(data.shape)}")
+    low, high = data.amin(0), data.amax(0)
+    spread = (high - low).isfinite() & (high > low)
+    if not spread.all():
+        column = int((~spread).nonzero()[0])
+        raise ValueError(
+            f"expected finite data that vary in every column, got column {column} from "
+            f"{low[column]} to {high[column]}: drop it, or add noise as wide as its rounding"
+        )
+    margin = MARGIN * (high - low)
+    space = Box(low - margin, high + margin, walls="tanh")
+    variances = space.to_free(data).var(0)
+    objective = _persistent(space, variances, chains, moves, restart=0.0)
+    return objective
+
+
+def _persistent(
+    space: Space, preconditioner: Tensor | None, chains: int, moves: int, restart: float
+) -> ContrastiveDivergence:
+    jump = IndependenceMetropolis(ReferenceProposal(space))
+    kernel = Cycle([jump, *[MALA(preconditioner)] * 4])
+    step_size = 0.05 if preconditioner is None else FIRST_STEP
+    sampler = Sampler(kernel, space, steps=moves, step_size=step_size, adaptation=DualAveraging())
+    return ContrastiveDivergence(sampler, Chains(chains, space, restart))
+
+
+persistent.around = around  # type: ignore[attr-defined]
