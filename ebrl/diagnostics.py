@@ -1,4 +1,4 @@
-"""The diagnostics of `ebrl.estimators`, under the path by which programs know them."""
+"""Diagnostics of chains and trainings, under the path by which programs know them."""
 
 from ebrl.estimators.diagnostics import Acceptance as Acceptance
 from ebrl.estimators.diagnostics import Discrepancy as Discrepancy
@@ -8,3 +8,4 @@ from ebrl.estimators.diagnostics import energy_gap as energy_gap
 from ebrl.estimators.diagnostics import kernel_stein_discrepancy as kernel_stein_discrepancy
 from ebrl.estimators.diagnostics import maximum_mean_discrepancy as maximum_mean_discrepancy
 from ebrl.estimators.diagnostics import split_r_hat as split_r_hat
+from ebrl.training.watch import DivergedError as DivergedError

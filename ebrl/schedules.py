@@ -1,4 +1,4 @@
-"""Ladders of noise levels and temperatures; the course of a learning rate."""
+"""Ladders of noise levels and temperatures, and schedules of a learning rate."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from torch import Tensor
 
 
 def geometric(first: float, last: float, rungs: int) -> Tensor:
-    """Return `(rungs,)` positive numbers with a constant ratio: each level as hard as the next."""
+    """Return `(rungs,)` positive numbers from first to last with a constant ratio."""
     return karras(first, last, rungs, rho=math.inf)
 
 
 def karras(first: float, last: float, rungs: int, rho: float = 7.0) -> Tensor:
     """Return `(rungs,)` numbers evenly spaced in their 1/rho-th power (Karras et al. 2022, eq. 5).
 
-    Larger rho puts more rungs at the low end; 1 is linear, infinity geometric. Raises `ValueError`
-    for ends or a rho that are not positive and for fewer than two rungs.
+    Args:
+        first: First number, positive.
+        last: Last number, positive.
+        rungs: How many.
+        rho: Larger values put more rungs at the low end; 1 is linear, infinity geometric.
+
+    Raises:
+        ValueError: If an end or rho is not positive, or there are fewer than two rungs.
     """
     if not (0 < first < math.inf and 0 < last < math.inf and rho > 0):
         raise ValueError(f"expected positive ends and rho, got {first=}, {last=}, {rho=}")
@@ -28,15 +34,15 @@ def karras(first: float, last: float, rungs: int, rho: float = 7.0) -> Tensor:
     else:
         roots = torch.linspace(first ** (1 / rho), last ** (1 / rho), rungs, dtype=torch.float64)
         ladder = roots**rho
-    ladder[0], ladder[-1] = first, last  # not up to rounding
+    ladder[0], ladder[-1] = first, last  # exactly, not up to rounding
     return ladder.to(torch.get_default_dtype())
 
 
 def constant(progress: float) -> float:
-    """Return 1 at every part of a training, from 0 to 1: the learning rate stays as it is."""
+    """Return the factor 1 of a constant learning rate, at each fraction of a training."""
     return 1.0
 
 
 def cosine(progress: float) -> float:
-    """Return a rise over the first hundredth of a training, then half a cosine down to 0."""
+    """Return a factor that rises over the first hundredth and falls to 0 as half a cosine."""
     return min(100 * progress, 1.0) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -24,7 +24,12 @@ FACES = {
         "Samples",
     ],
     "ebrl.agents": ["EnergyActorCritic", "SoftQ"],
-    "ebrl.diagnostics": ["effective_sample_size", "kernel_stein_discrepancy", "split_r_hat"],
+    "ebrl.diagnostics": [
+        "DivergedError",
+        "effective_sample_size",
+        "kernel_stein_discrepancy",
+        "split_r_hat",
+    ],
     "ebrl.energies": ["Energy", "Gaussian", "GaussianMixture", "Ising", "Potts", "RBM", "Target"],
     "ebrl.estimators": ["diagnostics", "entropy", "exact_log_normalizer", "log_normalizer"],
     "ebrl.kernels": ["HMC", "MALA", "NUTS", "ULA", "Gibbs", "Kernel"],

@@ -15,8 +15,9 @@ LAYERS = [  # a room sees those before it, and in its own row unless the row say
     {"constants", "energies", "networks", "rolling", "schedules", "spaces", "storage", "strings"},
     {"kernels"},
     {"sampling"},
-    {"diagnostics", "estimators", "objectives"},
+    {"estimators", "objectives"},
     {"training"},
+    {"diagnostics"},  # a face of what lies below
     {"ebrl"},  # the names at the top
     {"agents", "sequences", "vision"},  # worlds never meet
     {"command"},  # sees everything, and nothing sees it

@@ -1,4 +1,4 @@
-"""Annealed importance sampling (Neal 2001): chains led from a known law to another, and back."""
+"""Annealed importance sampling (Neal 2001), from a known distribution to another and back."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ class Annealed(NamedTuple):
 
 
 class Annealing:
-    """The path `(1 - β) E_reference + β E/T` from a reference to the law `exp(-E/T)`.
+    """The path `(1 - β) E_reference + β E/T` from a reference distribution to `exp(-E/T)`.
 
-    Up it, the mean of the weights is Z; down it, from the target's samples, 1/Z. Call
-    `fit_step_sizes` first, or all rungs use `step_size`: the weights are unbiased only when it
-    depends on other chains than those that are weighed. Arguments are those of
-    `estimators.log_normalizer`. Raises `ValueError` for a temperature that is not positive and a
-    ladder that does not lead from 0 up to 1.
+    The mean of the weights is Z on the way up, and 1/Z on the way down from samples of the target.
+    Call `fit_step_sizes` first, or all rungs use `step_size`. The weights are unbiased only if the
+    step sizes depend on other chains than those that are weighed. The arguments are those of
+    `estimators.log_normalizer`.
+
+    Raises:
+        ValueError: If the temperature is not positive or the ladder does not ascend from 0 to 1.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Annealing:
         self.step_sizes = [step_size] * len(self.ladder)
 
     def up(self, batch: tuple[int, int], generator: torch.Generator) -> Annealed:
-        """Anneal `(runs, chains)` draws of the reference to the target."""
+        """Anneal draws of the reference, `batch = (runs, chains)` of them, to the target."""
         return self._run(self._start(batch, generator), range(len(self.ladder)), generator)
 
     def down(self, x: Tensor, generator: torch.Generator) -> Annealed:
@@ -70,14 +72,14 @@ class Annealing:
         return self._run(x, range(len(self.ladder) - 1, -1, -1), generator)
 
     def long_run(self, up: Annealed, steps: int, generator: torch.Generator) -> Tensor:
-        """Return samples of the target: the chains resampled by weight, then moved."""
+        """Return samples of the target: chains resampled by weight, then moved `steps` steps."""
         shares = torch.softmax(up.log_weights, -1)
         chosen = torch.multinomial(shares, shares.shape[1], replacement=True, generator=generator)
         x = torch.stack([run[index] for run, index in zip(up.x, chosen, strict=True)])
         return self._move(x, -1, steps, generator).x
 
     def fit_step_sizes(self, chains: int, generator: torch.Generator) -> None:
-        """Fit the step size of each rung to an acceptance of .65 on a run of other chains."""
+        """Adapt the step size of each rung to an acceptance of .65, on chains of its own."""
         sampler = Sampler(
             self.kernel,
             self.space,
@@ -87,7 +89,7 @@ class Annealing:
         )
         x = self._start((1, chains), generator)
         if not self.discrete:
-            self._expect_shape(x)
+            self._check_shape(x)
         for _ in range(20):
             x = sampler.sample(self._energy(1), x, generator=generator).x
         for rung in range(1, len(self.ladder)):
@@ -111,8 +113,8 @@ class Annealing:
         x = self.proposal.sample(batch, generator)
         return x.to(next(self.energy.parameters(), x).dtype)
 
-    def _expect_shape(self, x: Tensor) -> None:
-        """Raise `ValueError` where the energy broadcasts the reference's draws to its own shape."""
+    def _check_shape(self, x: Tensor) -> None:
+        """Raise `ValueError` if the energy broadcasts the reference's draws to its own shape."""
         with frozen(self.energy), evaluating(self.energy):
             gradient = self.energy.value_and_gradient(x)[1]
         if gradient.shape != x.shape:
@@ -128,13 +130,17 @@ class Annealing:
 
     def _energy(self, rung: int) -> Energy:
         share = self.ladder[rung]
-        if share == 1:  # 0 times an infinite energy is no number
+        if share == 1:  # 0 times an infinite energy would be NaN
             return self.energy / self.temperature
         return (1 - share) * self.reference + (share / self.temperature) * self.energy
 
 
 def sigmoid_ladder(rungs: int, steepness: float = 4.0) -> list[float]:
-    """Return rungs from 0 to 1, dense at both ends (Grosse, Ghahramani and Adams 2015, 5.1)."""
+    """Return rungs from 0 to 1, dense at both ends (Grosse, Ghahramani and Adams 2015, sec. 5.1).
+
+    Raises:
+        ValueError: If there are fewer than 2 rungs.
+    """
     if rungs < 2:
         raise ValueError(f"expected at least 2 rungs, got {rungs}")
     logistic = torch.sigmoid(torch.linspace(-steepness, steepness, rungs, dtype=torch.float64))

@@ -1,7 +1,7 @@
-"""What chains and trainings tell of their health: mixing, distance from the law, divergence.
+"""Diagnostics: how chains mix, how far draws are from a distribution, how an energy drifts.
 
-Traces are `(steps, chains, *event)`, as `Sampler.trace` returns them; what is said of them is said
-of each coordinate, `(*event,)`, in float64.
+Traces are `(steps, chains, *event)`, as `Sampler.trace` returns them. Diagnostics of a trace have a
+value for each coordinate, `(*event,)`, in float64.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ebrl.sampling import ChainInfo
 
 
 class Acceptance(NamedTuple):
-    """How the moves of all chains fared, 0-dim each."""
+    """Acceptance of the moves of all chains, 0-dim each."""
 
     mean: Tensor
     lowest: Tensor  # of any chain
@@ -30,7 +30,7 @@ class Acceptance(NamedTuple):
 
 
 def acceptance(info: ChainInfo) -> Acceptance:
-    """Sum up the report of a run."""
+    """Summarise the report of a run."""
     rate = info.acceptance
     stuck = (rate < 0.01).to(rate.dtype).mean()
     return Acceptance(rate.mean(), rate.min(), stuck, info.diverged.sum())
@@ -42,10 +42,17 @@ def acceptance(info: ChainInfo) -> Acceptance:
 def effective_sample_size(trace: Tensor, kind: Literal["bulk", "tail", "mean"] = "bulk") -> Tensor:
     """Return how many independent draws the trace is worth (Vehtari et al. 2021, section 4).
 
-    `bulk` is that of the rank-normalised draws, `tail` the lesser of those of the 5 % and 95 %
-    quantiles, `mean` that of the draws as they are, which gives the standard error of their mean
-    where they have a variance. NaN where the trace does not move or is not finite. Raises
-    `ValueError` for fewer than 8 steps and for an unknown kind.
+    Args:
+        trace: `(steps, chains, *event)`, at least 8 steps.
+        kind: "bulk" is of the rank-normalised draws, "tail" the lesser of those of the 5 % and 95 %
+            quantiles, "mean" of the draws themselves, which gives the standard error of their mean
+            if they have a variance.
+
+    Returns:
+        `(*event,)` in float64; NaN where the trace does not move or is not finite.
+
+    Raises:
+        ValueError: For fewer than 8 steps and for an unknown kind.
     """
     halves = _halves(trace)
     if kind == "tail":
@@ -61,10 +68,11 @@ def effective_sample_size(trace: Tensor, kind: Literal["bulk", "tail", "mean"] =
 
 
 def split_r_hat(trace: Tensor) -> Tensor:
-    """Return rank-normalised split R-hat, of location or of spread, whichever is larger.
+    """Return rank-normalised split R-hat, the larger of those of location and spread.
 
-    Above 1.01 the halves of the chains do not agree on the law (Vehtari et al. 2021, section 4).
-    Chains that all miss the same mode do agree. NaN and errors as `effective_sample_size`.
+    Above 1.01 the halves of the chains disagree on the distribution (Vehtari et al. 2021,
+    section 4). Chains that all miss the same mode agree. Shapes, NaN and errors are those of
+    `effective_sample_size`.
     """
     halves = _halves(trace)
     folded = (halves - _quantile(halves.flatten(0, 1), 0.5)).abs()
@@ -83,7 +91,7 @@ def _halves(trace: Tensor) -> Tensor:
 
 
 def _quantile(flat: Tensor, level: float | Tensor) -> Tensor:
-    """Return the quantile along the first axis (torch.quantile refuses large inputs)."""
+    """Return the quantile along the first axis, of inputs too large for `torch.quantile`."""
     ordered = flat.sort(0).values
     place = float(level) * (len(flat) - 1)
     below = math.floor(place)
@@ -127,7 +135,7 @@ def _effective_sample_size(draws: Tensor) -> Tensor:
     pairs = correlation[: steps // 2 * 2].unflatten(0, (-1, 2)).sum(1)
     positive = (pairs > 0).cumprod(0)
     summed = (pairs.cummin(0).values * positive).sum(0)
-    # The first pair left out still gives its even half, which matters for antithetic chains.
+    # The first pair left out still contributes its even half, which antithetic chains need.
     end = positive.sum(0, keepdim=True).clamp(max=len(pairs) - 1).long()
     half = correlation[: steps // 2 * 2 : 2].gather(0, end).squeeze(0).clamp_min(0)
     size = steps * chains
@@ -151,9 +159,17 @@ def kernel_stein_discrepancy(
     """Estimate the squared kernel Stein discrepancy of draws `x: (n, *event)` from `exp(-E/T)`.
 
     The U-statistic (Liu, Lee and Jordan 2016) with the inverse multiquadric kernel
-    `(c² + |x - y|²)^(-1/2)` (Gorham and Mackey 2017), c the `bandwidth`, by default the median
-    distance. It needs no normalizer, and hence hardly sees how mass is shared between modes far
-    apart. Memory grows as n². Raises `ValueError` for fewer than 4 draws.
+    `(c² + |x - y|²)^(-1/2)` (Gorham and Mackey 2017). It needs no normalizer, and therefore hardly
+    sees how mass is shared between distant modes. Memory grows as n².
+
+    Args:
+        energy: The energy of the distribution.
+        x: Draws, `(n, *event)`.
+        temperature: T.
+        bandwidth: c, by default the median distance.
+
+    Raises:
+        ValueError: For fewer than 4 draws.
     """
     with evaluating(energy):
         score = -energy.value_and_gradient(x)[1].flatten(1).double() / temperature
@@ -172,11 +188,18 @@ def kernel_stein_discrepancy(
 def maximum_mean_discrepancy(
     x: Tensor, y: Tensor, *, bandwidth: float | None = None
 ) -> Discrepancy:
-    """Estimate the squared maximum mean discrepancy of `x` and `y`, `(n, *event)` each.
+    """Estimate the squared maximum mean discrepancy of two samples.
 
     The U-statistic of Gretton et al. (2012, lemma 6 with n = m) with the kernel
-    `exp(-|x - y|² / 2h²)`, h the `bandwidth`, by default the median distance in both together.
-    Memory grows as n². Raises `ValueError` for other shapes and for fewer than 4 draws.
+    `exp(-|x - y|² / 2h²)`. Memory grows as n².
+
+    Args:
+        x: Draws, `(n, *event)`.
+        y: As many draws of the same shape.
+        bandwidth: h, by default the median distance in both samples together.
+
+    Raises:
+        ValueError: For samples of different shapes and for fewer than 4 draws.
     """
     if x.shape != y.shape:
         raise ValueError(
@@ -203,8 +226,8 @@ def _median_distance(square: Tensor) -> Tensor:
 def _u_statistic(h: Tensor) -> Discrepancy:
     """Return the mean of `h: (n, n)` off the diagonal, with its standard error.
 
-    `Var = 4 ζ₁ / n + 2 ζ₂ / n²` with ζ₁ the variance of the rows' means: where the law is the right
-    one ζ₁ is 0, and the second term is all.
+    `Var = 4 ζ₁ / n + 2 ζ₂ / n²` with ζ₁ the variance of the rows' means, which is 0 where both
+    distributions are the same.
     """
     n = len(h)
     h = h - torch.diag(h.diagonal())
@@ -222,10 +245,16 @@ def _u_statistic(h: Tensor) -> Discrepancy:
 def energy_gap(
     energy: Energy, data: Tensor, samples: Tensor, *, temperature: float = 1.0
 ) -> Estimate:
-    """Estimate `(mean E(samples) - mean E(data)) / T`, `(n, *event)` each: near 0 in good health.
+    """Estimate `(mean E(samples) - mean E(data)) / T`, which is near 0 for a fitted energy.
 
-    Positive, the samples are less likely than the data: chains that lag behind, or an energy that
-    runs away from them. Negative, they found places that the energy prefers to the data.
+    If it is positive, the samples are less likely than the data: the chains lag behind, or the
+    energy runs away from them. If negative, they found regions that the energy prefers to the data.
+
+    Args:
+        energy: The energy that is trained.
+        data: `(n, *event)`.
+        samples: `(m, *event)`.
+        temperature: T.
     """
     with evaluating(energy):
         of_samples = energy(samples).double().flatten() / temperature

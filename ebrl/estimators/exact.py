@@ -16,9 +16,10 @@ from ebrl.strings import Strings
 def exact_log_probabilities(
     energy: Energy, space: Binary | Categorical | Strings, temperature: float = 1.0
 ) -> Tensor:
-    """Return `log p` of each of `space.states()` under `exp(-E/T) / Z`, in float64.
+    """Return `log p` of each of `space.states()` under `exp(-E/T) / Z`, `(states,)` in float64.
 
-    Raises `ValueError` for a space too large to enumerate.
+    Raises:
+        ValueError: If the space is too large to enumerate.
     """
     return torch.log_softmax(_exponents(energy, space, temperature), 0)
 
@@ -27,7 +28,11 @@ def exact_log_probabilities(
 def exact_log_normalizer(
     energy: Energy, space: Binary | Categorical | Strings, temperature: float = 1.0
 ) -> Tensor:
-    """Return `log Σ exp(-E/T)` over the space, 0-dim, in float64; errors as above."""
+    """Return `log Σ exp(-E/T)` over the space, 0-dim in float64.
+
+    Raises:
+        ValueError: If the space is too large to enumerate.
+    """
     return torch.logsumexp(_exponents(energy, space, temperature), 0)
 
 

@@ -1,4 +1,4 @@
-"""Estimates of what an energy integrates to, each with what it is and how far off."""
+"""Estimates of integrals under an energy, each with its standard error and which bound it is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Bound = Literal["lower", "upper", "none"]
 
 
 class SoftValue(NamedTuple):
-    """The soft value of M candidates, with what is known of its quality."""
+    """The soft value estimated from M candidates."""
 
     log_weights: Tensor  # (*batch, M), log w = -E/T - log q
     energy: Tensor  # (*batch, M)
@@ -50,7 +50,7 @@ class SoftValue(NamedTuple):
 
     @property
     def standard_error(self) -> Tensor:
-        """The value's, `(*batch,)`, by the delta method; infinite for one candidate."""
+        """Standard error of the value, `(*batch,)`, by the delta method; infinite for M = 1."""
         candidates = self.log_weights.shape[-1]
         if candidates == 1:
             return torch.full_like(self.value, math.inf)
@@ -62,18 +62,22 @@ class SoftValue(NamedTuple):
 def soft_value(energy: Tensor, log_density: Tensor, temperature: Number) -> SoftValue:
     """Estimate `T log ∫ exp(-E(x)/T) dx` from candidates `x_m ~ q`.
 
-    `energy` and `log_density`, the normalised `log q(x_m)`, are `(*batch, M)`; `temperature` is a
-    number or `(*batch,)`. `exp(value/T)` is unbiased, so the value is a lower bound in expectation,
-    tighter with every candidate (Burda, Grosse and Salakhutdinov 2016, theorem 1). With one
-    candidate it is `-E - T log q`, the soft value of SAC. A high effective sample size does not
-    mean coverage: a proposal that misses a mode does not see it missing.
+    `exp(value/T)` is unbiased, so the value is a lower bound in expectation, tighter with every
+    candidate (Burda, Grosse and Salakhutdinov 2016, theorem 1). With one candidate it is
+    `-E - T log q`, the soft value of SAC. A high effective sample size does not mean coverage: a
+    proposal that misses a mode does not see it missing.
+
+    Args:
+        energy: `E(x_m)`, `(*batch, M)`.
+        log_density: The normalised `log q(x_m)`, `(*batch, M)`.
+        temperature: T, a number or `(*batch,)`.
     """
     log_weights = -energy / align_left(temperature, energy.ndim) - log_density
     return SoftValue(log_weights, energy, temperature)
 
 
 class Estimate(NamedTuple):
-    """A number, how far off it is, and which bound it is in expectation."""
+    """An estimate, its standard error, and which bound it is in expectation."""
 
     value: Tensor  # 0-dim, float64
     standard_error: Tensor  # 0-dim, float64
@@ -83,9 +87,9 @@ class Estimate(NamedTuple):
 class Bounds(NamedTuple):
     """Estimates of one log normalizer from below, from above and from both sides.
 
-    The upper one is a bound for samples of the model. Where they were made by a long run of the
-    chains it holds as far as that run converged: modes that neither the reference nor the run
-    found are missing from every number here.
+    The upper bound holds for exact samples of the model. For samples from a long run of the chains
+    it holds as far as that run converged: modes that neither the reference nor the run found are
+    missing from every number here.
     """
 
     lower: Estimate
@@ -95,9 +99,9 @@ class Bounds(NamedTuple):
     acceptance: Tensor  # (rungs,), mean acceptance on the way up
 
     def interval(self, errors: float = 2.0) -> tuple[float, float]:
-        """Return the lower bound less, and the upper more, so many standard errors.
+        """Return the lower bound minus, and the upper plus, so many standard errors.
 
-        With two, and the errors of 16 runs, it holds the truth about 94 times in 100.
+        With two of them, estimated from 16 runs, it covers the truth about 94 times in 100.
         """
         low = self.lower.value - errors * self.lower.standard_error
         return float(low), float(self.upper.value + errors * self.upper.standard_error)
@@ -121,20 +125,30 @@ def log_normalizer(
 ) -> Bounds:
     """Bound `log ∫ exp(-E(x)/T) dx` from both sides (Grosse, Ghahramani and Adams 2015).
 
-    Below: annealed importance sampling (Neal 2001) from the reference. Above: the same path run
-    backwards from `samples: (n, *event)` of `exp(-E/T)/Z`, which should be exact; without them,
-    the chains of the way up, resampled by weight, are moved `long_run` more steps. Standard errors
-    are those of `runs` independent runs of `chains` chains; samples are dealt out to the runs.
+    The lower bound is annealed importance sampling (Neal 2001) from the reference. The upper bound
+    is the same path run backwards from samples of the target.
 
     Args:
-        reference: where chains start, by default the space's reference distribution.
-        kernel: must leave its law invariant, and for the bridge be reversible (HMC by default,
-            Gibbs with gradients where x is discrete); it makes `steps` moves on each rung.
-        ladder: rungs, or the shares of the target in the path's energy, from 0 up to 1.
-        step_size: where the step size starts that a pilot run then fits to each rung.
+        energy: E.
+        generator: Source of all random numbers.
+        space: Where x may be; unbounded by default.
+        reference: Where the chains start, by default the space's reference distribution.
+        samples: Draws of `exp(-E/T)/Z`, `(n, *event)`, which should be exact and are divided among
+            the runs. Without them the chains of the way up, resampled by weight, are moved
+            `long_run` steps.
+        temperature: T.
+        kernel: Leaves its distribution invariant, and for the bridge is reversible: HMC by default,
+            Gibbs with gradients where x is discrete.
+        ladder: Number of rungs, or the shares of the target in the path's energy, from 0 to 1.
+        runs: Independent runs, whose spread gives the standard errors.
+        chains: Chains of each run.
+        steps: Moves of a chain on each rung.
+        step_size: Initial step size, which a pilot run adapts to each rung.
+        long_run: Steps that make samples where none are given.
 
-    Raises `ValueError` for a temperature that is not positive, a ladder that does not lead from 0
-    up to 1, fewer than two runs, and fewer samples than runs.
+    Raises:
+        ValueError: If the temperature is not positive, the ladder does not ascend from 0 to 1, or
+            there are fewer than two runs or fewer samples than runs.
     """
     if runs < 2 or chains < 1:
         raise ValueError(f"expected at least 2 runs of at least 1 chain, got {runs=}, {chains=}")
@@ -171,8 +185,11 @@ def importance(
 ) -> Estimate:
     """Estimate the log normalizer of `exp(-E/T)` from `candidates` draws of the proposal.
 
-    A lower bound in expectation; its standard error is blind to what the proposal misses, and
-    infinite for one candidate. Raises `ValueError` for none.
+    A lower bound in expectation. Its standard error is blind to what the proposal misses, and
+    infinite for one candidate.
+
+    Raises:
+        ValueError: If there is no candidate.
     """
     if candidates < 1:
         raise ValueError(f"expected at least one candidate, got {candidates}")
@@ -185,9 +202,13 @@ def importance(
 def bridge(forward: Tensor, backward: Tensor) -> Estimate:
     """Estimate log Z from log weights of both directions (Bennett 1976; Meng and Wong 1996).
 
-    `forward: (runs, n)` are `log f/q` of draws of the normalised q, `backward: (runs, m)` of draws
-    of f/Z: of points, or of paths that were annealed up and down. Consistent, of least variance
-    among such estimates, and no bound. The standard error is that of the runs.
+    Consistent, of least variance among such estimates, and no bound. The standard error is that of
+    the runs.
+
+    Args:
+        forward: `log f/q` of draws of the normalised q, `(runs, n)`: of points, or of paths
+            annealed up.
+        backward: `log f/q` of draws of f/Z, `(runs, m)`: of points, or of paths annealed down.
     """
     forward, backward = forward.double(), backward.double()
     pooled = _bennett(forward.flatten(), backward.flatten())
@@ -200,7 +221,7 @@ def _bennett(forward: Tensor, backward: Tensor) -> Tensor:
     shift = math.log(backward.shape[-1] / forward.shape[-1])
     both = torch.cat([forward, backward], -1)
     finite = both.isfinite()
-    # Past every weight by this much, one side's sum is nothing beside the other's.
+    # Beyond every weight by this much, one side's sum is negligible beside the other's.
     slack = 50 + abs(shift)
     low = torch.where(finite, both, math.inf).amin(-1) - slack
     high = torch.where(finite, both, -math.inf).amax(-1) + slack
@@ -217,7 +238,7 @@ def entropy(
 ) -> Estimate:
     """Estimate the entropy of `exp(-E/T)/Z`, in nats, from independent samples of it.
 
-    `log Z + mean E/T`: the bound that the log normalizer is.
+    `log Z + mean E/T`, which is the same bound as the log normalizer.
     """
     with evaluating(energy), torch.no_grad():
         values = energy(samples).double().flatten() / temperature
@@ -233,11 +254,18 @@ def bits_per_dimension(
     temperature: float = 1.0,
     bin_width: float = 1.0,
 ) -> Estimate:
-    """Estimate the mean code length of data `x: (n, *event)` in bits for each of its coordinates.
+    """Estimate the mean code length of data, in bits for each coordinate.
 
-    From a lower bound of log Z it is a lower bound, an optimist's: quote the one from an upper
-    bound. `bin_width` is the distance of neighbouring values of data that were made continuous by
-    adding uniform noise of that width: 1/256 for bytes scaled to [0, 1].
+    From a lower bound of log Z it is a lower bound, which flatters the model: quote the one from an
+    upper bound.
+
+    Args:
+        energy: E.
+        x: Data, `(n, *event)`.
+        log_normalizer: log Z, or a bound.
+        temperature: T.
+        bin_width: Distance of neighbouring values of data that were made continuous by adding
+            uniform noise of that width: 1/256 for bytes scaled to [0, 1].
     """
     nats = entropy(energy, x, log_normalizer, temperature=temperature)
     unit = math.prod(x.shape[x.ndim - energy.event_ndim :]) * math.log(2)
@@ -248,8 +276,7 @@ def bits_per_dimension(
 def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return the log of the mean of `exp(log_weights)`, `(runs, n)`, and its standard error.
 
-    The error is the delta method's over the means of the runs, which need be independent only of
-    each other.
+    The error is by the delta method, from the means of the runs: only runs need be independent.
     """
     means = torch.logsumexp(log_weights.double(), -1) - math.log(log_weights.shape[1])
     soft = SoftValue(means, -means, 1.0)

@@ -1,4 +1,4 @@
-"""Data in files, and a data set to begin with."""
+"""Tables of data in files, and a data set to begin with."""
 
 from __future__ import annotations
 
@@ -15,19 +15,25 @@ X, CONDITION = "x", "condition"  # what an .npz may hold
 
 
 class TableError(ValueError):
-    """A file is no table of numbers that an energy could be fitted to."""
+    """A file that is not a table of numbers to fit an energy to."""
 
 
 def load_table(path: str | Path) -> TensorDataset:
     """Read rows `x: (n, *event)`, and `condition: (n, *features)` if there is one.
 
-    `.npy` holds one array, `.npz` arrays named x and condition (or a single one of any name),
-    `.csv` numbers separated by commas, with or without a line of names at the top. A vector
-    `(n,)` is a table of one column. Numbers become torch's default dtype.
+    A vector `(n,)` is a table of one column. Nothing in a file is executed.
 
-    Raises FileNotFoundError when there is no such file, TableError when it is of another kind,
-    cannot be read, is empty or ragged, holds anything but numbers, or a NaN or an infinity (with
-    its place). Nothing in a file is executed.
+    Args:
+        path: `.npy` holds one array, `.npz` arrays named x and condition (or a single one of any
+            name), `.csv` numbers separated by commas, with or without a line of names at the top.
+
+    Returns:
+        A dataset of torch's default dtype.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TableError: If it is of another kind, cannot be read, is empty or ragged, or holds anything
+            but finite numbers; the message has the place of the first that is not finite.
     """
     path = Path(path)
     if not path.exists():
@@ -50,7 +56,7 @@ def load_table(path: str | Path) -> TensorDataset:
 
 
 def check_finite(x: Tensor, name: str = "data") -> None:
-    """Raise `ValueError` with the place of the first NaN or infinity in `x: (n, *event)`."""
+    """Raise `ValueError` at the first NaN or infinity in `x: (n, *event)`, with its place."""
     bad = ~x.isfinite()
     if not bad.any():
         return
@@ -64,9 +70,10 @@ def check_finite(x: Tensor, name: str = "data") -> None:
 
 
 def two_moons(n: int = 10_000, noise: float = 0.1, seed: int = 0) -> TensorDataset:
-    """Return `n` points of two interleaving half circles, blurred by `noise`, as scikit-learn's.
+    """Return `n` points of two interleaving half circles, as scikit-learn's `make_moons`.
 
-    Half circles of radius 1 around (0, 0) and (1, ½), the second upside down.
+    The half circles have radius 1 and the centres (0, 0) and (1, ½), the second upside down;
+    `noise` is the deviation of the Gaussian noise added to each coordinate.
     """
     generator = torch.Generator().manual_seed(seed)
     angle = math.pi * torch.rand(n, generator=generator)
