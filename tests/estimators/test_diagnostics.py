@@ -20,8 +20,6 @@ from ebrl.estimators import (
 )
 from ebrl.kernels import MALA
 from ebrl.sampling import ChainInfo
-from ebrl.training import Alarm, DivergedError
-from ebrl.training.watch import watch
 
 
 def autoregressive(correlation: float, steps: int, chains: int, *event: int) -> Tensor:
@@ -223,33 +221,3 @@ def test_the_energy_gap_is_the_difference_of_means() -> None:
     assert gap.value.item() == pytest.approx(0.75, abs=4 * gap.standard_error.item())
     # Var(x²/2) is 1/2 and 16 times that, over T².
     assert gap.standard_error.item() == pytest.approx((0.125 / 4000 + 2 / 5000) ** 0.5, rel=0.1)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_the_alarm_rings_for_what_is_not_finite(bad: float) -> None:
-    with pytest.raises(DivergedError, match=r"loss is .*; go back to the last good"):
-        watch(watch(Alarm(), torch.tensor(0.1)), torch.tensor(bad))
-    with pytest.raises(DivergedError, match="energy gap is"):
-        watch(Alarm(), torch.tensor(0.1), torch.tensor(bad))
-
-
-def test_the_alarm_rings_for_a_gap_that_explodes_and_names_the_cure() -> None:
-    alarm, loss = Alarm(), torch.tensor(0.0)
-    noise = torch.randn(300, generator=generator())
-    for gap in noise:
-        alarm = watch(alarm, loss, gap)
-    for step in range(80):
-        alarm = watch(alarm, loss, torch.tensor(1.05**step))
-    with pytest.raises(DivergedError, match=r"runs away.*adaptive MALA.*learning rate"):
-        watch(alarm, loss, torch.tensor(10_000.0))
-
-
-def test_the_alarm_is_quiet_for_one_wild_step_and_for_large_energies() -> None:
-    alarm, loss = Alarm(), torch.tensor(0.0)
-    for step in range(300):
-        alarm = watch(alarm, loss, torch.tensor(-500.0 if step == 100 else 0.5))
-    for _ in range(300):
-        alarm = watch(alarm, loss, torch.tensor(50.0))
-    before = alarm
-    assert watch(alarm, loss).level == before.level
-    assert alarm.updates == 600
