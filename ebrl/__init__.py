@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ebrl.energies import Repulsion as Repulsion
     from ebrl.networks import ConvEnergy as ConvEnergy
     from ebrl.networks import MLPEnergy as MLPEnergy
-    from ebrl.networks import ResNetEnergy as ResNetEnergy
     from ebrl.sampling import Chains as Chains
     from ebrl.sampling import DualAveraging as DualAveraging
     from ebrl.sampling import Sampler as Sampler
@@ -32,7 +31,6 @@ _HOMES = {
     "MLPEnergy": "networks",
     "Mixture": "energies",
     "Repulsion": "energies",
-    "ResNetEnergy": "networks",
     "Sampler": "sampling",
     "Samples": "sampling",
 }

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -134,8 +133,6 @@ class GaussianMixture(Target):
         return self.log_weights.exp() @ spread + self.deviation**2
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.compiler.is_compiling() and self.means.numel() <= 64:
-            return self._fused(x)
         # Chains last: with two coordinates last, every kernel's inner loop would be of length two.
         columns = (1,) * (x.ndim - 1)
         means = self.means.mT.unflatten(1, (-1, *columns))  # (dimension, components, 1, …)
@@ -147,25 +144,6 @@ class GaussianMixture(Target):
         shares = (log_joint - highest).clamp(min=-80).exp()  # (components, *batch)
         total = shares.sum(0)
         gradient = (apart * shares).sum(1) / (total * self.deviation**2)
-        return self.log_normalizer - highest - total.log(), gradient.movedim(0, -1)
-
-    def _fused(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the same, written out by component and coordinate: one loop when compiled."""
-        coordinates = x.unbind(-1)
-        log_joints, apart = [], []
-        for mean, log_weight in zip(self.means.unbind(), self.log_weights.unbind(), strict=True):
-            away = [at - to for at, to in zip(coordinates, mean.unbind(), strict=True)]
-            squares = reduce(torch.add, [one.square() for one in away])
-            log_joints.append(log_weight - 0.5 / self.deviation**2 * squares)
-            apart.append(away)
-        highest = reduce(torch.maximum, log_joints)
-        shares = [(log_joint - highest).clamp(min=-80).exp() for log_joint in log_joints]
-        total = reduce(torch.add, shares)
-        pulls = [
-            reduce(torch.add, [share * one for share, one in zip(shares, along, strict=True)])
-            for along in zip(*apart, strict=True)
-        ]
-        gradient = torch.stack([pull / (total * self.deviation**2) for pull in pulls])
         return self.log_normalizer - highest - total.log(), gradient.movedim(0, -1)
 
     def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -10,23 +10,12 @@ what the energy is conditioned on. Guidance is algebra, too: `(1 - w) * E + w * 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Number = float | Tensor
-
-
-class Recording(NamedTuple):
-    """Value and gradient at memory that moves: what the shape of x decides is decided once.
-
-    Both are good until the next call.
-    """
-
-    x: Tensor  # (*batch, *event), moved in place
-    follow: Callable[[], tuple[Tensor, Tensor]]  # the value and gradient at x as it now is
 
 
 class Energy(nn.Module):
@@ -54,14 +43,6 @@ class Energy(nn.Module):
             check_one_number_each(value, x, self.event_ndim)
             (gradient,) = torch.autograd.grad(value.sum(), x)
         return value.detach(), gradient
-
-    def recording(self, x: Tensor) -> Recording:
-        """Return `value_and_gradient` at a copy of x that its caller then moves, without a graph.
-
-        The copy is the energy's: what it gives is good until the energy is next evaluated.
-        """
-        at = x.clone()
-        return Recording(at, partial(self.value_and_gradient, at))
 
     def traced_value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same in a form that compiles to one graph; in eager mode it is the slowest."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy
-from ebrl.energies.freezing import evaluating, frozen
+from ebrl.energies.evaluating import evaluating
 from ebrl.kernels import HMC, GibbsWithGradients, Kernel, Proposal
 from ebrl.sampling import DualAveraging, Sampler, Samples
 from ebrl.spaces import Binary, Categorical, Space, Unbounded
@@ -101,7 +101,7 @@ class Annealing:
         log_weights = x.new_zeros(batch, dtype=torch.float64)
         acceptance = []
         for before, rung in pairwise(rungs):
-            with frozen(self.energy), evaluating(self.energy), torch.no_grad():
+            with evaluating(self.energy), torch.no_grad():
                 tilt = (self.reference(x) - self.energy(x) / self.temperature).double()
             log_weights += (self.ladder[rung] - self.ladder[before]) * tilt
             if rung != rungs[-1]:
@@ -115,7 +115,7 @@ class Annealing:
 
     def _check_shape(self, x: Tensor) -> None:
         """Raise `ValueError` if the energy broadcasts the reference's draws to its own shape."""
-        with frozen(self.energy), evaluating(self.energy):
+        with evaluating(self.energy):
             gradient = self.energy.value_and_gradient(x)[1]
         if gradient.shape != x.shape:
             raise ValueError(

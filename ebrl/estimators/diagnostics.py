@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy
-from ebrl.energies.freezing import evaluating
+from ebrl.energies.evaluating import evaluating
 from ebrl.estimators.integrals import Estimate
 from ebrl.sampling import ChainInfo
 

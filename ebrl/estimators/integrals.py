@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, align_left
-from ebrl.energies.freezing import evaluating
+from ebrl.energies.evaluating import evaluating
 from ebrl.estimators.annealing import Annealing
 from ebrl.kernels import Kernel, Proposal
 from ebrl.spaces import Space

@@ -24,10 +24,10 @@ class CycleState(NamedTuple):
     @property
     def gradient(self) -> Tensor | None:
         """The gradient at x, `(*batch, *event)`, if the last kernel knows it."""
-        return getattr(self.parts[-1], "gradient", None)
+        return self.parts[-1].gradient
 
 
-class Cycle:
+class Cycle(Kernel[CycleState, tuple[Any, ...]]):
     """One step of each kernel in turn: it leaves invariant what all of them do.
 
     All have the same step size and temperature. Each starts anew where the one before it left the
@@ -44,7 +44,7 @@ class Cycle:
         if any(isinstance(kernel, Tempered) for kernel in kernels):
             raise ValueError("expected Tempered(Cycle([...]), ...), got a Tempered in the cycle")
         self.kernels = tuple(kernels)
-        self.couples_chains = any(getattr(each, "couples_chains", False) for each in kernels)
+        self.couples_chains = any(kernel.couples_chains for kernel in kernels)
 
     def start(self, energy: Energy, x: Tensor) -> CycleState:
         parts = [self.kernels[0].start(energy, x)]

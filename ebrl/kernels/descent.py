@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, over_event
-from ebrl.kernels.protocol import Info, unadjusted
+from ebrl.kernels.protocol import Info, Kernel, unadjusted
 
 
 class DescentState(NamedTuple):
@@ -20,7 +20,7 @@ class DescentState(NamedTuple):
     velocity: Tensor  # (*batch, *event)
 
 
-class GradientDescent:
+class GradientDescent(Kernel[DescentState, None]):
     """`v' = momentum v - η ∇E(x)`, `x' = x + v'` (Polyak 1964): it minimises, it does not sample.
 
     Moves to an infinite energy or to none are undone and the velocity is lost. Raises `ValueError`

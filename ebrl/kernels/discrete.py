@@ -17,6 +17,7 @@ from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.protocol import (
     GradientState,
     Info,
+    Kernel,
     check_positive_temperature,
     check_uncoupled,
     gradient_state,
@@ -33,7 +34,7 @@ class GumbelNoise(NamedTuple):
     uniform: Tensor  # (*batch,)
 
 
-class GibbsWithGradients:
+class GibbsWithGradients(Kernel[GradientState, GumbelNoise]):
     """One informed change of one site a step (Grathwohl et al. 2021): exact.
 
     A change is proposed with probability ∝ `exp(-ΔE / 2T)` and accepted by Metropolis and
@@ -75,7 +76,7 @@ class GibbsWithGradients:
         return metropolis(proposal, state, log_ratio, noise.uniform)
 
 
-class DULA:
+class DULA(Kernel[GradientState, Tensor]):
     """Discrete Langevin, unadjusted (Zhang, Liu and Liu 2022, algorithm 1): every site at once.
 
     Each site draws its category with probability ∝ `exp(-(ΔE + |Δx|²/2η) / 2T)`: Langevin's
@@ -105,7 +106,7 @@ class DULA:
         return unadjusted(proposal, state)
 
 
-class DMALA:
+class DMALA(Kernel[GradientState, GumbelNoise]):
     """`DULA` with the test of Metropolis and Hastings (Zhang, Liu and Liu 2022): exact.
 
     One energy and gradient a step, for any number of changes. Raises `ValueError` at temperature 0

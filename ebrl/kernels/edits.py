@@ -17,6 +17,7 @@ from ebrl.kernels.discrete import gumbel_like
 from ebrl.kernels.importance import take
 from ebrl.kernels.protocol import (
     Info,
+    Kernel,
     check_positive_temperature,
     check_uncoupled,
     metropolis,
@@ -61,6 +62,10 @@ class EditState(NamedTuple):
     x: Tensor  # (*batch, longest) int64
     energy: Tensor  # (*batch,)
 
+    @property
+    def gradient(self) -> None:
+        """No gradient is known."""
+
 
 class EditNoise(NamedTuple):
     """What picks the kind of edit, its place and what fills it, and the noise of its acceptance."""
@@ -71,7 +76,7 @@ class EditNoise(NamedTuple):
     uniform: Tensor  # (*batch,)
 
 
-class Edits:
+class Edits(Kernel[EditState, EditNoise]):
     """One edit a step, accepted by Metropolis and Hastings: exact.
 
     A step costs one call of the filling and one energy. `step_size` plays no part. An edit that

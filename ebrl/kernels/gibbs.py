@@ -12,7 +12,7 @@ from ebrl.energies import RBM, Energy, Number, over_event
 from ebrl.kernels.discrete import check_one_hot, gumbel_like
 from ebrl.kernels.importance import take
 from ebrl.kernels.known import Known
-from ebrl.kernels.protocol import Info, check_uncoupled, diverged, uniform_like
+from ebrl.kernels.protocol import Info, Kernel, check_uncoupled, diverged, uniform_like
 from ebrl.spaces import PairEnergy
 
 Scan = Literal["random", "systematic"]
@@ -25,6 +25,10 @@ class GibbsState(NamedTuple):
     energy: Tensor  # (*batch,)
     site: Tensor  # (*batch,) integers, -1 before the first step
 
+    @property
+    def gradient(self) -> None:
+        """No gradient is known."""
+
 
 class GibbsNoise(NamedTuple):
     """The site that moves and what picks its category."""
@@ -33,7 +37,7 @@ class GibbsNoise(NamedTuple):
     gumbel: Tensor  # (*batch, categories)
 
 
-class Gibbs:
+class Gibbs(Kernel[GibbsState, GibbsNoise]):
     """One site a step, drawn from its law given the others (Geman and Geman 1984): exact.
 
     Evaluates the energy at the site's `categories - 1` other values in one batch, and no gradient.
@@ -93,6 +97,10 @@ class BlockGibbsState(NamedTuple):
     energy: Tensor  # (*batch,)
     hidden_logits: Tensor  # (*batch, hidden)
 
+    @property
+    def gradient(self) -> None:
+        """No gradient is known."""
+
 
 class BlockGibbsNoise(NamedTuple):
     """What picks the hidden units, and then the visible ones."""
@@ -101,7 +109,7 @@ class BlockGibbsNoise(NamedTuple):
     visible: Tensor  # (*batch, visible)
 
 
-class BlockGibbs:
+class BlockGibbs(Kernel[BlockGibbsState, BlockGibbsNoise]):
     """All hidden units of an RBM given the visible, then these given the hidden: exact at T = 1.
 
     `Sampler(BlockGibbs(), Binary(visible), …)`. `step_size` plays no part. Raises `TypeError` for

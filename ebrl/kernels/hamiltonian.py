@@ -19,6 +19,7 @@ from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.protocol import (
     GradientState,
     Info,
+    Kernel,
     MetropolisNoise,
     as_positive_diagonal,
     check_event_shape,
@@ -55,7 +56,7 @@ def leapfrog(
     return state, velocity - kick * state.gradient
 
 
-class HMC:
+class HMC(Kernel[GradientState, MetropolisNoise]):
     """Hamiltonian Monte Carlo (Duane et al. 1987; Neal 2011): exact at every step size.
 
     `leapfrogs` leapfrog steps; so many gradients a step, because the state caches the first. One
@@ -107,7 +108,7 @@ class VelocityState(NamedTuple):
     moving: Tensor  # (*batch,), 0 at the start, where no velocity has been drawn, then 1
 
 
-class GHMC:
+class GHMC(Kernel[VelocityState, MetropolisNoise]):
     """Generalised Hamiltonian Monte Carlo (Horowitz 1991): exact at every step size.
 
     Each step keeps `exp(-friction time)` of the velocity, with time = leapfrogs · step_size, fills
@@ -152,7 +153,7 @@ class GHMC:
         return metropolis(proposal, _turned(state), -gained / temperature, noise.uniform)
 
 
-class Underdamped:
+class Underdamped(Kernel[VelocityState, Tensor]):
     """Underdamped Langevin, the OBABO splitting (Bussi and Parrinello 2007): biased by O(ε²).
 
     It is `GHMC` with one leapfrog step and no test; `step_size` ε is the leapfrog step's. On

@@ -15,6 +15,7 @@ from torch import Tensor
 from ebrl.energies import Energy, Number
 from ebrl.kernels.protocol import (
     Info,
+    Kernel,
     check_positive_temperature,
     check_uncoupled,
     diverged,
@@ -62,6 +63,10 @@ class ImportanceState(NamedTuple):
     energy: Tensor  # (*batch,)
     log_density: Tensor  # (*batch,)
 
+    @property
+    def gradient(self) -> None:
+        """No gradient is known."""
+
 
 class ImportanceNoise(NamedTuple):
     """Fresh candidates and the number that picks among them and the chain's own place."""
@@ -70,7 +75,7 @@ class ImportanceNoise(NamedTuple):
     uniform: Tensor  # (*batch,)
 
 
-class IteratedSIR:
+class IteratedSIR(Kernel[ImportanceState, ImportanceNoise]):
     """Iterated sampling importance resampling (Andrieu, Lee and Vihola 2018, algorithm 1): exact.
 
     Each step draws `candidates` fresh ones and picks among them and the current place with
@@ -120,7 +125,7 @@ class IteratedSIR:
         return moved, Info(1 - weights[..., 0], lost[..., 1:].any(-1))
 
 
-class IndependenceMetropolis:
+class IndependenceMetropolis(Kernel[ImportanceState, ImportanceNoise]):
     """Metropolis with candidates that do not look where the chain is (Tierney 1994): exact.
 
     One candidate and one energy a step, accepted with probability `min(1, w(x') / w(x))`, where

@@ -1,4 +1,4 @@
-"""What a state knows of the energy, handed to a kernel that starts there."""
+"""An energy that answers from a state where it can, for a kernel that starts there."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ebrl.kernels.protocol import HasPosition
 
 
 class Known:
-    """An energy that remembers one state's energy, and its gradient where it has one.
+    """An energy that remembers the energy and, if it is known, the gradient of one state.
 
-    No module: one is made for every step.
+    A plain class, because one is created at every step.
     """
 
     def __init__(self, energy: Energy, state: HasPosition):
@@ -24,12 +24,11 @@ class Known:
         return self.state.energy if x is self.state.x else self.energy(x)
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        gradient = getattr(self.state, "gradient", None)
-        if x is self.state.x and gradient is not None:
-            return self.state.energy, gradient
+        if x is self.state.x and self.state.gradient is not None:
+            return self.state.energy, self.state.gradient
         return self.energy.value_and_gradient(x)
 
 
 def known(energy: Energy, state: HasPosition) -> Energy:
-    """Return the energy, such that starting a kernel at `state.x` evaluates nothing twice."""
+    """Return the energy; a kernel that starts at `state.x` then evaluates nothing twice."""
     return cast(Energy, Known(energy, state))

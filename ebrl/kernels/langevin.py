@@ -10,8 +10,6 @@ kernels descend, MALA where its test lets it: the energy must fall by more than
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -19,16 +17,15 @@ from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.protocol import (
     GradientState,
     Info,
+    Kernel,
     MetropolisNoise,
     as_positive_diagonal,
     check_event_shape,
     check_uncoupled,
-    compiles_by_coordinate,
     gradient_state,
     metropolis,
     metropolis_noise,
     normal_like,
-    precise,
     unadjusted,
 )
 
@@ -43,10 +40,6 @@ def langevin_proposal(
     """Return `x - η P g + √(2 η T P) ξ`."""
     event_ndim = normal.ndim - state.energy.ndim
     drift, spread = _scales(step_size, temperature, preconditioner, event_ndim)
-    if compiles_by_coordinate(state.x, event_ndim):
-        parts = (state.x, drift * state.gradient, spread * normal)
-        coordinates = zip(*(part.unbind(-1) for part in parts), strict=True)
-        return torch.stack([x - down + out for x, down, out in coordinates]).movedim(0, -1)
     if isinstance(drift, Tensor) or isinstance(spread, Tensor):
         return state.x - drift * state.gradient + spread * normal
     return torch.add(state.x, state.gradient, alpha=-drift).add_(normal, alpha=spread)
@@ -63,14 +56,7 @@ def _scales(
     return drift, spread
 
 
-def _shift(x: Tensor, direction: Tensor, scale: Number) -> Tensor:
-    """Add `scale * direction` to x in place."""
-    if isinstance(scale, Tensor):
-        return x.add_(scale * direction)
-    return x.add_(direction, alpha=scale)
-
-
-class ULA:
+class ULA(Kernel[GradientState, Tensor]):
     """Unadjusted Langevin (Roberts and Tweedie 1996): biased by O(η), never rejects.
 
     On `E = x²/2s²` at temperature 1 its variance is `s² / (1 - η/2s²)`. Moves to an infinite energy
@@ -100,40 +86,8 @@ class ULA:
         x = langevin_proposal(state, noise, step_size, temperature, scale)
         return unadjusted(gradient_state(energy, x), state)
 
-    def leap(
-        self,
-        energy: Energy,
-        state: GradientState,
-        steps: int,
-        step_size: Number,
-        temperature: Number,
-        generator: torch.Generator,
-    ) -> GradientState | None:
-        """Return where `steps` steps lead, asking but once whether all led to places.
 
-        To guard each step takes a quarter of a small batch's time. None, with the generator as it
-        was, where a step led to no place: what is infinite or NaN stays so, in x or in a sum of
-        energies. It waits for the device.
-        """
-        before, total = generator.get_state(), torch.zeros_like(state.energy)
-        scale = None if self.preconditioner is None else self.preconditioner.to(state.x)
-        event_ndim = state.x.ndim - state.energy.ndim
-        drift, spread = _scales(step_size, temperature, scale, event_ndim)
-        x, follow = energy.recording(state.x)
-        value, gradient, normal = state.energy, state.gradient, torch.empty_like(state.x)
-        for _ in range(steps):
-            _shift(x, gradient, -drift)
-            _shift(x, normal.normal_(generator=generator), spread)
-            value, gradient = follow()
-            total += value
-        if not math.isfinite(total.sum() + x.sum()):
-            generator.set_state(before)
-            return None
-        value = precise(value, x)
-        return GradientState(x.clone(), value.clone(), gradient.clone())
-
-
-class MALA:
+class MALA(Kernel[GradientState, MetropolisNoise]):
     """Metropolis-adjusted Langevin (Roberts and Tweedie 1996): exact at every step size.
 
     One energy and gradient a step. The best acceptance in many dimensions is .574 (Roberts and

@@ -20,6 +20,8 @@ from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.hamiltonian import kinetic_energy, leapfrog, thermal_velocity
 from ebrl.kernels.protocol import (
     GradientState,
+    Info,
+    Kernel,
     as_positive_diagonal,
     check_event_shape,
     check_positive_temperature,
@@ -40,14 +42,6 @@ class NUTSNoise(NamedTuple):
     directions: Tensor  # (*batch, max_depth), below .5 a doubling goes forwards in time
     doublings: Tensor  # (*batch, max_depth), decides whether a doubling takes the chain along
     levels: Tensor  # (*batch, max_depth), decides between the halves of a subtree
-
-
-class NUTSInfo(NamedTuple):
-    """What one step reports."""
-
-    acceptance: Tensor  # (*batch,), mean of `min(1, exp(-ΔH/T))` over the trajectory
-    diverged: Tensor  # (*batch,) bool, the trajectory ended at NaN, -inf or an error beyond 1000
-    leapfrogs: Tensor  # (*batch,), length of the trajectory
 
 
 class Point(NamedTuple):
@@ -75,7 +69,7 @@ class Growth(NamedTuple):
     diverged: Tensor  # (*batch,) bool
 
 
-class NUTS:
+class NUTS(Kernel[GradientState, NUTSNoise]):
     """Multinomial NUTS (Hoffman and Gelman 2014; Betancourt 2017): exact at every step size.
 
     At most `2^max_depth - 1` leapfrog steps of length `step_size`, with the generalised U-turn
@@ -83,6 +77,10 @@ class NUTS:
     once a leapfrog step, to know whether any chain still grows. Raises `ValueError` for a cap
     below 1, for a mass that is not positive or not of the event's shape, for an energy that couples
     chains and at temperature 0.
+
+    A step reports `leapfrogs`, the length of the trajectory, `depth`, how often it doubled, and
+    `saturated`, 1 where the cap ended it; its acceptance is the mean of `min(1, exp(-ΔH/T))` over
+    the trajectory, and it diverged where the trajectory ended at NaN, -inf or an error beyond 1000.
     """
 
     def __init__(self, max_depth: int = 10, mass: Tensor | None = None):
@@ -109,7 +107,7 @@ class NUTS:
         noise: NUTSNoise,
         step_size: Number,
         temperature: Number,
-    ) -> tuple[GradientState, NUTSInfo]:
+    ) -> tuple[GradientState, Info]:
         check_positive_temperature(temperature)
         mass = None if self.mass is None else self.mass.to(state.x)
         velocity = thermal_velocity(noise.normal, temperature, mass, state.energy.ndim)
@@ -137,7 +135,12 @@ class NUTS:
             if not growth.growing.any():
                 break
         acceptance = growth.acceptance / growth.leapfrogs
-        return tree.proposal, NUTSInfo(acceptance, growth.diverged, growth.leapfrogs)
+        extra = {
+            "leapfrogs": growth.leapfrogs,
+            "depth": (growth.leapfrogs + 1).log2().ceil(),
+            "saturated": growth.growing.to(acceptance.dtype),
+        }
+        return tree.proposal, Info(acceptance, growth.diverged, extra)
 
 
 class _Flow:

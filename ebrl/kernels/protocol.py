@@ -1,12 +1,12 @@
-"""What a kernel is: one move that leaves `exp(-E/T)` invariant, or says how far it is from that.
+"""What a kernel is: one move that leaves `exp(-E/T)` invariant, or states its bias.
 
     state = kernel.start(energy, x)
     noise = kernel.draw(state, generator)
     state, info = kernel.step(energy, state, noise, step_size, temperature)
 
-A state caches what is known at x. A step is deterministic given its noise, never reads a random
-stream and never waits for the host, so that a chain of steps compiles to one graph and eager and
-compiled chains agree. Chains are independent unless a kernel says otherwise.
+A state holds what is known at x. A step is deterministic given its noise, reads no random stream
+and never waits for the host, so that a chain of steps compiles to one graph and eager and compiled
+chains agree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Noise = TypeVar("Noise")
 
 
 class HasPosition(Protocol):
-    """What every kernel's state has: where the chains stand, and their energy there."""
+    """What the state of every kernel has."""
 
     @property
     def x(self) -> Tensor: ...  # (*batch, *event)
@@ -32,19 +32,25 @@ class HasPosition(Protocol):
     @property
     def energy(self) -> Tensor: ...  # (*batch,)
 
+    @property
+    def gradient(self) -> Tensor | None: ...  # (*batch, *event), None if it is not known
+
 
 class Info(NamedTuple):
-    """What one step reports and does not carry over."""
+    """What one step reports."""
 
     acceptance: Tensor  # (*batch,), the probability with which the proposal was accepted
-    diverged: Tensor  # (*batch,) bool, the proposal was NaN, -inf or infinitely far: rejected
+    diverged: Tensor  # (*batch,) bool, the proposal was NaN, infinite or had energy -inf
+    extra: dict[str, Tensor] | None = None  # what else the kernel reports, (*batch, …) each
 
 
 class Kernel(Protocol[State, Noise]):
-    """One move of a batch of chains."""
+    """One move of a batch of chains. Chains are independent unless `couples_chains`."""
+
+    couples_chains: bool = False
 
     def start(self, energy: Energy, x: Tensor) -> State:
-        """Return the state of chains that stand at x."""
+        """Return the state of chains at x."""
         ...
 
     def draw(self, state: State, generator: torch.Generator) -> Noise:
@@ -59,11 +65,28 @@ class Kernel(Protocol[State, Noise]):
 
 
 class GradientState(NamedTuple):
-    """Where a batch of chains stands, with the energy and gradient already known there."""
+    """The position of a batch of chains, with the energy and gradient there."""
 
     x: Tensor  # (*batch, *event)
     energy: Tensor  # (*batch,)
     gradient: Tensor  # (*batch, *event)
+
+
+def gradient_state(energy: Energy, x: Tensor) -> GradientState:
+    """Evaluate the energy and its gradient at x."""
+    value, gradient = energy.value_and_gradient(x)
+    return GradientState(x, precise(value, x), gradient)
+
+
+def precise(energy: Tensor, x: Tensor) -> Tensor:
+    """Return the energy in the type of x, and in float32 at least.
+
+    An energy may be computed in bfloat16, but not its small differences, which decide acceptances.
+    """
+    return energy.to(torch.promote_types(x.dtype, torch.float32))
+
+
+# Checks.
 
 
 def check_positive_temperature(temperature: Number) -> None:
@@ -76,7 +99,7 @@ def check_positive_temperature(temperature: Number) -> None:
 
 
 def as_positive_diagonal(name: str, diagonal: Tensor | None) -> Constant | None:
-    """Return `diagonal`, or raise `ValueError` if a number in it is not positive and finite."""
+    """Return `diagonal`; `ValueError` if a number in it is not positive and finite."""
     if diagonal is None:
         return None
     if not ((diagonal > 0) & diagonal.isfinite()).all():
@@ -95,7 +118,7 @@ def check_event_shape(name: str, diagonal: Constant | None, energy: Energy, x: T
 
 
 def check_uncoupled(energy: Energy) -> None:
-    """Raise `ValueError` for an energy of chains together, where a kernel needs each one's own."""
+    """Raise `ValueError` for an energy that couples chains; a test needs the energy of each one."""
     if energy.coupled_axis is not None:
         raise ValueError(
             "expected an energy of each chain alone, got one that couples the chains along batch "
@@ -104,8 +127,8 @@ def check_uncoupled(energy: Energy) -> None:
 
 
 def check_gradient_shape(state: HasPosition) -> None:
-    """Raise `ValueError` where the gradient that a state has is of another shape than x."""
-    gradient = getattr(state, "gradient", None)
+    """Raise `ValueError` where the gradient has another shape than x."""
+    gradient = state.gradient
     if gradient is not None and gradient.shape != state.x.shape:
         raise ValueError(
             f"expected x of the energy's shape (*batch, *event), {tuple(gradient.shape)}, got "
@@ -113,17 +136,7 @@ def check_gradient_shape(state: HasPosition) -> None:
         )
 
 
-def gradient_state(energy: Energy, x: Tensor) -> GradientState:
-    value, gradient = energy.value_and_gradient(x)
-    return GradientState(x, precise(value, x), gradient)
-
-
-def precise(energy: Tensor, x: Tensor) -> Tensor:
-    """Return the energy in the type of x, and in float32 at least.
-
-    An energy may be computed in bfloat16, but not its small differences, which decide acceptances.
-    """
-    return energy.to(torch.promote_types(x.dtype, torch.float32))
+# Noise. It is drawn in the order of the axes, whatever the memory layout of x.
 
 
 class MetropolisNoise(NamedTuple):
@@ -134,30 +147,36 @@ class MetropolisNoise(NamedTuple):
 
 
 def metropolis_noise(state: HasPosition, generator: torch.Generator) -> MetropolisNoise:
+    """Draw the noise of a Gaussian proposal and of its acceptance test."""
     return MetropolisNoise(normal_like(state.x, generator), uniform_like(state.energy, generator))
 
 
 def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.empty_like(x).normal_(generator=generator)
+    """Draw standard normal numbers of the shape and type of x."""
+    return torch.empty_like(x, memory_format=torch.contiguous_format).normal_(generator=generator)
 
 
 def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.empty_like(x).uniform_(generator=generator)
+    """Draw numbers in [0, 1) of the shape and type of x."""
+    return torch.empty_like(x, memory_format=torch.contiguous_format).uniform_(generator=generator)
+
+
+# The end of a step.
 
 
 def diverged(x: Tensor, energy: Tensor) -> Tensor:
-    """Return which proposals are no place at all, `(*batch,)` bool.
+    """Return which proposals are NaN, infinite or have the energy -inf, `(*batch,)` bool.
 
-    An energy of +inf at a finite x is a wall, density zero: rejected, but no divergence.
+    An energy of +inf at a finite x is a wall, of density zero: rejected, but no divergence.
     """
-    return (_at_a_place(x, energy) > -torch.inf).logical_not_()
+    return (_energy_where_finite(x, energy) > -torch.inf).logical_not_()
 
 
-def _at_a_place(x: Tensor, energy: Tensor) -> Tensor:
-    """Return the energy where x is finite, and elsewhere NaN."""
+def _energy_where_finite(x: Tensor, energy: Tensor) -> Tensor:
+    """Return the energy where x is finite, and NaN elsewhere."""
     event_axes = tuple(range(energy.ndim, x.ndim))
-    place = x.sum(event_axes, dtype=energy.dtype) if event_axes else x
-    return torch.add(energy, place, alpha=0)  # 0 times infinity is NaN
+    total = x.sum(event_axes, dtype=energy.dtype) if event_axes else x
+    return torch.add(energy, total, alpha=0)  # 0 times infinity is NaN
 
 
 def choose(accepted: Tensor, proposal: Any, current: Any) -> Any:
@@ -168,25 +187,13 @@ def choose(accepted: Tensor, proposal: Any, current: Any) -> Any:
 
 def _where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """Return `new` where accepted, `(*batch,)` bool, and `old` elsewhere, `(*batch, *event)`."""
-    event_ndim = new.ndim - accepted.ndim
-    if compiles_by_coordinate(new, event_ndim):
-        new, old = new.movedim(-1, 0), old.movedim(-1, 0)
-        return torch.where(accepted, new, old).movedim(0, -1)
-    mask = accepted.reshape((*accepted.shape, *(1,) * event_ndim)) if event_ndim else accepted
+    mask = accepted.reshape((*accepted.shape, *(1,) * (new.ndim - accepted.ndim)))
     return torch.where(mask, new, old)
-
-
-def compiles_by_coordinate(x: Tensor, event_ndim: int) -> bool:
-    """Whether a compiled step had better write `x: (*batch, *event)` with the chains last.
-
-    A few coordinates make too short a loop; one along the chains joins that of the energy.
-    """
-    return torch.compiler.is_compiling() and event_ndim == 1 and x.shape[-1] <= 4
 
 
 def unadjusted(proposal: State, current: State) -> tuple[State, Info]:
     """End a step without a test: the proposal is taken where its energy is finite."""
-    probe = _at_a_place(proposal.x, proposal.energy)
+    probe = _energy_where_finite(proposal.x, proposal.energy)
     accepted, lost = probe.abs() < torch.inf, (probe > -torch.inf).logical_not_()
     state: State = choose(accepted, proposal, current)
     return state, Info(accepted.to(probe.dtype), lost)
@@ -205,8 +212,8 @@ def metropolis(
 def metropolis_test(log_ratio: Tensor, lost: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Return the acceptance probability `min(1, exp(log_ratio))` and the decisions.
 
-    What is lost (an energy of -inf would always win) and a log ratio of NaN (+inf minus +inf) are
-    rejected.
+    Diverged proposals, of which an energy of -inf would always win, and log ratios of NaN (+inf
+    minus +inf) are rejected.
     """
     log_ratio = torch.where(lost, -torch.inf, log_ratio)
     acceptance = torch.nan_to_num(log_ratio, nan=-torch.inf).clamp_(max=0).exp_()

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, over_event
-from ebrl.kernels.protocol import GradientState, Info, choose, diverged, gradient_state
+from ebrl.kernels.protocol import GradientState, Info, Kernel, choose, diverged, gradient_state
 
 
-class SVGD:
+class SVGD(Kernel[GradientState, None]):
     """`x_i' = x_i + η/n Σ_j [T ∇_j k(x_j, x_i) - k(x_j, x_i) ∇E(x_j)]` (Liu and Wang 2016).
 
     The n chains along the last batch axis are one set of particles and move together, without

@@ -30,6 +30,10 @@ class TemperedState(NamedTuple):
     replicas: Any  # the kernel's state with the batch (*batch, replicas), coldest first
     swaps: Tensor  # (*batch, replicas - 1), acceptance of the last swaps between neighbours
 
+    @property
+    def gradient(self) -> None:
+        """No gradient is known."""
+
 
 class TemperedNoise(NamedTuple):
     """The noise of the replicas' moves and of their swaps."""
@@ -46,7 +50,7 @@ class Rungs(NamedTuple):
     gradient: Tensor | None
 
 
-class Tempered:
+class Tempered(Kernel[TemperedState, TemperedNoise]):
     """Parallel tempering (Swendsen and Wang 1986; Geyer 1991): exact if its kernel is.
 
     `temperatures` is a ladder of multiples of the sampler's own, which its first rung is: 1, and
@@ -70,7 +74,7 @@ class Tempered:
             )
         if isinstance(kernel, Tempered):
             raise ValueError("expected one ladder of temperatures, got one in another: merge them")
-        if getattr(kernel, "couples_chains", False):
+        if kernel.couples_chains:
             raise ValueError(
                 "expected a kernel that moves each replica alone, got one whose chains move "
                 f"together, {type(kernel).__name__}: temper MALA or HMC"
@@ -105,7 +109,7 @@ class Tempered:
         replicas, info = self.kernel.step(energy, state.replicas, noise.moves, step_size, ladder)
         swapped, swaps = exchanged(replicas, ladder, noise.uniform)
         replicas = self.kernel.start(known(energy, swapped), swapped.x)
-        report = Info(info.acceptance[..., 0], info.diverged.any(-1))
+        report = Info(info.acceptance[..., 0], info.diverged.any(-1), {"swaps": swaps})
         return _coldest(replicas, swaps), report
 
 
@@ -127,7 +131,7 @@ def exchanged(replicas: HasPosition, temperatures: Tensor, uniform: Tensor) -> t
         partner = rungs + torch.nn.functional.pad(swapped, (0, 1))
         partner = partner - torch.nn.functional.pad(swapped, (1, 0))
         energy, order = energy.gather(-1, partner), order.gather(-1, partner)
-    gradient: Tensor | None = getattr(replicas, "gradient", None)
+    gradient = replicas.gradient
     if gradient is not None:
         gradient = _in_order(gradient, order)
     return Rungs(_in_order(replicas.x, order), energy, gradient), swaps

@@ -1,150 +1,153 @@
-"""A multilayer perceptron forth and back by hand, in scratch memory and without graphs.
+"""Value and gradient of a multilayer perceptron in scratch memory, without a graph.
 
-Rows are `(rows, width)` and weights `(inputs, outputs)`. An ensemble's have the members in front
-and run as one batched program. A pass is a list of calls on memory that stays: whoever makes it
-often, as the steps of a chain do, keeps the list.
+It is 1.2 to 2 times as fast as autograd, which is right for every network and which
+`BoundMLP.value_and_gradient` falls back to. Weights are plain tensors with the members of an
+ensemble in front; a normalisation that is affine in evaluation mode can be folded into them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import NamedTuple
+from functools import lru_cache
+from threading import get_ident
+from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ebrl.networks.slopes import Call, Slope
-from ebrl.networks.workspace import Scratch
+Reduction = Literal["mean", "max"]
+PART = 2**17  # numbers in one layer of one part of the rows: what the cache of a core holds
 
 
 class Layer(NamedTuple):
-    """A linear layer's weights as views, so that a step of a chain looks none up by name."""
+    """The weights of a linear layer."""
 
-    weight: Tensor  # (inputs, outputs)
-    bias: Tensor  # (1, outputs)
+    weight: Tensor  # (members, inputs, outputs)
+    bias: Tensor  # (members, 1, outputs)
 
 
 class Weights(NamedTuple):
-    """The weights as views: of one member as matrices, of several with the members in front."""
+    """The weights of a perceptron with one output, and its activation."""
 
-    first: Layer  # of the condition and x together
-    x: Tensor  # (dimension, hidden), the share of x in the first layer
-    hidden: list[Layer]
-    back: list[Tensor]  # (outputs, inputs), the hidden layers' transposed
-    head: Layer  # (hidden, 1)
-
-    def member(self, i: int) -> Weights:
-        """Return the matrices of one of several members."""
-        first, *hidden, head = (
-            Layer(layer.weight[i], layer.bias[i]) for layer in (self.first, *self.hidden, self.head)
-        )
-        return Weights(first, self.x[i], hidden, [weight[i] for weight in self.back], head)
+    first: Tensor  # (members, dimension, width); its bias is part of what is passed as `shift`
+    hidden: Sequence[Layer]
+    head: Layer  # to one output
+    activate: Callable[[Tensor, Tensor], object]  # of `ACTIVATIONS`
 
 
-class Pass(NamedTuple):
-    """The memory of a pass, a tensor for each activation, good until its next use."""
+def value_and_gradient(
+    x: Tensor, weights: Weights, shift: Tensor, reduction: Reduction
+) -> tuple[Tensor, Tensor]:
+    """Return the value and its gradient with respect to x.
 
-    outputs: list[Tensor]  # (rows, width), a layer's sums and then its activations
-    kept: list[Tensor]  # (rows, width), what the slope follows from, the output for some
-    free: list[Tensor]  # (rows, width), memory for the way back; the output unless it is kept
+    The rows are worked through in parts, so that their activations stay in the cache.
 
-    def member(self, i: int, rows: Tensor) -> Pass:
-        """Return one member's pass at some rows, gathered into the memory that is free."""
-        free = [tensor[i, : len(rows)] for tensor in self.kept]
-        kept = [
-            torch.index_select(kept[i], 0, rows, out=out[i, : len(rows)])
-            for kept, out in zip(self.kept, self.free, strict=True)
-        ]
-        return Pass([], kept, free)
+    Args:
+        x: Points `(rows, dimension)`; rows of one condition are consecutive.
+        weights: The weights of all members.
+        shift: What is added to `x W` in the first layer, `(members, conditions, width)`: the bias,
+            with the contribution of each condition. Each serves `rows / conditions` rows.
+        reduction: How the members' outputs become one value.
 
-
-def memory(scratch: Scratch, slope: Slope) -> Pass:
-    """Return the memory of a pass in `scratch`, whose first sums are the first layer's."""
-    outputs, spare = scratch
-    return Pass(outputs, outputs, spare) if slope.of_output else Pass(outputs, spare, outputs)
-
-
-def affine(rows: Tensor, layer: Layer, out: Tensor | None = None) -> Tensor:
-    """Return `rows W + b`."""
-    return addmm_for(rows)(layer.bias, rows, layer.weight, out=out)
-
-
-def shared_affine(rows: Tensor, weight: Tensor, share: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return `rows W + share`, where `share: (runs, outputs)` has one row for each run of rows."""
-    runs = share.shape[-2]
-    if runs in (1, rows.shape[-2]):
-        return addmm_for(rows)(share, rows, weight, out=out)
-    sums = product(rows, weight, out)
-    sums.unflatten(-2, (runs, -1)).add_(share.unsqueeze(-2))
-    return sums
-
-
-def product(rows: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return `rows W`."""
-    return mm_for(rows)(rows, weight, out=out)
-
-
-def activations(layers: Sequence[Layer], slope: Slope, scratch: Scratch) -> Tensor:
-    """Return the last activations, from the sums of the layer before `layers`, in `scratch`."""
-    h = slope.in_place(scratch.sums[0])
-    for layer, sums in zip(layers, scratch.sums[1:], strict=True):
-        h = slope.in_place(affine(h, layer, out=sums))
-    return h
-
-
-def way_up(layers: Sequence[Layer], slope: Slope, scratch: Scratch) -> list[Call]:
-    """Return the calls from the sums of the layer before `layers` to the last activations."""
-    outputs, spare = scratch
-    calls = slope.activate(outputs[0], spare[0])
-    for k, layer in enumerate(layers):
-        rows, out = outputs[k], outputs[k + 1]
-        calls.append(partial(addmm_for(rows), layer.bias, rows, layer.weight, out=out))
-        calls += slope.activate(out, spare[k + 1])
-    return calls
-
-
-def way_down(
-    upstream: Tensor,
-    transposed: Sequence[Tensor],
-    slope: Slope,
-    past: Pass,
-    gradients: Sequence[Layer] | None = None,
-) -> tuple[list[Call], Tensor]:
-    """Return the calls from `upstream`, the gradient at the last activations, and where they end.
-
-    They end with the gradient `(rows, width)` at the sums of the layer before those whose weights
-    are `transposed: (outputs, inputs)`, and add these layers' own to `gradients`, if there are any.
-    The last of what was kept is overwritten.
+    Returns:
+        The values `(rows,)` and the gradients `(rows, dimension)`.
     """
-    last = past.kept[-1]
-    calls: list[Call] = [slope.through(upstream, last, last)]
-    back = last
-    for k in range(len(transposed) - 1, -1, -1):
-        if gradients is not None:
-            calls.append(partial(add_gradient, gradients[k], past.outputs[k], back))
-        calls.append(partial(mm_for(back), back, transposed[k], out=past.free[k]))
-        back = past.free[k]
-        calls.append(slope.through(back, past.kept[k], back))
-    return calls, back
+    value, gradient = x.new_empty(len(x), 1), torch.empty_like(x)
+    conditions = shift.shape[1]
+    rows_each = 1 if conditions == 1 else max(len(x) // conditions, 1)
+    width = max(_widths(weights))
+    rows = PART * torch.get_num_threads() if x.device.type == "cpu" else width * max(len(x), 1)
+    step = max(rows // (width * rows_each), 1) * rows_each
+    for start in range(0, len(x), step):
+        part = slice(start, start + step)
+        own = slice(start // rows_each, (start + step) // rows_each) if conditions > 1 else slice(1)
+        _differentiate(x[part], weights, shift[:, own], reduction, value[part], gradient[part])
+    return value.squeeze(-1), gradient
 
 
-def addmm_for(rows: Tensor) -> Callable[..., Tensor]:
-    """Return torch's `bias + rows W` of one member or of several."""
-    return torch.addmm if rows.ndim == 2 else torch.baddbmm
+def _differentiate(
+    x: Tensor,
+    weights: Weights,
+    shift: Tensor,
+    reduction: Reduction,
+    value: Tensor,
+    gradient: Tensor,
+) -> None:
+    """Write `value: (rows, 1)` and `gradient: (rows, dimension)` of one part of the rows."""
+    first, hidden, head, activate = weights
+    members = len(first)
+    # A GPU's own allocator is as fast as memory that is kept.
+    memory = _kept if x.device.type == "cpu" else _memory
+    outputs, slopes = memory(get_ident(), members, len(x), _widths(weights), x.dtype, x.device)
+
+    h = outputs[0]  # (members, rows, width)
+    h.unflatten(1, (shift.shape[1], -1)).copy_(shift.unsqueeze(2))
+    h.baddbmm_(x.expand(members, -1, -1), first)
+    activate(h, slopes[0])
+    for k, layer in enumerate(hidden, 1):
+        h = torch.baddbmm(layer.bias, h, layer.weight, out=outputs[k])
+        activate(h, slopes[k])
+    outcomes = torch.baddbmm(head.bias, h, head.weight)  # (members, rows, 1)
+
+    back = torch.mul(slopes[-1], head.weight.mT, out=h)  # at the last layer's sums
+    if reduction == "max":
+        largest, member = outcomes.max(0, keepdim=True)
+        value.copy_(largest[0])
+        back.mul_(torch.zeros_like(outcomes).scatter_(0, member, members))
+    else:
+        torch.mean(outcomes, 0, out=value)
+    for k in reversed(range(len(hidden))):
+        back = torch.bmm(back, hidden[k].weight.mT, out=outputs[k]).mul_(slopes[k])
+    torch.mean(torch.bmm(back, first.mT), 0, out=gradient)
 
 
-def mm_for(rows: Tensor) -> Callable[..., Tensor]:
-    """Return torch's `rows W` of one member or of several."""
-    return torch.mm if rows.ndim == 2 else torch.bmm
+def _widths(weights: Weights) -> tuple[int, ...]:
+    return tuple(w.shape[-1] for w in (weights.first, *(each.weight for each in weights.hidden)))
 
 
-def add_gradient(gradient: Layer, rows: Tensor, back: Tensor) -> None:
-    """Add a layer's gradient, from its inputs `(rows, inputs)` and the gradient at its sums."""
-    weight, bias = gradient
-    left, right = rows.mT, back
-    # Of one input `nn.Linear`'s weights the other way round are no matrix that cuBLAS can write.
-    if weight.stride(-2) == 1 and weight.shape[-1] > 1:
-        weight, left, right = weight.mT, back.mT, rows
-    (weight.addmm_ if weight.ndim == 2 else weight.baddbmm_)(left, right)
-    bias.add_(back.sum(-2).view_as(bias))
+def _memory(
+    thread: int,
+    members: int,
+    rows: int,
+    widths: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return memory for the activations of each layer, `(members, rows, width)`, and their slopes.
+
+    Outside of inference mode no call could write to tensors that were made within.
+    """
+    with torch.inference_mode(False):
+        outputs, slopes = (
+            [torch.empty(members, rows, width, dtype=dtype, device=device) for width in widths]
+            for _ in range(2)
+        )
+    return outputs, slopes
+
+
+# Fresh memory costs more in page faults than the kernels that fill it. Each thread has its own.
+_kept = lru_cache(maxsize=32)(_memory)
+
+
+def _relu(sums: Tensor, slope: Tensor) -> None:
+    torch.gt(sums, 0, out=slope)
+    sums.relu_()
+
+
+def _silu(sums: Tensor, slope: Tensor) -> None:
+    torch.sigmoid(sums, out=slope)
+    sums.mul_(slope)
+    torch.lerp(sums, sums.new_ones(()), slope, out=slope)  # σ + h (1 - σ) with h = s σ
+
+
+def _tanh(sums: Tensor, slope: Tensor) -> None:
+    sums.tanh_()
+    torch.addcmul(sums.new_ones(()), sums, sums, value=-1, out=slope)
+
+
+# Each turns sums into activations in place and writes the derivative at the sums.
+ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor, Tensor], object]] = {
+    nn.ReLU: _relu,
+    nn.SiLU: _silu,
+    nn.Tanh: _tanh,
+}

@@ -6,7 +6,7 @@ from ebrl.sampling.chains import Chains as Chains
 from ebrl.sampling.paths import Stage as Stage
 from ebrl.sampling.paths import noise_path as noise_path
 from ebrl.sampling.paths import temperature_path as temperature_path
-from ebrl.sampling.sampler import ChainInfo as ChainInfo
+from ebrl.sampling.resampling import importance_resampling as importance_resampling
+from ebrl.sampling.run import ChainInfo as ChainInfo
 from ebrl.sampling.sampler import Sampler as Sampler
 from ebrl.sampling.sampler import Samples as Samples
-from ebrl.sampling.sampler import importance_resampling as importance_resampling

@@ -11,28 +11,20 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number
-from ebrl.kernels import HMC, MALA, ULA, Kernel
+from ebrl.kernels import HMC, MALA, ULA, Info, Kernel
 from ebrl.sampling.paths import Stage
 
 BLOCK = 20  # steps in a graph: longer ones compile longer and hold more noise
 GRAPHS = 64  # torch's own limit is 8, fewer than the shapes of one training run
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}  # torch's choice, elsewhere g++
-
-
-class Moved(NamedTuple):
-    """Where steps led to, and sums over them of what they report."""
-
-    state: Any
-    acceptance: Tensor  # (*batch,)
-    diverged: Tensor  # (*batch,)
 
 
 def check_compilable(kernel: Kernel) -> None:
@@ -75,59 +67,66 @@ def with_tensors(stage: Stage, x: Tensor) -> Stage:
     )
 
 
-def move(kernel: Kernel, state: Any, stage: Stage, generator: torch.Generator) -> Moved:
-    """Return what the stage's steps from the state lead to, without a graph of gradients.
+def moves(
+    kernel: Kernel, state: Any, stage: Stage, generator: torch.Generator
+) -> Iterator[tuple[Any, Info]]:
+    """Yield the state after each block of the stage's steps, and the sum of what they reported.
 
-    Raises `RuntimeError` for an energy that does not compile to one graph, and for more graphs than
-    `GRAPHS`.
+    Raises:
+        RuntimeError: For an energy that does not compile to one graph, and for more graphs than
+            `GRAPHS`.
     """
     energy, steps, step_size, temperature = stage
-    moved = Moved(state, torch.zeros_like(state.energy), torch.zeros_like(state.energy))
     # Loaded here: the compiler takes a second.
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
-    block = _compiled(state.x.device.type)
-    torch.compiler.cudagraph_mark_step_begin()
-    try:
-        with torch._dynamo.config.patch(recompile_limit=GRAPHS):
-            for done in range(0, steps, BLOCK):
-                noise = [kernel.draw(state, generator) for _ in range(min(BLOCK, steps - done))]
-                moved = block(kernel, energy, moved, noise, step_size, temperature)
-    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
-        raise RuntimeError(
-            f"the chain on {type(energy).__name__} did not compile, {type(error).__name__} above: "
-            "leave compile=False, or see that the energy never branches on values and holds "
-            f"numbers that change as tensors (of others each is a graph, and {GRAPHS} are kept)"
-        ) from error
-    return _apart(moved) if state.x.device.type == "cuda" else moved
+    block, on_gpu = _compiled(state.x.device.type), state.x.device.type == "cuda"
+    for done in range(0, steps, BLOCK):
+        noise = [kernel.draw(state, generator) for _ in range(min(BLOCK, steps - done))]
+        torch.compiler.cudagraph_mark_step_begin()
+        try:
+            with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+                state, info = block(kernel, energy, state, noise, step_size, temperature)
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+            raise RuntimeError(
+                f"the chain on {type(energy).__name__} did not compile, {type(error).__name__} "
+                "above: leave compile=False, or see that the energy never branches on values and "
+                "holds numbers that change as tensors (of others each is a graph, and "
+                f"{GRAPHS} are kept)"
+            ) from error
+        if on_gpu:  # what a graph returns it overwrites when it is replayed
+            state = type(state)(*(field.clone() for field in state))
+        yield state, info
 
 
 @cache
-def _compiled(device: str) -> Callable[..., Moved]:
+def _compiled(device: str) -> Callable[..., tuple[Any, Info]]:
     """Return the compiled block for a kind of device, made at first use."""
     option = "triton.cudagraphs" if device == "cuda" else "cpp_wrapper"
     return torch.compile(_block, fullgraph=True, dynamic=False, options={option: True})
 
 
-def _apart(moved: Moved) -> Moved:
-    """Return a copy: what a graph returns it overwrites when it is replayed."""
-    state, acceptance, diverged = moved
-    state = type(state)(*(field.clone() for field in state))
-    return Moved(state, acceptance.clone(), diverged.clone())
+def added(total: Info, info: Info) -> Info:
+    """Return the sum of two reports, without a graph; the first one may lack the extra fields."""
+    extra = info.extra and {
+        name: one.detach() + (total.extra[name] if total.extra else 0)
+        for name, one in info.extra.items()
+    }
+    return Info(total.acceptance + info.acceptance.detach(), total.diverged + info.diverged, extra)
 
 
 def _block(
     kernel: Kernel,
     energy: Energy,
-    moved: Moved,
+    state: Any,
     noise: list[Any],
     step_size: Number,
     temperature: Number,
-) -> Moved:
-    state, acceptance, diverged = moved
+) -> tuple[Any, Info]:
+    zero = torch.zeros_like(state.energy)
+    total = Info(zero, zero)
     for one in noise:
         state, info = kernel.step(energy, state, one, step_size, temperature)
-        acceptance = acceptance + info.acceptance
-        diverged = diverged + info.diverged
+        total = added(total, info)
     state = type(state)(*(field.contiguous() for field in state))  # as the next block expects it
-    return Moved(state, acceptance, diverged)
+    return state, total

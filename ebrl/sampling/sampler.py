@@ -9,32 +9,23 @@ and its modules are in evaluation mode; both are as before afterwards, even afte
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ebrl.energies import Energy, Number, check_one_number_each
-from ebrl.energies.freezing import evaluating, frozen
-from ebrl.kernels.importance import IteratedSIR, Proposal
-from ebrl.kernels.langevin import ULA
-from ebrl.kernels.protocol import Kernel, check_gradient_shape
+from ebrl.energies import Energy, Number
+from ebrl.energies.evaluating import evaluating
+from ebrl.kernels.protocol import Kernel
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging
 from ebrl.sampling.paths import Stage
-from ebrl.spaces import Box, FreeEnergy, Space, Unbounded
+from ebrl.sampling.run import ChainInfo, Run, differentiable, joined
+from ebrl.spaces import Box, Space, Unbounded
 
 Gradient = Literal["none", "last", "unroll"]
-
-
-class ChainInfo(NamedTuple):
-    """What a run of the chains reports, kept on the device."""
-
-    acceptance: Tensor  # (*batch,), mean acceptance probability over the steps
-    diverged: Tensor  # (*batch,), proposals rejected as NaN, -inf or infinitely far
-    step_size: Tensor  # the step size after the run, a scalar or (*batch,)
 
 
 class Samples(NamedTuple):
@@ -83,7 +74,6 @@ class Sampler(nn.Module):
         self.kernel, self.space = kernel, space or Unbounded()
         self.steps, self.temperature, self.compiled = steps, temperature, compile
         self.fixed_step_size = step_size
-        self.unguarded = True  # runs of ULA, until a chain meets a wall or diverges
         self.adaptation = adaptation
         if adaptation is not None:
             if isinstance(space, Box) and space.walls == "project":
@@ -161,9 +151,9 @@ class Sampler(nn.Module):
         if self.steps == 0:
             raise ValueError("expected a sampler with at least one step to trace, got steps=0")
         x = self._starting_points(energy, x, n, generator)
-        with evaluating(energy), frozen(energy), torch.no_grad():
-            run = _Run(self.kernel, self.space, self._stage(energy, temperature), x.detach())
-            places = [run.place() for _ in run.moves(generator, None)]
+        with evaluating(energy), torch.no_grad():
+            run = Run(self.kernel, self.space, self._stage(energy, temperature), x.detach())
+            places = [run.position() for _ in run.moves(generator, None)]
         xs, energies = zip(*places, strict=True)
         return Samples(torch.stack(xs), torch.stack(energies), run.report())
 
@@ -189,17 +179,17 @@ class Sampler(nn.Module):
         energies, final = [stage.energy for stage in stages], stages[-1]
         with evaluating(*energies):
             if gradient == "unroll":
-                return self._along(_differentiable(stages), x, generator, adaptation)
+                return self._along(differentiable(stages), x, generator, adaptation)
             last = int(gradient == "last" and final.steps > 0)
             stages = [*stages[:-1], final._replace(steps=final.steps - last)]
-            with frozen(*energies), torch.no_grad():
+            with torch.no_grad():
                 samples = self._along(stages, x.detach(), generator, adaptation)
             if not last:
                 return samples
             final = final._replace(steps=1, step_size=samples.info.step_size)
-            end = self._along(_differentiable([final]), samples.x, generator, None)
+            end = self._along(differentiable([final]), samples.x, generator, None)
         before = sum(stage.steps for stage in stages)
-        return Samples(end.x, end.energy, _joined([samples.info, end.info], [before, 1]))
+        return Samples(end.x, end.energy, joined([samples.info, end.info], [before, 1]))
 
     def _along(
         self,
@@ -213,22 +203,15 @@ class Sampler(nn.Module):
             compiled = self.compiled and not torch.is_grad_enabled()
             if compiled:
                 stage = compilation.with_tensors(stage, x)
-            run = _Run(self.kernel, self.space, stage, x)
+            run = Run(self.kernel, self.space, stage, x)
             if compiled:
                 run.move_compiled(generator)
-            elif adaptation is not None or not self._leaps(run, generator):
+            else:
                 for _ in run.moves(generator, adaptation):
                     pass
-            x, energy = run.place()
+            x, energy = run.position()
             reports.append(run.report())
-        return Samples(x, energy, _joined(reports, [stage.steps for stage in stages]))
-
-    def _leaps(self, run: _Run, generator: torch.Generator) -> bool:
-        """Whether the run did without guards; after one that met walls none tries again."""
-        if not self.unguarded or run.state.x.device.type != "cpu" or torch.is_grad_enabled():
-            return False  # to ask whether it did would wait for an accelerator
-        self.unguarded = type(self.kernel) is ULA and run.leap(self.kernel, generator)
-        return self.unguarded
+        return Samples(x, energy, joined(reports, [stage.steps for stage in stages]))
 
     def _starting_points(
         self, energy: Energy, x: Tensor | None, n: int | None, generator: torch.Generator
@@ -272,120 +255,6 @@ class Sampler(nn.Module):
         return x
 
 
-class _Run:
-    """The chains while they move along one stage."""
-
-    def __init__(self, kernel: Kernel, space: Space, stage: Stage, x: Tensor):
-        self.kernel, self.space = kernel, space
-        energy, self.steps, *numbers = stage
-        self.step_size, self.temperature = (_of_type(each, x) for each in numbers)
-        self.energy = space.free(energy, self.temperature, self.step_size)
-        self.state = kernel.start(self.energy, space.to_free(x))
-        check_one_number_each(self.state.energy, self.state.x, self.energy.event_ndim)
-        check_gradient_shape(self.state)
-        self.acceptance = torch.zeros_like(self.state.energy.detach())
-        self.diverged = torch.zeros_like(self.acceptance)
-
-    def moves(self, generator: torch.Generator, adaptation: DualAveraging | None) -> Iterator[None]:
-        """Move the chains one step each time that the next is asked for."""
-        for _ in range(self.steps):
-            noise = self.kernel.draw(self.state, generator)
-            self.state, info = self.kernel.step(
-                self.energy, self.state, noise, self.step_size, self.temperature
-            )
-            self.acceptance += info.acceptance.detach()
-            self.diverged += info.diverged
-            if adaptation is not None:
-                self.step_size = _of_type(adaptation.update(info.acceptance), self.state.x)
-            yield
-
-    def leap(self, kernel: ULA, generator: torch.Generator) -> bool:
-        numbers = (self.steps, self.step_size, self.temperature)
-        state = kernel.leap(self.energy, self.state, *numbers, generator)
-        if state is not None:
-            self.state = state
-            self.acceptance += self.steps
-        return state is not None
-
-    def move_compiled(self, generator: torch.Generator) -> None:
-        stage = Stage(self.energy, self.steps, self.step_size, self.temperature)
-        self.state, self.acceptance, self.diverged = compilation.move(
-            self.kernel, self.state, stage, generator
-        )
-
-    def place(self) -> tuple[Tensor, Tensor]:
-        """Return where the chains are in the space and the user's energy there."""
-        value = self.state.energy
-        if isinstance(self.energy, FreeEnergy):
-            value = value - self.energy.added(self.state.x)
-        return self.space.from_free(self.state.x), value
-
-    def report(self) -> ChainInfo:
-        acceptance = self.acceptance / max(self.steps, 1)
-        step_size = torch.as_tensor(self.step_size, dtype=acceptance.dtype).clone()
-        return ChainInfo(acceptance, self.diverged, step_size)
-
-
-def _of_type(number: Number, x: Tensor) -> Number:
-    return number.to(x.dtype) if isinstance(number, Tensor) and x.is_floating_point() else number
-
-
-def _joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:
-    """Return the report of all steps from those of runs of so many steps each."""
-    if len(reports) == 1:
-        return reports[0]
-    total = max(sum(steps), 1)
-    shares = [one.acceptance * (part / total) for one, part in zip(reports, steps, strict=True)]
-    lost = torch.stack([one.diverged for one in reports]).sum(0)
-    return ChainInfo(torch.stack(shares).sum(0), lost, reports[-1].step_size)
-
-
-def importance_resampling(
-    energy: Energy,
-    proposal: Proposal,
-    batch: tuple[int, ...],
-    *,
-    generator: torch.Generator,
-    candidates: int = 16,
-    temperature: Number = 1.0,
-    space: Space | None = None,
-) -> Samples:
-    """Draw starting points `(*batch, *event)` by sampling importance resampling (Rubin 1987).
-
-    Each is one of `candidates` draws of the proposal, picked with probability ∝ `exp(-E/T) / q`.
-    Their law goes from the proposal's, for one candidate, to the target's, for infinitely many. The
-    bias is O(1/candidates): the Kullback-Leibler divergence of the target from it is at most the
-    relative variance of the weights over `candidates`. Raises `ValueError` for fewer than two and
-    as `Sampler.sample` does.
-    """
-    if candidates < 2:
-        raise ValueError(f"expected at least two candidates to pick from, got {candidates}")
-    # Iterated resampling from a draw of the proposal keeps the draw with the candidates' right.
-    kernel = IteratedSIR(proposal, candidates - 1)
-    sampler = Sampler(kernel, space, steps=1, temperature=temperature)
-    x = sampler.space.from_free(proposal.sample(batch, generator))
-    return sampler.sample(energy, x, generator=generator)
-
-
-class _Differentiable(Energy):
-    """An energy whose gradient can itself be differentiated."""
-
-    def __init__(self, energy: Energy):
-        super().__init__()
-        self.energy, self.event_ndim = energy, energy.event_ndim
-        self.coupled_axis = energy.coupled_axis
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.energy(x)
-
-    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            x = x if x.requires_grad else x.detach().requires_grad_()
-            value = self.energy(x)
-            (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=True)
-        return value, gradient
-
-
 def _check_numbers(steps: int, step_size: Number, temperature: Number) -> None:
     # Tensors are not read: that would wait for the host.
     if steps < 0:
@@ -394,7 +263,3 @@ def _check_numbers(steps: int, step_size: Number, temperature: Number) -> None:
         raise ValueError(f"expected a positive step_size, got {step_size}")
     if not isinstance(temperature, Tensor) and not temperature >= 0:
         raise ValueError(f"expected temperature >= 0, got {temperature}")
-
-
-def _differentiable(stages: list[Stage]) -> list[Stage]:
-    return [stage._replace(energy=_Differentiable(stage.energy)) for stage in stages]

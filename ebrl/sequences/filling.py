@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ebrl.energies.freezing import evaluating
+from ebrl.energies.evaluating import evaluating
 from ebrl.sequences.energies import read_both_ways
 from ebrl.sequences.tokens import MASK, SPECIAL
 from ebrl.sequences.transformer import PREDICTED, Transformer

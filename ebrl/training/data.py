@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from ebrl.energies import Energy, check_one_number_each
-from ebrl.energies.freezing import evaluating
+from ebrl.energies.evaluating import evaluating
 from ebrl.objectives.contrastive import contrastive_parts
 from ebrl.objectives.protocol import Objective, conditioned
 from ebrl.training.ragged import Ragged

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy
-from ebrl.energies.freezing import evaluating
+from ebrl.energies.evaluating import evaluating
 from ebrl.sampling import Sampler
 
 PIXELS = 96  # on each side of a picture of the plane

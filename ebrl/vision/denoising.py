@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ebrl.energies import Energy
-from ebrl.energies.freezing import evaluating, frozen
+from ebrl.energies.evaluating import evaluating
 from ebrl.vision.images import ImageError, picture
 from ebrl.vision.networks import over_images
 from ebrl.vision.noise import Sigma, noise_levels
@@ -113,7 +113,7 @@ def tweedie(prior: Energy, y: Tensor, sigma: Tensor) -> Tensor:
     """Return `y - σ² ∇E(y, σ)`, without a graph; arguments as in `denoised`."""
     level = sigma.clamp_min(FAINTEST)
     energy = prior.given(level)
-    with evaluating(energy), frozen(prior):
+    with evaluating(energy):
         _, gradient = energy.value_and_gradient(y)
     return gradient.mul(over_images(level, y).square()).neg_().add_(y)
 

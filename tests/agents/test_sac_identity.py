@@ -62,20 +62,25 @@ def parameters_of_sac(sac: SAC) -> dict[str, nn.Parameter | list[nn.Parameter]]:
     return named
 
 
-def as_ours(name: str, values: list[Tensor] | Tensor, sign: float) -> dict[str, Tensor]:
+def as_ours(
+    name: str, values: list[Tensor] | Tensor, sign: float, actions: int
+) -> dict[str, Tensor]:
     """Lay SAC's values out as ours: members stacked, (in, out) weights, E = -Q at the head."""
     if name.startswith("proposal"):  # our head ends with a row for the mixture's weight
         return {name: torch.cat(values) if isinstance(values, list) else values}
     net, layer, kind = name.split(".")
     stacked = torch.stack(list(values))  # (members, out, in) or (members, out)
+    stacked = stacked.unsqueeze(1) if kind == "bias" else stacked.mT
     if layer == "head":
-        return {f"{net}.energy.head" + ("_bias" if kind == "bias" else ""): sign * stacked}
-    if kind == "bias":
-        ours = "first_bias" if layer == "first" else "biases.0"
-        return {f"{net}.energy.{ours}": stacked.unsqueeze(1)}
+        return {f"{net}.energy.head.{kind}": sign * stacked}
     if layer == "hidden":
-        return {f"{net}.energy.weights.0": stacked.mT}
-    return {f"{net}.energy.first_weight": stacked.mT}
+        return {f"{net}.energy.layers.1.{kind}": stacked}
+    if kind == "bias":
+        return {f"{net}.energy.condition_layer.bias": stacked}
+    return {
+        f"{net}.energy.condition_layer.weight": stacked[:, :-actions],
+        f"{net}.energy.layers.0.weight": stacked[:, -actions:],
+    }
 
 
 def sac_values(
@@ -84,7 +89,7 @@ def sac_values(
     laid_out: dict[str, Tensor] = {}
     for name, found in parameters_of_sac(sac).items():
         values = [read(p) for p in found] if isinstance(found, list) else read(found)
-        laid_out |= as_ours(name, values, sign)
+        laid_out |= as_ours(name, values, sign, sac.action_space.shape[0])
     return laid_out
 
 

@@ -343,6 +343,8 @@ def rows(tree: Any, index: Any) -> Any:
     """Return the chains `index` of a state or of a step's noise."""
     if tree is None or isinstance(tree, Tensor):
         return None if tree is None else tree[index]
+    if isinstance(tree, dict):
+        return {name: rows(field, index) for name, field in tree.items()}
     fields = [rows(field, index) for field in tree]
     return tuple(fields) if type(tree) is tuple else type(tree)(*fields)
 
@@ -350,7 +352,8 @@ def rows(tree: Any, index: Any) -> Any:
 def tensors(tree: Any) -> list[Tensor]:
     if tree is None or isinstance(tree, Tensor):
         return [] if tree is None else [tree]
-    return [tensor for field in tree for tensor in tensors(field)]
+    fields = tree.values() if isinstance(tree, dict) else tree
+    return [tensor for field in fields for tensor in tensors(field)]
 
 
 @every_kernel

@@ -126,10 +126,10 @@ def test_batched_trees_are_those_of_the_recursion(step_size: float) -> None:
         own = NUTSNoise(*(field[chain] for field in noise))
         reference = Reference(problem.energy, own, step_size, 0.7)
         torch.testing.assert_close(moved.x[chain], reference.step(x[chain]))
-        assert info.leapfrogs[chain] == reference.leapfrogs
+        assert info.extra["leapfrogs"][chain] == reference.leapfrogs
         mean = reference.acceptance / reference.leapfrogs
         assert info.acceptance[chain].item() == pytest.approx(mean, rel=1e-6)
-    assert len(info.leapfrogs.unique()) > 3
+    assert len(info.extra["leapfrogs"].unique()) > 3
 
 
 # The length of the trajectory.
@@ -141,7 +141,7 @@ def test_trajectories_on_a_round_gaussian_end_within_its_period(step_size: float
     energy, kernel = Gaussian(0.0, 1.0, 10), NUTS()
     state = kernel.start(energy, torch.randn(500, 10, generator=generator(), dtype=torch.float64))
     _, info = kernel.step(energy, state, kernel.draw(state, generator(1)), step_size, 1.0)
-    time = info.leapfrogs * step_size
+    time = info.extra["leapfrogs"] * step_size
     assert time.min() > 0.3
     assert time.max() < 2.2 * 2 * math.pi
     assert 1.5 < time.mean() < 2 * math.pi
@@ -155,7 +155,7 @@ def test_a_mass_that_fits_shortens_the_trajectories() -> None:
         state = kernel.start(energy, x)
         _, info = kernel.step(energy, state, kernel.draw(state, generator()), step_size, 1.0)
         assert info.acceptance.mean() > 0.6
-        lengths.append(info.leapfrogs.mean())
+        lengths.append(info.extra["leapfrogs"].mean())
     assert lengths[0] > 10 * lengths[1]
 
 
@@ -165,7 +165,7 @@ def test_the_depth_is_capped(max_depth: int) -> None:
     kernel = NUTS(max_depth)
     state = kernel.start(energy, torch.randn(50, 2, generator=generator()))
     _, info = kernel.step(energy, state, kernel.draw(state, generator()), 1e-3, 1.0)
-    assert (info.leapfrogs == 2**max_depth - 1).all()
+    assert (info.extra["leapfrogs"] == 2**max_depth - 1).all()
     assert (energy.values, energy.gradients) == (0, 2**max_depth)
 
 
@@ -175,8 +175,8 @@ def test_a_step_evaluates_as_often_as_its_longest_trajectory() -> None:
     for _ in range(4):
         before = energy.gradients
         state, info = kernel.step(energy, state, kernel.draw(state, stream), 0.3, 1.0)
-        assert energy.gradients - before == info.leapfrogs.max()
-        assert info.leapfrogs.min() < info.leapfrogs.max()
+        assert energy.gradients - before == info.extra["leapfrogs"].max()
+        assert info.extra["leapfrogs"].min() < info.extra["leapfrogs"].max()
 
 
 def test_nuts_decorrelates_where_mala_crawls() -> None:

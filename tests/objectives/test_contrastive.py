@@ -11,8 +11,9 @@ from problems import generator
 from torch import Tensor, nn
 
 from ebrl import Chains, Energy, Gaussian, Mixture, Sampler, networks, objectives
+from ebrl.energies import Flattened
 from ebrl.kernels import MALA, ULA
-from ebrl.networks import ConvEnergy
+from ebrl.networks import MLPEnergy
 from ebrl.objectives import (
     ContrastiveDivergence,
     ImprovedContrastiveDivergence,
@@ -181,8 +182,8 @@ def test_nearest_neighbour_entropy_does_not_depend_on_the_origin() -> None:
     )
 
 
-def test_recovery_trains_the_noise_conditional_image_energies() -> None:
-    model = ConvEnergy(1, (4,), noise_conditional=True)
+def test_recovery_trains_noise_conditional_energies_of_images() -> None:
+    model = Flattened(MLPEnergy(64, (4,), condition_dimension=1), 3)
     x = torch.randn(8, 1, 8, 8, generator=generator())
     objective = RecoveryLikelihood(Sampler(MALA(), steps=2), [0.1, 0.2, 0.4])
     objective(model, x, generator=generator()).loss.backward()

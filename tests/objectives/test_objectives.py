@@ -540,7 +540,7 @@ def test_gradients_flow_to_the_parameters_only_and_the_data_stay(name: str) -> N
     assert x.grad is None
     assert torch.equal(x, before)
     assert torch.equal(torch.get_rng_state(), random_state)
-    weights = [energy.first_weight, *energy.weights, energy.head]
+    weights = [layer.weight for layer in (*energy.layers, energy.head)]
     assert all(weight.grad.abs().max() > 0 for weight in weights)
     assert metrics
     assert all(m.shape == () and not m.requires_grad for m in metrics.values())
@@ -571,7 +571,7 @@ def test_nan_is_not_hidden(name: str) -> None:
     energy, x = MLPEnergy(2, (16,)), data()
     x[3, 1] = math.nan
     assert ALL[name]()(energy, x, generator=generator()).loss.isnan()
-    energy.head_bias.data.fill_(math.nan)
+    energy.head.bias.data.fill_(math.nan)
     spoilt = FunctionEnergy(lambda x: energy(x) * x.square().sum(-1))
     assert ALL[name]()(spoilt, data(), generator=generator()).loss.isnan()
 

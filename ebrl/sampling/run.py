@@ -1,0 +1,117 @@
+"""The chains while they move along one stage, and what a run of them reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy, Number, check_one_number_each
+from ebrl.kernels.protocol import Info, Kernel, check_gradient_shape
+from ebrl.sampling import compilation
+from ebrl.sampling.adaptation import DualAveraging
+from ebrl.sampling.paths import Stage
+from ebrl.spaces import FreeEnergy, Space
+
+
+class ChainInfo(NamedTuple):
+    """What a run of the chains reports, kept on the device."""
+
+    acceptance: Tensor  # (*batch,), mean acceptance probability over the steps
+    diverged: Tensor  # (*batch,), proposals rejected as NaN, infinite or of energy -inf
+    step_size: Tensor  # the step size after the run, a scalar or (*batch,)
+    extra: dict[str, Tensor]  # means over the steps of what the kernel itself reports
+
+
+class Run:
+    """The chains while they move along one stage."""
+
+    def __init__(self, kernel: Kernel, space: Space, stage: Stage, x: Tensor):
+        self.kernel, self.space = kernel, space
+        energy, self.steps, *numbers = stage
+        self.step_size, self.temperature = (_of_type(each, x) for each in numbers)
+        self.energy = space.free(energy, self.temperature, self.step_size)
+        self.state: Any = kernel.start(self.energy, space.to_free(x))
+        check_one_number_each(self.state.energy, self.state.x, self.energy.event_ndim)
+        check_gradient_shape(self.state)
+        zero = torch.zeros_like(self.state.energy.detach())
+        self.total = Info(zero, zero)
+
+    def moves(self, generator: torch.Generator, adaptation: DualAveraging | None) -> Iterator[None]:
+        """Move the chains one step each time that the next is asked for."""
+        for _ in range(self.steps):
+            noise = self.kernel.draw(self.state, generator)
+            self.state, info = self.kernel.step(
+                self.energy, self.state, noise, self.step_size, self.temperature
+            )
+            self.total = compilation.added(self.total, info)
+            if adaptation is not None:
+                self.step_size = _of_type(adaptation.update(info.acceptance), self.state.x)
+            yield
+
+    def move_compiled(self, generator: torch.Generator) -> None:
+        """Move the chains all steps as compiled blocks."""
+        stage = Stage(self.energy, self.steps, self.step_size, self.temperature)
+        for state, info in compilation.moves(self.kernel, self.state, stage, generator):
+            self.state, self.total = state, compilation.added(self.total, info)
+
+    def position(self) -> tuple[Tensor, Tensor]:
+        """Return where the chains are in the space and the user's energy there."""
+        value = self.state.energy
+        if isinstance(self.energy, FreeEnergy):
+            value = value - self.energy.added(self.state.x)
+        return self.space.from_free(self.state.x), value
+
+    def report(self) -> ChainInfo:
+        """Return what the steps so far reported."""
+        steps = max(self.steps, 1)
+        acceptance, diverged, extra = self.total
+        step_size = torch.as_tensor(self.step_size, dtype=acceptance.dtype).clone()
+        means = {name: total / steps for name, total in (extra or {}).items()}
+        return ChainInfo(acceptance / steps, diverged, step_size, means)
+
+
+class Differentiable(Energy):
+    """An energy whose gradient can itself be differentiated."""
+
+    def __init__(self, energy: Energy):
+        super().__init__()
+        self.energy, self.event_ndim = energy, energy.event_ndim
+        self.coupled_axis = energy.coupled_axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.energy(x)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            value = self.energy(x)
+            (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+        return value, gradient
+
+
+def differentiable(stages: Sequence[Stage]) -> list[Stage]:
+    """Return the stages with energies whose gradients can be differentiated."""
+    return [stage._replace(energy=Differentiable(stage.energy)) for stage in stages]
+
+
+def joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:
+    """Return the report of all steps from those of consecutive runs of so many steps each."""
+    if len(reports) == 1:
+        return reports[0]
+    shares = [part / max(sum(steps), 1) for part in steps]
+    acceptance = [r.acceptance * share for r, share in zip(reports, shares, strict=True)]
+    extras = [(r.extra, share) for r, share in zip(reports, shares, strict=True) if r.extra]
+    names = extras[0][0] if extras else {}
+    return ChainInfo(
+        torch.stack(acceptance).sum(0),
+        torch.stack([report.diverged for report in reports]).sum(0),
+        reports[-1].step_size,
+        {name: torch.stack([e[name] * share for e, share in extras]).sum(0) for name in names},
+    )
+
+
+def _of_type(number: Number, x: Tensor) -> Number:
+    return number.to(x.dtype) if isinstance(number, Tensor) and x.is_floating_point() else number
