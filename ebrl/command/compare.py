@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     out = Path(given.out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out: expected a folder, got the file {out}.")
-    with extra("command", "rliable", "arch"):
+    with extra("compare", "rliable", "arch"):
         import rliable  # noqa: F401, said before the work and not after it
 
     from ebrl.command.comparison import Bootstrap, compare, write_table

@@ -121,7 +121,7 @@ def opened(video: str | None, frames_per_second: int) -> Iterator[Show]:
     if video is None:
         yield _window(frames_per_second)
         return
-    with extra("command", "imageio", "imageio_ffmpeg"):
+    with extra("play", "imageio", "imageio_ffmpeg"):
         import imageio.v2 as imageio
     half = Path(video).with_name(f".{Path(video).name}")
     half = half.with_suffix(f".tmp{Path(video).suffix}")
@@ -133,7 +133,7 @@ def opened(video: str | None, frames_per_second: int) -> Iterator[Show]:
     except (ImportError, RuntimeError) as error:
         raise RunError(
             f"{video} cannot be written ({error}). A .gif needs no ffmpeg; "
-            "ffmpeg comes with: pip install 'imageio[ffmpeg]'"
+            "ffmpeg comes with: pip install 'ebrl[play]'"
         ) from error
     finally:
         half.unlink(missing_ok=True)
