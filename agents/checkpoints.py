@@ -18,6 +18,7 @@ is a moment at which nothing is half done.
 from __future__ import annotations
 
 import inspect
+import os
 import signal
 import warnings
 from collections.abc import Iterator
@@ -35,8 +36,10 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor
 
 from ebrl import rolling, storage
-from ebrl.storage import StorageError
+from ebrl.schema import integer, numbers
+from ebrl.storage import Source, StorageError
 
+from . import schemas
 from . import state as parts
 from .environments import environments, not_replayable, put_environments
 from .replayable import Replayable
@@ -169,7 +172,7 @@ class Checkpoints(BaseCallback):
 
 
 def save_checkpoint(
-    path: str | Path, agent: OffPolicyAlgorithm, callbacks: list[dict[str, Any]] | None = None
+    path: Source, agent: OffPolicyAlgorithm, callbacks: list[dict[str, Any]] | None = None
 ) -> None:
     """Write the whole training state of `agent` to one file, atomically.
 
@@ -217,39 +220,39 @@ def _contents(
     return tensors, facts
 
 
-def restore(agent: OffPolicyAlgorithm, source: str | Path) -> Restored:
+def restore(agent: OffPolicyAlgorithm, source: Source) -> Restored:
     """Put a checkpoint (a file, or the newest whole one in a folder) into a fresh `agent`.
 
     The agent must be built as the one that was saved, its environment too; then
-    `agent.learn(total - agent.num_timesteps, reset_num_timesteps=False)` goes on. Damaged
-    checkpoints in a folder are passed over, with a warning. When an environment does not run its
-    episode again to the bit, all of them start new episodes, with a warning.
+    `agent.learn(total - agent.num_timesteps, reset_num_timesteps=False)` goes on. Checkpoints in a
+    folder that cannot be read are passed over, with a warning. When an environment does not run
+    its episode again to the bit, all of them start new episodes, with a warning.
 
-    Raises FileNotFoundError when there is no checkpoint, StorageError when none is whole or the
-    agent is built otherwise (it is then half restored: build it again).
+    Raises:
+        FileNotFoundError: When there is no checkpoint.
+        StorageError: When none can be read, or the agent is built otherwise; it is then unchanged.
     """
     if agent.env is None:
         raise ValueError("expected an agent with its environment, got one without; give it an env")
-    path = Path(source)
-    if path.is_dir():
-        path, stored, notes = rolling.read_newest(path, KIND)
-    else:
-        stored, notes = rolling.read_checkpoint(path, KIND), []
+    path, stored, notes = _read(source)
     facts = stored.facts
-    if facts["algorithm"] != type(agent).__name__:
+    if facts.get("algorithm") != type(agent).__name__:
         raise StorageError(
-            f"{path}: expected a checkpoint of {type(agent).__name__}, got {facts['algorithm']}"
+            f"{path}: expected a checkpoint of {type(agent).__name__}, "
+            f"got one of {facts.get('algorithm')!r}"
         )
-    state = storage.unflatten(stored.tensors, facts["state"])
     try:
-        parts.put_learnt(agent, state["learnt"])
-        parts.put_counters(agent, state["counters"])
-        parts.put_generators(agent, state["generators"])
-        parts.put_replay(agent, state["replay"])
-        parts.put_noise(agent, state["noise"])
-        parts.put_progress(agent, state["progress"])
+        integer(0)(facts.get("total_timesteps"), "total_timesteps")
+        state = storage.unflatten(stored.tensors, facts.get("state"))
+        schemas.checkpoint(agent)(state, "state")
     except StorageError as error:
         raise StorageError(f"{path}: the agent was built otherwise: {error}") from error
+    parts.put_learnt(agent, state["learnt"])
+    parts.put_counters(agent, state["counters"])
+    parts.put_generators(agent, state["generators"])
+    parts.put_replay(agent, state["replay"])
+    parts.put_noise(agent, state["noise"])
+    parts.put_progress(agent, state["progress"])
     lost = put_environments(agent.env, state["environments"])
     if lost:
         agent._last_obs = None  # so that `learn` resets the environments
@@ -261,6 +264,16 @@ def restore(agent: OffPolicyAlgorithm, source: str | Path) -> Restored:
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return Restored(path, agent.num_timesteps, facts["total_timesteps"], notes, state["callbacks"])
+
+
+def _read(source: Source) -> rolling.Newest:
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if path.is_dir():
+            return rolling.read_newest(path, KIND)
+    else:
+        path = Path("stream")
+    return rolling.Newest(path, rolling.read_checkpoint(source, KIND), [])
 
 
 # ---- callbacks beside ours -------------------------------------------------------------------
@@ -282,28 +295,55 @@ def _tree(callback: BaseCallback) -> Iterator[BaseCallback]:
 
 
 def _progress_of(callbacks: list[BaseCallback]) -> list[dict[str, Any]]:
-    """Numbers and lists of numbers that a callback changes: those its constructor does not take."""
-    return [
-        {
-            "kind": type(one).__name__,
-            "numbers": {
-                name: value
-                for name, value in vars(one).items()
-                if name not in inspect.signature(type(one).__init__).parameters
-                and isinstance(value, bool | int | float | list)
-                and parts.storable(value)
-            },
-        }
-        for one in callbacks
-    ]
+    """Return how far each callback is."""
+    return [{"kind": type(one).__name__, "numbers": _numbers_of(one)} for one in callbacks]
+
+
+def _numbers_of(callback: BaseCallback) -> dict[str, Any]:
+    """Return the numbers, and lists of them, that a callback changes.
+
+    They are those that its constructor does not take. Text stays out of a checkpoint: it says
+    where a callback writes.
+    """
+    taken = inspect.signature(type(callback).__init__).parameters
+    return {
+        name: value
+        for name, value in vars(callback).items()
+        if name not in taken and isinstance(value, bool | int | float | list) and _counts(value)
+    }
+
+
+def _counts(value: Any) -> bool:
+    try:
+        numbers(value, "")
+    except StorageError:
+        return False
+    return parts.storable(value)
 
 
 def _put_progress(callbacks: list[BaseCallback], states: list[dict[str, Any]]) -> None:
-    """Each callback goes on where the next one of its kind stood; a new one starts anew."""
+    """Each callback goes on where the next one of its kind stood; a new one starts anew.
+
+    Only numbers that a callback counts come back. Whatever else a file holds is left out with a
+    warning: it could redirect what the callback writes.
+    """
     left = list(states)
     for one in callbacks:
         state = next((state for state in left if state["kind"] == type(one).__name__), None)
-        if state is not None:
-            left = [other for other in left if other is not state]
-            known = {name: v for name, v in state["numbers"].items() if name in vars(one)}
-            vars(one).update(known)
+        if state is None:
+            continue
+        left = [other for other in left if other is not state]
+        here = _numbers_of(one)
+        fitting = {
+            name: value
+            for name, value in state["numbers"].items()
+            if name in here
+            and _counts(value)
+            and isinstance(value, list) == isinstance(here[name], list)
+        }
+        if others := sorted(state["numbers"].keys() - fitting.keys()):
+            warnings.warn(
+                f"left out of the callback {state['kind']}: {others}, which are no counters of it",
+                stacklevel=2,
+            )
+        vars(one).update(fitting)

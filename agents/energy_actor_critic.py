@@ -163,11 +163,6 @@ class EnergyActorCritic(SoftAgent):
             self._setup_model()
 
     def _check_parameters(self) -> None:
-        for name in ("candidates", "components", "acting_candidates"):
-            if (count := getattr(self, name)) is not None and count < 1:
-                raise ValueError(f"expected {name} >= 1, got {count}")
-        if self.moves < 0:
-            raise ValueError(f"expected moves >= 0, got {self.moves}")
         entropy = self.target_entropy
         if entropy != "auto" and (isinstance(entropy, str) or not math.isfinite(entropy)):
             raise ValueError(f"expected target_entropy to be 'auto' or finite, got {entropy!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import (
@@ -16,8 +17,24 @@ from stable_baselines3.common.vec_env import (
     VecMonitor,
     VecNormalize,
     VecTransposeImage,
+    unwrap_vec_normalize,
 )
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
+
+from ebrl.schema import (
+    Schema,
+    anything,
+    array,
+    each,
+    integer,
+    like,
+    numbers,
+    one_of,
+    optional,
+    real,
+    record,
+)
+from ebrl.storage import StorageError
 
 from .replayable import Episode, Replayable
 
@@ -54,8 +71,6 @@ def put_environments(env: VecEnv, state: dict[str, Any]) -> list[str]:
     Returns what did not come back, in words; when there is any of it, reset all the environments.
     """
     base = env.unwrapped
-    if len(state["episodes"]) != base.num_envs:
-        return [f"expected {len(state['episodes'])} environments, got {base.num_envs}"]
     base._seeds, base._options = state["seeds"], state["options"]
     lost = []
     for index, episode in enumerate(state["episodes"]):
@@ -73,6 +88,65 @@ def put_environments(env: VecEnv, state: dict[str, Any]) -> list[str]:
             for name in MONITORED:
                 base.env_method("set_wrapper_attr", name, values[name], indices=[index])
     return lost
+
+
+def wrapper_states(env: VecEnv) -> Schema:
+    """The states that the wrappers around `env` can take; of others there is nothing to take."""
+    here = {type(wrapper).__name__: wrapper for wrapper in _wrappers(env)}
+
+    def check(value: Any, place: str) -> None:
+        each(record({"kind": one_of(str)}, rest=True))(value, place)
+        for i, state in enumerate(value):
+            if state["kind"] in here:
+                _wrapper_state(here[state["kind"]])(state, f"{place}/{i}")
+
+    return check
+
+
+SETTINGS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
+
+
+def normalization(env: VecNormalize | None) -> dict[str, Any] | None:
+    """Return the running statistics and the settings of a `VecNormalize`."""
+    if env is None:
+        return None
+    settings = {name: getattr(env, name) for name in SETTINGS}
+    keys = list(env.norm_obs_keys or [])
+    return {**settings, "norm_obs_keys": keys, "moments": _wrapper(env)["moments"]}
+
+
+def normalized(env: VecEnv, state: dict[str, Any] | None) -> VecEnv:
+    """Return the environments normalised as `normalization` says, as they are where they are so.
+
+    Raises:
+        StorageError: For statistics of other observations.
+    """
+    if state is None or unwrap_vec_normalize(env) is not None:
+        return env
+    record(dict.fromkeys((*SETTINGS, "norm_obs_keys", "moments"), anything))(state, "")
+    settings = {name: state[name] for name in SETTINGS}
+    each(real(0))(settings | {"norm_obs": 1, "norm_reward": 1}, "normalization")
+    wrapped = VecNormalize(env, **settings, norm_obs_keys=state["norm_obs_keys"] or None)
+    forms = {name: _moments_like(rms) for name, rms in _statistics(wrapped)}
+    record(forms)(state["moments"], "normalization/moments")
+    _put_moments(wrapped, state["moments"])
+    return wrapped
+
+
+def normalize(observation: Any, state: dict[str, Any] | None) -> Any:
+    """Return an observation by the statistics of `normalization`, without any environment."""
+    if state is None or not state["norm_obs"]:
+        return observation
+    if isinstance(observation, dict):
+        keys = state["norm_obs_keys"]
+        inside = {key: {**state, "moments": {"observation": state["moments"][key]}} for key in keys}
+        return {
+            key: normalize(value, inside[key]) if key in inside else value
+            for key, value in observation.items()
+        }
+    mean, variance, _ = state["moments"]["observation"]
+    scaled = (observation - mean) / np.sqrt(variance + state["epsilon"])
+    return np.clip(scaled, -state["clip_obs"], state["clip_obs"]).astype(np.float32)
 
 
 def not_replayable(env: VecEnv) -> list[int]:
@@ -119,6 +193,41 @@ def _wrapper(wrapper: VecEnvWrapper) -> dict[str, Any]:
     return {"kind": kind, "known": isinstance(wrapper, STATELESS)}
 
 
+def _wrapper_state(wrapper: VecEnvWrapper) -> Schema:
+    """The state of this wrapper, as `_wrapper` describes it."""
+    each_env = array((wrapper.num_envs,))
+    match wrapper:
+        case VecNormalize():
+            moments = {name: _moments_like(rms) for name, rms in _statistics(wrapper)}
+            fields = {
+                "moments": record(moments),
+                "returns": each_env,
+                "old_reward": array((wrapper.num_envs,), (0,)),
+                "old_obs": numbers,
+            }
+        case VecMonitor():
+            fields = {
+                "episode_returns": optional(each_env),
+                "episode_lengths": optional(each_env),
+                "episode_count": integer(0),
+            }
+        case _:
+            fields = {name: like(value) for name, value in _wrapper(wrapper).items()}
+    return record({**fields, "kind": one_of(str)})
+
+
+def _moments_like(rms: RunningMeanStd) -> Schema:
+    def check(value: Any, place: str) -> None:
+        numbers(value, place)
+        shapes = [np.shape(part) for part in value] if type(value) is tuple else []
+        if shapes != [np.shape(part) for part in _moments(rms)]:
+            raise StorageError(f"{place}: expected mean and variance of shape {rms.mean.shape}")
+        if not (np.all(np.isfinite(value[0])) and np.all(value[1] >= 0) and value[2] > 0):
+            raise StorageError(f"{place}: expected a finite mean and a variance of at least 0")
+
+    return check
+
+
 def _put_wrappers(env: VecEnv, states: list[dict[str, Any]]) -> list[str]:
     wrappers = list(_wrappers(env))
     kinds = [type(wrapper).__name__ for wrapper in wrappers]
@@ -128,8 +237,7 @@ def _put_wrappers(env: VecEnv, states: list[dict[str, Any]]) -> list[str]:
     for wrapper, state in zip(wrappers, states, strict=True):
         match wrapper:
             case VecNormalize():
-                for name, rms in _statistics(wrapper):
-                    rms.mean, rms.var, rms.count = state["moments"][name]
+                _put_moments(wrapper, state["moments"])
                 wrapper.returns = state["returns"]
                 wrapper.old_reward, wrapper.old_obs = state["old_reward"], state["old_obs"]
             case VecFrameStack():
@@ -152,6 +260,11 @@ def _statistics(wrapper: VecNormalize) -> Iterator[tuple[str, RunningMeanStd]]:
             yield from wrapper.obs_rms.items()
         else:
             yield "observation", wrapper.obs_rms
+
+
+def _put_moments(wrapper: VecNormalize, moments: dict[str, Any]) -> None:
+    for name, rms in _statistics(wrapper):
+        rms.mean, rms.var, rms.count = moments[name]
 
 
 def _moments(rms: RunningMeanStd) -> tuple[Any, Any, Any]:

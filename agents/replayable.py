@@ -15,6 +15,9 @@ from typing import Any, NamedTuple, SupportsFloat
 import gymnasium as gym
 import numpy as np
 
+from ebrl.schema import numpy_stream, record
+from ebrl.storage import StorageError
+
 
 class Episode(NamedTuple):
     """How an unfinished episode came about, and what it must look like when it is run again."""
@@ -81,24 +84,36 @@ class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def replay(self, episode: Episode) -> bool:
         """Run `episode` again; whether the environment reproduced it to the bit.
 
-        When it did not, its random streams stand where the episode's stood, ready for a reset.
+        When it did not, its random streams stand where the episode's stood, ready for a reset,
+        unless they are no states of these streams.
         """
-        if set(episode.streams_before) != set(self._generators()):
+        if not (self._fits(episode.streams_before) and self._fits(episode.streams_now)):
             return False
         self._put_streams(episode.streams_before)
-        self.reset(seed=episode.seed, options=episode.options)
-        over = False
-        for action in episode.actions:
-            over = any(self.step(action)[2:4])
-            if over:
-                break
-        reproduced = (
-            not over
-            and self._digest == episode.digest
-            and _same(self._streams(), episode.streams_now)
-        )
+        try:
+            reproduced = (
+                self._run(episode)
+                and self._digest == episode.digest
+                and _same(self._streams(), episode.streams_now)
+            )
+        except Exception:  # an environment may raise anything at what a file holds
+            reproduced = False
         self._put_streams(episode.streams_now)
         return reproduced
+
+    def _run(self, episode: Episode) -> bool:
+        """Take the episode's actions; whether it is unfinished after them, as it was."""
+        self.reset(seed=episode.seed, options=episode.options)
+        return not any(any(self.step(action)[2:4]) for action in episode.actions)
+
+    def _fits(self, states: Any) -> bool:
+        """Whether these are states of the environment's random streams."""
+        here = {name: numpy_stream(state) for name, state in self._streams().items()}
+        try:
+            record(here)(states, "")
+        except StorageError:
+            return False
+        return True
 
     def _generators(self) -> dict[str, np.random.Generator]:
         """The random streams of the environment: its own, its generators', its spaces'.

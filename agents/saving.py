@@ -2,7 +2,7 @@
 
     class SoftQ(Saving, OffPolicyAlgorithm): ...
 
-    model.save("cartpole")  # cartpole.zip: safetensors and JSON
+    model.save("cartpole")  # cartpole.zip: a file of safetensors with the facts as metadata
     model = SoftQ.load("cartpole")
 
 Stable-Baselines3 pickles an agent, and loading a pickle runs whatever is in it. Here a file holds
@@ -13,114 +13,224 @@ Such arguments are given to `load` again.
 from __future__ import annotations
 
 import difflib
-import inspect
 import os
+import warnings
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3 import her
-from stable_baselines3.common import buffers, torch_layers
-from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.type_aliases import GymEnv, TrainFreq
-from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
 from stable_baselines3.her import HerReplayBuffer
-from torch import nn
 
-from ebrl import storage
-from ebrl.storage import StorageError
+from ebrl import schema, storage
+from ebrl.storage import Source, StorageError
 
-from .state import (
-    counters,
-    generators,
-    learnt,
-    put_counters,
-    put_generators,
-    put_learnt,
-    storable,
-)
+from . import schemas
+from .arguments import NOT_STORED, decode, from_space, names_of, split_arguments, to_space
+from .bounded import Bounded
+from .environments import normalization, normalize, normalized
+from .state import counters, generators, learnt, put_counters, put_generators, put_learnt
 
 Self = TypeVar("Self", bound="Saving")
 
-KNOWN_CLASSES: dict[str, tuple[Any, type]] = {
-    "torch.nn": (nn, nn.Module),
-    "torch.optim": (torch.optim, torch.optim.Optimizer),
-    "stable_baselines3.common.torch_layers": (torch_layers, BaseFeaturesExtractor),
-    "stable_baselines3.common.buffers": (buffers, ReplayBuffer),
-    "stable_baselines3.her": (her, ReplayBuffer),
-}
-NOT_STORED = ("self", "policy", "env", "device", "_init_setup_model")
+KIND = "agent"
+STATE = schema.record(
+    {
+        "arguments": schema.each(schema.anything),
+        "left_out": schema.each(schema.one_of(str)),
+        "observation_space": schema.each(schema.anything),
+        "action_space": schema.each(schema.anything),
+        "n_envs": schema.integer(1, 100_000),
+        "learnt": schema.each(schema.each(schema.anything)),
+        "counters": schema.each(schema.real()),
+        "generators": schema.each(schema.anything),
+        "normalization": schema.optional(schema.each(schema.anything)),
+    }
+)
 
 
 class Saving(OffPolicyAlgorithm):
     """`save` and `load` without pickle, for an algorithm of Stable-Baselines3's shape.
 
-    Asked of the algorithm: every constructor argument `x` is an attribute `x` or `_x`;
-    `_get_torch_save_params` names all that is learnt; its own random streams, if it has any,
-    are in `generators`.
+    Every constructor argument `x` should be an attribute `x` or `_x`; `_get_torch_save_params`
+    names all that is learnt; the algorithm's own random streams, if it has any, are in
+    `generators`.
     """
 
     generators: dict[str, torch.Generator]
+    normalization: dict[str, Any] | None = None  # of the file that the agent was loaded from
 
-    def save(self, path: str | Path) -> None:  # type: ignore[override]
-        """Write the agent to `path` (".zip" is added when it has no suffix), atomically.
+    def save(  # type: ignore[override]
+        self,
+        path: Source,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Write the agent to a file, atomically, or to an open binary stream.
 
-        The replay buffer stays behind: `ebrl.agents.checkpoints` keeps whole training runs.
-        Raises OSError when the disk refuses.
+        The replay buffer stays behind: `ebrl.agents.checkpoints` keeps whole training runs. The
+        running statistics of a `VecNormalize` around the environments are in the file.
+
+        Args:
+            path: ".zip" is added to a name without a suffix.
+            exclude: Constructor arguments to leave out; `load` then takes their defaults.
+            include: Names to keep although they are in `exclude`.
+
+        Raises:
+            OSError: When the disk refuses.
+            ValueError: For a name in `include` that is in no file.
         """
-        arguments, left_out = _split_arguments(self)
-        tensors, state = storage.flatten(
-            {
-                "arguments": arguments,
-                "left_out": left_out,
-                "observation_space": from_space(self.observation_space),
-                "action_space": from_space(self.action_space),
-                "n_envs": self.n_envs,
-                "learnt": learnt(self),
-                "counters": counters(self),
-                "generators": generators(self),
-            }
-        )
-        path = _with_suffix(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        head = {"kind": "agent", "algorithm": type(self).__name__, "state": state}
+        arguments, left_out = split_arguments(self)
+        excluded = set(exclude or ()) - set(include or ())
+        state = {
+            "arguments": {k: v for k, v in arguments.items() if k not in excluded},
+            "left_out": {k: v for k, v in left_out.items() if k not in excluded},
+            "observation_space": from_space(self.observation_space),
+            "action_space": from_space(self.action_space),
+            "n_envs": self.n_envs,
+            "learnt": learnt(self),
+            "counters": counters(self),
+            "generators": generators(self),
+            "normalization": normalization(self.get_vec_normalize_env()) or self.normalization,
+        }
+        _check_included(include, state)
+        if missing := sorted(state["left_out"]):
+            warnings.warn(
+                f"{type(self).__name__}.save: a file cannot hold {', '.join(missing)}; give "
+                f"{'it' if len(missing) == 1 else 'them'} to load again",
+                stacklevel=2,
+            )
+        tensors, facts = storage.flatten(state)
+        head = {
+            "kind": KIND,
+            "algorithm": type(self).__name__,
+            "system": get_system_info(print_info=False)[0],
+            "state": facts,
+        }
+        if isinstance(path, str | os.PathLike):
+            path = with_suffix(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
         storage.save(path, tensors, head)
 
     @classmethod
     def load(  # type: ignore[override]
         cls: type[Self],
-        path: str | Path,
+        path: Source,
         env: GymEnv | None = None,
         device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
         **arguments: Any,
     ) -> Self:
         """Build the agent that `save` wrote. Without `env` it can predict.
 
-        `arguments` replace stored constructor arguments, and give those that a file cannot hold
-        (the error names them). Raises StorageError for a file that is not such an agent or does
-        not fit these arguments, ValueError for an environment with other spaces, TypeError for
-        unknown arguments.
+        Args:
+            path: Where the file is, or an open binary stream.
+            env: Environments to go on with. Plain ones are normalised as those were that the
+                agent was trained with; a `VecNormalize` of the caller's stays as it is.
+            device: Of the networks.
+            custom_objects: Replacements for stored arguments and spaces, as in Stable-Baselines3;
+                names of nothing are passed over.
+            print_system_info: Print the versions that the agent was saved with, and those here.
+            force_reset: As in Stable-Baselines3. No last observation is in the file: training
+                starts with a reset.
+            arguments: Replace stored constructor arguments, and give those that a file cannot
+                hold (the error names them).
+
+        Raises:
+            StorageError: For a file that is not such an agent, or does not fit these arguments.
+            ValueError: For an environment with other spaces.
+            TypeError: For unknown arguments.
         """
-        path = _with_suffix(path)
-        state = _read(cls.__name__, path)
-        given = _complete(cls, path, state, arguments)
-        model = _build(cls, state, given, env, device)
+        shown = path if isinstance(path, str | os.PathLike) else "the stream"
+        state, system = read_agent(cls.__name__, path)
+        if print_system_info:
+            print(f"== CURRENT SYSTEM INFO ==\n{get_system_info(print_info=False)[1]}")
+            print("== SAVED MODEL SYSTEM INFO ==", *(f"- {k}: {v}" for k, v in system.items()), "")
         try:
-            model._put_learnt(state["learnt"])
-            put_counters(model, state["counters"])
-            if "seed" not in arguments:  # a new seed starts new streams
-                put_generators(model, state["generators"])
+            model = cls._from_state(state, env, device, custom_objects or {}, arguments)
         except StorageError as error:
-            raise StorageError(f"{path}: {error}") from error
+            raise StorageError(f"{shown}: {error}") from error
         return model
 
+    @classmethod
+    def _from_state(
+        cls: type[Self],
+        state: dict[str, Any],
+        env: GymEnv | None,
+        device: torch.device | str,
+        custom_objects: dict[str, Any],
+        arguments: dict[str, Any],
+    ) -> Self:
+        """Return the agent of a state that `read_agent` read."""
+        observation_space, action_space = (
+            custom_objects.get(name) or to_space(state[name])
+            for name in ("observation_space", "action_space")
+        )
+        allowed = _allowed(cls)
+        arguments = {**{k: v for k, v in custom_objects.items() if k in allowed}, **arguments}
+        given = _complete(cls, state, arguments)
+        if env is not None:
+            env = normalized(cls._wrap_env(env, given.get("verbose", 0)), state["normalization"])
+            check_for_correct_spaces(env, observation_space, action_space)
+        try:
+            with Bounded(storage.flatten(state)[0].values()):
+                n_envs = state["n_envs"]
+                model = _build(cls, given, observation_space, action_space, n_envs, env, device)
+        # the constructors of foreign numbers may raise anything
+        except Exception as error:
+            raise StorageError(
+                f"{cls.__name__} cannot be built from the stored arguments: {error!r}"
+            ) from error
+        model.normalization = state["normalization"]
+        model._put_learnt(state["learnt"])
+        schemas.counters(model)(state["counters"], "counters")
+        put_counters(model, state["counters"])
+        if "seed" not in arguments:  # a new seed starts new streams
+            schemas.generators(model)(state["generators"], "generators")
+            put_generators(model, state["generators"])
+        return model
+
+    def set_parameters(
+        self,
+        load_path_or_dict: Source | dict[str, Any],
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """As Stable-Baselines3: put parameters in place, from a dict or a file that `save` wrote.
+
+        A file also has the temperature that was learnt beside them.
+
+        Raises:
+            StorageError: For a file that is not such an agent, or whose networks differ.
+        """
+        if isinstance(load_path_or_dict, dict):
+            return super().set_parameters(load_path_or_dict, exact_match, device)
+        state, _ = read_agent(type(self).__name__, load_path_or_dict)
+        if exact_match:
+            return self._put_learnt(state["learnt"])
+        return super().set_parameters(state["learnt"]["parameters"], False, device)
+
     def _put_learnt(self, state: dict[str, Any]) -> None:
+        schemas.learnt(self)(state, "learnt")
         put_learnt(self, state)
+
+    def normalize_observation(self, observation: Any) -> Any:
+        """Return an observation of the environment as the agent was trained to see it.
+
+        By the running statistics of its `VecNormalize`, or those in the file that it was loaded
+        from; the same observation where there was none.
+        """
+        around = self.get_vec_normalize_env()
+        if around is not None:
+            return around.normalize_obs(observation)
+        return normalize(observation, self.normalization)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As Stable-Baselines3; an agent with HerReplayBuffer needs it already at `load`."""
@@ -132,160 +242,70 @@ class Saving(OffPolicyAlgorithm):
         super().set_env(env, force_reset)
 
 
-# ---- spaces ---------------------------------------------------------------------------------
+# ---- writing --------------------------------------------------------------------------------
 
 
-def from_space(space: spaces.Space) -> dict[str, Any]:
-    """A space as numbers and arrays. Raises TypeError for a kind that no algorithm here takes."""
-    match space:
-        case spaces.Box():
-            return {"kind": "Box", "low": space.low, "high": space.high}
-        case spaces.Discrete():
-            return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
-        case spaces.MultiDiscrete():
-            return {"kind": "MultiDiscrete", "nvec": space.nvec, "start": space.start}
-        case spaces.MultiBinary():
-            one_axis = isinstance(space.n, int | np.integer)
-            return {"kind": "MultiBinary", "n": space.shape[0] if one_axis else list(space.shape)}
-        case spaces.Dict():
-            return {"kind": "Dict", "spaces": {k: from_space(v) for k, v in space.items()}}
-    raise TypeError(
-        "expected a Box, Discrete, MultiDiscrete, MultiBinary or Dict space, "
-        f"got {type(space).__name__}, which a file cannot hold"
-    )
+def with_suffix(path: str | os.PathLike) -> Path:
+    """Return the path of an agent's file: ".zip" is added to a name without a suffix."""
+    path = Path(path)
+    return path if path.suffix else path.with_name(f"{path.name}.zip")
 
 
-def to_space(state: dict[str, Any]) -> spaces.Space:
-    """The inverse of `from_space`."""
-    match state["kind"]:
-        case "Box":
-            low, high = state["low"], state["high"]
-            return spaces.Box(low, high, low.shape, low.dtype)
-        case "Discrete":
-            return spaces.Discrete(state["n"], start=state["start"])
-        case "MultiDiscrete":
-            nvec = state["nvec"]
-            return spaces.MultiDiscrete(nvec, dtype=nvec.dtype, start=state["start"])
-        case "MultiBinary":
-            return spaces.MultiBinary(state["n"])
-        case "Dict":
-            return spaces.Dict({key: to_space(value) for key, value in state["spaces"].items()})
-    raise StorageError(f"expected a kind of space, got {state['kind']!r}")
-
-
-# ---- constructor arguments ------------------------------------------------------------------
-
-
-def _split_arguments(agent: Saving) -> tuple[dict[str, Any], dict[str, str]]:
-    """Constructor arguments that a file can hold, and the type names of those that it cannot."""
-    values = {name: _encode(value) for name, value in _arguments(agent).items()}
-    left_out = {name: str(value)[:80] for name, value in values.items() if not storable(value)}
-    return {name: v for name, v in values.items() if name not in left_out}, left_out
-
-
-def _arguments(agent: Saving) -> dict[str, Any]:
-    """The constructor arguments that would build this agent again."""
-    values: dict[str, Any] = {}
-    for name in _names(type(agent)):
-        if name not in NOT_STORED:
-            values[name] = getattr(agent, name) if hasattr(agent, name) else vars(agent)[f"_{name}"]
-    aliases: dict[Any, str] = {policy: name for name, policy in agent.policy_aliases.items()}
-    values["policy"] = aliases.get(agent.policy_class, agent.policy_class)
-    if isinstance(agent.train_freq, TrainFreq):
-        values["train_freq"] = (agent.train_freq.frequency, agent.train_freq.unit.value)
-    if _chose_its_buffer(agent):  # and would object to being told
-        values["replay_buffer_class"] = None
-        values["replay_buffer_kwargs"] = {
-            key: value
-            for key, value in agent.replay_buffer_kwargs.items()
-            if agent.n_steps == 1 or key not in ("n_steps", "gamma")
-        }
-    return values
-
-
-def _names(cls: type) -> list[str]:
-    """The arguments of a constructor; those behind `*args` and `**kwargs` are its parent's."""
-    names: dict[str, None] = {}
-    for one in cls.__mro__:
-        if "__init__" not in vars(one):
-            continue
-        own = inspect.signature(one.__init__).parameters.values()  # type: ignore[misc]
-        passed_on = [p for p in own if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        names |= {p.name: None for p in own if p not in passed_on}
-        if not passed_on:
-            break
-    return list(names)
-
-
-def _chose_its_buffer(agent: Saving) -> bool:
-    """Whether the algorithm alone would choose the replay buffer that the agent has."""
-    if agent.replay_buffer_class is NStepReplayBuffer and agent.n_steps > 1:
-        chosen = {"n_steps": agent.n_steps, "gamma": agent.gamma}
-        return chosen.items() <= agent.replay_buffer_kwargs.items()
-    plain = agent.replay_buffer_class in (ReplayBuffer, DictReplayBuffer)
-    return plain and agent.n_steps == 1
-
-
-def _encode(value: Any) -> Any:
-    """Classes that everybody has become their names; other objects stay as they are."""
-    if isinstance(value, type):
-        name: str = value.__name__
-        for place, (module, parent) in KNOWN_CLASSES.items():
-            if issubclass(value, parent) and getattr(module, name, None) is value:
-                return {"class": [place, name]}
-    if isinstance(value, dict):
-        return {key: _encode(item) for key, item in value.items()}
-    return os.fspath(value) if isinstance(value, Path) else value
-
-
-def _decode(value: Any) -> Any:
-    """The inverse of `_encode`: looks names up in five modules, and imports nothing."""
-    if not isinstance(value, dict):
-        return value
-    if list(value) != ["class"]:
-        return {key: _decode(item) for key, item in value.items()}
-    match value["class"]:
-        case [str(place), str(name)] if place in KNOWN_CLASSES:
-            module, parent = KNOWN_CLASSES[place]
-            found = getattr(module, name, None)
-            if isinstance(found, type) and issubclass(found, parent):
-                return found
-    raise StorageError(f"expected a class of {list(KNOWN_CLASSES)}, got {value['class']}")
+def _check_included(include: Iterable[str] | None, state: dict[str, Any]) -> None:
+    inside = {*state["arguments"], *state["left_out"], *state["counters"], *state}
+    for name in include or ():
+        if name not in inside:
+            raise ValueError(
+                f"expected names in include of {sorted(inside)}, got {name!r}, which no file holds"
+            )
 
 
 # ---- loading --------------------------------------------------------------------------------
 
 
-def _with_suffix(path: str | Path) -> Path:
-    path = Path(path)
-    return path if path.suffix else path.with_name(f"{path.name}.zip")
+def read_agent(algorithm: str, source: Source) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the state in an agent's file and the versions that it was written with.
 
-
-def _read(algorithm: str, path: Path) -> dict[str, Any]:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+    Raises:
+        FileNotFoundError: When there is no file.
+        StorageError: When it holds no agent of this algorithm.
+    """
+    if isinstance(source, str | os.PathLike):
+        source = with_suffix(source)
+    shown = source if isinstance(source, Path) else "the stream"
+    if zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
             if "_stable_baselines3_version" in archive.namelist():
                 raise StorageError(
-                    f"{path}: expected an agent saved by ebrl, got a pickle of Stable-Baselines3, "
-                    "which may run code when it is read; load it with Stable-Baselines3's own class"
+                    f"{shown}: expected an agent saved by ebrl, got a pickle of "
+                    "Stable-Baselines3, which may run code when it is read; load it with "
+                    "Stable-Baselines3's own class"
                 )
-    tensors, facts = storage.load(path)
-    if facts.get("kind") != "agent":
+    tensors, facts = storage.load(source)
+    if facts.get("kind") != KIND:
         raise StorageError(
-            f"{path}: expected a saved agent, got a {facts.get('kind', 'file without kind')}; "
+            f"{shown}: expected a saved agent, got a {facts.get('kind', 'file without kind')}; "
             "a training checkpoint goes to ebrl.agents.checkpoints.restore"
         )
     if facts.get("algorithm") != algorithm:
         saved = facts.get("algorithm")
-        raise StorageError(f"{path}: expected {algorithm}, got {saved}; use {saved}.load")
-    return storage.unflatten(tensors, facts["state"])
+        raise StorageError(f"{shown}: expected {algorithm}, got {saved}; use {saved}.load")
+    state = storage.unflatten(tensors, facts.get("state"))
+    STATE(state, f"{shown}: state")
+    system = facts.get("system")
+    return state, system if isinstance(system, dict) else {}
+
+
+def _allowed(cls: type[Saving]) -> set[str]:
+    """Return the constructor arguments that `load` takes."""
+    return set(names_of(cls)) - set(NOT_STORED) | {"policy", "tensorboard_log"}
 
 
 def _complete(
-    cls: type[Saving], path: Path, state: dict[str, Any], arguments: dict[str, Any]
+    cls: type[Saving], state: dict[str, Any], arguments: dict[str, Any]
 ) -> dict[str, Any]:
-    """All constructor arguments: the stored ones, replaced and completed by the caller's."""
-    allowed = set(_names(cls)) - set(NOT_STORED) | {"policy"}
+    """Return all constructor arguments: the stored ones, replaced and completed by the caller's."""
+    allowed = _allowed(cls)
     for name in arguments:
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, n=1)
@@ -296,26 +316,26 @@ def _complete(
         shown = ", ".join(f"{name}={value}" for name, value in missing.items())
         again = ", ".join(f"{name}=..." for name in missing)
         raise StorageError(
-            f"{path}: a file cannot hold {shown}; give it again: "
-            f"{cls.__name__}.load({path.name!r}, {again})"
+            f"a file cannot hold {shown}; give it again: {cls.__name__}.load(..., {again})"
         )
     stored = {key: value for key, value in state["arguments"].items() if key in allowed}
-    return {**_decode(stored), **arguments}
+    if "policy" not in arguments and stored.get("policy") not in tuple(cls.policy_aliases):
+        raise StorageError(
+            f"expected a policy of {list(cls.policy_aliases)}, got {str(stored.get('policy'))[:60]}"
+        )
+    return {**decode(stored), **arguments}
 
 
 def _build(
     cls: type[Self],
-    state: dict[str, Any],
     given: dict[str, Any],
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    n_envs: int,
     env: GymEnv | None,
     device: torch.device | str,
 ) -> Self:
-    """A new agent with the stored spaces and these arguments; its weights are still random."""
-    observation_space = to_space(state["observation_space"])
-    action_space = to_space(state["action_space"])
-    if env is not None:
-        env = cls._wrap_env(env, given.get("verbose", 0))
-        check_for_correct_spaces(env, observation_space, action_space)
+    """Return a new agent with these spaces and arguments; its weights are still random."""
     buffer_class = given.get("replay_buffer_class")
     # only HerReplayBuffer cannot be built without an environment; prediction needs no buffer
     bare = env is None and buffer_class is not None and issubclass(buffer_class, HerReplayBuffer)
@@ -325,7 +345,7 @@ def _build(
     model = cls(**build)
     if env is None:
         model.observation_space, model.action_space = observation_space, action_space
-        model.n_envs = state["n_envs"]
+        model.n_envs = n_envs
     model._setup_model()
     if bare:
         model.replay_buffer = None

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import get_parameters_by_name
 from torch import Tensor, nn
 
+from .ranges import check_numbers
 from .saving import Saving
 
 Self = TypeVar("Self", bound="SoftAgent")
@@ -46,6 +47,7 @@ class SoftAgent(Saving):
     target_update_interval: int
 
     def _check_parameters(self) -> None:
+        check_numbers(self)
         automatic = self.ent_coef == "auto"
         temperature = self.initial_ent_coef if automatic else self.ent_coef
         if isinstance(temperature, str) or not 0 < temperature < math.inf:
@@ -53,10 +55,6 @@ class SoftAgent(Saving):
             either = "" if automatic else "'auto' or "
             raise ValueError(
                 f"expected {name} to be {either}finite and above 0, got {temperature!r}"
-            )
-        if self.target_update_interval < 1:
-            raise ValueError(
-                f"expected target_update_interval >= 1, got {self.target_update_interval}"
             )
 
     def _setup_model(self) -> None:

@@ -21,7 +21,6 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.her import HerReplayBuffer
 
 from ebrl import storage
-from ebrl.storage import StorageError
 
 PUBLIC_COUNTERS = ("num_timesteps", "exploration_rate")
 NO_COUNTERS = ("_total_timesteps", "_num_timesteps_at_start", "_stats_window_size")
@@ -34,22 +33,10 @@ def learnt(agent: OffPolicyAlgorithm) -> dict[str, Any]:
 
 
 def put_learnt(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
-    """The inverse of `learnt`, in place. Raises StorageError when shapes or names differ."""
-    names = set(agent._get_torch_save_params()[1])
-    if set(state["variables"]) != names:
-        raise StorageError(f"expected tensors {sorted(names)}, got {sorted(state['variables'])}")
-    try:
-        agent.set_parameters(state["parameters"], exact_match=True, device=agent.device)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise StorageError(
-            f"the stored weights do not fit the networks that these arguments build ({error})"
-        ) from error
+    """Put back, in place, what `learnt` returned and `schemas.learnt` has checked."""
+    agent.set_parameters(state["parameters"], exact_match=True, device=agent.device)
     for name, value in state["variables"].items():
         variable = recursive_getattr(agent, name)
-        if (variable is None) != (value is None) or (
-            value is not None and variable.shape != value.shape
-        ):
-            raise StorageError(f"{name}: expected {variable}, got {value}")
         if variable is not None:
             variable.data.copy_(value)
 
@@ -66,10 +53,7 @@ def counters(agent: OffPolicyAlgorithm) -> dict[str, int | float]:
 
 
 def put_counters(agent: OffPolicyAlgorithm, values: dict[str, Any]) -> None:
-    """The inverse of `counters`. Raises StorageError for a name that is no counter."""
-    unknown = set(values) - set(counters(agent))
-    if unknown or any(type(value) not in (int, float) for value in values.values()):
-        raise StorageError(f"expected numbers for {sorted(counters(agent))}, got {values}")
+    """Put back what `counters` returned and `schemas.counters` has checked."""
     vars(agent).update(values)
 
 
@@ -84,8 +68,6 @@ def generators(agent: OffPolicyAlgorithm) -> dict[str, dict[str, Any]]:
 def put_generators(agent: OffPolicyAlgorithm, states: dict[str, dict[str, Any]]) -> None:
     """The inverse of `generators`; streams of another kind of device start anew, with a warning."""
     streams = getattr(agent, "generators", {})
-    if set(streams) != set(states):
-        raise StorageError(f"expected random streams {sorted(streams)}, got {sorted(states)}")
     for name, stored in states.items():
         here = streams[name].device.type
         if stored["device"] == here:
@@ -136,8 +118,8 @@ def put_streams(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
 
 def replay(agent: OffPolicyAlgorithm) -> dict[str, Any]:
     """The filled part of the replay buffer's arrays, whatever arrays it has."""
-    buffer = _buffer_of(agent)
-    rows = _filled(buffer, buffer.pos, buffer.full)
+    buffer = buffer_of(agent)
+    rows = filled(buffer, buffer.pos, buffer.full)
     return {
         "kind": type(buffer).__name__,
         "capacity": [buffer.buffer_size, buffer.n_envs],
@@ -145,38 +127,23 @@ def replay(agent: OffPolicyAlgorithm) -> dict[str, Any]:
         "full": buffer.full,
         "arrays": {
             name: array[:rows] if len(array) == buffer.buffer_size else array
-            for name, array in _arrays(buffer)
+            for name, array in arrays_of(buffer)
         },
     }
 
 
 def put_replay(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
-    """The inverse of `replay`. Raises StorageError for a buffer of another kind or size."""
-    buffer = _buffer_of(agent)
-    here = (type(buffer).__name__, [buffer.buffer_size, buffer.n_envs])
-    if here != (state["kind"], state["capacity"]):
-        raise StorageError(
-            f"expected a {here[0]} of (steps, environments) {here[1]}, "
-            f"got a {state['kind']} of {state['capacity']}"
-        )
-    arrays = dict(_arrays(buffer))
-    if set(arrays) != set(state["arrays"]):
-        raise StorageError(
-            f"expected replay arrays {sorted(arrays)}, got {sorted(state['arrays'])}"
-        )
+    """Put back what `replay` returned and `schemas.replay` has checked."""
+    buffer = buffer_of(agent)
+    arrays = dict(arrays_of(buffer))
     for name, stored in state["arrays"].items():
-        if stored.shape[1:] != arrays[name].shape[1:] or stored.dtype != arrays[name].dtype:
-            raise StorageError(
-                f"replay {name}: expected rows of {arrays[name].shape[1:]} {arrays[name].dtype}, "
-                f"got {stored.shape[1:]} {stored.dtype}"
-            )
         arrays[name][: len(stored)] = stored
     buffer.pos, buffer.full = state["pos"], state["full"]
 
 
 def cut_trajectories(agent: OffPolicyAlgorithm) -> None:
     """Mark the newest transitions as truncated: what follows is another episode."""
-    buffer = _buffer_of(agent)
+    buffer = buffer_of(agent)
     if buffer.size() == 0:
         return
     last = buffer.pos - 1
@@ -189,19 +156,19 @@ def cut_trajectories(agent: OffPolicyAlgorithm) -> None:
             buffer._compute_episode_length(int(index))
 
 
-def _buffer_of(agent: OffPolicyAlgorithm) -> ReplayBuffer:
+def buffer_of(agent: OffPolicyAlgorithm) -> ReplayBuffer:
     if agent.replay_buffer is None:
         raise ValueError("expected an agent with a replay buffer, got one without: give it an env")
     return agent.replay_buffer
 
 
-def _filled(buffer: ReplayBuffer, pos: int, full: bool) -> int:
+def filled(buffer: ReplayBuffer, pos: int, full: bool) -> int:
     """Rows in use; the memory-saving layout also has the next observation in the row at `pos`."""
     extra = 1 if buffer.optimize_memory_usage else 0
     return buffer.buffer_size if full else min(pos + extra, buffer.buffer_size)
 
 
-def _arrays(buffer: ReplayBuffer) -> Iterator[tuple[str, np.ndarray]]:
+def arrays_of(buffer: ReplayBuffer) -> Iterator[tuple[str, np.ndarray]]:
     for name, value in vars(buffer).items():
         for key, array in value.items() if isinstance(value, dict) else [(None, value)]:
             if isinstance(array, np.ndarray):
@@ -254,11 +221,7 @@ def put_noise(agent: OffPolicyAlgorithm, state: list[dict[str, Any]]) -> None:
     noise = agent.action_noise
     if noise is not None and agent.n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
         noise = agent.action_noise = VectorizedActionNoise(noise, agent.n_envs)
-    if len(_noises(noise)) != len(state):
-        raise StorageError(f"expected action noise for {len(_noises(noise))}, got {len(state)}")
     for one, values in zip(_noises(noise), state, strict=True):
-        if not set(values) <= set(vars(one)):
-            raise StorageError(f"expected action noise with {sorted(values)}, got {one}")
         vars(one).update(values)
     if noise is not None:
         _outlive_one_reset(noise)

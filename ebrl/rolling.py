@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ebrl import storage
-from ebrl.storage import StorageError, Stored
+from ebrl.storage import Source, StorageError, Stored
 
 
 class Newest(NamedTuple):
@@ -83,7 +83,7 @@ def read_newest(folder: str | Path, kind: str) -> Newest:
     raise StorageError(f"{folder}: no checkpoint can be read; " + "; ".join(notes))
 
 
-def read_checkpoint(path: Path, kind: str) -> Stored:
+def read_checkpoint(path: Source, kind: str) -> Stored:
     """Read one checkpoint.
 
     Raises:

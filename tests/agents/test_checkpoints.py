@@ -282,7 +282,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"policy_kwargs": {"net_arch": [9]}}, "stored weights do not fit"),
+        ({"policy_kwargs": {"net_arch": [9]}}, r"expected a tensor of shape \(9, 4\)"),
         ({"buffer_size": 101}, r"expected a ReplayBuffer of .* \[101"),
         ({"n_steps": 2}, "expected a NStepReplayBuffer"),
     ],
@@ -298,13 +298,13 @@ def test_an_agent_built_otherwise_is_refused(
 def test_another_algorithm_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a.zip", cartpole().learn(30))
     agent = SAC("MlpPolicy", Replayable(gym.make("Pendulum-v1")), **TINY)
-    with pytest.raises(StorageError, match="expected a checkpoint of SAC, got DQN"):
+    with pytest.raises(StorageError, match="expected a checkpoint of SAC, got one of 'DQN'"):
         restore(agent, tmp_path / "a.zip")
 
 
 def test_another_number_of_environments_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a.zip", two_environments().learn(40))
-    with pytest.raises(StorageError, match="built otherwise: expected a ReplayBuffer of"):
+    with pytest.raises(StorageError, match=r"built otherwise: .*expected a ReplayBuffer of"):
         restore(cartpole(), tmp_path / "a.zip")
 
 

@@ -1,0 +1,54 @@
+"""Ranges of the numbers that a soft agent takes, checked before it makes anything of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+MANY = 2**31  # more steps, rows or draws than that are a mistake
+
+WHOLE = {  # argument: least
+    "buffer_size": 1,
+    "learning_starts": 0,
+    "batch_size": 1,
+    "gradient_steps": -1,
+    "n_steps": 1,
+    "target_update_interval": 1,
+    "stats_window_size": 1,
+    "candidates": 1,
+    "components": 1,
+    "acting_candidates": 1,
+    "moves": 0,
+}
+OPTIONAL = ("candidates", "components", "acting_candidates", "moves")  # absent, or None
+FRACTIONS = ("gamma", "tau")  # from 0 to 1
+
+
+def check_numbers(agent: Any) -> None:
+    """Raise ValueError for an argument of the agent that is out of its range."""
+    given = vars(agent)
+    for name, least in WHOLE.items():
+        value = given.get(name, given.get(f"_{name}"))
+        if value is None and name in OPTIONAL:
+            continue
+        if not _is_whole(value) or value < least:
+            raise ValueError(f"expected {name} >= {least}, got {value!r}")
+        if value >= MANY:
+            raise ValueError(f"expected {name} below {MANY:,}, got {value:,}")
+    for name in FRACTIONS:
+        value = getattr(agent, name)
+        if not _is_number(value) or not 0 <= value <= 1:
+            raise ValueError(f"expected {name} between 0 and 1, got {value!r}")
+    rate = agent.learning_rate
+    if not callable(rate) and not (_is_number(rate) and 0 <= rate < math.inf):
+        raise ValueError(
+            f"expected learning_rate to be finite and at least 0, or a schedule, got {rate!r}"
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
