@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy
-from ebrl.objectives.protocol import Loss, Objective
+from ebrl.objectives.protocol import Loss, Objective, conditioned
+from ebrl.sequences.corruption import corrupted
 from ebrl.sequences.energies import CausalEnergy, read_both_ways
 from ebrl.sequences.tokens import MASK, PAD
 from ebrl.sequences.transformer import PREDICTED
@@ -60,3 +63,52 @@ class HybridLikelihood(nn.Module, Objective):
         row, place = hidden.nonzero(as_tuple=True)
         logits = energy.transformer.logits(features[row, place])
         return F.cross_entropy(logits.float(), x[row, place] - PREDICTED)
+
+
+class Contrast(nn.Module, Objective):
+    """Which of two is real: a sentence, or a corrupted copy of it.
+
+    `log(1 + exp(E(real) - E(corrupted)))`, the log loss of the pair. Its optimum is the log ratio
+    of the corruption's density to the data's, known only up to what pairs have in common.
+
+    Args:
+        corruption: Makes the copies; by default `ebrl.sequences.corruption.corrupted`.
+    """
+
+    def __init__(self, corruption: Callable[[Tensor, Generator], Tensor] = corrupted):
+        super().__init__()
+        self.corruption = corruption
+
+    def forward(
+        self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
+    ) -> Loss:
+        copy = self.corruption(x, generator)
+        pair = torch.stack([x, copy])  # (2, batch, length)
+        real, false = conditioned(energy, condition)(pair)
+        metrics = {
+            "energy_gap": (false - real).mean(),
+            "ranked_below": (real < false).float().mean(),
+        }
+        return Loss(F.softplus(real - false).mean(), {k: v.detach() for k, v in metrics.items()})
+
+
+class Draws:
+    """Draws of a language model as the noise of `NCE`, for an energy beside the model's.
+
+    Densities are with respect to the language model, so that its own is 1, and the energy that is
+    learnt is the residual: the data's energy less the model's.
+
+    Args:
+        rows: Sentences that the model drew, `(n, longest)`.
+    """
+
+    def __init__(self, rows: Tensor):
+        self.rows = rows
+
+    def sample(self, batch: tuple[int, ...], generator: Generator) -> Tensor:
+        """Return rows, `(*batch, longest)`."""
+        return self.rows[torch.randint(len(self.rows), batch, generator=generator)]
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Return 0, the log density with respect to the model, `(*batch,)`."""
+        return torch.zeros(x.shape[:-1], device=x.device)

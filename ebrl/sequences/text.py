@@ -1,20 +1,52 @@
-"""Text files as data: a sentence a line, in UTF-8."""
+"""Text files, a sentence a line in UTF-8: read for judging, line by line, and for training."""
 
 from __future__ import annotations
 
 import gzip
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
 
-from ebrl.sequences.tokens import Tokenizer
+import torch
+from torch import Tensor
+
+from ebrl.sequences.tokens import Tokenizer, normalise
 from ebrl.training.ragged import Ragged
+
+LONGEST_LINE = 20_000  # bytes; no sentence is longer, and the tokenizer's time grows with it
+COMMON = 5  # times that a letter of an alphabet occurs in the text
+
+
+class SentenceError(ValueError):
+    """A text is no sentence that can be judged."""
+
+
+class Line(NamedTuple):
+    """A line of a file: its text, or what is wrong with it."""
+
+    number: int  # from 1
+    text: str
+    error: SentenceError | None
 
 
 class Text(Ragged):
-    """The sentences of a file as rows of tokens, by a tokenizer that is trained on them.
+    """The sentences of a file as rows of tokens.
 
-    Sentences without a token and those that are longer than `longest` are left out.
+    Lines that are no sentence are left out; so are those longer than `longest`.
+
+    Args:
+        path: A text file, or a table whose last column is the text, plain or `.gz`, here or under
+            EBRL_DATA.
+        vocabulary: Tokens of the tokenizer that is trained on the file.
+        longest: The most tokens of a sentence.
+        tokenizer: One that is there already, in place of training one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        SentenceError: The file is not UTF-8.
+        ValueError: It holds no sentence, or the vocabulary is smaller than the bytes.
     """
 
     def __init__(
@@ -22,30 +54,101 @@ class Text(Ragged):
         path: str,
         vocabulary: int = 6144,
         longest: int = 126,
-        tokenizer: str | None = None,
+        tokenizer: Tokenizer | None = None,
     ):
-        texts = list(read_sentences(path))
-        if tokenizer is not None:
-            self.tokenizer = Tokenizer(Path(tokenizer).read_text(encoding="utf-8"))
-        else:
-            self.tokenizer = Tokenizer.train(texts, vocabulary)
-        rows = [row for row in self.tokenizer.encode_all(texts) if 0 < len(row) <= longest]
-        super().__init__(rows)
+        texts = sentences(path)
+        if not texts:
+            raise ValueError(f"{path}: expected a sentence a line, got none")
+        self.tokenizer = tokenizer or Tokenizer.train(texts, vocabulary)
+        rows = self.tokenizer.encode_all(texts)
+        super().__init__([row for row in rows if 0 < len(row) <= longest])
+        self.alphabet = alphabet(texts)
+
+    def log_frequencies(self) -> Tensor:
+        """Return the log probability of each token drawn alone, `(vocabulary,)`, one added."""
+        counts = torch.bincount(self.flat, minlength=self.tokenizer.vocabulary) + 1.0
+        return (counts / counts.sum()).log()
 
 
-def read_sentences(path: str | Path) -> Iterator[str]:
-    """Yield the sentences of a file, here or under EBRL_DATA: of a table, its last column."""
-    found = find(path)
-    opened = gzip.open if found.suffix == ".gz" else open
-    with opened(found, "rt", encoding="utf-8") as file:
-        for line in file:
-            sentence = line.rstrip("\n").rpartition("\t")[2].strip()
-            if sentence:
-                yield sentence
+def sentences(path: str | Path) -> list[str]:
+    """Return the sentences of a file for training; errors as `Text`."""
+    found = []
+    for number, text, error in read_lines(find(path)):
+        if isinstance(error, NotUnicodeError):
+            raise SentenceError(f"{path}, line {number}: {error}")
+        text = normalise(text.rpartition("\t")[2])
+        if text and error is None:
+            found.append(text)
+    return found
+
+
+class NotUnicodeError(SentenceError):
+    """Bytes are no UTF-8."""
+
+
+def read_lines(path: str | Path) -> Iterator[Line]:
+    """Yield the lines of a file, plain or `.gz`; those that cannot be read with an error."""
+    opened = gzip.open if Path(path).suffix == ".gz" else open
+    with cast(BinaryIO, opened(path, "rb")) as file:
+        yield from lines_of(file)
+
+
+def lines_of(file: BinaryIO) -> Iterator[Line]:
+    """Yield the lines of an open file; no line is held in memory beyond `LONGEST_LINE`."""
+    number = 0
+    while raw := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(raw) > LONGEST_LINE and not raw.endswith(b"\n"):
+            size = len(raw)
+            while not raw.endswith(b"\n") and (raw := file.readline(1 << 20)):
+                size += len(raw)
+            yield Line(number, "", SentenceError(_too_long(size)))
+            continue
+        try:
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            yield Line(number, "", NotUnicodeError(_no_unicode(raw, error)))
+            continue
+        yield Line(number, text.rstrip("\r\n"), None)
+
+
+def alphabet(texts: list[str]) -> str:
+    """Return the letters that occur at least `COMMON` times, sorted."""
+    counts: dict[str, int] = {}
+    for text in texts:
+        for character in text:
+            counts[character] = counts.get(character, 0) + 1
+    return "".join(sorted(c for c, n in counts.items() if n >= COMMON and c.isalpha()))
+
+
+def check_characters(sentence: str, letters_known: str) -> None:
+    """Raise `SentenceError` for control characters and for text of another script."""
+    if control := next((c for c in sentence if unicodedata.category(c) in ("Cc", "Cs")), None):
+        raise SentenceError(f"expected text, got the control character {control!r}: remove it")
+    letters = [c for c in sentence if c.isalpha()]
+    foreign = [c for c in letters if c not in letters_known]
+    if 2 * len(foreign) > len(letters):
+        raise SentenceError(
+            f"expected the letters of the training text, got {foreign[0]!r} and others "
+            f"({len(foreign)} of {len(letters)}): train a language on such text with `ebrl fit`"
+        )
 
 
 def find(path: str | Path) -> Path:
+    """Return the file of this name, here or under EBRL_DATA."""
     for found in (Path(path), Path(os.environ.get("EBRL_DATA", ".")) / path):
         if found.is_file():
             return found
     raise FileNotFoundError(f"there is no text file {path}, here or under EBRL_DATA")
+
+
+def _too_long(size: int) -> str:
+    return f"expected a sentence, got {size:,} bytes: put one sentence on a line"
+
+
+def _no_unicode(raw: bytes, error: UnicodeDecodeError) -> str:
+    coding = "UTF-16" if b"\0" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "another coding"
+    return (
+        f"expected UTF-8, got byte 0x{raw[error.start]:02x} at place {error.start + 1}, perhaps of "
+        f"{coding}: save the file as UTF-8"
+    )

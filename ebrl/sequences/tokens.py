@@ -21,7 +21,6 @@ from ebrl.strings import PADDING
 PAD, MASK, BOUNDARY = PADDING, 1, 2
 SPECIAL = ("<pad>", "<mask>", "<s>")  # by their numbers
 ALPHABET = 256 + len(SPECIAL)  # bytes and special tokens: the smallest vocabulary
-LONGEST_LINE = 20_000  # characters; no sentence is longer, and the encoder's time grows with it
 
 
 class Piece(NamedTuple):

@@ -1,0 +1,107 @@
+"""Repair: the fewest edits of a sentence that lower its energy, by chains of edits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy
+from ebrl.energies.freezing import evaluating
+from ebrl.kernels import Edits
+from ebrl.sampling import Sampler
+from ebrl.sampling.paths import temperature_path
+from ebrl.sequences.distance import EditDistance
+from ebrl.sequences.filling import MaskedFilling
+from ebrl.sequences.judging import as_sentence
+from ebrl.sequences.language import Language, english
+from ebrl.sequences.tokens import SPECIAL, padded
+from ebrl.strings import Strings
+
+MORE = 4  # tokens that a repair may add
+RUNGS = 8  # of the ladder of temperatures
+
+
+class Repair(NamedTuple):
+    """A sentence after its repair."""
+
+    text: str
+    original: str
+    edits: int  # of tokens
+    energy: float  # nats
+    original_energy: float
+
+
+def repair(
+    text: str,
+    *,
+    language: Language | None = None,
+    energy: Energy | None = None,
+    cost: float = 3.0,
+    temperature: float = 0.3,
+    chains: int = 16,
+    steps: int = 96,
+    seed: int = 0,
+) -> Repair:
+    """Return the sentence of least `energy + cost * edits` that chains of edits find.
+
+    As in denoising, a prior and an observation: the language says what is likely, the number of
+    edits how far that is from what was written. Metropolis over substitutions, insertions and
+    deletions of tokens, each filled by what the language expects there, cools from temperature 1.
+
+    Args:
+        text: A sentence.
+        language: By default the English one that comes with the package.
+        energy: By default the language's own.
+        cost: Nats for each edit of a token: higher repairs less.
+        temperature: Of the last steps.
+        chains: That look for it independently.
+        steps: Of each chain.
+        seed: Of the randomness.
+
+    Raises:
+        SentenceError: As `score`.
+        ValueError: A number is out of range.
+    """
+    if chains < 1 or steps < RUNGS or cost < 0 or not 0 < temperature <= 1:
+        raise ValueError(
+            f"expected chains >= 1, steps >= {RUNGS}, cost >= 0 and 0 < temperature <= 1, got "
+            f"{chains=}, {steps=}, {cost=}, {temperature=}"
+        )
+    language = language or english()
+    energy = energy or language.energy
+    sentence = as_sentence(text, language)
+    tokens = language.tokenizer.encode(sentence)
+    found = search(language, energy, tokens, cost, temperature, chains, steps, seed)
+    with evaluating(energy), torch.no_grad():
+        both = energy(padded([found, tokens])).tolist()
+    edits = int(EditDistance(tokens)(found))
+    return Repair(language.tokenizer.decode(found), sentence, edits, *both)
+
+
+def search(
+    language: Language,
+    energy: Energy,
+    tokens: Tensor,
+    cost: float,
+    temperature: float,
+    chains: int,
+    steps: int,
+    seed: int,
+) -> Tensor:
+    """Return the tokens of the best sentence that the chains end at, the original among them."""
+    longest = min(len(tokens) + MORE, language.causal.longest)
+    space = Strings(longest, language.tokenizer.vocabulary, first=len(SPECIAL))
+    kernel = Edits(space, MaskedFilling(language.causal.transformer), substitutions=0.6)
+    sampler = Sampler(kernel, space, steps=steps)
+    target = energy + cost * EditDistance(tokens)
+    ladder = torch.linspace(1.0, temperature, RUNGS)
+    path = temperature_path(target, ladder, steps=steps // RUNGS, step_size=1.0)
+    start = padded([tokens] * chains, longest)
+    end = sampler.anneal(path, start, generator=torch.Generator().manual_seed(seed))
+    with evaluating(target), torch.no_grad():
+        unchanged = target(start[:1])
+    x = torch.cat([start[:1], end.x])
+    best = x[torch.cat([unchanged, end.energy]).argmin()]
+    return best[best != 0]

@@ -1,0 +1,151 @@
+"""Sentences judged: their energies, token by token, their order, and a scale that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy
+from ebrl.energies.freezing import evaluating
+from ebrl.sequences.energies import token_parts
+from ebrl.sequences.language import Language, english
+from ebrl.sequences.text import LONGEST_LINE, SentenceError, check_characters
+from ebrl.sequences.tokens import normalise, padded
+
+TOKENS_AT_ONCE = 8192
+
+
+class Part(NamedTuple):
+    """A token of a sentence and its part of the energy."""
+
+    text: str  # '' for the end of the sentence
+    energy: float  # nats
+
+
+class Score(NamedTuple):
+    """A sentence and its energy, low where it is likely."""
+
+    text: str  # with single spaces
+    total: float  # nats
+    per_token: tuple[Part, ...]  # they sum to the total; the last is the end's
+
+
+def score(
+    texts: Sequence[str], *, language: Language | None = None, energy: Energy | None = None
+) -> list[Score]:
+    """Return the energy of each text, a sentence, with the part of each token.
+
+    Args:
+        texts: Sentences.
+        language: By default the English one that comes with the package.
+        energy: A weighted sum of the language's energies; by default its own.
+
+    Raises:
+        SentenceError: A text is empty, too long, or not of the language's letters.
+        TypeError: `texts` is one text.
+    """
+    if isinstance(texts, str):
+        raise TypeError("expected a list of texts, got one text: score([text])")
+    language = language or english()
+    sentences = [as_sentence(text, language) for text in texts]
+    pieces = [language.tokenizer.pieces(text) for text in sentences]
+    rows = [torch.tensor([piece.token for piece in each]) for each in pieces]
+    parts = parts_of_rows(energy or language.energy, rows)
+    scores = []
+    for text, each, values in zip(sentences, pieces, parts, strict=True):
+        spelled = [text[piece.start : piece.end] for piece in each]
+        found = tuple(map(Part, [*spelled, ""], values.tolist()))
+        scores.append(Score(text, float(values.sum()), found))
+    return scores
+
+
+def rank(
+    texts: Sequence[str], *, language: Language | None = None, energy: Energy | None = None
+) -> list[Score]:
+    """Return the scores of the texts, the most likely first. Arguments and errors as `score`."""
+    return sorted(score(texts, language=language, energy=energy), key=lambda each: each.total)
+
+
+def acceptability(text: str, *, language: Language | None = None) -> float:
+    """Return how acceptable a sentence is, from 0 to 100.
+
+    The percentage of held-out sentences that are less fluent (`fluency`): 50 is the middle of what
+    people write, below 5 hardly anyone writes so.
+
+    Raises:
+        SentenceError: As `score`.
+        ValueError: The language has no held-out sentences to compare with.
+    """
+    language = language or english()
+    if not len(language.fluency):
+        raise ValueError(
+            "this language knows no held-out sentences to compare with: "
+            "ebrl.sequences.with_reference(language, texts) adds them"
+        )
+    row = language.tokenizer.encode(as_sentence(text, language))
+    value = fluency(language, [row])
+    below = torch.searchsorted(language.fluency, value) / len(language.fluency)
+    return 100 * float(below)
+
+
+def with_reference(language: Language, texts: Sequence[str]) -> Language:
+    """Return the language with held-out sentences as the scale of `acceptability`."""
+    rows = [row.long() for row in language.tokenizer.encode_all(texts)]
+    rows = [row for row in rows if 0 < len(row) <= language.causal.longest]
+    values = fluency(language, rows)
+    return language._replace(fluency=values.quantile(torch.linspace(0, 1, 201)))
+
+
+def fluency(language: Language, rows: Sequence[Tensor]) -> Tensor:
+    """Return the syntactic log-odds ratio of each row of tokens, `(rows,)`.
+
+    The log probability less that of the tokens drawn alone, per token (Pauls and Klein 2012; Lau et
+    al. 2017): neither length nor rare words count against a sentence.
+    """
+    total = torch.stack([part.sum() for part in parts_of_rows(language.causal, rows)])
+    alone = torch.stack([language.log_frequencies[row.long()].sum() for row in rows])
+    return (-total - alone) / torch.tensor([len(row) for row in rows])
+
+
+@torch.no_grad()
+def parts_of_rows(energy: Energy, rows: Sequence[Tensor]) -> list[Tensor]:
+    """Return the parts of the tokens and the end of each row, `(length + 1,)`.
+
+    Rows of a similar length are computed together.
+    """
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    parts: dict[int, Tensor] = {}
+    with evaluating(energy):
+        while order:
+            count = max(1, TOKENS_AT_ONCE // (len(rows[order[-1]]) + 1))
+            batch, order = order[-count:], order[:-count]
+            values = token_parts(energy, padded([rows[i] for i in batch]))
+            parts |= {i: row[: len(rows[i]) + 1] for i, row in zip(batch, values, strict=True)}
+    return [parts[i] for i in range(len(rows))]
+
+
+def as_sentence(text: str, language: Language) -> str:
+    """Return a text with single spaces if the language can judge it.
+
+    Raises:
+        SentenceError: It is empty, holds control characters, is longer than the model reads, or
+            most of its letters are of a script that the model was not trained on.
+    """
+    if len(text) > LONGEST_LINE:
+        raise SentenceError(
+            f"expected a sentence, got {len(text):,} characters: put one sentence on a line"
+        )
+    sentence = normalise(text)
+    if not sentence:
+        raise SentenceError("expected a sentence, got an empty text")
+    check_characters(sentence, language.alphabet)
+    length = len(language.tokenizer.encode(sentence))
+    if length > language.causal.longest:
+        raise SentenceError(
+            f"expected at most {language.causal.longest} tokens, got {length}: split the text into "
+            "sentences"
+        )
+    return sentence

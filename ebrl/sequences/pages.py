@@ -1,0 +1,54 @@
+"""Sentences coloured by their energy, as a page of HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from ebrl.sequences.judging import Part, Score
+
+WORST = 12.0  # nats of a token that is as red as it gets
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Sentences by their energy</title>
+<style>
+body {{ font: 18px/2 Georgia, serif; max-width: 50em; margin: 2em auto; color: #222 }}
+.total {{ font: 13px monospace; color: #777; margin-right: 1em }}
+span[title] {{ border-radius: 3px; padding: 2px 0 }}
+</style>
+{sentences}
+</html>
+"""
+
+
+def html(scores: Sequence[Score]) -> str:
+    """Return a page with each sentence, its tokens the redder the higher their energy."""
+    return PAGE.format(sentences="\n".join(map(_sentence, scores)))
+
+
+def redness(part: Part) -> float:
+    """Return how unlikely a token is, from 0 to 1."""
+    return min(max(part.energy / WORST, 0.0), 1.0)
+
+
+def gaps(score: Score) -> list[str]:
+    """Return each part's text with the space before it, where there is one; '' for the end."""
+    found, place = [], 0
+    for part in score.per_token:
+        start = score.text.find(part.text, place)
+        found.append(score.text[place : start + len(part.text)])
+        place = start + len(part.text)
+    return found
+
+
+def _sentence(score: Score) -> str:
+    tokens = "".join(map(_token, gaps(score), score.per_token))
+    return f'<p><span class="total">{score.total:.1f}</span>{tokens}</p>'
+
+
+def _token(text: str, part: Part) -> str:
+    colour = f"rgba(214, 60, 40, {redness(part):.2f})"
+    spelled = escape(text) or "&#9632;"  # the end of the sentence
+    return f'<span title="{part.energy:.2f} nats" style="background: {colour}">{spelled}</span>'
