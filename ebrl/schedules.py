@@ -46,3 +46,11 @@ def constant(progress: float) -> float:
 def cosine(progress: float) -> float:
     """Return a factor that rises over the first hundredth and falls to 0 as half a cosine."""
     return min(100 * progress, 1.0) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def trapezoid(progress: float) -> float:
+    """Return a rise over the first fiftieth of a training, 1, and over its last third a line to 0.
+
+    The start does not depend on the end, so that a training can be made longer.
+    """
+    return min(50 * progress, 1.0, 3 * (1 - progress))

@@ -40,6 +40,7 @@ FACES = {
     "ebrl.spaces": ["Binary", "Box", "Categorical", "Unbounded"],
     "ebrl.storage": ["StorageError", "load", "save"],
     "ebrl.training": ["DivergedError", "RunningClip", "Training", "fit", "load_table"],
+    "ebrl.sequences": ["score", "rank", "repair", "sample", "complete", "acceptability"],
     "ebrl.vision": ["denoise", "restore", "generate"],
 }
 PATHS = [(package, name) for package, names in FACES.items() for name in names]

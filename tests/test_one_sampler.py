@@ -1,15 +1,22 @@
-"""The claim of the library: what picks an action denoises a photograph and generates an image."""
+"""The claim of the library: what picks an action denoises a photograph and edits a sentence."""
 
 from __future__ import annotations
 
 import gymnasium as gym
 import pytest
 import torch
+from languages import SENTENCES, animals
 from photographs import GaussianImages
 
 from ebrl.agents import EnergyActorCritic
+from ebrl.kernels import Edits
 from ebrl.sampling import Sampler
+from ebrl.sampling.paths import temperature_path
 from ebrl.sampling.sampler import Stage
+from ebrl.sequences.distance import EditDistance
+from ebrl.sequences.filling import MaskedFilling
+from ebrl.sequences.tokens import SPECIAL, padded
+from ebrl.strings import Strings
 from ebrl.vision.generation import generate, generation_levels
 from ebrl.vision.observations import Direct
 
@@ -54,3 +61,19 @@ def test_it_denoises(sampler: Sampler) -> None:
     mean = (0.5 / (DEVIATION**2 + 0.01**2) + 0.8 / NOISE**2) / precision
     assert x.mean() == pytest.approx(mean, abs=4 * (precision * 4 * N) ** -0.5)
     assert x.std() == pytest.approx(precision**-0.5, abs=4 * (2 * precision * 4 * N) ** -0.5)
+
+
+def test_it_repairs_a_sentence(sampler: Sampler) -> None:
+    """The class, with a kernel that moves strings: language and edit distance are its energy."""
+    language = animals()
+    broken = language.tokenizer.encode("The dog hears hears the fish.")
+    space = Strings(len(broken) + 1, language.tokenizer.vocabulary, first=len(SPECIAL))
+    kernel = Edits(space, MaskedFilling(language.causal.transformer))
+    target = language.coherence + EditDistance(broken)
+    path = temperature_path(target, [1.0, 0.5, 0.2], steps=40, step_size=1.0)
+    editor = type(sampler)(kernel, space, steps=1)
+    start = padded([broken] * 16, space.longest)
+    end = editor.anneal(path, start, generator=torch.Generator().manual_seed(0))
+    best = language.tokenizer.decode(end.x[end.energy.argmin()])
+    assert best in SENTENCES
+    assert (end.energy < target(start)).all()

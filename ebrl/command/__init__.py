@@ -17,6 +17,9 @@ VERBS = {
     "denoise": "take the noise out of photographs",
     "restore": "sharpen, enlarge or complete photographs",
     "generate": "draw images that never were",
+    "score": "say how unlikely sentences are, and where",
+    "rank": "order sentences by their energy",
+    "repair": "mend a sentence by the fewest edits",
     "resume": "go on with an interrupted run, to the same result as if it had not been",
     "evaluate": "play episodes with the agent of a run: mean ± sd of the return",
     "plot": "draw the learning curve and the energy landscape of a run",
@@ -42,6 +45,8 @@ examples:
   ebrl denoise photo.jpg                                       photo-denoised.jpg beside it
   ebrl restore photo.jpg --blur gaussian:1.6                   photo-restored.jpg beside it
   ebrl generate --out grid.png                                 64 images of clothes
+  ebrl score "The cat sat on the mat."                         its energy, token by token
+  ebrl repair "The cat sat in on mat."                         the fewest edits that mend it
   ebrl evaluate runs/pendulum/EnergyActorCritic-0 --episodes 100
   ebrl plot runs/pendulum/EnergyActorCritic-0
 

@@ -69,7 +69,8 @@ class Settings:
         run: Folder of the run; `runs/NAME/OBJECTIVE-SEED` if not given.
         seed: Seeds the energy's weights, the order of the data, and all noise.
         batch_size: Rows of the data an update.
-        learning_rate: Of Adam.
+        learning_rate: Of the optimizer.
+        optimizer: `adam`, or `muon`: orthogonal steps of linear layers, Adam's of all else.
         schedule: The part of the learning rate at each part of the training: a function of 0 to 1.
         ema_decay: Of the moving average of the weights, which is what is kept; 0 for the last ones.
         clip: The largest norm of the gradient, or ebrl.training.RunningClip; none if not given.
@@ -85,6 +86,7 @@ class Settings:
     seed: Seed = 0
     batch_size: PositiveInt = 256
     learning_rate: LearningRate = 1e-3
+    optimizer: Literal["adam", "muon"] = "adam"
     schedule: Schedule = schedules.constant
     ema_decay: ClosedUnitInterval = 0.99
     clip: PositiveFloat | RunningClip | None = None

@@ -16,9 +16,12 @@ from ebrl.command.energy_config import FitConfiguration, Setup
 from ebrl.command.energy_pictures import draw_run
 from ebrl.command.errors import RunError
 from ebrl.command.runs import Run
+from ebrl.command.sentences import save_language
 from ebrl.storage import StorageError
 from ebrl.training import Training, fit, load_average
 from ebrl.training.loop import Metrics
+from ebrl.training.muon import Muon
+from ebrl.training.ragged import Ragged
 
 LINES = 5  # about a training, whether there is a bar or not
 SHOWN = ("loss", "psnr", "energy_gap", "acceptance", "step_size")
@@ -71,6 +74,8 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
         RunError: The training stopped before its end; what it had is saved.
     """
     settings = setup.settings
+    rate = float(settings.learning_rate)  # a plain one, that a file can hold
+    muon = Muon.of(setup.energy, rate) if settings.optimizer == "muon" else None
     progress = Progress(run, settings.steps)
     with (
         ending_well(run, progress.stop),
@@ -85,7 +90,8 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
             steps=settings.steps,
             generator=torch.Generator().manual_seed(settings.seed),
             batch_size=settings.batch_size,
-            learning_rate=float(settings.learning_rate),  # a plain one, that a file can hold
+            learning_rate=rate,
+            optimizer=muon,
             schedule=settings.schedule,
             ema_decay=settings.ema_decay,
             clip=settings.clip,
@@ -106,6 +112,8 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
 def _finish(configuration: FitConfiguration, setup: Setup, run: Run, training: Training) -> None:
     energy = training.average
     storage.save(run.model, energy.state_dict(), {"kind": "energy", "step": training.step})
+    if isinstance(setup.data, Ragged):
+        save_language(setup.data, energy, run, training.step)
     for line in draw_run(run.picture, configuration.title, setup, energy):
         print(line)
     print(

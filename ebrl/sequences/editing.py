@@ -53,7 +53,7 @@ def repair(
     Args:
         text: A sentence.
         language: By default the English one that comes with the package.
-        energy: By default the language's own.
+        energy: By default the language's `coherence`, so that shorter sentences are no better.
         cost: Nats for each edit of a token: higher repairs less.
         temperature: Of the last steps.
         chains: That look for it independently.
@@ -70,7 +70,7 @@ def repair(
             f"{chains=}, {steps=}, {cost=}, {temperature=}"
         )
     language = language or english()
-    energy = energy or language.energy
+    energy = energy or language.coherence
     sentence = as_sentence(text, language)
     tokens = language.tokenizer.encode(sentence)
     found = search(language, energy, tokens, cost, temperature, chains, steps, seed)

@@ -24,6 +24,42 @@ class SentenceEnergy(Energy):
 
     event_ndim = 1
 
+    def per_token(self, x: Tensor) -> Tensor:
+        """Return the part of each token, `(n, length + 1)`, of sentences `x: (n, length)`.
+
+        The part after the last token is that of the end; what follows is 0.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no per_token(x)")
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, sound = sentences_only(x.reshape(-1, x.shape[-1]))
+        value = self.per_token(rows).sum(1).masked_fill(~sound, torch.inf)
+        return value.view(x.shape[:-1])
+
+
+class FrequencyEnergy(SentenceEnergy):
+    """`-Σ_i log p(x_i)`, each token alone: what a sentence costs for its length and rare words.
+
+    Subtracted from a language model's energy, what is left is how its tokens fit together.
+
+    Args:
+        log_frequencies: `log p` of each token, `(vocabulary,)`.
+    """
+
+    log_frequencies: Tensor
+
+    def __init__(self, log_frequencies: Tensor):
+        super().__init__()
+        self.register_buffer("log_frequencies", log_frequencies)
+
+    def per_token(self, x: Tensor) -> Tensor:
+        parts = -self.log_frequencies[x].masked_fill(x == PAD, 0.0)
+        return F.pad(parts, (0, 1))
+
+
+class TransformerEnergy(SentenceEnergy):
+    """An energy of what a transformer reads."""
+
     def __init__(self, transformer: Transformer):
         super().__init__()
         self.transformer = transformer
@@ -34,23 +70,14 @@ class SentenceEnergy(Energy):
         return self.transformer.context - 2
 
     def per_token(self, x: Tensor) -> Tensor:
-        """Return the part of each token, `(n, length + 1)`, of sentences `x: (n, length)`.
-
-        The part after the last token is that of the end; what follows is 0.
-        """
         return self.relaxed(self.transformer.embed(x), x)
 
     def relaxed(self, embedded: Tensor, x: Tensor) -> Tensor:
         """Return the parts where the transformer reads `embedded: (n, length, width)` for x."""
         raise NotImplementedError(f"{type(self).__name__} defines no relaxed(embedded, x)")
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows, sound = sentences_only(x.reshape(-1, x.shape[-1]))
-        value = self.per_token(rows).sum(1).masked_fill(~sound, torch.inf)
-        return value.view(x.shape[:-1])
 
-
-class CausalEnergy(SentenceEnergy):
+class CausalEnergy(TransformerEnergy):
     """`-log p(x)`, a language model's: each token given those before it, then the end.
 
     A sentence of `longest` tokens ends for certain, so that the probabilities of all sentences sum
@@ -104,7 +131,7 @@ class CausalEnergy(SentenceEnergy):
         return x.view(*batch, self.longest)
 
 
-class MaskedEnergy(SentenceEnergy):
+class MaskedEnergy(TransformerEnergy):
     """`-Σ_i log p(x_i | all other tokens)`, the pseudo-likelihood.
 
     One pass of the transformer for each token, in which that one is masked (Besag 1975; Salazar et
@@ -127,7 +154,7 @@ class MaskedEnergy(SentenceEnergy):
         return parts.index_put((row, place), torch.cat(losses)) if losses else parts
 
 
-class ScorerEnergy(SentenceEnergy):
+class ScorerEnergy(TransformerEnergy):
     """A small network's sum over the tokens, of what a language model reads in both ways.
 
     Unnormalised: trained by noise contrast or on real against corrupted sentences. The language
@@ -158,7 +185,7 @@ class OneHot(Energy):
 
     event_ndim = 2
 
-    def __init__(self, energy: SentenceEnergy):
+    def __init__(self, energy: TransformerEnergy):
         super().__init__()
         self.energy = energy
 

@@ -92,11 +92,19 @@ def acceptability(text: str, *, language: Language | None = None) -> float:
 
 
 def with_reference(language: Language, texts: Sequence[str]) -> Language:
-    """Return the language with held-out sentences as the scale of `acceptability`."""
+    """Return the language with held-out sentences, which `acceptability` compares with."""
     rows = [row.long() for row in language.tokenizer.encode_all(texts)]
-    rows = [row for row in rows if 0 < len(row) <= language.causal.longest]
-    values = fluency(language, rows)
-    return language._replace(fluency=values.quantile(torch.linspace(0, 1, 201)))
+    return with_rows(language, [row for row in rows if 0 < len(row) <= language.causal.longest])
+
+
+def with_rows(language: Language, rows: Sequence[Tensor]) -> Language:
+    """Return the same from rows of tokens, `(length,)` each."""
+    total, alone = (
+        sum(float(part.sum()) for part in parts_of_rows(energy, rows))
+        for energy in (language.energy, language.frequency)
+    )
+    quantiles = fluency(language, rows).quantile(torch.linspace(0, 1, 201))
+    return language._replace(balance=total / alone, fluency=quantiles)
 
 
 def fluency(language: Language, rows: Sequence[Tensor]) -> Tensor:
@@ -105,9 +113,8 @@ def fluency(language: Language, rows: Sequence[Tensor]) -> Tensor:
     The log probability less that of the tokens drawn alone, per token (Pauls and Klein 2012; Lau et
     al. 2017): neither length nor rare words count against a sentence.
     """
-    total = torch.stack([part.sum() for part in parts_of_rows(language.causal, rows)])
-    alone = torch.stack([language.log_frequencies[row.long()].sum() for row in rows])
-    return (-total - alone) / torch.tensor([len(row) for row in rows])
+    parts = parts_of_rows(language.frequency - language.causal, rows)
+    return torch.stack([each.sum() for each in parts]) / torch.tensor([len(row) for row in rows])
 
 
 @torch.no_grad()

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from ebrl import storage
 from ebrl.energies import Energy
-from ebrl.sequences.energies import CausalEnergy, MaskedEnergy, ScorerEnergy, SentenceEnergy
+from ebrl.sequences.energies import (
+    CausalEnergy,
+    FrequencyEnergy,
+    MaskedEnergy,
+    ScorerEnergy,
+    SentenceEnergy,
+)
 from ebrl.sequences.tokens import Tokenizer
 from ebrl.sequences.transformer import Transformer
 from ebrl.storage import StorageError
@@ -33,6 +39,7 @@ class Language(NamedTuple):
     scorers: dict[str, ScorerEnergy]  # "contrastive" and "residual", where they were trained
     shares: dict[str, float]  # of each energy in `energy`, chosen on validation data
     log_frequencies: Tensor  # (vocabulary,), of single tokens in the training text
+    balance: float  # the share of `frequency` that a typical sentence's energy is of
     fluency: Tensor  # ascending quantiles of `judging.fluency` of held-out sentences, or empty
     alphabet: str  # the letters of the training text
     card: dict[str, Any]  # data, steps, time, figures, command
@@ -43,9 +50,27 @@ class Language(NamedTuple):
         return MaskedEnergy(self.causal.transformer)
 
     @property
+    def frequency(self) -> FrequencyEnergy:
+        """Each token alone."""
+        return FrequencyEnergy(self.log_frequencies)
+
+    @property
+    def coherence(self) -> Energy:
+        """The energy less what typical sentences of such tokens have: 0 in the mean.
+
+        Unlike the energy it does not grow with the length, and a rare word may stand.
+        """
+        return self.energy - self.balance * self.frequency
+
+    @property
     def energies(self) -> dict[str, SentenceEnergy]:
         """Every energy by its name."""
-        return {"causal": self.causal, "masked": self.masked, **self.scorers}
+        return {
+            "causal": self.causal,
+            "masked": self.masked,
+            "frequency": self.frequency,
+            **self.scorers,
+        }
 
     @property
     def energy(self) -> Energy:
@@ -73,6 +98,7 @@ def save(language: Language, path: str | Path) -> None:
         "tokenizer": language.tokenizer.to_json(),
         "scorers": list(language.scorers),
         "shares": language.shares,
+        "balance": language.balance,
         "alphabet": language.alphabet,
         "card": language.card,
     }
@@ -120,6 +146,7 @@ def _built(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Language:
         scorers,
         facts["shares"],
         tensors["log_frequencies"],
+        facts["balance"],
         tensors["fluency"],
         facts["alphabet"],
         facts["card"],

@@ -14,6 +14,7 @@ from ebrl.sequences.corruption import corrupted
 from ebrl.sequences.energies import CausalEnergy, read_both_ways
 from ebrl.sequences.tokens import MASK, PAD
 from ebrl.sequences.transformer import PREDICTED
+from ebrl.strings import string_lengths
 
 
 class HybridLikelihood(nn.Module, Objective):
@@ -29,6 +30,7 @@ class HybridLikelihood(nn.Module, Objective):
 
     Raises:
         ValueError: `causal` lies outside [0, 1] or `masked` outside (0, 1).
+        TypeError: The energy is no `CausalEnergy`.
     """
 
     def __init__(self, causal: float = 0.75, masked: float = 0.25):
@@ -42,13 +44,17 @@ class HybridLikelihood(nn.Module, Objective):
     def forward(
         self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
-        assert isinstance(energy, CausalEnergy)
+        if not isinstance(energy, CausalEnergy):
+            raise TypeError(
+                f"expected a CausalEnergy, whose transformer reads both ways, got a "
+                f"{type(energy).__name__}"
+            )
         count = round(self.causal * len(x))
         left, around = x[:count], x[count:]
         parts, metrics = [], {}
         if len(left):
             losses = energy.per_token(left)
-            metrics["causal"] = losses.sum() / (losses > 0).sum()
+            metrics["causal"] = losses.sum() / (string_lengths(left) + 1).sum()
             parts.append(len(left) / len(x) * metrics["causal"])
         if len(around):
             metrics["masked"] = self._masked_loss(energy, around, generator)

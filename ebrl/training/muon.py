@@ -43,6 +43,14 @@ class Muon(Optimizer):
         defaults = {"lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(groups, {**defaults, "betas": betas})
 
+    @classmethod
+    def of(cls, network: nn.Module, learning_rate: float = 3e-3) -> Muon:
+        """Return the optimizer of a network, the weights of its linear layers as matrices."""
+        matrices = [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear)]
+        chosen = {id(matrix) for matrix in matrices}
+        others = [each for each in network.parameters() if id(each) not in chosen]
+        return cls(matrices, others, learning_rate)
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:

@@ -1,0 +1,44 @@
+"""`ebrl rank`: candidates in order, the most likely first."""
+
+from __future__ import annotations
+
+from ebrl.command.arguments import Parser
+from ebrl.command.errors import UsageError, extra
+from ebrl.command.sentences import add_language, coloured, complain, judge, sentences
+
+HELP = """
+Orders candidates by their energy, the most likely first. They are a file's lines, or sentences on
+the command line.
+
+examples:
+  ebrl rank "He go home." "He goes home." "He going home."
+  ebrl rank candidates.txt
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Rank the candidates; 0 if all could be, else 1."""
+    parser = Parser("rank", HELP)
+    parser.add_argument("candidates", nargs="+", metavar="TEXT", help="a file, or sentences")
+    add_language(parser)
+    given = parser.read(arguments)
+    with extra("sequences", "tokenizers"):
+        from rich.console import Console
+
+        from ebrl.sequences.judging import rank
+
+        by = judge(given)
+        sound, refused = [], 0
+        for source in given.candidates:
+            for place, text, error in sentences(source, by.language):
+                if error is None:
+                    sound.append(text)
+                else:
+                    complain(place or repr(text), error)
+                    refused += 1
+        if not sound:
+            raise UsageError("expected candidates to rank, got none that can be judged.")
+        console = Console(soft_wrap=True, highlight=False)
+        for number, each in enumerate(rank(sound, language=by.language, energy=by.energy), 1):
+            console.print(f"{number:4}  {each.total:8.2f}  ", coloured(each), sep="")
+    return 1 if refused else 0

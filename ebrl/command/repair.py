@@ -1,0 +1,55 @@
+"""`ebrl repair "the cat sat in on mat"`: the fewest edits that make a sentence likelier."""
+
+from __future__ import annotations
+
+from jsonargparse.typing import NonNegativeFloat
+
+from ebrl.command.arguments import Count, Parser, Seed
+from ebrl.command.errors import RunError, UsageError, extra
+from ebrl.command.sentences import add_language, judge
+
+HELP = """
+Repairs a sentence: chains of substitutions, insertions and deletions look for the one of least
+energy plus --cost nats for each token that was changed. A higher cost changes less. The same seed
+gives the same repair.
+
+examples:
+  ebrl repair "The cat sat in on mat."
+  ebrl repair "The cat sat in on mat." --cost 6                changes less
+  ebrl repair "The cat sat in on mat." --steps 400             looks longer
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Repair one sentence."""
+    parser = Parser("repair", HELP)
+    parser.add_argument("text", metavar="SENTENCE", help="in quotes")
+    add_language(parser)
+    parser.add_argument("--cost", type=NonNegativeFloat, default=3.0, help="nats for each edit")
+    parser.add_argument("--steps", type=Count, default=96, help="of each chain")
+    parser.add_argument("--chains", type=Count, default=16, help="that look independently")
+    parser.add_argument("--seed", type=Seed, default=0, help="of the chains")
+    given = parser.read(arguments)
+    with extra("sequences", "tokenizers"):
+        from ebrl.sequences.editing import repair
+        from ebrl.sequences.text import SentenceError
+
+        by = judge(given)
+        try:
+            found = repair(
+                given.text,
+                language=by.language,
+                energy=None if given.energy is None else by.energy,
+                cost=given.cost,
+                steps=given.steps,
+                chains=given.chains,
+                seed=given.seed,
+            )
+        except SentenceError as error:
+            raise RunError(f"{error}.") from error
+        except ValueError as error:
+            raise UsageError(f"{error}.") from error
+    print(found.text)
+    change = f"{found.original_energy:.1f} to {found.energy:.1f} nats"
+    print(f"  {found.edits} tokens edited, {change}" if found.edits else "  nothing to repair")
+    return 0

@@ -1,0 +1,84 @@
+"""`ebrl score FILE`: the energy of each sentence, and of each token in it."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ebrl.command.arguments import Parser
+from ebrl.command.errors import RunError, extra
+from ebrl.command.sentences import Judge, add_language, coloured, complain, judge, sentences
+
+if TYPE_CHECKING:
+    from ebrl.sequences.judging import Score
+
+HELP = """
+Says how unlikely sentences are: their energy in nats, low where likely, and how acceptable they
+are, from 0 to 100, the percentage of sentences in books and news that are less fluent. A file has a
+sentence a line, in UTF-8; - reads from the standard input. On a terminal the tokens are the redder
+the more unlikely they are. A line that cannot be judged does not stop the others; the exit code is
+then 1.
+
+examples:
+  ebrl score "The cat sat on the mat."
+  ebrl score essay.txt --html essay.html
+  grep -v '^$' essay.txt | ebrl score - --tokens
+  ebrl score essay.txt --model runs/text/HybridLikelihood-0    your own language
+"""
+TOGETHER = 256  # sentences
+
+
+def main(arguments: list[str]) -> int:
+    """Score the sentences; 0 if all could be, else 1."""
+    parser = Parser("score", HELP)
+    parser.add_argument("source", metavar="FILE", help="a text file, - or a sentence")
+    add_language(parser)
+    parser.add_argument("--html", help="write a page of coloured sentences to this file")
+    parser.add_argument("--tokens", action="store_true", help="print the energy of each token")
+    given = parser.read(arguments)
+    with extra("sequences", "tokenizers"):
+        from ebrl.sequences.pages import html
+
+        scores, refused = _score(given.source, judge(given), given.tokens)
+    if given.html and scores:
+        Path(given.html).write_text(html(scores), encoding="utf-8")
+        print(f"  page  {given.html}")
+    if len(scores) + refused != 1:
+        _summarise(scores, refused)
+    return 1 if refused or not scores else 0
+
+
+def _score(source: str, by: Judge, tokens: bool) -> tuple[list[Score], int]:
+    """Print and return the scores of all lines that have one, and how many have none."""
+    from rich.console import Console
+
+    from ebrl.sequences.judging import acceptability, score
+
+    console, scores, refused = Console(soft_wrap=True, highlight=False), [], 0
+    lines = sentences(source, by.language)
+    while batch := list(islice(lines, TOGETHER)):
+        sound = [text for _, text, error in batch if error is None]
+        for place, _, error in batch:
+            if error is not None:
+                complain(place, error)
+                refused += 1
+        found = score(sound, language=by.language, energy=by.energy) if sound else []
+        for each in found:
+            known = len(by.language.fluency)
+            level = f"{acceptability(each.text, language=by.language):4.0f}" if known else "   ?"
+            console.print(f"{each.total:8.2f} {level}  ", coloured(each), sep="")
+            if tokens:
+                for part in each.per_token:
+                    console.print(f"{part.energy:16.2f}  {part.text or '(end)'}", markup=False)
+        scores += found
+    return scores, refused
+
+
+def _summarise(scores: list[Score], refused: int) -> None:
+    if not scores and not refused:
+        raise RunError("expected a sentence a line, got no text.")
+    tokens = sum(len(each.per_token) for each in scores)
+    total = sum(each.total for each in scores)
+    mean = f", {total / tokens:.2f} nats a token" if tokens else ""
+    print(f"Done: {len(scores):,} sentences scored{mean}, {refused:,} not.")

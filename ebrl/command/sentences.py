@@ -1,0 +1,156 @@
+"""What the verbs of sentences share: the language, the lines of a file, and coloured tokens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from rich.text import Text as Coloured
+
+from ebrl.command.arguments import Parser
+from ebrl.command.errors import RunError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from ebrl.command.runs import Run
+    from ebrl.energies import Energy
+    from ebrl.sequences.judging import Score
+    from ebrl.sequences.language import Language
+    from ebrl.training.ragged import Ragged
+
+SENTENCES = 1000  # that a run's scale of acceptability is made of
+LANGUAGE_FILE = "language.safetensors"  # in the folder of a run
+
+
+class Judge(NamedTuple):
+    """The language and the energy that were asked for."""
+
+    language: Language
+    energy: Energy
+
+
+def save_language(data: Ragged, energy: Energy, run: Run, step: int) -> None:
+    """Write what a run on text learnt as a language, for `--model`.
+
+    The scale of `acceptability` is that of sentences the run was trained on.
+    """
+    from ebrl.sequences.energies import CausalEnergy
+    from ebrl.sequences.judging import with_rows
+    from ebrl.sequences.language import Language, save
+    from ebrl.sequences.text import Text
+
+    if not (isinstance(data, Text) and isinstance(energy, CausalEnergy)):
+        return
+    language = Language(
+        tokenizer=data.tokenizer,
+        causal=energy,
+        scorers={},
+        shares={"causal": 1.0},
+        log_frequencies=data.log_frequencies(),
+        balance=1.0,
+        fluency=torch.empty(0),
+        alphabet=data.alphabet,
+        card={"step": step, "sentences": len(data), "run": run.folder.name},
+    )
+    rows = [data[i] for i in range(min(len(data), SENTENCES))]
+    path = run.folder / LANGUAGE_FILE
+    save(with_rows(language, rows), path)
+    print(f"  language {path}")
+
+
+def add_language(parser: Parser) -> None:
+    """Add the options that say which language and which of its energies."""
+    parser.add_argument(
+        "--model",
+        help="a run of `ebrl fit` on text, or its language.safetensors (default: English)",
+    )
+    parser.add_argument(
+        "--energy",
+        help="causal, masked, or another that the language has (default: its own choice)",
+    )
+
+
+def judge(given: Namespace) -> Judge:
+    """Return the language and energy of the options. Raises UsageError where there is none."""
+    from ebrl.sequences.language import english, load
+    from ebrl.storage import StorageError
+
+    path = None if given.model is None else Path(given.model)
+    if path is not None and path.is_dir():
+        path = path / LANGUAGE_FILE
+    try:
+        language = english() if path is None else load(path)
+    except FileNotFoundError as error:
+        where = path or "in this installation"
+        raise UsageError(f"--model: there is no language {where}: ebrl fit trains one.") from error
+    except StorageError as error:
+        raise RunError(f"--model: {error}.") from error
+    energies = language.energies
+    if given.energy is None:
+        return Judge(language, language.energy)
+    if given.energy not in energies:
+        raise UsageError(
+            f"--energy: expected one of {', '.join(energies)}, got {given.energy}."
+            f"{did_you_mean(given.energy, energies)}"
+        )
+    return Judge(language, energies[given.energy])
+
+
+def sentences(source: str, language: Language) -> Iterator[tuple[str, str, Exception | None]]:
+    """Yield the place, text and error of each sentence that `source` names.
+
+    It names a file, the standard input by `-`, or is a sentence itself. Lines without text are left
+    out. The error is why the language cannot judge a line, or None.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    from ebrl.sequences.judging import as_sentence
+    from ebrl.sequences.text import SentenceError
+
+    for place, text, error in _lines(source):
+        if error is None:
+            try:
+                text = as_sentence(text, language)
+            except SentenceError as refusal:
+                error = refusal
+        yield place, text, error
+
+
+def _lines(source: str) -> Iterator[tuple[str, str, Exception | None]]:
+    from ebrl.sequences.text import lines_of, read_lines
+
+    path = Path(source)
+    if source == "-":
+        lines, name = lines_of(sys.stdin.buffer), "stdin"
+    elif path.is_file():
+        lines, name = read_lines(path), source
+    elif " " in source.strip():
+        yield "", source, None
+        return
+    else:
+        what = "is a folder" if path.is_dir() else "there is no such file"
+        raise UsageError(f"{source}: {what}; a sentence of several words is scored as it is.")
+    for line in lines:
+        if line.text.strip() or line.error:
+            yield f"{name}, line {line.number}", line.text, line.error
+
+
+def complain(place: str, error: Exception) -> None:
+    """Say on stderr why a line could not be judged."""
+    print(f"ebrl: {place + ': ' if place else ''}{error}.", file=sys.stderr)
+
+
+def coloured(score: Score) -> Coloured:
+    """Return a sentence whose tokens are the redder the higher their energy."""
+    from ebrl.sequences.pages import gaps, redness
+
+    text = Coloured()
+    for shown, part in zip(gaps(score), score.per_token, strict=True):
+        fade = round(255 * (1 - redness(part)))
+        text.append(shown, style=f"rgb(255,{fade},{fade})")
+    return text

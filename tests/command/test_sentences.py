@@ -1,0 +1,125 @@
+"""`ebrl score`, `rank` and `repair` from end to end: what is said, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from languages import SENTENCES, animals
+
+from ebrl.command import main
+from ebrl.sequences.language import save
+
+SOUND, BROKEN = "The dog hears the fish.", "The dog hears fish the."
+
+
+@pytest.fixture(autouse=True)
+def small_language(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(import_module("ebrl.sequences.language"), "english", animals)
+    monkeypatch.chdir(tmp_path)
+
+
+def totals(said: str) -> list[float]:
+    return [float(line.split()[0]) for line in said.splitlines() if line.startswith(" ")]
+
+
+def test_a_file_is_scored_and_its_bad_lines_named(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [SOUND.encode(), b"", "Кошка.".encode(), b"a\xffb", b"x" * 30_000, BROKEN.encode()]
+    Path("text.txt").write_bytes(b"\n".join(lines))
+    assert main(["score", "text.txt"]) == 1
+    said, complaints = capsys.readouterr()
+    sound, broken = totals(said)
+    assert sound < broken - 5
+    assert "2 sentences scored" in said
+    assert "3 not" in said
+    assert [line.split(":")[1] for line in complaints.splitlines()] == [
+        " text.txt, line 3",
+        " text.txt, line 4",
+        " text.txt, line 5",
+    ]
+    assert "save the file as UTF-8" in complaints
+
+
+def test_the_standard_input_is_scored(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{SOUND}\n{SOUND}".encode())))
+    assert main(["score", "-"]) == 0
+    assert capsys.readouterr().out.count(SOUND) == 2
+
+
+def test_a_sentence_is_scored_token_by_token_and_as_a_page(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["score", BROKEN, "--tokens", "--html", "page.html"]) == 0
+    said = capsys.readouterr().out
+    assert "(end)" in said
+    tokens = len(animals().tokenizer.encode(BROKEN))
+    assert Path("page.html").read_text().count("<span title=") == tokens + 1
+
+
+def test_a_text_without_a_sentence_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text.txt").write_text("\n\n")
+    assert main(["score", "text.txt"]) == 1
+    assert "got no text" in capsys.readouterr().err
+
+
+def test_candidates_are_ranked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rank", BROKEN, SOUND]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert SOUND in first
+    assert BROKEN in second
+
+
+def test_a_sentence_is_repaired(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["repair", "The dog hears hears the fish.", "--cost", "1"]) == 0
+    text, change = capsys.readouterr().out.splitlines()
+    assert text in SENTENCES
+    assert "edited" in change
+    assert main(["repair", SOUND, "--cost", "5"]) == 0
+    assert "nothing to repair" in capsys.readouterr().out
+
+
+def test_another_language_comes_from_its_file_or_run(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run").mkdir()
+    save(animals(), "run/language.safetensors")
+    for model in ("run", "run/language.safetensors"):
+        assert main(["score", SOUND, "--model", model]) == 0
+    assert main(["score", SOUND, "--energy", "masked"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["score", "nothing.txt"], 2, "no such file"),
+        (["score", "."], 2, "folder"),
+        (["score", SOUND, "--model", "nowhere"], 2, "no language"),
+        (["score", SOUND, "--model", "foreign.bin"], 1, "foreign.bin"),
+        (["score", SOUND, "--energy", "casual"], 2, "Did you mean `causal`"),
+        (["repair", ""], 1, "empty"),
+        (["repair", SOUND, "--steps", "2"], 2, "steps"),
+        (["rank", "Кошка сидит."], 2, "none that can be judged"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("foreign.bin").write_bytes(b"\x80\x04 a pickle, perhaps")
+    assert main(arguments) == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_run_on_text_leaves_a_language(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text.txt").write_text("\n".join(SENTENCES))
+    small = "--energy.init_args.transformer.init_args"
+    options = ["--data.init_args.path", "text.txt", "--data.init_args.vocabulary", "300"]
+    sizes = ["vocabulary", "300", "width", "16", "layers", "1", "heads", "2", "hidden", "16"]
+    for name, value in zip(sizes[::2], sizes[1::2], strict=True):
+        options += [f"{small}.{name}", value]
+    assert main(["fit", "sequences/text", *options, "--steps", "4", "--run", "run"]) == 0
+    assert "run/language.safetensors" in capsys.readouterr().out
+    assert main(["score", SOUND, "--model", "run"]) == 0

@@ -1,0 +1,89 @@
+"""How energies of sentences are trained: corruption, contrast, and noise contrast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from languages import SENTENCES, animals
+from problems import generator
+
+from ebrl.objectives import NCE
+from ebrl.sequences.corruption import corrupted, moved, replaced, shortened, swapped
+from ebrl.sequences.energies import CausalEnergy, ScorerEnergy
+from ebrl.sequences.objectives import Contrast, Draws, HybridLikelihood
+from ebrl.sequences.tokens import padded
+from ebrl.strings import Strings, string_lengths
+from ebrl.training import fit
+from ebrl.training.ragged import Ragged
+
+X = padded([torch.arange(3, 3 + n) for n in (1, 2, 5, 8)], 9)
+SPACE = Strings(9, 20, first=3)
+
+
+@pytest.mark.parametrize("fault", [replaced, swapped, shortened, moved, corrupted])
+def test_a_corrupted_sentence_is_a_sentence(fault: object) -> None:
+    for seed in range(20):
+        assert SPACE.contains(fault(X, generator(seed))).all()  # type: ignore[operator]
+
+
+def test_each_fault_does_what_it_says() -> None:
+    def same_tokens(one: torch.Tensor) -> bool:
+        return one.sort(1).values.equal(X.sort(1).values)
+
+    stream = generator(0)
+    assert ((replaced(X, stream) != X).sum(1) <= 1).all()
+    assert same_tokens(swapped(X, stream))
+    assert same_tokens(moved(X, stream))
+    assert string_lengths(shortened(X, stream)).tolist() == [1, 1, 4, 7]
+
+
+def test_contrast_learns_to_tell_real_from_corrupted() -> None:
+    language = animals()
+    data = Ragged(language.tokenizer.encode_all(SENTENCES))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        scorer = ScorerEnergy(language.causal.transformer, 16)
+        metrics: list[float] = []
+        fit(
+            scorer,
+            data,
+            Contrast(),
+            steps=60,
+            batch_size=32,
+            learning_rate=1e-2,
+            generator=generator(0),
+            callbacks=[lambda _, found: metrics.append(float(found["ranked_below"]))],
+        )
+    assert sum(metrics[-10:]) / 10 > 0.9
+
+
+def test_noise_contrast_finds_what_a_language_model_lacks() -> None:
+    """The noise is a language model's own draws: of the residual 0 is right, and it stays there."""
+    language = animals()
+    causal = language.causal
+    draws = causal.sample((300,), generator(0))
+    objective, scorer = NCE(Draws(draws), ratio=1), ScorerEnergy(causal.transformer, 8)
+    loss, _ = objective(scorer, draws[:100], generator=generator(1))
+    assert float(loss.detach()) == pytest.approx(2 * 0.6931, abs=1e-3)
+
+
+def test_the_hybrid_loss_is_the_mean_of_both_readings() -> None:
+    language, x = animals(), padded(animals().tokenizer.encode_all(SENTENCES[:40]))
+    loss, metrics = HybridLikelihood(0.5)(language.causal, x, generator=generator(0))
+    torch.testing.assert_close(loss, (metrics["causal"] + metrics["masked"]) / 2)
+    losses = language.causal.per_token(x[:20])
+    torch.testing.assert_close(metrics["causal"], losses.sum() / (string_lengths(x[:20]) + 1).sum())
+    alone, _ = HybridLikelihood(1.0)(language.causal, x[:20], generator=generator(0))
+    torch.testing.assert_close(alone, metrics["causal"])
+
+
+def test_shares_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="masked"):
+        HybridLikelihood(masked=0.0)
+
+
+def test_other_energies_are_refused() -> None:
+    scorer = ScorerEnergy(animals().causal.transformer)
+    with pytest.raises(TypeError, match="CausalEnergy"):
+        HybridLikelihood()(scorer, X, generator=generator(0))
+    assert not isinstance(scorer, CausalEnergy)

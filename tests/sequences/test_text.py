@@ -1,0 +1,79 @@
+"""Text files: what is read, and what is said of the rest."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+
+import pytest
+from languages import SENTENCES
+
+from ebrl.sequences.text import LONGEST_LINE, SentenceError, Text, lines_of, sentences
+
+
+def read(data: bytes) -> list[tuple[int, str, bool]]:
+    return [(n, text, error is not None) for n, text, error in lines_of(io.BytesIO(data))]
+
+
+def test_lines_are_numbered_and_bad_ones_do_not_stop_the_others() -> None:
+    assert read(b"\xef\xbb\xbfone\r\n\ntw\xff\nfour") == [
+        (1, "one", False),
+        (2, "", False),
+        (3, "", True),
+        (4, "four", False),
+    ]
+
+
+def test_a_line_of_10_megabytes_is_refused_and_the_next_one_read() -> None:
+    huge = b"x" * 10_000_000
+    lines = list(lines_of(io.BytesIO(huge + b"\nshort\n")))
+    assert [line.text for line in lines] == ["", "short"]
+    assert "10,000,001 bytes" in str(lines[0].error)
+
+
+def test_a_line_as_long_as_allowed_is_read() -> None:
+    line = b"x" * (LONGEST_LINE - 1) + b"\n"
+    assert read(line + b"y")[1] == (2, "y", False)
+
+
+def test_the_coding_of_a_file_is_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("The cat.\n", encoding="utf-16")
+    with pytest.raises(SentenceError, match=r"line 1.*UTF-16.*save the file as UTF-8"):
+        sentences(path)
+
+
+def test_a_table_gives_its_last_column_and_may_be_compressed(tmp_path: Path) -> None:
+    path = tmp_path / "table.tsv.gz"
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.write("news\tThe  cat.\nbooks\tThe dog.\n")
+    assert sentences(path) == ["The cat.", "The dog."]
+
+
+def test_a_file_is_found_under_the_folder_of_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.txt").write_text("The cat.\n")
+    monkeypatch.setenv("EBRL_DATA", str(tmp_path))
+    assert sentences("text.txt") == ["The cat."]
+    with pytest.raises(FileNotFoundError, match="EBRL_DATA"):
+        sentences("another.txt")
+
+
+def test_a_file_is_rows_of_tokens_without_the_long_ones(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join([*SENTENCES, "The " + "cat " * 50]) + "\n")
+    data = Text(str(path), 300, longest=20)
+    assert len(data) == len(SENTENCES)
+    assert data.tokenizer.decode(data[3]) == SENTENCES[3]
+    frequencies = data.log_frequencies()
+    assert frequencies.shape == (data.tokenizer.vocabulary,)
+    assert float(frequencies.exp().sum()) == pytest.approx(1.0)
+
+
+def test_a_file_without_a_sentence_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("\n  \n")
+    with pytest.raises(ValueError, match="got none"):
+        Text(str(path))
