@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy
-from ebrl.energies.freezing import evaluating
+from ebrl.energies.evaluating import evaluating
 from ebrl.kernels import Edits
 from ebrl.sampling import Sampler
 from ebrl.sampling.paths import temperature_path

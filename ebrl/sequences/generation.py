@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ebrl.energies import Energy
-from ebrl.energies.freezing import evaluating
+from ebrl.energies.evaluating import evaluating
 from ebrl.kernels import Edits
 from ebrl.sampling import Sampler, importance_resampling
 from ebrl.sequences.filling import MaskedFilling

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy
-from ebrl.energies.freezing import evaluating
+from ebrl.energies.evaluating import evaluating
 from ebrl.sequences.energies import token_parts
 from ebrl.sequences.language import Language, english
 from ebrl.sequences.text import LONGEST_LINE, SentenceError, check_characters
