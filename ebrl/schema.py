@@ -217,19 +217,13 @@ def optimizer_state(optimizer: Optimizer) -> Schema:
 
 
 def _moments(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> Schema:
-    """The state of one parameter: what a step on a number makes, in the parameter's shape."""
-    probe = torch.zeros(1, dtype=parameter.dtype, device=parameter.device, requires_grad=True)
-    probe.grad = torch.zeros_like(probe)
+    """The state of one parameter: what a step makes of a tensor of its shape."""
+    probe = torch.zeros_like(parameter, requires_grad=True)
+    probe.grad = torch.zeros_like(parameter)
     twin = copy.copy(optimizer)
     twin.param_groups, twin.state = [{**group, "params": [probe]}], defaultdict(dict)
     twin.step()
-
-    def form(made: Any) -> Schema:
-        if isinstance(made, Tensor) and made.shape == probe.shape:
-            return tensor(parameter.shape, made.dtype)
-        return like(made)
-
-    return record({name: form(made) for name, made in twin.state[probe].items()})
+    return like(dict(twin.state[probe]))
 
 
 def _group(group: dict[str, Any]) -> Schema:

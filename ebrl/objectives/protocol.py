@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from ebrl.energies import Energy
+from ebrl.schema import optimizer_state
 
 
 class Loss(NamedTuple):
@@ -63,6 +64,7 @@ class SelfTrained(nn.Module):
         return self.optimizer.state_dict()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
+        optimizer_state(self.optimizer)(state, "optimizer")
         self.optimizer.load_state_dict(copy.deepcopy(state))  # the optimizer keeps what it is given
 
 

@@ -9,10 +9,13 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
+from ebrl import schema
 from ebrl.energies import Energy, check_one_number_each
 from ebrl.energies.evaluating import evaluating
 from ebrl.objectives.contrastive import contrastive_parts
 from ebrl.objectives.protocol import Objective, conditioned
+from ebrl.schema import Schema
+from ebrl.storage import StorageError
 from ebrl.training.ragged import Ragged
 from ebrl.training.tables import check_finite
 
@@ -55,9 +58,25 @@ class Order:
     def state_dict(self) -> dict[str, Any]:
         return {"permutation": self.permutation, "position": self.position, "size": self.size}
 
+    def form(self) -> Schema:
+        """What a state must be to be taken: an order of as many rows."""
+        fields = {"permutation": schema.anything, "size": schema.integer(1)}
+        whole = schema.record({**fields, "position": schema.integer(0, self.size + 1)})
+
+        def check(state: Any, place: str) -> None:
+            whole(state, place)
+            rows, size = state["permutation"], state["size"]
+            if size != self.size:
+                raise StorageError(f"expected data of {size} rows, as before, got {self.size}")
+            count = len(rows) if isinstance(rows, Tensor) and rows.ndim > 0 else 0
+            schema.tensor((count,), torch.long)(rows, place)
+            if count and (int(rows.min()) < 0 or int(rows.max()) >= self.size):
+                raise StorageError(f"{place}: expected rows from 0 to {self.size - 1}")
+
+        return check
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["size"] != self.size:
-            raise ValueError(f"expected data of {state['size']} rows, as before, got {self.size}")
+        self.form()(state, "order")
         self.permutation = state["permutation"].to(self.permutation.device)
         self.position = state["position"]
 

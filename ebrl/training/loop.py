@@ -21,10 +21,11 @@ from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
-from ebrl import schedules
+from ebrl import schedules, schema
 from ebrl.energies import Energy
 from ebrl.objectives.protocol import Objective, SelfTrained
 from ebrl.sampling import Sampler
+from ebrl.schema import Schema
 from ebrl.storage import StorageError
 from ebrl.training.averaging import moving_average
 from ebrl.training.checkpoints import checkpoints_in, newest_checkpoint, write_checkpoint
@@ -142,22 +143,37 @@ class Training:
         Raises:
             ValueError: If it is built otherwise.
         """
-        modules = self._modules()
-        expected = self.state().keys()
-        if state.keys() != expected:
-            raise ValueError(f"expected the parts {sorted(expected)}, got {sorted(state)}")
+        self._schema()(state, "state")
         try:
-            for name, module in modules.items():
+            for name, module in self._modules().items():
                 module.load_state_dict(state[name])
-            self.order.load_state_dict(state["order"])
-            self.optimizer.load_state_dict(state["optimizer"])
         except RuntimeError as error:  # what torch raises for other keys and shapes
             raise ValueError(str(error)) from error
+        self.order.load_state_dict(state["order"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["global_generator"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["device_generator"], self.device)
         self.step, self.alarm = state["step"], Alarm(*state["alarm"])
+
+    def _schema(self) -> Schema:
+        """What a state must be to be taken, as a whole, before any of it is."""
+        here = self.state()
+        fields = {name: schema.like(part) for name, part in here.items()}
+        if "objective" in here:  # its populations change their sizes; it checks its own optimiser
+            fields["objective"] = schema.each(schema.anything)
+        return schema.record(
+            {
+                **fields,
+                "step": schema.integer(0),
+                "alarm": schema.like((0.0, 0.0, 0)),
+                "order": self.order.form(),
+                "optimizer": schema.optimizer_state(self.optimizer),
+                "generator": schema.torch_stream(self.generator),
+                "global_generator": schema.torch_stream(torch.default_generator),
+            }
+        )
 
     def _modules(self) -> dict[str, nn.Module]:
         parts = {

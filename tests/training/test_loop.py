@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
@@ -242,6 +243,31 @@ def test_a_folder_is_not_taken_over_by_accident_nor_by_another_training(tmp_path
             energy(), moons(200), pcd(), steps=10, batch_size=64, generator=generator(),
             folder=tmp_path, resume=True, ema_decay=0.9, clip=RunningClip(1.5),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(1)), "exp_avg"),
+        (lambda state: state["order"].update(position=-1), "order/position"),
+        (lambda state: state["order"]["permutation"].fill_(300), "rows from 0 to 299"),
+        (lambda state: state.update(generator=torch.zeros(9, dtype=torch.uint8)), "generator"),
+        (lambda state: state.update(step="x"), "step"),
+        (lambda state: state.update(alarm=(1.0,)), "alarm"),
+        (lambda state: state.pop("energy"), "state: expected"),
+        (lambda state: state["energy"].update(other=torch.ones(2)), "state/energy"),
+    ],
+)
+def test_a_state_of_other_forms_is_refused_and_changes_nothing(
+    change: Any, match: str, tmp_path: Path
+) -> None:
+    training = run("pcd", 5, tmp_path)
+    before = copy.deepcopy(training.state())
+    state = copy.deepcopy(before)
+    change(state)
+    with pytest.raises(StorageError, match=match):
+        training.load_state(state)
+    assert same(training.state(), before)
 
 
 # ---- a step ----------------------------------------------------------------------------------
