@@ -32,10 +32,17 @@ from ebrl.agents.proposal import (
     perplexity,
     reverse_kl,
 )
-from ebrl.agents.soft_agent import Batch, Observation, SoftAgent, descend
+from ebrl.agents.soft_agent import Due, Observation, SoftAgent, Transitions
 from ebrl.estimators import SoftValue, soft_value
+from ebrl.networks.normalization import Normalization
 
-OF_THE_AGENT = ("components", "moves", "acting_candidates")  # arguments of the policy
+OF_THE_AGENT = (
+    "components",
+    "moves",
+    "acting_candidates",
+    "normalization",
+    "target",
+)  # arguments of the policy
 
 
 class UpdateNoise(NamedTuple):
@@ -50,20 +57,25 @@ class UpdateReport(NamedTuple):
     """What the last update saw; averaged and read by the host only when the logs are written."""
 
     critic_loss: Tensor
-    divergence: Divergence
+    divergence: Divergence | None  # None where the policy was not due
     soft: SoftValue  # of the next observations
 
     def metrics(self) -> dict[str, Tensor]:
-        return {
+        """Return what is logged; of the policy only where there was an update of it."""
+        found = {
             "critic_loss": self.critic_loss,
-            "actor_loss": self.divergence.loss,
-            "ent_coef": self.divergence.temperature,
-            "entropy": self.divergence.entropy,
-            "energy": self.divergence.energy,
             "soft_value": self.soft.value,
             "effective_sample_size": self.soft.effective_sample_size,
-            "mixture_perplexity": perplexity(self.divergence.weights),
         }
+        if self.divergence is not None:
+            found |= {
+                "actor_loss": self.divergence.loss,
+                "ent_coef": self.divergence.temperature,
+                "entropy": self.divergence.entropy,
+                "energy": self.divergence.energy,
+                "mixture_perplexity": perplexity(self.divergence.weights),
+            }
+        return found
 
 
 class EnergyActorCritic(SoftAgent):
@@ -76,6 +88,8 @@ class EnergyActorCritic(SoftAgent):
     :param moves: steps of MALA on the energy when acting
     :param acting_candidates: draws resampled by importance when acting; `candidates` if None
     :param initial_ent_coef: where an automatic temperature starts
+    :param compile: run each update as one compiled program, which takes tens of seconds to make
+    :param precision: of the networks' products in an update; "bfloat16" keeps weights in float32
 
     Everything else is named and defaults as in `stable_baselines3.SAC`. `ent_coef` is the
     temperature alpha, in units of reward; it is tuned so that the proposal's entropy,
@@ -93,7 +107,7 @@ class EnergyActorCritic(SoftAgent):
     action_space: spaces.Box
     proposal: MixtureProposal
     critic: EnergyCritic
-    critic_target: EnergyCritic
+    critic_target: EnergyCritic | None
 
     def __init__(
         self,
@@ -111,6 +125,9 @@ class EnergyActorCritic(SoftAgent):
         components: int = 1,
         moves: int = 2,
         acting_candidates: int | None = None,
+        normalization: Normalization | None = None,
+        target: Literal["average", "none"] = "average",
+        policy_delay: int = 1,
         action_noise: ActionNoise | None = None,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
@@ -120,6 +137,8 @@ class EnergyActorCritic(SoftAgent):
         initial_ent_coef: float = 1.0,
         target_update_interval: int = 1,
         target_entropy: float | Literal["auto"] = "auto",
+        compile: bool = False,
+        precision: Literal["float32", "bfloat16"] = "float32",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -156,13 +175,17 @@ class EnergyActorCritic(SoftAgent):
         )
         self.candidates, self.components, self.moves = candidates, components, moves
         self.acting_candidates = acting_candidates
+        self.normalization, self.target, self.policy_delay = normalization, target, policy_delay
         self.ent_coef, self.initial_ent_coef = ent_coef, initial_ent_coef
         self.target_entropy, self.target_update_interval = target_entropy, target_update_interval
+        self.compile, self.precision = compile, precision
         self._check_parameters()
         if _init_setup_model:
             self._setup_model()
 
     def _check_parameters(self) -> None:
+        if self.target not in ("average", "none"):
+            raise ValueError(f"expected target 'average' or 'none', got {self.target!r}")
         entropy = self.target_entropy
         if entropy != "auto" and (isinstance(entropy, str) or not math.isfinite(entropy)):
             raise ValueError(f"expected target_entropy to be 'auto' or finite, got {entropy!r}")
@@ -180,12 +203,12 @@ class EnergyActorCritic(SoftAgent):
         self.policy_kwargs = users
         if self.target_entropy == "auto":
             self.target_entropy = -float(get_action_dim(self.action_space))
-        self._report: UpdateReport | None = None
 
     def _policy_arguments(self) -> dict[str, Any]:
         """Return the policy's arguments: the user's, and those that are given to the agent."""
-        own = (self.components, self.moves, self.acting_candidates or self.candidates)
-        return {**self.policy_kwargs, **dict(zip(OF_THE_AGENT, own, strict=True))}
+        own = {name: getattr(self, name) for name in OF_THE_AGENT}
+        own["acting_candidates"] = self.acting_candidates or self.candidates
+        return {**self.policy_kwargs, **own}
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -207,47 +230,85 @@ class EnergyActorCritic(SoftAgent):
             scaled = np.clip(scaled + action_noise(), -1, 1)
         return self.policy.unscale_action(scaled), scaled
 
-    def _draw(self, rewards: Tensor) -> UpdateNoise:
-        generator, batch = self.generators["training"], rewards.shape[0]
-        dimension = self.proposal.dimension
+    def _draw(self, batch_size: int) -> UpdateNoise:
+        stream, dimension = self.generators["training"], self.proposal.dimension
 
         def normal(count: int) -> Tensor:
-            return torch.randn(
-                batch, count, dimension, generator=generator, device=generator.device
-            )
+            shape = (batch_size, count, dimension)
+            return torch.randn(shape, generator=stream, device=stream.device)
 
         return UpdateNoise(
             proposal=normal(self.components),
             candidates=normal(self.candidates),
-            offset=torch.rand(batch, 1, generator=generator, device=generator.device),
+            offset=torch.rand(batch_size, 1, generator=stream, device=stream.device),
         )
 
-    def _update(self, batch: Batch) -> None:
+    def _update(self, batch: Transitions, noise: UpdateNoise, due: Due) -> UpdateReport:
         """Do one update: critics, proposal, temperature, all at the temperature before."""
-        noise = self._draw(batch.rewards)
         alpha = self.policy.temperature.clone()
-        target, soft = self._target(batch, noise, alpha)
-        energies = self.critic.given(batch.observations).member_values(batch.actions)
+        with torch.no_grad():
+            mixture: TanhMixture = self.proposal(batch.next_observations)
+            free = mixture.systematic(noise.offset, noise.candidates)
+            log_density = mixture.log_density(free, noise.candidates)  # (batch, candidates)
+        energies, after = self._energies(batch, torch.tanh(free))
+        soft = soft_value(after, log_density, alpha)
+        target = batch.rewards + batch.discounts * soft.value  # (batch,)
         critic_loss = 0.5 * (energies + target).square().mean(-1).sum()  # E = -Q
-        descend(self.critic, critic_loss)
+        self._descend("critic", critic_loss)
+        divergence = self._improve(batch, noise, alpha) if due.policy else None
+        if due.target and self.target == "average":
+            self._update_target()
+        return UpdateReport(critic_loss.detach(), divergence, soft)
 
-        energy = self.critic.given(batch.observations, "max")
+    def _improve(self, batch: Transitions, noise: UpdateNoise, alpha: Tensor) -> Divergence:
+        """Move the proposal towards the energy, and the temperature towards the entropy."""
+        energy = self.critic(batch.observations, "max")
         divergence = reverse_kl(self.proposal(batch.observations), noise.proposal, energy, alpha)
-        descend(self.proposal, divergence.loss)
+        self._descend("proposal", divergence.loss)
         divergence = divergence.detached()
         self._update_temperature(divergence.entropy, float(self.target_entropy))
-        self._report = UpdateReport(critic_loss.detach(), divergence, soft)
+        return divergence
 
-    @torch.no_grad()
-    def _target(self, batch: Batch, noise: UpdateNoise, alpha: Tensor) -> tuple[Tensor, SoftValue]:
-        """Return the soft Bellman target `(batch,)` and the next observations' soft value."""
-        mixture: TanhMixture = self.proposal(batch.next_observations)
-        free = mixture.systematic(noise.offset, noise.candidates)
-        energy = self.critic_target.given(batch.next_observations, "max")(torch.tanh(free))
-        soft = soft_value(energy, mixture.log_density(free, noise.candidates), alpha)
-        discount = self.gamma if batch.discounts is None else batch.discounts.squeeze(-1)
-        alive = 1 - batch.dones.squeeze(-1)
-        return batch.rewards.squeeze(-1) + alive * discount * soft.value, soft
+    def _energies(self, batch: Transitions, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each critic's energies of the batch, and the largest of those that follow.
+
+        Args:
+            batch: A batch of the replay.
+            candidates: Actions at the next observations, `(batch, M, action_dim)`.
+
+        Returns:
+            `(members, batch)`, and `(batch, M)` without a graph.
+        """
+        if self.critic_target is None:
+            return self._joint_energies(batch, candidates)
+        with torch.no_grad():
+            after = self.critic_target(batch.next_observations, "max")(candidates)
+        return self.critic(batch.observations).batch_values(batch.actions)[0], after
+
+    def _joint_energies(self, batch: Transitions, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `_energies` of one pass, whose batch statistics are those of both moments.
+
+        The first candidate of each observation enters the statistics, the others reuse them.
+        """
+        extract, energy = self.critic.features_extractor, self.critic.energy
+        with torch.no_grad():
+            next_features = extract(batch.next_observations)
+        features = torch.cat([extract(batch.observations), next_features])
+        actions = torch.cat([batch.actions, candidates[:, 0]])
+        energies, affines = energy.given(features).batch_values(actions)
+        now, after = energies.chunk(2, -1)  # (members, batch) each
+        if candidates.shape[1] == 1:
+            return now, after.detach().amax(0).unsqueeze(-1)
+        with torch.no_grad():
+            fixed = [affine.detached() for affine in affines]
+            others = energy.given(next_features).member_values(candidates[:, 1:], fixed)
+            return now, torch.cat([after.unsqueeze(-1), others], -1).amax(0)
+
+    def _run_update(self, *arguments: Any) -> UpdateReport:
+        report: UpdateReport = super()._run_update(*arguments)
+        if report.divergence is None and self._report is not None:
+            return report._replace(divergence=self._report.divergence)
+        return report
 
     def _metrics(self) -> dict[str, Tensor]:
         return {} if self._report is None else self._report.metrics()

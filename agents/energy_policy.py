@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partialmethod
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel, BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.preprocessing import get_action_dim, preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -25,10 +25,12 @@ from ebrl.estimators import soft_value
 from ebrl.kernels import MALA
 from ebrl.kernels.importance import pick, take
 from ebrl.networks import BoundMLP, MLPEnergy
-from ebrl.networks.mlp import Reduction
+from ebrl.networks.normalization import Normalization
+from ebrl.networks.perceptron import Reduction
 from ebrl.sampling import DualAveraging, Sampler, Samples
 from ebrl.spaces import Box
 
+Self = TypeVar("Self", bound="EnergyCritic")
 MINIMUM_WEIGHT = 0.1  # means of lighter components are hardly trained; the greedy action skips them
 
 
@@ -46,6 +48,7 @@ class EnergyCritic(BaseModel):
         net_arch: list[int],
         activation_fn: type[nn.Module],
         members: int,
+        normalization: Normalization | None = None,
         normalize_images: bool = True,
     ):
         super().__init__(
@@ -60,12 +63,23 @@ class EnergyCritic(BaseModel):
             condition_dimension=features_extractor.features_dim,
             members=members,
             activation=activation_fn,
+            normalization=normalization,
         )
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """Set the mode of the features; running statistics move in `energy.batch_values` alone."""
+        super().train(mode)
+        self.energy.eval()
+        return self
+
+    def forward(self, observation: PyTorchObs, reduction: Reduction = "mean") -> BoundMLP:
+        """Return the energy of actions in [-1, 1]^d given preprocessed observations."""
+        return self.energy.given(self.features_extractor(observation), reduction)
 
     def given(self, observation: PyTorchObs, reduction: Reduction = "mean") -> BoundMLP:
         """Return the energy of actions in [-1, 1]^d given the observations."""
-        features = self.extract_features(observation, self.features_extractor)
-        return self.energy.given(features, reduction)
+        space, normalize = self.observation_space, self.normalize_images
+        return self(preprocess_obs(observation, space, normalize), reduction)
 
 
 class EnergyPolicy(BasePolicy):
@@ -79,6 +93,7 @@ class EnergyPolicy(BasePolicy):
     action_space: spaces.Box
     features_extractor_class: type[BaseFeaturesExtractor]
     temperature: Tensor  # 0-dim
+    critic_target: EnergyCritic | None
 
     def __init__(
         self,
@@ -90,6 +105,8 @@ class EnergyPolicy(BasePolicy):
         components: int = 1,
         acting_candidates: int = 1,
         moves: int = 0,
+        normalization: Normalization | None = None,
+        target: Literal["average", "none"] = "average",
         log_deviation_bounds: tuple[float, float] = (-20.0, 2.0),
         epsilon: float = 0.0,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
@@ -99,8 +116,8 @@ class EnergyPolicy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         n_critics: int = 2,
     ):
-        if optimizer_kwargs is None:
-            optimizer_kwargs = {"fused": True} if optimizer_class is torch.optim.Adam else {}
+        if optimizer_class is torch.optim.Adam:
+            optimizer_kwargs = {"fused": True, **(optimizer_kwargs or {})}
         super().__init__(
             observation_space,
             action_space,
@@ -114,6 +131,7 @@ class EnergyPolicy(BasePolicy):
         self.net_arch = [256, 256] if net_arch is None else net_arch
         self.activation_fn, self.n_critics = activation_fn, n_critics
         self.components, self.acting_candidates, self.moves = components, acting_candidates, moves
+        self.normalization, self.target = normalization, target
         self.log_deviation_bounds, self.epsilon = log_deviation_bounds, epsilon
         self.generator = torch.Generator()
         self.acceptance: Tensor | None = None  # of the last moves
@@ -146,18 +164,21 @@ class EnergyPolicy(BasePolicy):
             log_deviation_bounds=self.log_deviation_bounds,
             epsilon=self.epsilon,
         )
-        critic, self.critic_target = (
-            EnergyCritic(
+
+        def make_critic() -> EnergyCritic:
+            return EnergyCritic(
                 **shared,
                 features_extractor=self.make_features_extractor(),
                 net_arch=critic_arch,
                 members=self.n_critics,
+                normalization=self.normalization,
             )
-            for _ in range(2)
-        )
-        self.critic = critic
-        self.critic_target.load_state_dict(critic.state_dict())
-        self.critic_target.requires_grad_(False).set_training_mode(False)
+
+        self.critic, self.critic_target = make_critic(), None
+        if self.target == "average":
+            self.critic_target = make_critic()
+            self.critic_target.load_state_dict(self.critic.state_dict())
+            self.critic_target.requires_grad_(False).set_training_mode(False)
 
     def set_training_mode(self, mode: bool) -> None:
         if mode == self.training:  # a visit to every module otherwise
@@ -165,6 +186,10 @@ class EnergyPolicy(BasePolicy):
         self.proposal.set_training_mode(mode)
         self.critic.set_training_mode(mode)
         self.training = mode
+
+    def preprocess(self, observation: PyTorchObs) -> PyTorchObs:
+        """Return observations as the networks take them: pixels in [0, 1], one-hot categories."""
+        return preprocess_obs(observation, self.observation_space, self.normalize_images)
 
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self._predict(observation, deterministic)
@@ -178,26 +203,28 @@ class EnergyPolicy(BasePolicy):
     @torch.no_grad()
     def greedy(self, observation: PyTorchObs) -> Tensor:
         """Return the lowest-energy mean of the components that carry weight; draws nothing."""
+        observation = self.preprocess(observation)
         mixture = self.proposal(observation)
         means = torch.tanh(mixture.mean)  # (batch, components, action_dim)
         if self.components == 1:
             return means.squeeze(1)
         weights = mixture.log_weights.exp()
         least = weights.amax(-1, keepdim=True).clamp_max(MINIMUM_WEIGHT)
-        energy = self.critic.given(observation)(means)
+        energy = self.critic(observation)(means)
         lowest = energy.masked_fill(weights < least, torch.inf).argmin(-1)
         return take(means, lowest)
 
     @torch.no_grad()
     def sample(self, observation: PyTorchObs, n: int = 1, adapt: bool = False) -> Tensor:
         """Draw scaled actions `(batch, n, action_dim)`, independent given the observation."""
+        observation = self.preprocess(observation)
         mixture = self.proposal(observation)
         batch, total = mixture.mean.shape[0], n * self.acting_candidates
         free = self._propose(mixture, batch, total)  # (batch, n * candidates, action_dim)
         actions = torch.tanh(free)
         if self.acting_candidates == 1 and self.moves == 0:
             return actions
-        energy = self.critic.given(observation)
+        energy = self.critic(observation)
         if self.acting_candidates > 1:
             groups = (batch, n, self.acting_candidates)
             weights = soft_value(
@@ -245,6 +272,8 @@ class EnergyPolicy(BasePolicy):
             components=self.components,
             acting_candidates=self.acting_candidates,
             moves=self.moves,
+            normalization=self.normalization,
+            target=self.target,
             log_deviation_bounds=self.log_deviation_bounds,
             epsilon=self.epsilon,
             n_critics=self.n_critics,

@@ -177,8 +177,8 @@ class MixtureProposal(BaseModel):
         self.head = nn.Linear(width, components * (2 * self.dimension + 1))
 
     def forward(self, observation: PyTorchObs) -> TanhMixture:
-        features = self.extract_features(observation, self.features_extractor)
-        return self._mixture(self.head(self.trunk(features)))
+        """Return the mixture for each preprocessed observation."""
+        return self._mixture(self.head(self.trunk(self.features_extractor(observation))))
 
     def _mixture(self, head: Tensor) -> TanhMixture:
         each = head.unflatten(-1, (self.components, -1))  # (batch, components, 2 d + 1)

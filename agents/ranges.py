@@ -14,13 +14,20 @@ WHOLE = {  # argument: least
     "gradient_steps": -1,
     "n_steps": 1,
     "target_update_interval": 1,
+    "policy_delay": 1,
     "stats_window_size": 1,
     "candidates": 1,
     "components": 1,
     "acting_candidates": 1,
     "moves": 0,
 }
-OPTIONAL = ("candidates", "components", "acting_candidates", "moves")  # absent, or None
+OPTIONAL = (
+    "candidates",
+    "components",
+    "acting_candidates",
+    "moves",
+    "policy_delay",
+)  # absent, or None
 FRACTIONS = ("gamma", "tau")  # from 0 to 1
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, TypeVar
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,30 +15,41 @@ from stable_baselines3.common.type_aliases import (
     ReplayBufferSamples,
 )
 from stable_baselines3.common.utils import get_parameters_by_name
-from torch import Tensor, nn
+from torch import Tensor
 
+from . import compilation
+from .optimization import AdamState, adam_step, check_is_adam, trainable_parameters
 from .ranges import check_numbers
 from .saving import Saving
 
 Self = TypeVar("Self", bound="SoftAgent")
-Batch = ReplayBufferSamples | DictReplayBufferSamples
+Observations = Tensor | dict[str, Tensor]
 Observation = np.ndarray | dict[str, np.ndarray]
 
 
-def descend(network: nn.Module, loss: Tensor) -> None:
-    """Take one step of the network's optimizer down the loss; no other network gets a gradient."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    network.optimizer.step()
+class Transitions(NamedTuple):
+    """A batch of the replay, with observations as the networks take them."""
+
+    observations: Observations
+    actions: Tensor  # (batch, action_dim), or indices (batch, 1)
+    next_observations: Observations
+    rewards: Tensor  # (batch,)
+    discounts: Tensor  # (batch,), of the next observation's value: 0 where the episode ended
+
+
+class Due(NamedTuple):
+    """Which parts of an update are done this time."""
+
+    policy: bool
+    target: bool
 
 
 class SoftAgent(Saving):
     """An off-policy algorithm whose policy has a temperature, a critic and its moving average.
 
     `streams` are its random streams, `trained` the networks of the policy that have optimisers.
-    A subclass says in `_update` what one batch does, and in `_metrics` what to log of it.
+    A subclass says in `_draw` what an update's noise is, in `_update` what it does with one batch,
+    and in `_metrics` what to log of it.
     """
 
     streams: ClassVar[tuple[str, ...]] = ("acting",)
@@ -45,6 +58,9 @@ class SoftAgent(Saving):
     ent_coef: float | Literal["auto"]
     initial_ent_coef: float
     target_update_interval: int
+    policy_delay: int = 1
+    compile: bool
+    precision: Literal["float32", "bfloat16"]
 
     def _check_parameters(self) -> None:
         check_numbers(self)
@@ -56,6 +72,8 @@ class SoftAgent(Saving):
             raise ValueError(
                 f"expected {name} to be {either}finite and above 0, got {temperature!r}"
             )
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"expected precision 'float32' or 'bfloat16', got {self.precision!r}")
 
     def _setup_model(self) -> None:
         self.generators = {name: torch.Generator(self.device) for name in self.streams}
@@ -65,10 +83,24 @@ class SoftAgent(Saving):
         self.policy.generator = self.generators["acting"]
         for name in (*self.trained, "critic_target"):
             setattr(self, name, getattr(self.policy, name))
-        pair = (self.policy.critic_target, self.policy.critic)
+        pair = [net for net in (self.critic_target, self.policy.critic) if self.critic_target]
         self._averaged = [list(network.parameters()) for network in pair]
         self._running = [get_parameters_by_name(network, ["running_"]) for network in pair]
         self._setup_temperature()
+        names = (*self.trained, "temperature")
+        self._learning_rates = {name: torch.zeros((), device=self.device) for name in names}
+        self._report: Any = None
+        self._adam: dict[str, AdamState] = {}
+        if self.compile:
+            for optimizer in self._optimizers().values():
+                check_is_adam(optimizer)
+        self._compiles = self.compile and compilation.can_compile(self.device)
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        found = {name: getattr(self.policy, name).optimizer for name in self.trained}
+        if self.ent_coef_optimizer is not None:
+            found["temperature"] = self.ent_coef_optimizer
+        return found
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """As Stable-Baselines3, and the agent's own streams: none disturbs another."""
@@ -96,26 +128,105 @@ class SoftAgent(Saving):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update networks and temperature on `gradient_steps` batches of the replay."""
         self.policy.set_training_mode(True)
-        optimizers = [getattr(self.policy, name).optimizer for name in self.trained]
-        if self.ent_coef_optimizer is not None:
-            optimizers.append(self.ent_coef_optimizer)
-        self._update_learning_rate(optimizers)
+        self._update_learning_rate(list(self._optimizers().values()))
         assert self.replay_buffer is not None  # made by _setup_model
         for _ in range(gradient_steps):
-            self._update(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env))
+            samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            batch = self._transitions(samples)
             self._n_updates += 1
-            if self._n_updates % self.target_update_interval == 0:
-                self._update_target()
+            due = Due(
+                policy=self._n_updates % self.policy_delay == 0,
+                target=self._n_updates % self.target_update_interval == 0,
+            )
+            self._report = self._run_update(batch, self._draw(batch_size), due)
 
-    def _update(self, batch: Batch) -> None:
-        raise NotImplementedError(f"{type(self).__name__} defines no _update(batch)")
+    def _transitions(self, samples: ReplayBufferSamples | DictReplayBufferSamples) -> Transitions:
+        discounts = self.gamma if samples.discounts is None else samples.discounts
+        return Transitions(
+            self.policy.preprocess(samples.observations),
+            samples.actions,
+            self.policy.preprocess(samples.next_observations),
+            samples.rewards.squeeze(-1),
+            ((1 - samples.dones) * discounts).squeeze(-1),
+        )
+
+    def _draw(self, batch_size: int) -> Any:
+        """Return all the randomness of one update."""
+        return ()
+
+    def _update(self, batch: Transitions, noise: Any, due: Due) -> Any:
+        """Do one update in place and return what there is to report, without graphs.
+
+        It runs eagerly or as one compiled program, and so neither draws random numbers nor waits
+        for the device.
+
+        Args:
+            batch: A batch of the replay.
+            noise: What `_draw` gave.
+            due: Which parts are done this time.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no _update(batch, noise, due)")
+
+    def _run_update(self, *arguments: Any) -> Any:
+        """Run `_update` as `compile` and `precision` say."""
+        low = self.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low, cache_enabled=False):
+            if not self._compiles:
+                return self._update(*arguments)
+            states = self._adam_states()
+            if states is None:  # the optimisers make their state in their first step
+                return self._update(*arguments)
+            self._adam = states
+            try:
+                return compilation.run(type(self)._update, (self, *arguments), self._static())
+            except compilation.failures() as error:
+                self._compiles = False
+                warnings.warn(
+                    f"the update of {type(self).__name__} did not compile and runs eagerly: "
+                    f"{compilation.reason(error)}",
+                    stacklevel=4,
+                )
+        return self._run_update(*arguments)
+
+    def _adam_states(self) -> dict[str, AdamState] | None:
+        """Return the state of every optimizer, or None before the first step of one of them."""
+        states = {}
+        for name, optimizer in self._optimizers().items():
+            state = AdamState.of(optimizer, self._learning_rates[name])
+            if state is None:
+                return None
+            states[name] = state
+        return states
+
+    def _static(self) -> Iterator[Tensor]:
+        for state in self._adam.values():
+            yield from state.tensors()
+        if self.log_ent_coef is not None:
+            yield self.log_ent_coef
+
+    def _descend(self, name: str, loss: Tensor) -> None:
+        """Take a step of one network's optimizer down the loss; no other network has a gradient."""
+        parameters = trainable_parameters(getattr(self.policy, name))
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        self._step(name, parameters, gradients)
+
+    def _step(
+        self, name: str, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]
+    ) -> None:
+        if torch.compiler.is_compiling():
+            pairs = zip(parameters, gradients, strict=True)
+            used = [(parameter, gradient) for parameter, gradient in pairs if gradient is not None]
+            adam_step(*zip(*used, strict=True), self._adam[name])
+            return
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._optimizers()[name].step()
 
     def _update_temperature(self, entropy: Tensor, target: float) -> None:
         """Move the temperature so that the policy's entropy, 0-dim, comes to the target."""
-        if self.log_ent_coef is None or self.ent_coef_optimizer is None:
+        if self.log_ent_coef is None:
             return
-        self.log_ent_coef.grad = (entropy - target).reshape(1)
-        self.ent_coef_optimizer.step()
+        self._step("temperature", [self.log_ent_coef], [(entropy - target).reshape(1)])
         self.policy.temperature.copy_(self.log_ent_coef.detach().exp().squeeze(0))
 
     @torch.no_grad()

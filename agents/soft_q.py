@@ -23,7 +23,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from .soft_agent import Batch, Observation, SoftAgent, descend
+from .soft_agent import Due, Observation, SoftAgent, Transitions
 from .soft_q_policy import (
     DiscreteCritic,
     SoftQCnnPolicy,
@@ -45,6 +45,8 @@ class SoftQ(SoftAgent):
         policy; near 1 the temperature grows without end, .3 to .6 is safe
     :param munchausen: weight of the log-policy in the reward, from 0 (none) to below 1; 0.9 in the
         paper
+    :param compile: run each update as one compiled program, which takes tens of seconds to make
+    :param precision: of the networks' products in an update; "bfloat16" keeps weights in float32
     :param munchausen_clip: floor, below 0 and in units of reward, of `alpha log pi`
 
     Exploration is the policy's own; there is no epsilon. The target network moves by `tau` after
@@ -86,6 +88,8 @@ class SoftQ(SoftAgent):
         munchausen: float = 0.0,
         munchausen_clip: float = -1.0,
         target_update_interval: int = 1,
+        compile: bool = False,
+        precision: Literal["float32", "bfloat16"] = "float32",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -122,6 +126,7 @@ class SoftQ(SoftAgent):
         self.ent_coef, self.initial_ent_coef = ent_coef, initial_ent_coef
         self.target_entropy, self.target_update_interval = target_entropy, target_update_interval
         self.munchausen, self.munchausen_clip = munchausen, munchausen_clip
+        self.compile, self.precision = compile, precision
         self._check_parameters()
         if _init_setup_model:
             self._setup_model()
@@ -138,24 +143,22 @@ class SoftQ(SoftAgent):
         if not self.munchausen_clip < 0:
             raise ValueError(f"expected munchausen_clip < 0, got {self.munchausen_clip}")
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        self._report: dict[str, Tensor] = {}
-
-    def _update(self, batch: Batch) -> None:
+    def _update(self, batch: Transitions, noise: Any, due: Due) -> dict[str, Tensor]:
         """Do one update of the critics and the temperature."""
         energies = self.critic(batch.observations)  # (members, batch, actions)
         alpha = self.policy.temperature.clone()
         current = boltzmann(energies.detach().mean(0), alpha)
         entropy = current.entropy.mean()
-        self._update_temperature(entropy, self.target_entropy * math.log(self.action_space.n))
+        self._update_temperature(entropy, self.target_entropy * math.log(energies.shape[-1]))
 
         target, value = self._target(batch, alpha)  # (batch,)
         index = batch.actions.expand(energies.shape[0], -1, -1)
         taken = energies.gather(-1, index).squeeze(-1)  # (members, batch)
         loss = 0.5 * (taken + target).square().mean(-1).sum()  # E = -Q
-        descend(self.critic, loss)
-        self._report = {
+        self._descend("critic", loss)
+        if due.target:
+            self._update_target()
+        return {
             "critic_loss": loss.detach(),
             "ent_coef": alpha,
             "entropy": entropy,
@@ -164,18 +167,16 @@ class SoftQ(SoftAgent):
         }
 
     def _metrics(self) -> dict[str, Tensor]:
-        return self._report
+        return self._report or {}
 
     @torch.no_grad()
-    def _target(self, batch: Batch, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    def _target(self, batch: Transitions, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """Return the soft Bellman target and the next observations' soft value, `(batch,)` each.
 
         The target has the Munchausen term if there is one.
         """
         after = boltzmann(self.critic_target(batch.next_observations).amax(0), alpha)
-        discount = self.gamma if batch.discounts is None else batch.discounts.squeeze(-1)
-        alive = 1 - batch.dones.squeeze(-1)
-        target = batch.rewards.squeeze(-1) + alive * discount * after.soft_value
+        target = batch.rewards + batch.discounts * after.soft_value
         if self.munchausen > 0:
             before = boltzmann(self.critic_target(batch.observations).amax(0), alpha)
             log_taken = before.log_probabilities.gather(-1, batch.actions).squeeze(-1)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -77,8 +78,11 @@ class DiscreteCritic(BaseModel):
         self.biases = nn.ParameterList(_uniform(i, members, 1, o) for i, o in pairs)
 
     def forward(self, observation: PyTorchObs) -> Tensor:
-        """Return the energy of every action, `(members, batch, actions)`."""
-        features = self.extract_features(observation, self.features_extractor)
+        """Return the energy of every action, `(members, batch, actions)`.
+
+        The observation is preprocessed: pixels in [0, 1], one-hot categories.
+        """
+        features = self.features_extractor(observation)
         h = features.expand(self.members, *features.shape)  # (members, batch, features)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             h = torch.baddbmm(bias, h if layer == 0 else self.activation(h), weight)
@@ -117,8 +121,8 @@ class SoftQPolicy(BasePolicy):
                 f"expected actions numbered from 0, got {action_space}; wrap the environment with "
                 "gymnasium.wrappers.TransformAction to shift them"
             )
-        if optimizer_kwargs is None:
-            optimizer_kwargs = {"fused": True} if optimizer_class is torch.optim.Adam else {}
+        if optimizer_class is torch.optim.Adam:
+            optimizer_kwargs = {"fused": True, **(optimizer_kwargs or {})}
         super().__init__(
             observation_space,
             action_space,
@@ -155,6 +159,10 @@ class SoftQPolicy(BasePolicy):
         self.critic.set_training_mode(mode)
         self.training = mode
 
+    def preprocess(self, observation: PyTorchObs) -> PyTorchObs:
+        """Return observations as the networks take them: pixels in [0, 1], one-hot categories."""
+        return preprocess_obs(observation, self.observation_space, self.normalize_images)
+
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self._predict(observation, deterministic)
 
@@ -167,7 +175,7 @@ class SoftQPolicy(BasePolicy):
     @torch.no_grad()
     def energies(self, observation: PyTorchObs) -> Tensor:
         """Return the energy of every action, `(batch, actions)`."""
-        return self.critic(observation).mean(0)
+        return self.critic(self.preprocess(observation)).mean(0)
 
     @torch.no_grad()
     def probabilities(self, observation: PyTorchObs) -> Tensor:

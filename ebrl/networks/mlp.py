@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -11,6 +11,12 @@ from torch import Tensor, nn
 
 from ebrl.energies import Energy
 from ebrl.networks import perceptron
+from ebrl.networks.normalization import (
+    Affine,
+    BatchNormalization,
+    LayerNormalization,
+    Normalization,
+)
 from ebrl.networks.perceptron import ACTIVATIONS, Layer, Reduction, Weights
 
 REDUCTIONS = get_args(Reduction)
@@ -52,6 +58,9 @@ class MLPEnergy(Energy):
         condition_dimension: Size of the condition; 0 for an energy of x alone.
         members: Size of the ensemble.
         activation: A class such as `nn.SiLU`. Smooth ones have gradients that samplers can follow.
+        normalization: "batch" normalises the condition, x and every activation. In training mode it
+            does so by the statistics of the batch, in evaluation mode by running ones, which fold
+            into the weights. "layer" normalises what enters each activation.
 
     Raises:
         ValueError: For sizes that are not positive.
@@ -67,12 +76,17 @@ class MLPEnergy(Energy):
         condition_dimension: int = 0,
         members: int = 1,
         activation: type[nn.Module] = nn.SiLU,
+        normalization: Normalization | None = None,
     ):
         super().__init__()
         if dimension < 1 or members < 1 or not hidden or min(hidden) < 1 or condition_dimension < 0:
             raise ValueError(
                 "expected dimension, members and every hidden size at least 1, got "
                 f"{dimension=}, {members=}, {hidden=}, {condition_dimension=}"
+            )
+        if normalization not in (None, "batch", "layer"):
+            raise ValueError(
+                f"expected normalization 'batch', 'layer' or None, got {normalization!r}"
             )
         self.dimension, self.condition_dimension = dimension, condition_dimension
         self.members, self.hidden = members, tuple(hidden)
@@ -84,6 +98,15 @@ class MLPEnergy(Energy):
             self.condition_layer = _linear(members, condition_dimension, hidden[0], fan_in)
         self.layers = nn.ModuleList([first, *(_linear(members, *io) for io in pairwise(hidden))])
         self.head = _linear(members, hidden[-1], 1)
+        self.normalization = normalization
+        of_layers = LayerNormalization if normalization == "layer" else BatchNormalization
+        widths = hidden if normalization is not None else ()
+        self.normalizations = nn.ModuleList(of_layers(members, width) for width in widths)
+        self.x_normalization = self.condition_normalization = None
+        if normalization == "batch":
+            self.x_normalization = BatchNormalization(members, dimension)
+            if condition_dimension > 0:
+                self.condition_normalization = BatchNormalization(members, condition_dimension)
 
     @property
     def takes_condition(self) -> bool:
@@ -141,8 +164,19 @@ class MLPEnergy(Energy):
         first, *others = layers
         if any(layer.bias is None for layer in (others if self.takes_condition else layers)):
             return None
+        if self.normalization == "layer" or (self.normalization == "batch" and self.training):
+            return None
         *hidden, head = (Layer(_weight(layer), _bias(layer)) for layer in others)
-        return Weights(_weight(first), hidden, head, activate)
+        if self.normalization is None:
+            return Weights(_weight(first), hidden, head, activate)
+        return self._folded(Weights(_weight(first), hidden, head, activate))
+
+    def _folded(self, weights: Weights) -> Weights:
+        """Return the weights of the plain perceptron that this is in evaluation mode."""
+        before, *between, last = (n.running() for n in (self.x_normalization, *self.normalizations))
+        hidden = [_fold(a, layer) for a, layer in zip(between, weights.hidden, strict=True)]
+        first = before.scale.mT * weights.first
+        return weights._replace(first=first, hidden=hidden, head=_fold(last, weights.head))
 
 
 class BoundMLP(Energy):
@@ -159,18 +193,51 @@ class BoundMLP(Energy):
         values = self.member_values(x)
         return values.mean(0) if self.reduction == "mean" else values.amax(0)
 
-    def member_values(self, x: Tensor) -> Tensor:
-        """Return the energy of each member, `(members, *batch)`."""
+    def member_values(self, x: Tensor, affines: Sequence[Affine] | None = None) -> Tensor:
+        """Return the energy of each member, `(members, *batch)`.
+
+        Args:
+            x: `(*batch, dimension)`.
+            affines: What the batch normalisations do, as `batch_values` returned it for another
+                batch. By default it is decided by the mode that the network is in.
+        """
+        if affines is not None:
+            given = iter(affines)
+            return self._values(x, lambda _, h: next(given)(h))
+        return self._values(x, lambda normalization, h: normalization(h))
+
+    def batch_values(self, x: Tensor) -> tuple[Tensor, list[Affine]]:
+        """Return the energy of each member, normalised by the statistics of this batch.
+
+        It moves the running statistics, whatever the mode of the network is.
+
+        Args:
+            x: `(*batch, dimension)`, with one condition for each.
+
+        Returns:
+            The energies `(members, *batch)`, and what the batch normalisations did, for
+            `member_values` of further rows that leave the statistics alone.
+        """
+        affines: list[Affine] = []
+
+        def normalize(normalization: nn.Module, h: Tensor) -> Tensor:
+            affines.append(normalization.of_batch(h))
+            return affines[-1](h)
+
+        return self._values(x, normalize), affines
+
+    def _values(self, x: Tensor, normalize: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+        """Return the energy of each member, with every batch normalisation by `normalize`."""
         self._check_aligned(x)
-        network, shift = self.network, self._condition_shift()
-        first, *others = network.layers
-        h = first(x.reshape(-1, network.dimension))  # (members, rows, width) or (rows, width)
-        if shift is not None:
-            sums = h.unflatten(-2, (shift.shape[-2], -1)) + shift.unsqueeze(-2)
-            h = sums.flatten(-3, -2)
-        h = network.activation(h)
-        for layer in others:
-            h = network.activation(layer(h))
+        network = self.network
+        h = self._first_sums(x, normalize)
+        for k, layer in enumerate(network.layers):
+            h = layer(h) if k > 0 else h
+            if network.normalization == "layer":
+                h = network.normalizations[k](h)
+            h = network.activation(h)
+            if network.normalization == "batch":
+                h = normalize(network.normalizations[k], h)
         return network.head(h).view(network.members, *x.shape[:-1])
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,15 +253,41 @@ class BoundMLP(Energy):
             if shift is None:
                 shift = _bias(self.network.layers[0])
             shift = shift.view(self.network.members, -1, shift.shape[-1])
+            if self.network.x_normalization is not None:
+                shift = shift + self.network.x_normalization.running().shift @ _weight(
+                    self.network.layers[0]
+                )
             rows = x.reshape(-1, self.network.dimension)
             value, gradient = perceptron.value_and_gradient(rows, weights, shift, self.reduction)
         return value.view(x.shape[:-1]), gradient.view(x.shape)
 
-    def _condition_shift(self) -> Tensor | None:
+    def _first_sums(self, x: Tensor, normalize: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+        """Return the sums of the first layer, `(*members, rows, width)`."""
+        network, first = self.network, self.network.layers[0]
+        shift = self._condition_shift(normalize)
+        rows = x.reshape(-1, network.dimension)
+        if network.x_normalization is not None:
+            rows = normalize(network.x_normalization, rows)
+        if shift is None:
+            return first(rows)
+        runs = shift.shape[-2]
+        if runs > 1 and runs == rows.shape[-2] and _is_linear(first):  # one addition less
+            shift = shift.view(network.members, runs, -1)
+            sums = torch.baddbmm(shift, rows.expand(network.members, -1, -1), _weight(first))
+            return sums if network.members > 1 else sums.squeeze(0)
+        return (first(rows).unflatten(-2, (runs, -1)) + shift.unsqueeze(-2)).flatten(-3, -2)
+
+    def _condition_shift(
+        self, normalize: Callable[[nn.Module, Tensor], Tensor] = lambda one, h: one(h)
+    ) -> Tensor | None:
         """Return what the condition adds to the first layer, `(*members, conditions, width)`."""
-        if self.condition is None or self.network.condition_layer is None:
+        network = self.network
+        if self.condition is None or network.condition_layer is None:
             return None
-        return self.network.condition_layer(self.condition.reshape(-1, self.condition.shape[-1]))
+        rows = self.condition.reshape(-1, self.condition.shape[-1])
+        if network.condition_normalization is not None:
+            rows = normalize(network.condition_normalization, rows)
+        return network.condition_layer(rows)
 
     def _check_aligned(self, x: Tensor) -> None:
         if x.shape[-1:] != (self.network.dimension,):
@@ -224,6 +317,12 @@ def _linear(
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -bound, bound)
     return layer
+
+
+def _fold(affine: Affine, layer: Layer) -> Layer:
+    """Return the linear layer that does what the map and then the layer do."""
+    bias = layer.bias + affine.shift @ layer.weight
+    return Layer(affine.scale.mT * layer.weight, bias)
 
 
 def _is_linear(layer: nn.Module) -> bool:

@@ -124,8 +124,23 @@ def energy_actor_critic() -> OffPolicyAlgorithm:
     )
 
 
+def normalised() -> OffPolicyAlgorithm:
+    return EnergyActorCritic(
+        "MlpPolicy",
+        replayable("Pendulum-v1", 1),
+        learning_starts=30,
+        buffer_size=1_000,
+        batch_size=16,
+        normalization="batch",
+        target="none",
+        policy_delay=3,
+        policy_kwargs=SMALL,
+        seed=3,
+    )
+
+
 TASKS: dict[str, Callable[[], OffPolicyAlgorithm]] = {
-    task.__name__: task for task in (dqn, sac, td3, soft_q, energy_actor_critic)
+    task.__name__: task for task in (dqn, sac, td3, soft_q, energy_actor_critic, normalised)
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
 
 from ebrl.agents import EnergyActorCritic
+from ebrl.agents.energy_actor_critic import UpdateNoise
+from ebrl.agents.soft_agent import Due, Transitions
 
 TINY: dict[str, Any] = {"learning_starts": 20, "buffer_size": 200, "batch_size": 8, "seed": 1}
 
@@ -90,6 +94,82 @@ def test_actions_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         agent.energy(np.zeros(1, np.float32), np.zeros(shape, np.float32))
 
 
+# ---- normalised critics -----------------------------------------------------------------------
+
+
+NORMALISED: dict[str, Any] = {"normalization": "batch", "target": "none", "candidates": 4}
+
+
+def update(agent: EnergyActorCritic, due: Due) -> tuple[Transitions, UpdateNoise]:
+    """Do one update of an agent that has acted; return what it saw."""
+    batch, noise = agent._transitions(agent.replay_buffer.sample(8)), agent._draw(8)
+    agent._update(batch, noise, due)
+    return batch, noise
+
+
+def test_both_moments_enter_the_statistics_and_of_the_candidates_the_first() -> None:
+    agent = build(**NORMALISED, ent_coef=0.3).learn(20)
+    proposal = copy.deepcopy(agent.proposal)
+    batch, noise = update(agent, Due(policy=False, target=False))
+    mixture = proposal(batch.next_observations)
+    first = torch.tanh(mixture.systematic(noise.offset, noise.candidates))[:, 0]
+    energy = agent.critic.energy
+    for one, rows in (
+        (energy.x_normalization, torch.cat([batch.actions, first])),
+        (
+            energy.condition_normalization,
+            torch.cat([batch.observations, batch.next_observations]),
+        ),
+    ):
+        expected = 0.01 * rows.mean(0).expand(2, 1, -1)
+        torch.testing.assert_close(one.running_mean, expected, rtol=1e-4, atol=1e-7)
+        assert one.running_batches == 1
+
+
+def test_candidates_share_the_statistics_of_their_batch() -> None:
+    # The same action four times: its energies are one number, whichever of them entered.
+    agent = build(**NORMALISED).learn(20)
+    batch = agent._transitions(agent.replay_buffer.sample(8))
+    repeated = torch.rand(8, 1, 1).expand(8, 4, 1)
+    _, after = agent._energies(batch, repeated)
+    torch.testing.assert_close(after, after[:, :1].expand(8, 4))
+    assert not after.requires_grad
+
+
+def test_acting_and_improving_leave_the_statistics_alone() -> None:
+    agent = build(**NORMALISED, moves=2).learn(40)
+    before = {name: value.clone() for name, value in agent.critic.named_buffers()}
+    agent.predict(np.zeros((5, 3), np.float32))
+    agent.policy.set_training_mode(True)
+    batch = agent._transitions(agent.replay_buffer.sample(8))
+    agent._improve(batch, agent._draw(8), agent.policy.temperature)
+    assert all(torch.equal(value, before[name]) for name, value in agent.critic.named_buffers())
+
+
+def test_the_policy_moves_at_every_so_manieth_update() -> None:
+    agent = build(policy_delay=3, learning_starts=0)
+    agent.set_logger(configure(None, []))
+    agent.learn(12)
+    moved = []
+    for _ in range(6):
+        before = agent.proposal.head.weight.clone(), agent.policy.temperature.clone()
+        critic = agent.critic.energy.head.weight.clone()
+        agent.train(1, batch_size=8)
+        assert not torch.equal(agent.critic.energy.head.weight, critic)
+        now = agent.proposal.head.weight, agent.policy.temperature
+        assert torch.equal(now[0], before[0]) == torch.equal(now[1], before[1])
+        moved.append(not torch.equal(now[0], before[0]))
+    assert moved == [False, False, True] * 2
+    assert agent._n_updates % 3 == 0
+    assert "actor_loss" in agent._metrics()
+
+
+def test_without_a_target_there_is_no_second_critic() -> None:
+    agent = build(target="none").learn(40)
+    assert agent.critic_target is None
+    assert not [name for name in agent.policy.state_dict() if name.startswith("critic_target")]
+
+
 # ---- refusals ---------------------------------------------------------------------------------
 
 
@@ -100,6 +180,9 @@ def test_actions_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         ({"acting_candidates": 0}, "expected acting_candidates >= 1"),
         ({"moves": -1}, "expected moves >= 0, got -1"),
         ({"target_update_interval": 0}, "expected target_update_interval >= 1"),
+        ({"policy_delay": 0}, "expected policy_delay >= 1"),
+        ({"target": "copy"}, "expected target 'average' or 'none', got 'copy'"),
+        ({"normalization": "group"}, "expected normalization 'batch', 'layer' or None"),
         ({"target_entropy": math.inf}, "expected target_entropy to be 'auto' or finite, got inf"),
         ({"policy_kwargs": {"moves": 0}}, r"without \['moves'\]: .*\(\.\.\., moves=0\)"),
         ({"policy_kwargs": {"components": 3}}, r"without \['components'\]"),

@@ -16,7 +16,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor, nn
 
 from ebrl.agents import EnergyActorCritic, SoftQ
-from ebrl.agents.soft_agent import SoftAgent
+from ebrl.agents.soft_agent import Due, SoftAgent
 
 TINY: dict[str, Any] = {"learning_starts": 20, "buffer_size": 200, "batch_size": 8, "seed": 1}
 NETS: dict[str, Any] = {"net_arch": [8]}
@@ -172,12 +172,12 @@ def test_a_target_entropy_that_is_no_number_is_refused(build: Build) -> None:
 def test_the_logged_energy_and_soft_value_of_exact_sums() -> None:
     agent = discrete(ent_coef=0.5)
     agent.learn(20)
-    batch = agent.replay_buffer.sample(8)
+    batch = agent._transitions(agent.replay_buffer.sample(8))
     energies = agent.policy.energies(batch.observations)
     expected = (torch.softmax(-energies / 0.5, -1) * energies).sum(-1).mean()
     with torch.no_grad():
         after = -agent.critic_target(batch.next_observations).amax(0)
-    agent._update(batch)
+    agent._report = agent._update(batch, (), Due(policy=True, target=False))
     logged = {name: value.mean() for name, value in agent._metrics().items()}
     torch.testing.assert_close(logged["energy"], expected)
     torch.testing.assert_close(
@@ -190,7 +190,8 @@ def test_the_logged_energy_and_soft_value_of_a_mixture() -> None:
     with torch.no_grad():  # so that the components' weights are far from equal
         agent.proposal.head.bias += torch.tensor([-1.0, 0, 4, 0, 0, 0, 1, 0, 0])
     agent.learn(20)
-    agent._update(agent.replay_buffer.sample(8))
+    batch = agent._transitions(agent.replay_buffer.sample(8))
+    agent._report = agent._update(batch, agent._draw(8), Due(policy=True, target=False))
     divergence = agent._report.divergence
     logged = {name: value.mean() for name, value in agent._metrics().items()}
     expected = (divergence.weights * divergence.energies).sum(-1).mean()

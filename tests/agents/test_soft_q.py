@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
 from ebrl.agents import SoftQ
+from ebrl.agents.soft_agent import Due
 from ebrl.agents.soft_q_policy import boltzmann
 from ebrl.envs import ChainEnv, ChainModel, evaluate_chain, solve_chain
 
@@ -57,7 +58,7 @@ def target_q(agent: SoftQ) -> np.ndarray:
 
 
 def target_of(agent: SoftQ, batch: ReplayBufferSamples) -> np.ndarray:
-    return agent._target(batch, agent.policy.temperature)[0].numpy()
+    return agent._target(agent._transitions(batch), agent.policy.temperature)[0].numpy()
 
 
 # ---- the Boltzmann distribution -----------------------------------------------------------------
@@ -148,7 +149,7 @@ def test_an_update_is_a_gradient_step_on_half_the_squared_bellman_error():
     before = agent.critic.weights[0].detach().clone()  # (1, states, actions)
     bias = agent.critic.biases[0].detach().clone()
     target = target_of(agent, batch)
-    agent._update(batch)
+    agent._report = agent._update(agent._transitions(batch), (), Due(policy=True, target=False))
     expected, loss = before.clone(), 0.0
     for i in range(4):
         state, action = int(batch.observations[i].argmax()), int(batch.actions[i])

@@ -1,0 +1,77 @@
+"""The update of an agent as one compiled program.
+
+The targets, losses, gradients, optimiser steps and averages are one graph: no pass over the
+parameters is a call of its own. The agent's `_update` is the same function as in eager mode. It
+reads and writes the parameters and the optimisers' own state in place, and its noise is drawn
+outside. On a CUDA device it is replayed as one CUDA graph.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PROGRAMS = 64  # kept for each process; torch's own limit is 8
+_COMPILERS = {"darwin": "clang++", "win32": "cl"}  # torch's choice, elsewhere g++
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether an update can be compiled here; a warning says what is missing."""
+    import torch._dynamo.config  # loaded here: the compiler takes a second
+
+    missing = ""
+    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
+        missing = f"a torch that traces gradients, which {torch.__version__} does not"
+    compiler = os.environ.get("CXX", _COMPILERS.get(sys.platform, "g++"))
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        missing = f"a C++ compiler and found no {compiler!r}: install it or name another in CXX"
+    if missing:
+        warnings.warn(f"compile=True needs {missing}; updates run eagerly", stacklevel=3)
+    return not missing
+
+
+def run(update: Callable[..., Any], arguments: tuple[Any, ...], static: Iterable[Tensor]) -> Any:
+    """Return `update(*arguments)`, run as one compiled program.
+
+    Args:
+        update: A function, not a bound method: programs are kept for each function.
+        arguments: Its arguments. Tensors may change, every other value is compiled in.
+        static: Tensors that stay in place from call to call, which a CUDA graph need not copy.
+
+    Raises:
+        One of `failures()`, before anything was changed, where there is no one graph.
+    """
+    device = next(iter(static)).device.type
+    if device == "cuda":
+        for tensor in static:
+            torch._dynamo.mark_static_address(tensor, guard=False)
+        torch.compiler.cudagraph_mark_step_begin()
+    with torch._dynamo.config.patch(trace_autograd_ops=True, recompile_limit=PROGRAMS):
+        return _compiled(update, device)(*arguments)
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return the exceptions of a function that does not compile to one graph."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+    return TorchDynamoException, FailOnRecompileLimitHit
+
+
+def reason(error: Exception) -> str:
+    """Return what torch says of a failure before its advice."""
+    told, *_ = str(error).strip().split("\n\n")
+    return f"{type(error).__name__}: {' '.join(told.split())}"
+
+
+@cache
+def _compiled(update: Callable[..., Any], device: str) -> Callable[..., Any]:
+    option = "triton.cudagraphs" if device == "cuda" else "cpp_wrapper"
+    return torch.compile(update, fullgraph=True, dynamic=False, options={option: True})

@@ -1,0 +1,80 @@
+"""Gradient steps on an agent's networks: torch's optimisers, and Adam as a formula for a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that have a gradient."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+class AdamState(NamedTuple):
+    """The state of a `torch.optim.Adam`, its own tensors: a step writes into them."""
+
+    averages: list[Tensor]  # of the gradients, one for each parameter
+    squares: list[Tensor]  # of their squares
+    steps: list[Tensor]  # 0-dim, how many each parameter had
+    learning_rate: Tensor  # 0-dim
+    betas: tuple[float, float]
+    epsilon: float
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer, learning_rate: Tensor) -> AdamState | None:
+        """Return the state of an optimizer with one group, or None before its first step.
+
+        Args:
+            optimizer: An Adam that `check_is_adam` accepts.
+            learning_rate: A tensor that receives the group's learning rate.
+        """
+        (group,) = optimizer.param_groups
+        states = [optimizer.state[p] for p in group["params"] if p in optimizer.state]
+        if not states:
+            return None
+        learning_rate.fill_(group["lr"])
+        return cls(
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [state["step"] for state in states],
+            learning_rate,
+            group["betas"],
+            group["eps"],
+        )
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.averages, *self.squares, *self.steps, self.learning_rate]
+
+
+def check_is_adam(optimizer: torch.optim.Optimizer) -> None:
+    """Raise `ValueError` for an optimizer that `adam_step` is not the formula of."""
+    (group, *others) = optimizer.param_groups
+    options = ("weight_decay", "amsgrad", "maximize")
+    used = [option for option in options if group.get(option)]
+    if type(optimizer) is not torch.optim.Adam or others or used:
+        name = type(optimizer).__name__
+        got = f"{name} with {used}" if used else name
+        raise ValueError(
+            f"compile=True expects torch.optim.Adam without {', '.join(options)}, got {got}: leave "
+            "compile=False for another optimizer"
+        )
+
+
+@torch.no_grad()
+def adam_step(parameters: Sequence[Tensor], gradients: Sequence[Tensor], state: AdamState) -> None:
+    """Take one step of Adam (Kingma and Ba 2015, algorithm 1) in place, as torch does."""
+    averages, squares, steps, learning_rate, (beta1, beta2), epsilon = state
+    torch._foreach_add_(steps, 1)
+    step = steps[0]
+    rate = learning_rate / (1 - beta1**step)
+    correction = (1 - beta2**step).sqrt()
+    for parameter, gradient, average, square in zip(
+        parameters, gradients, averages, squares, strict=True
+    ):
+        average.lerp_(gradient, 1 - beta1)
+        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        parameter.sub_(rate * average / (square.sqrt() / correction + epsilon))

@@ -1,0 +1,116 @@
+"""Normalisation of an energy's layers, over the batch or over the features of each row.
+
+A batch normalisation is an affine map of each feature. Between two linear layers it folds into the
+second, so that a normalised perceptron in evaluation mode is a plain one. With the batch's own
+statistics over (s, a) and (s', a') jointly a critic needs no target network (Bhatt et al. 2024,
+CrossQ).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Normalization = Literal["batch", "layer"]
+LARGEST_RATIO, LARGEST_SHIFT = 3.0, 5.0  # r and d of batch renormalisation, as CrossQ's
+
+
+class Affine(NamedTuple):
+    """The map `scale h + shift` of each feature."""
+
+    scale: Tensor  # (*members, 1, features)
+    shift: Tensor  # (*members, 1, features)
+
+    def __call__(self, h: Tensor) -> Tensor:
+        return h * self.scale + self.shift
+
+    def detached(self) -> Affine:
+        """Return the same map without a graph."""
+        return Affine(self.scale.detach(), self.shift.detach())
+
+
+class BatchNormalization(nn.Module):
+    """Batch renormalisation of rows `(*members, rows, features)` (Ioffe 2017).
+
+    The batch's mean and variance normalise it. From `warm_up` batches on the result is corrected
+    towards what the running statistics would give, as far as the clipped ratio r and shift d reach,
+    so that evaluation differs little from training. The statistics of each member are its own.
+
+    Args:
+        members: Size of the ensemble; 1 for rows without an axis of members.
+        features: Size of the rows.
+        momentum: What the running statistics keep of themselves for each batch.
+        warm_up: Batches before the correction begins.
+        epsilon: Added to variances.
+    """
+
+    running_mean: Tensor
+    running_variance: Tensor
+    running_batches: Tensor
+
+    def __init__(
+        self,
+        members: int,
+        features: int,
+        momentum: float = 0.99,
+        warm_up: int = 100_000,
+        epsilon: float = 1e-3,
+    ):
+        super().__init__()
+        shape = (members, 1, features) if members > 1 else (1, features)
+        self.momentum, self.warm_up, self.epsilon = momentum, warm_up, epsilon
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
+        self.register_buffer("running_mean", torch.zeros(shape))
+        self.register_buffer("running_variance", torch.ones(shape))
+        self.register_buffer("running_batches", torch.zeros(()))
+
+    def running(self) -> Affine:
+        """Return the map by the running statistics."""
+        scale = self.weight * torch.rsqrt(self.running_variance + self.epsilon)
+        return Affine(scale, self.bias - self.running_mean * scale)
+
+    def of_batch(self, h: Tensor) -> Affine:
+        """Return the map by the statistics of the rows, differentiable, and move the running ones.
+
+        Half precision is too coarse for statistics, which are taken in float32.
+        """
+        h = h.to(self.weight.dtype)
+        variance, mean = torch.var_mean(h, -2, correction=0, keepdim=True)
+        inverse = torch.rsqrt(variance + self.epsilon)
+        with torch.no_grad():
+            ratio, shift = self._correction(mean, inverse)
+            self.running_mean.lerp_(mean, 1 - self.momentum)
+            self.running_variance.lerp_(variance, 1 - self.momentum)
+            self.running_batches.add_(1)
+        scale = self.weight * inverse * ratio
+        return Affine(scale, self.bias + self.weight * shift - mean * scale)
+
+    def forward(self, h: Tensor) -> Tensor:
+        affine = self.of_batch(h) if self.training else self.running()
+        return affine(h)
+
+    def _correction(self, mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+        """Return r and d of Ioffe 2017, equation 2: 1 and 0 while warming up."""
+        running_inverse = torch.rsqrt(self.running_variance + self.epsilon)
+        ratio = (running_inverse / inverse).clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
+        shift = ((mean - self.running_mean) * running_inverse).clamp(-LARGEST_SHIFT, LARGEST_SHIFT)
+        warm = self.running_batches >= self.warm_up
+        return torch.where(warm, ratio, 1.0), torch.where(warm, shift, 0.0)
+
+
+class LayerNormalization(nn.Module):
+    """Normalisation of each row's features (Ba et al. 2016), with the gains of each member."""
+
+    def __init__(self, members: int, features: int, epsilon: float = 1e-5):
+        super().__init__()
+        shape = (members, 1, features) if members > 1 else (1, features)
+        self.features, self.epsilon = features, epsilon
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, h: Tensor) -> Tensor:
+        normal = nn.functional.layer_norm(h, (self.features,), eps=self.epsilon)
+        return normal * self.weight + self.bias
