@@ -106,7 +106,7 @@ def wrapper_states(env: VecEnv) -> Schema:
 SETTINGS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
 
 
-def normalization(env: VecNormalize | None) -> dict[str, Any] | None:
+def statistics(env: VecNormalize | None) -> dict[str, Any] | None:
     """Return the running statistics and the settings of a `VecNormalize`."""
     if env is None:
         return None
@@ -116,7 +116,7 @@ def normalization(env: VecNormalize | None) -> dict[str, Any] | None:
 
 
 def normalized(env: VecEnv, state: dict[str, Any] | None) -> VecEnv:
-    """Return the environments normalised as `normalization` says, as they are where they are so.
+    """Return the environments normalised as `statistics` says, as they are where they are so.
 
     Raises:
         StorageError: For statistics of other observations.
@@ -125,16 +125,16 @@ def normalized(env: VecEnv, state: dict[str, Any] | None) -> VecEnv:
         return env
     record(dict.fromkeys((*SETTINGS, "norm_obs_keys", "moments"), anything))(state, "")
     settings = {name: state[name] for name in SETTINGS}
-    each(real(0))(settings | {"norm_obs": 1, "norm_reward": 1}, "normalization")
+    each(real(0))(settings | {"norm_obs": 1, "norm_reward": 1}, "statistics")
     wrapped = VecNormalize(env, **settings, norm_obs_keys=state["norm_obs_keys"] or None)
     forms = {name: _moments_like(rms) for name, rms in _statistics(wrapped)}
-    record(forms)(state["moments"], "normalization/moments")
+    record(forms)(state["moments"], "statistics/moments")
     _put_moments(wrapped, state["moments"])
     return wrapped
 
 
 def normalize(observation: Any, state: dict[str, Any] | None) -> Any:
-    """Return an observation by the statistics of `normalization`, without any environment."""
+    """Return an observation by the statistics of `statistics`, without any environment."""
     if state is None or not state["norm_obs"]:
         return observation
     if isinstance(observation, dict):

@@ -33,7 +33,7 @@ from ebrl.storage import Source, StorageError
 from . import schemas
 from .arguments import NOT_STORED, decode, from_space, names_of, split_arguments, to_space
 from .bounded import Bounded
-from .environments import normalization, normalize, normalized
+from .environments import normalize, normalized, statistics
 from .state import counters, generators, learnt, put_counters, put_generators, put_learnt
 
 Self = TypeVar("Self", bound="Saving")
@@ -49,7 +49,7 @@ STATE = schema.record(
         "learnt": schema.each(schema.each(schema.anything)),
         "counters": schema.each(schema.real()),
         "generators": schema.each(schema.anything),
-        "normalization": schema.optional(schema.each(schema.anything)),
+        "statistics": schema.optional(schema.each(schema.anything)),
     }
 )
 
@@ -63,7 +63,7 @@ class Saving(OffPolicyAlgorithm):
     """
 
     generators: dict[str, torch.Generator]
-    normalization: dict[str, Any] | None = None  # of the file that the agent was loaded from
+    statistics: dict[str, Any] | None = None  # of the VecNormalize of the agent in the file
 
     def save(  # type: ignore[override]
         self,
@@ -96,7 +96,7 @@ class Saving(OffPolicyAlgorithm):
             "learnt": learnt(self),
             "counters": counters(self),
             "generators": generators(self),
-            "normalization": normalization(self.get_vec_normalize_env()) or self.normalization,
+            "statistics": statistics(self.get_vec_normalize_env()) or self.statistics,
         }
         _check_included(include, state)
         if missing := sorted(state["left_out"]):
@@ -177,7 +177,7 @@ class Saving(OffPolicyAlgorithm):
         arguments = {**{k: v for k, v in custom_objects.items() if k in allowed}, **arguments}
         given = _complete(cls, state, arguments)
         if env is not None:
-            env = normalized(cls._wrap_env(env, given.get("verbose", 0)), state["normalization"])
+            env = normalized(cls._wrap_env(env, given.get("verbose", 0)), state["statistics"])
             check_for_correct_spaces(env, observation_space, action_space)
         try:
             with Bounded(storage.flatten(state)[0].values()):
@@ -188,7 +188,7 @@ class Saving(OffPolicyAlgorithm):
             raise StorageError(
                 f"{cls.__name__} cannot be built from the stored arguments: {error!r}"
             ) from error
-        model.normalization = state["normalization"]
+        model.statistics = state["statistics"]
         model._put_learnt(state["learnt"])
         schemas.counters(model)(state["counters"], "counters")
         put_counters(model, state["counters"])
@@ -230,7 +230,7 @@ class Saving(OffPolicyAlgorithm):
         around = self.get_vec_normalize_env()
         if around is not None:
             return around.normalize_obs(observation)
-        return normalize(observation, self.normalization)
+        return normalize(observation, self.statistics)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As Stable-Baselines3; an agent with HerReplayBuffer needs it already at `load`."""

@@ -400,7 +400,7 @@ def test_running_statistics_come_with_the_agent(keys: list[str] | None, tmp_path
     own = VecNormalize(plain, norm_obs_keys=keys)
     assert SavedDQN.load(tmp_path / "a", env=own).get_vec_normalize_env() is own
     blind.save(tmp_path / "b")  # and they stay with it
-    assert_same(SavedDQN.load(tmp_path / "b").normalization, blind.normalization)
+    assert_same(SavedDQN.load(tmp_path / "b").statistics, blind.statistics)
 
 
 def test_without_statistics_observations_stay_as_they_are(tmp_path: Path) -> None:
