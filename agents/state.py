@@ -157,6 +157,7 @@ def cut_trajectories(agent: OffPolicyAlgorithm) -> None:
 
 
 def buffer_of(agent: OffPolicyAlgorithm) -> ReplayBuffer:
+    """Return the agent's replay buffer; `ValueError` where it has none."""
     if agent.replay_buffer is None:
         raise ValueError("expected an agent with a replay buffer, got one without: give it an env")
     return agent.replay_buffer
@@ -169,6 +170,7 @@ def filled(buffer: ReplayBuffer, pos: int, full: bool) -> int:
 
 
 def arrays_of(buffer: ReplayBuffer) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the arrays of numbers of a replay buffer by their names."""
     for name, value in vars(buffer).items():
         for key, array in value.items() if isinstance(value, dict) else [(None, value)]:
             if isinstance(array, np.ndarray):

@@ -38,9 +38,11 @@ class Space:
         return energy
 
     def to_free(self, x: Tensor) -> Tensor:
+        """Return the free coordinates of x."""
         return x
 
     def from_free(self, free: Tensor) -> Tensor:
+        """Return the x of free coordinates."""
         return free
 
     def log_slope(self, free: Tensor) -> Tensor | float:

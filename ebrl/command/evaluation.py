@@ -57,7 +57,7 @@ def play(
     longest: int,
     go_on: Callable[[], bool] = lambda: True,
 ) -> Episodes:
-    """Play greedy episodes, started from the seeds `first_seed`, `first_seed + 1`, …
+    """Play greedy episodes, each started from the next seed.
 
     Args:
         agent: Who acts.

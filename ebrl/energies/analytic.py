@@ -125,6 +125,7 @@ class GaussianMixture(Target):
 
     @property
     def mean(self) -> Tensor:
+        """The mean, `(dimension,)`."""
         return self.log_weights.exp() @ self.means
 
     @property
@@ -175,6 +176,7 @@ class Funnel(Target):
 
     @property
     def mean(self) -> Tensor:
+        """The mean, `(dimension,)`."""
         return torch.tensor([self.centre] + [0.0] * (self.dimension - 1))
 
     @property
@@ -183,6 +185,7 @@ class Funnel(Target):
         return torch.tensor([self.deviation**2] + [mouth] * (self.dimension - 1))
 
     def tempered(self, temperature: float) -> Funnel:
+        """Return the target with the density `exp(-E/T)/Z`."""
         # Integrating the others out of exp(-E/T) leaves e^{(n/2)(1 - 1/T) x_0}: it moves the mean.
         shift = (self.dimension - 1) / 2 * (temperature - 1) * self.deviation**2
         root = temperature**0.5
@@ -224,6 +227,7 @@ class Banana(Target):
 
     @property
     def mean(self) -> Tensor:
+        """The mean, `(dimension,)`."""
         return torch.tensor([0.0, self.curvature * self.deviation**2])
 
     @property
@@ -232,6 +236,7 @@ class Banana(Target):
         return torch.tensor([self.deviation**2, self.width**2 + bent])
 
     def tempered(self, temperature: float) -> Banana:
+        """Return the target with the density `exp(-E/T)/Z`."""
         root = temperature**0.5
         return Banana(self.curvature, root * self.deviation, root * self.width)
 
@@ -270,6 +275,7 @@ class DoubleWell(Target):
 
     @property
     def mean(self) -> Tensor:
+        """The mean, `(dimension,)`."""
         return torch.full((self.dimension,), self.law.moment(lambda x: x))
 
     @property
@@ -278,6 +284,7 @@ class DoubleWell(Target):
         return torch.full((self.dimension,), self.law.moment(lambda x: (x - mean).square()))
 
     def tempered(self, temperature: float) -> DoubleWell:
+        """Return the target with the density `exp(-E/T)/Z`."""
         return DoubleWell(self.barrier / temperature, self.tilt / temperature, self.dimension)
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -310,6 +317,7 @@ class Ring(Target):
 
     @property
     def mean(self) -> Tensor:
+        """The mean, `(dimension,)`."""
         return torch.zeros(2)
 
     @property
@@ -317,6 +325,7 @@ class Ring(Target):
         return torch.full((2,), self.mean_square / 2)
 
     def tempered(self, temperature: float) -> Ring:
+        """Return the target with the density `exp(-E/T)/Z`."""
         return Ring(self.radius, temperature**0.5 * self.deviation)
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -378,6 +387,7 @@ class TruncatedGaussian(Target):
 
     @property
     def mean(self) -> Tensor:
+        """The mean, `(dimension,)`."""
         return self._moments[0].to(self.centre)
 
     @property
@@ -385,6 +395,7 @@ class TruncatedGaussian(Target):
         return self._moments[1].to(self.centre)
 
     def tempered(self, temperature: float) -> TruncatedGaussian:
+        """Return the target with the density `exp(-E/T)/Z`."""
         spread = temperature**0.5 * self.deviation
         return TruncatedGaussian(self.centre, spread, self.low, self.high, len(self.centre))
 

@@ -40,6 +40,7 @@ class Quadrature(NamedTuple):
         return cls(nodes, cumulative / total, values / total, log_normalizer)
 
     def moment(self, function: Callable[[Tensor], Tensor]) -> float:
+        """Return the expectation of a function of x."""
         return float(torch.trapezoid(function(self.nodes) * self.density, self.nodes))
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

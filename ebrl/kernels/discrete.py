@@ -150,11 +150,13 @@ def check_one_hot(energy: Energy) -> None:
 
 
 def gumbel_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw standard Gumbel numbers of the shape and type of x."""
     tiny = torch.finfo(x.dtype).tiny
     return -(-uniform_like(x, generator).clamp_min(tiny).log()).clamp_min(tiny).log()
 
 
 def gumbel_noise(state: GradientState, generator: torch.Generator) -> GumbelNoise:
+    """Draw the noise of a change and of its acceptance test."""
     return GumbelNoise(gumbel_like(state.x, generator), uniform_like(state.energy, generator))
 
 

@@ -50,6 +50,7 @@ class UniformFilling:
         self.space = space
 
     def log_probabilities(self, x: Tensor, place: Tensor) -> Tensor:
+        """Return log probabilities `(*batch, end)`, the same for each category."""
         space = self.space
         law = torch.full((space.end,), -torch.inf, device=x.device)
         law[space.first :] = -torch.tensor(float(space.end - space.first)).log()

@@ -160,6 +160,7 @@ class IndependenceMetropolis(Kernel[ImportanceState, ImportanceNoise]):
 
 
 def importance_state(energy: Energy, x: Tensor, proposal: Proposal) -> ImportanceState:
+    """Evaluate the energy and the proposal's log density at x."""
     check_uncoupled(energy)
     return ImportanceState(x, precise(energy(x), x), precise(proposal.log_density(x), x))
 

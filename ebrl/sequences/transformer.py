@@ -121,6 +121,7 @@ class Memory(NamedTuple):
 
     @property
     def places(self) -> int:
+        """The number of tokens that were read."""
         return self.layers[0][0].shape[2] if self.layers[0] else 0
 
 

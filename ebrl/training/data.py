@@ -56,6 +56,7 @@ class Order:
         return torch.randperm(self.size, generator=generator, device=generator.device)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the order of this epoch and the place in it."""
         return {"permutation": self.permutation, "position": self.position, "size": self.size}
 
     def form(self) -> Schema:
@@ -76,6 +77,7 @@ class Order:
         return check
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
         self.form()(state, "order")
         self.permutation = state["permutation"].to(self.permutation.device)
         self.position = state["position"]

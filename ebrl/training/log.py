@@ -68,6 +68,7 @@ class TensorBoardLog:
             self.writer.add_image("data, samples, density", planes(energy, data, x), step)
 
     def close(self) -> None:
+        """Write what is pending and close the file."""
         self.writer.close()
 
 

@@ -126,6 +126,7 @@ class LogNormalNoise:
         return Noisy(torch.addcmul(x, sigma, normal_like(x, generator)), sigma)
 
     def weight(self, sigma: Tensor) -> Tensor:
+        """Return the weight of each level in the loss, `(n,)`."""
         return 1 / sigma.square() + 1 / self.data_deviation**2
 
 

@@ -84,6 +84,7 @@ class Window(NamedTuple):
     columns: slice
 
     def of(self, image: Tensor) -> Tensor:
+        """Return the rectangle of an image `(…, height, width)`."""
         return image[..., self.rows, self.columns]
 
     def share(self, inside: Window) -> float:
