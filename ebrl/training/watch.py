@@ -11,7 +11,8 @@ from ebrl.objectives.contrastive import contrastive_parts
 from ebrl.objectives.protocol import Objective
 from ebrl.spaces import Box
 
-MANY = 8  # dimensions from which walls that reject moves are suspect
+MANY = 8  # dimensions beyond which walls that reject moves are suspect
+RARE = 0.2  # acceptance below which chains are suspect
 
 
 class DivergedError(RuntimeError):
@@ -86,18 +87,22 @@ def check_finite_weights(module: nn.Module) -> None:
 
 
 def advice(objective: Objective, metrics: dict[str, Tensor]) -> str:
-    """Return what to change after a divergence, going by what the objective's chains report."""
+    """Return what to change after a divergence, going by the objective's sampler and metrics."""
     part = next(contrastive_parts(objective), None)
     changes = ["lower the learning rate", "clip the gradient"]
     if part is not None:
-        changes += ["add an energy_penalty"]
-        space, acceptance = part.sampler.space, float(metrics["acceptance"])
+        changes.append("add an energy_penalty")
+        sampler, space = part.sampler, part.sampler.space
         if isinstance(space, Box) and space.walls == "reject" and space.low.numel() > MANY:
             changes.insert(
                 0,
-                f"use walls='tanh' (in many dimensions walls='reject' refuse most moves: "
-                f"{acceptance:.0%} were accepted)",
+                "use walls='tanh', as persistent.around(data) does: in many dimensions "
+                f"walls='reject' leave the chains a step size of {float(metrics['step_size']):.2g}",
             )
-        elif part.sampler.adaptation is None:
-            changes.insert(0, "let the step size adapt, as in objectives.persistent")
+        elif sampler.adaptation is None:
+            changes.insert(0, "let the step size adapt, as objectives.persistent does")
+        elif float(metrics["acceptance"]) < RARE:
+            changes.insert(
+                0, f"take more moves: only {float(metrics['acceptance']):.0%} of them are accepted"
+            )
     return "go back to the last good checkpoint and, in this order: " + ", ".join(changes)

@@ -56,13 +56,13 @@ def box(dimension: int) -> Box:
     [
         (objectives.SlicedScoreMatching(), "lower the learning rate"),
         (ContrastiveDivergence(Sampler(MALA(), steps=1)), "let the step size adapt"),
-        (objectives.persistent(box(2)), "lower the learning rate"),
-        (objectives.persistent(box(64)), r"use walls='tanh' .*refuse most moves: 3% were accepted"),
+        (objectives.persistent(box(2)), "take more moves: only 3% of them"),
+        (objectives.persistent(box(64)), r"use walls='tanh'.* a step size of 0\.01"),
         (objectives.EnergyMatching(objectives.persistent(box(64))), "use walls='tanh'"),
     ],
 )
 def test_the_advice_is_the_cure_that_applies(objective: Objective, first: str) -> None:
-    said = advice(objective, {"acceptance": torch.tensor(0.03)})
+    said = advice(objective, {"acceptance": torch.tensor(0.03), "step_size": torch.tensor(0.01)})
     assert re.search(f"in this order: {first}", said), said
 
 
