@@ -50,7 +50,8 @@ class MLPEnergy(Energy):
     The condition enters the first layer alone, through `condition_layer`, whose output all x of one
     condition share. One member consists of `nn.Linear`, several of `EnsembleLinear`. As an energy
     the ensemble is the mean of its members; `given(condition, "max")` is their maximum, the
-    pessimist's choice, and `given(condition).member_values(x)` the value of each.
+    pessimist's choice, and `given(condition).member_values(x)` the value of each. `standardise`
+    gives it a mean and a deviation, by which it shifts and scales x.
 
     Args:
         dimension: Size of x.
@@ -67,6 +68,8 @@ class MLPEnergy(Energy):
     """
 
     condition_layer: nn.Module | None
+    mean: Tensor | None  # (dimension,)
+    deviation: Tensor | None  # (dimension,)
 
     def __init__(
         self,
@@ -107,6 +110,26 @@ class MLPEnergy(Energy):
             self.x_normalization = BatchNormalization(members, dimension)
             if condition_dimension > 0:
                 self.condition_normalization = BatchNormalization(members, condition_dimension)
+        self.register_buffer("mean", None)
+        self.register_buffer("deviation", None)
+
+    @torch.no_grad()
+    def standardise(self, data: Tensor) -> None:
+        """Shift and scale x by the mean and the deviation of `data: (n, dimension)` from now on.
+
+        A network begins with weights for numbers of the order of 1. Constant columns are shifted
+        alone.
+        """
+        deviation = data.std(0)
+        like = next(self.parameters())
+        self.mean = data.mean(0).to(like)
+        self.deviation = torch.where(deviation > 0, deviation, 1.0).to(like)
+
+    def standardised(self, x: Tensor) -> Tensor:
+        """Return what the first layer sees of `x: (*batch, dimension)`."""
+        if self.mean is None or self.deviation is None:
+            return x
+        return (x - self.mean) / self.deviation
 
     @property
     def takes_condition(self) -> bool:
@@ -177,6 +200,14 @@ class MLPEnergy(Energy):
         hidden = [_fold(a, layer) for a, layer in zip(between, weights.hidden, strict=True)]
         first = before.scale.mT * weights.first
         return weights._replace(first=first, hidden=hidden, head=_fold(last, weights.head))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        for name in ("mean", "deviation"):  # what is loaded may be standardised where this is not
+            loaded = state_dict.get(prefix + name)
+            setattr(
+                self, name, None if loaded is None else loaded.to(next(self.parameters())).clone()
+            )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class BoundMLP(Energy):
@@ -257,15 +288,17 @@ class BoundMLP(Energy):
                 shift = shift + self.network.x_normalization.running().shift @ _weight(
                     self.network.layers[0]
                 )
-            rows = x.reshape(-1, self.network.dimension)
+            rows = self.network.standardised(x.reshape(-1, self.network.dimension))
             value, gradient = perceptron.value_and_gradient(rows, weights, shift, self.reduction)
+            if self.network.deviation is not None:
+                gradient /= self.network.deviation
         return value.view(x.shape[:-1]), gradient.view(x.shape)
 
     def _first_sums(self, x: Tensor, normalize: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
         """Return the sums of the first layer, `(*members, rows, width)`."""
         network, first = self.network, self.network.layers[0]
         shift = self._condition_shift(normalize)
-        rows = x.reshape(-1, network.dimension)
+        rows = network.standardised(x.reshape(-1, network.dimension))
         if network.x_normalization is not None:
             rows = normalize(network.x_normalization, rows)
         if shift is None:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 from ebrl import schema
 from ebrl.energies import Energy, check_one_number_each
 from ebrl.energies.evaluating import evaluating
+from ebrl.networks import MLPEnergy
 from ebrl.objectives.contrastive import contrastive_parts
 from ebrl.objectives.protocol import Objective, conditioned
 from ebrl.schema import Schema
@@ -163,6 +164,21 @@ def check_fit(
     # Else the objective may have noise levels to give; others refuse at their first step.
     for part in contrastive_parts(objective):
         part.check_inside([*_tensors(data), x][0])
+
+
+def standardise_input(energy: Energy, data: Tensor | Dataset) -> None:
+    """Standardise the input of an `MLPEnergy` to data whose scale is far from what it begins with.
+
+    That is a mean of more than one deviation, or a deviation outside [1/2, 2], in some column. A
+    network that was standardised before keeps its scale.
+    """
+    if not isinstance(energy, MLPEnergy) or energy.mean is not None or not _tensors(data):
+        return
+    x = _tensors(data)[0]
+    deviation = x.std(0)
+    usual = (x.mean(0).abs() <= deviation) & (deviation >= 0.5) & (deviation <= 2)
+    if not usual.all():
+        energy.standardise(x)
 
 
 def probe_rows(data: Tensor | Dataset) -> Tensor:

@@ -30,7 +30,7 @@ from ebrl.storage import StorageError
 from ebrl.training.averaging import moving_average
 from ebrl.training.checkpoints import checkpoints_in, newest_checkpoint, write_checkpoint
 from ebrl.training.clipping import RunningClip
-from ebrl.training.data import Data, Order, check_fit, order_of, take_rows
+from ebrl.training.data import Data, Order, check_fit, order_of, standardise_input, take_rows
 from ebrl.training.log import POINTS, TensorBoardLog
 from ebrl.training.tables import load_table
 from ebrl.training.watch import (
@@ -202,6 +202,7 @@ def fit(
     ema_decay: float = 0.0,
     clip: RunningClip | float | None = None,
     precision: Precision = "float32",
+    standardise: bool = True,
     folder: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: int = 500,
@@ -226,6 +227,8 @@ def fit(
         clip: The largest norm of the gradient, or a `RunningClip`.
         precision: "bfloat16" computes under autocast: losses, and energies while sampling, whose
             acceptance then sees energies rounded to three digits. Weights stay float32.
+        standardise: Shift and scale the input of an `MLPEnergy` that was never standardised, where
+            the data's means or deviations are far from 0 and 1 (`standardise_input`).
         folder: Gets TensorBoard events and checkpoints; without it nothing is written.
         resume: Continue from the newest whole checkpoint in `folder`.
         checkpoint_every: Steps between two checkpoints, of which the two newest are kept.
@@ -241,6 +244,8 @@ def fit(
     """
     data = load_table(data) if isinstance(data, str | Path) else data
     check_fit(energy, data, batch_size, objective)
+    if standardise:
+        standardise_input(energy, data)
     training = Training(
         energy=energy,
         data=data,

@@ -336,3 +336,30 @@ def test_x_of_another_dimension_is_refused(activation: type[nn.Module]) -> None:
     for call in (net, net.value_and_gradient):
         with pytest.raises(ValueError, match=r"expected x of shape \(\*batch, 2\), got \(4, 4\)"):
             call(points(4, 4))
+
+
+def test_a_standardised_network_is_the_plain_one_of_the_standardised_x() -> None:
+    torch.manual_seed(0)
+    network = MLPEnergy(3, (8, 8), condition_dimension=2).double()
+    x = 5 + torch.tensor([1.0, 100.0, 0.0]) * torch.randn(20, 3, generator=generator())
+    x, condition = x.double(), torch.randn(20, 2, generator=generator(1)).double()
+    scaled = (x - x.mean(0)) / torch.tensor([*x.std(0)[:2].tolist(), 1.0])
+    expected = network.given(condition)(scaled).detach()
+    network.standardise(x)
+    bound = network.given(condition)
+    torch.testing.assert_close(bound(x), expected)
+    value, gradient = bound.value_and_gradient(x)
+    slope = Energy.value_and_gradient(bound, x)[1]
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient, slope)
+
+
+def test_the_scale_of_a_network_goes_with_its_weights() -> None:
+    x = 100 * torch.randn(20, 2, generator=generator())
+    plain, scaled, other = (MLPEnergy(2, (8,)) for _ in range(3))
+    scaled.standardise(x)
+    assert not {"mean", "deviation"} & plain.state_dict().keys()
+    other.load_state_dict(scaled.state_dict())
+    assert torch.equal(other(x), scaled(x))
+    other.load_state_dict(plain.state_dict())
+    assert torch.equal(other(x), plain(x))
