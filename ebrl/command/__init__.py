@@ -24,6 +24,7 @@ VERBS = {
     "evaluate": "play episodes with the agent of a run: mean ± sd of the return",
     "plot": "draw the learning curve and the energy landscape of a run",
     "play": "watch the agent of a run, with the energies of its actions",
+    "sweep": "search the values of a config, over seeds and tasks",
     "compare": "compare methods over seeds and tasks, with intervals",
 }
 
@@ -49,6 +50,9 @@ examples:
   ebrl repair "The cat sat in on mat."                         the fewest edits that mend it
   ebrl evaluate runs/pendulum/EnergyActorCritic-0 --episodes 100
   ebrl plot runs/pendulum/EnergyActorCritic-0
+  ebrl play runs/pendulum/EnergyActorCritic-0 --video swing.mp4
+  ebrl sweep pendulum agent.learning_rate=1e-4:1e-2:log --seeds 3
+  ebrl compare runs/pendulum/*                                 curves, scores and intervals
 
 `ebrl VERB --help` says more about a verb."""
 

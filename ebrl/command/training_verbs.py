@@ -31,10 +31,14 @@ def print_configs(verb: str) -> int:
     return 0
 
 
+def search_working_folder() -> None:
+    """Let Python find modules in the working folder, after all others."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
 def config_and_options(verb: str, arguments: list[str]) -> tuple[Path, list[str]]:
     """Return the file of the config, found by path or name, and the options after it.
-
-    Python finds modules in the working folder from here on, after all others.
 
     Raises:
         UsageError: The config does not come first, or there is none of that name.
@@ -42,6 +46,5 @@ def config_and_options(verb: str, arguments: list[str]) -> tuple[Path, list[str]
     config, *options = arguments
     if config.startswith("-"):
         raise UsageError(f"the config comes first: ebrl {verb} CONFIG {' '.join(arguments)}")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    search_working_folder()
     return find(config, verb), options

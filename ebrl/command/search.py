@@ -1,0 +1,213 @@
+"""The search of a sweep: Optuna proposes and remembers, trials train."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+import numpy as np
+import optuna
+import yaml
+from filelock import FileLock, Timeout
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from ebrl.command.endings import stop_on_signals
+from ebrl.command.errors import RunError, UsageError
+from ebrl.command.runs import Run, write
+from ebrl.command.sweep_space import Grid, Range, combinations
+from ebrl.command.trials import POLL, FailedError, folder_of, train_run
+
+SHOWN = 5  # best trials in the table
+
+
+class Plan(NamedTuple):
+    """What a sweep is to do for each task."""
+
+    config: Path
+    space: dict[str, Grid | Range]
+    seeds: int
+    trials: int
+    jobs: int
+    prune: bool
+    seed: int
+
+    @property
+    def grid(self) -> list[dict[str, Any]]:
+        return combinations(self.space)
+
+
+def search(plan: Plan, task: str, folder: Path) -> Iterator[str]:
+    """Search one task, yielding what there is to say.
+
+    A search that was killed goes on: its finished trials are kept, and what was running then is
+    tried again, from its checkpoints.
+
+    Raises:
+        UsageError: Another process searches in the folder, or it holds a search of other values.
+        RunError: No trial came to its end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            study = _open_study(plan, folder)
+            yield from _run_trials(plan, task, folder, study)
+            yield from _report(plan, task, folder, study)
+    except Timeout as error:
+        raise UsageError(f"{folder} is being searched by another process.") from error
+
+
+def _open_study(plan: Plan, folder: Path) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name="sweep",
+        storage=f"sqlite:///{folder.resolve() / 'study.db'}",
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner() if plan.prune else optuna.pruners.NopPruner(),
+    )
+    asked = {"space": {name: list(one) for name, one in plan.space.items()}, "seeds": plan.seeds}
+    asked = yaml.safe_load(yaml.safe_dump(_plain(asked)))
+    before = study.user_attrs.get("asked")
+    if before is None:
+        study.set_user_attr("asked", asked)
+        for values in plan.grid:
+            study.enqueue_trial(values)
+    elif before != asked:
+        raise UsageError(f"{folder} holds a sweep of {before}. Choose another folder: --out OTHER")
+    for trial in study.get_trials(states=[TrialState.RUNNING]):  # of a process that was killed
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    return study
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _run_trials(plan: Plan, task: str, folder: Path, study: optuna.Study) -> Iterator[str]:
+    total = len(plan.grid) or plan.trials
+    asking, stopping = threading.Lock(), threading.Event()
+    begun = len(_finished(study))
+
+    def next_trial() -> Trial | None:
+        """Ask for a trial, seeded by how many are behind it: the same after a kill."""
+        nonlocal begun
+        with asking:
+            if begun >= total or stopping.is_set():
+                return None
+            study.sampler = optuna.samplers.TPESampler(seed=plan.seed + begun)
+            begun += 1
+            return study.ask({name: _distribution(one) for name, one in plan.space.items()})
+
+    def work() -> None:
+        while (trial := next_trial()) is not None:
+            said.put(_try(plan, task, folder, study, trial, stopping))
+
+    said: SimpleQueue[str] = SimpleQueue()
+    with stop_on_signals(stopping.set), ThreadPoolExecutor(plan.jobs) as pool:
+        workers = [pool.submit(work) for _ in range(plan.jobs)]
+        try:
+            while not (all(worker.done() for worker in workers) and said.empty()):
+                with suppress(Empty):
+                    yield said.get(timeout=POLL)
+        finally:
+            stopping.set()
+        for worker in workers:
+            worker.result()
+
+
+def _finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that need not be tried again, failed ones among them."""
+    return [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or "error" in trial.user_attrs
+    ]
+
+
+def _distribution(dimension: Grid | Range) -> BaseDistribution:
+    if isinstance(dimension, Grid):
+        return optuna.distributions.CategoricalDistribution(dimension.values)
+    low, high, kind = dimension
+    if kind == "int":
+        return optuna.distributions.IntDistribution(int(low), int(high))
+    return optuna.distributions.FloatDistribution(low, high, log=kind == "log")
+
+
+def _try(
+    plan: Plan, task: str, folder: Path, study: optuna.Study, trial: Trial, stop: threading.Event
+) -> str:
+    """Train the runs of a trial and tell the study how it went; return a line about it."""
+    where = folder / folder_of(trial.params)
+    options = [f"--{name}={value}" for name, value in trial.params.items()]
+    reported: set[int] = set()
+
+    def seen(steps: int, mean: float) -> None:
+        if plan.prune and steps not in reported:
+            reported.add(steps)
+            trial.report(mean, steps)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+    name = f"trial {trial.number}: {_values(trial.params)}"
+    try:
+        scores = [
+            train_run(
+                where / f"seed-{seed}",
+                plan.config,
+                [*options, f"--agent.env={task}", f"--seed={seed}"],
+                seen,
+                stop,
+            )
+            for seed in range(plan.seeds)
+        ]
+    except optuna.TrialPruned:
+        study.tell(trial, state=TrialState.PRUNED)
+        return f"{name}   pruned"
+    except FailedError as error:
+        trial.set_user_attr("error", str(error))
+        study.tell(trial, state=TrialState.FAIL)
+        return f"{name}   failed: {error}"
+    trial.set_user_attr("scores", scores)
+    study.tell(trial, float(np.mean(scores)))
+    return f"{name}   {np.mean(scores):.2f}"
+
+
+def _values(parameters: dict[str, Any]) -> str:
+    shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in parameters.items()}
+    return ", ".join(f"{name}={value}" for name, value in shown.items())
+
+
+def _report(plan: Plan, task: str, folder: Path, study: optuna.Study) -> Iterator[str]:
+    done = study.get_trials(states=[TrialState.COMPLETE])
+    if not done:
+        raise RunError(
+            f"{task}: no trial came to its end; the last words of each: {folder}/*/*.log"
+        )
+    ranked = sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.number))
+    yield f"{task}: the best of {len(_finished(study))} trials, {plan.seeds} seeds each"
+    for trial in ranked[:SHOWN]:
+        yield f"  {trial.value:10.2f}   {_values(trial.params)}   ({folder_of(trial.params)})"
+    _write_best(plan, folder, ranked[0], len(done))
+    yield f"  best     {folder / 'best.yaml'}"
+
+
+def _write_best(plan: Plan, folder: Path, best: FrozenTrial, trials: int) -> None:
+    """Write the config of the best trial, ready for `ebrl train`, with its figures."""
+    run = Run(folder / folder_of(best.params) / "seed-0")
+    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    del config["run"], config["seed"]
+    scores = ", ".join(f"{score:.2f}" for score in best.user_attrs["scores"])
+    head = (
+        f"# The best of {trials} trials: return {best.value:.2f}, the mean over {plan.seeds} seeds "
+        f"({scores}).\n"
+    )
+    write(folder / "best.yaml", head + yaml.safe_dump(config, sort_keys=False))

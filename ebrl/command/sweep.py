@@ -1,0 +1,86 @@
+"""`ebrl sweep CONFIG KEY=VALUES…`: search a config's values, over seeds and tasks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ebrl.command.arguments import Count, Parser, Seed
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+HELP = """
+Trains many runs of one config and finds the best values of its keys. Each KEY=VALUES is
+
+  agent.batch_size=64,256            a grid: every combination of the grids is tried
+  agent.learning_rate=1e-4:1e-2:log  a range, on a logarithmic scale; without :log a plain one
+  agent.moves=0:8:int                a range of whole numbers
+
+Without a range there are as many trials as combinations; with one, --trials of them are chosen by
+Optuna's TPE. A trial is a run a seed; its score is the mean return of their last evaluations. Each
+task of --env is searched by itself.
+
+Writes, into --out (sweeps/NAME),
+
+  TASK/study.db                     every trial, as Optuna keeps them in SQLite
+  TASK/trial-ID/seed-N/             each run, as `ebrl train` writes it
+  TASK/best.yaml                    the best config, with its figures: `ebrl train` takes it
+
+The same command goes on after a kill: finished trials are kept, and the others resume from their
+checkpoints. With --jobs 1 the result is the same as undisturbed.
+
+examples:
+  ebrl sweep pendulum agent.learning_rate=1e-4:1e-2:log --trials 16 --seeds 3
+  ebrl sweep pendulum agent.class_path=ebrl.agents.EnergyActorCritic,stable_baselines3.SAC --seeds 5
+  ebrl sweep hopper agent.moves=0,2 --env Hopper-v5,Walker2d-v5 --seeds 5 --jobs 8
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Search the values that are named after the config."""
+    parser = Parser("sweep", HELP)
+    parser.add_argument("config", metavar="CONFIG", help="a file, or the name of a shipped config")
+    parser.add_argument("values", nargs="*", metavar="KEY=VALUES", help="what is searched")
+    parser.add_argument("--env", help="the tasks, with commas between; the config's if not given")
+    parser.add_argument("--seeds", type=Count, default=1, help="runs a trial")
+    parser.add_argument("--trials", type=Count, default=20, help="where there is a range")
+    parser.add_argument("--jobs", type=Count, default=1, help="runs at once, a thread each")
+    parser.add_argument("--prune", action="store_true", help="stop trials below the median early")
+    parser.add_argument("--seed", type=Seed, default=0, help="of the search")
+    parser.add_argument("--out", help="the folder of the sweep")
+    return _sweep(parser.read(arguments))
+
+
+def _sweep(given: Namespace) -> int:
+    from ebrl.command.agent_config import read
+    from ebrl.command.config_files import find
+    from ebrl.command.errors import extra
+    from ebrl.command.sweep_space import dimensions
+    from ebrl.command.training_verbs import search_working_folder
+
+    search_working_folder()
+    config = find(given.config, "train")
+    space = dimensions(given["values"])
+    options = [f"--{name}={one.first}" for name, one in space.items()]
+    configuration = read(config, options, trust=True)  # what is wrong is said before the work
+    tasks = given.env.split(",") if given.env else [configuration.environment]
+    out = Path(given.out or f"sweeps/{configuration.settings.name}")
+    os.makedirs(out, exist_ok=True)
+    with extra("sweep", "optuna"):
+        from ebrl.command.search import Plan, search
+
+    plan = Plan(
+        config=config.resolve(),
+        space=space,
+        seeds=given.seeds,
+        trials=given.trials,
+        jobs=given.jobs,
+        prune=given.prune,
+        seed=given.seed,
+    )
+    for task in tasks:
+        for line in search(plan, task, out / task.replace("/", "_").replace(":", "_")):
+            print(line)
+    return 0

@@ -1,0 +1,118 @@
+"""A trial of a sweep: its runs, each in a process of one thread, watched while they train."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ebrl.command.runs import Run, read_evaluations
+
+POLL = 0.2  # seconds between two looks at a run
+
+RETRIES = 3  # of a run whose process was killed
+
+Seen = Callable[[int, float], None]  # takes the steps and the mean return of an evaluation
+
+
+class FailedError(Exception):
+    """A run of a trial ended without its end; the message is what it said last."""
+
+
+def folder_of(parameters: dict[str, Any]) -> str:
+    """Return the name of a trial's folder: the same values have the same."""
+    text = json.dumps(parameters, sort_keys=True, default=str)
+    return f"trial-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def train_run(folder: Path, config: Path, options: list[str], seen: Seen, stopping: Event) -> float:
+    """Train a run in a process of its own, or go on with it, and return its last mean return.
+
+    A process that was killed is started again, from its checkpoint.
+
+    Args:
+        folder: Of the run.
+        config: Where it begins.
+        options: Over the config.
+        seen: Called with each new evaluation; what it raises stops the run, which saves first.
+        stopping: Stops the run when it is set.
+
+    Raises:
+        FailedError: The run failed.
+        KeyboardInterrupt: It was stopped.
+    """
+    run = Run(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(1 + RETRIES):
+        _wait_for_orphan(run, stopping)
+        if run.model.exists():
+            break
+        code = _run_process(run, config, options, seen, stopping)
+        if code > 0 and code < 128:
+            raise FailedError(_last_words(run) or f"exit code {code}")
+    if not run.model.exists():
+        raise FailedError(f"its process was killed {1 + RETRIES} times")
+    evaluations = read_evaluations(run)
+    for entry in evaluations:
+        seen(entry["timesteps"], entry["mean"])
+    return float(evaluations[-1]["mean"])
+
+
+def _wait_for_orphan(run: Run, stopping: Event) -> None:
+    """Wait while a process of a sweep that was killed still trains the run."""
+    while run.folder.exists():
+        try:
+            with FileLock(run.folder / ".lock", timeout=POLL):
+                return
+        except Timeout:  # noqa: PERF203, a few times a second
+            if stopping.is_set():
+                raise KeyboardInterrupt from None
+
+
+def _run_process(run: Run, config: Path, options: list[str], seen: Seen, stopping: Event) -> int:
+    """Train the run in a process; return its exit code, which is negative if it was killed."""
+    if run.config.exists():
+        verb = ["resume", str(run.folder), "--trust"]
+    else:
+        verb = ["train", str(config), *options, "--run", str(run.folder)]
+    with _log(run).open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ebrl.command", *verb],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for the sweep, which asks its runs to save
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        )
+    shown = 0
+    try:
+        while process.poll() is None:
+            time.sleep(POLL)
+            for entry in read_evaluations(run)[shown:]:
+                shown += 1
+                seen(entry["timesteps"], entry["mean"])
+            if stopping.is_set():
+                raise KeyboardInterrupt
+    finally:
+        if process.poll() is None:
+            process.terminate()  # it saves
+            process.wait()
+    return process.returncode
+
+
+def _log(run: Run) -> Path:
+    return run.folder.with_name(f"{run.folder.name}.log")
+
+
+def _last_words(run: Run) -> str:
+    said = _log(run).read_text(errors="replace").strip().splitlines()
+    return said[-1] if said else ""

@@ -1,0 +1,119 @@
+"""`ebrl sweep`: what it searches, that every trial counts once, and what a kill leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from ebrl.command import main
+from ebrl.command.errors import UsageError
+from ebrl.command.sweep_space import Grid, Range, combinations, dimensions
+
+RATES = "agent.learning_rate=1e-3,1e-2"
+
+
+def config(folder: Path, **changes: object) -> Path:
+    arguments = {
+        "policy": "MlpPolicy",
+        "env": "Pendulum-v1",
+        "learning_starts": 10,
+        "buffer_size": 100,
+        "batch_size": 8,
+        "policy_kwargs": {"net_arch": [8]},
+    }
+    agent = {"class_path": "stable_baselines3.SAC", "init_args": arguments}
+    content = {"agent": agent, "total_timesteps": 30, "evaluation_episodes": 1, **changes}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def finished(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder / 'study.db'}")
+    return study.get_trials(states=[TrialState.COMPLETE])
+
+
+def test_grids_and_ranges_are_read() -> None:
+    space = dimensions(["a=1,x,[2]", "b=1e-4:1e-2:log", "c=0:8:int", "d=0:1.5"])
+    assert space == {
+        "a": Grid((1, "x", [2])),
+        "b": Range(1e-4, 1e-2, "log"),
+        "c": Range(0, 8, "int"),
+        "d": Range(0, 1.5, "plain"),
+    }
+    assert combinations(space) == []
+    assert combinations(dimensions(["a=1,2", "b=x"])) == [{"a": 1, "b": "x"}, {"a": 2, "b": "x"}]
+
+
+@pytest.mark.parametrize("text", ["a", "a=", "=3", "a=2:1", "a=0:1:log", "a=0.5:2:int", "a=0:1:x"])
+def test_what_is_neither_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        dimensions([text])
+
+
+def test_a_grid_is_tried_once_and_the_best_config_comes_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep"
+    command = ["sweep", str(config(tmp_path)), RATES, "--out", str(out), "--jobs", "2"]
+    assert main(command) == 0
+    folder = out / "Pendulum-v1"
+    trials = finished(folder)
+    assert {trial.params["agent.learning_rate"] for trial in trials} == {1e-3, 1e-2}
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    winner = max(trials, key=lambda trial: trial.value)
+    rate = best["agent"]["init_args"]["learning_rate"]
+    assert rate == winner.params["agent.learning_rate"]
+    assert f"return {winner.value:.2f}" in (folder / "best.yaml").read_text()
+    assert main(["train", str(folder / "best.yaml"), "--run", str(tmp_path / "again")]) == 0
+    capsys.readouterr()
+    assert main(command) == 0  # nothing is left to try
+    assert "best of 2 trials" in capsys.readouterr().out
+    assert len(finished(folder)) == 2
+    assert main([*command[:2], "agent.batch_size=4,8", *command[3:]]) == 2
+    assert "--out OTHER" in capsys.readouterr().err
+
+
+def test_a_trial_that_fails_is_told_and_the_others_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sweep", str(config(tmp_path)), "agent.batch_size=8,-1"]
+    assert main([*command, "--out", str(tmp_path / "sweep")]) == 0
+    said = capsys.readouterr().out
+    assert "failed" in said
+    assert "agent.batch_size: expected a number from 1" in said
+    assert len(finished(tmp_path / "sweep" / "Pendulum-v1")) == 1
+
+
+def test_a_killed_sweep_goes_on_and_loses_no_trial(tmp_path: Path) -> None:
+    path, out = config(tmp_path, total_timesteps=60, checkpoint_every=10), tmp_path / "sweep"
+    command = [sys.executable, "-m", "ebrl.command", "sweep", str(path), RATES, "--out", str(out)]
+    folder = out / "Pendulum-v1"
+    quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    with subprocess.Popen(command, **quiet) as process:  # type: ignore[call-overload]
+        while process.poll() is None and not list(folder.glob("trial-*/seed-0/config.yaml")):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert subprocess.run(command, check=True, **quiet).returncode == 0  # type: ignore[call-overload]
+    assert {trial.params["agent.learning_rate"] for trial in finished(folder)} == {1e-3, 1e-2}
+    assert len(list(folder.glob("trial-*/seed-0/model.zip"))) == 2
+
+
+def test_a_mistake_is_said_before_any_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep"
+    command = ["sweep", str(config(tmp_path)), "agent.learning_rat=1,2", "--out", str(out)]
+    assert main(command) == 2
+    assert "Did you mean `learning_rate`?" in capsys.readouterr().err
+    assert not out.exists()
