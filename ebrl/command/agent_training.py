@@ -12,9 +12,10 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
-from ebrl.agents.checkpoints import Checkpoints, Restored, restore
+from ebrl.agents.checkpoints import Restored, restore
 from ebrl.command.agent_config import Configuration, read
 from ebrl.command.agent_pictures import draw_run
+from ebrl.command.divergence import GoodCheckpoints, check_finite, explained_by_divergence
 from ebrl.command.endings import ending_well
 from ebrl.command.environments import training_environment
 from ebrl.command.errors import RunError, UsageError
@@ -100,7 +101,7 @@ def train_to_end(
     total = configuration.settings.total_timesteps
     evaluated = [e for e in read_evaluations(run) if e["timesteps"] <= agent.num_timesteps]
     evaluations = Evaluations(configuration, run, evaluated)
-    checkpoints = Checkpoints(
+    checkpoints = GoodCheckpoints(
         run.checkpoints, every=configuration.settings.checkpoint_every, resumed=resumed
     )
 
@@ -113,7 +114,7 @@ def train_to_end(
             checkpoints.write_broken_off()
 
     progress = Progress(total, evaluations)
-    with ending_well(run, stop, save), closing(progress):
+    with ending_well(run, stop, save), closing(progress), explained_by_divergence(agent):
         write_evaluations(run, evaluated)
         agent.set_logger(configure(str(run.folder), ["tensorboard"]))
         if agent.num_timesteps < total:
@@ -122,6 +123,7 @@ def train_to_end(
                 callback=[evaluations, checkpoints, progress],
                 reset_num_timesteps=False,
             )
+        check_finite(agent)
         evaluations.finish(agent)
         agent.save(run.model)
         save_normalization(agent, run)

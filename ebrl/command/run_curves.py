@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import yaml
@@ -38,7 +39,7 @@ def read_curves(sources: Sequence[str]) -> list[Curve]:
     for source in sources:
         try:
             curves.append(_read(source))
-        except (UsageError, OSError, ValueError, KeyError) as error:  # noqa: PERF203, few runs
+        except (UsageError, OSError, ValueError, KeyError, BadZipFile) as error:  # noqa: PERF203, few runs
             refused.append(f"{source}: {error}")
     if refused:
         raise UsageError("cannot be compared: " + "; ".join(refused))
@@ -87,7 +88,7 @@ def _labelled(source: str, label: str, path: Path, steps: np.ndarray, returns: n
 
 
 def _of_evaluations(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         steps, results = archive["timesteps"], archive["results"]
     if results.ndim != 2 or len(results) != len(steps) or not len(steps):
         raise ValueError(f"expected results (evaluations, episodes), got shape {results.shape}")

@@ -198,6 +198,8 @@ def _report(plan: Plan, task: str, folder: Path, study: optuna.Study) -> Iterato
         yield f"  {trial.value:10.2f}   {_values(trial.params)}   ({folder_of(trial.params)})"
     _write_best(plan, folder, ranked[0], len(done))
     yield f"  best     {folder / 'best.yaml'}"
+    if "agent" in plan.space:  # then trials are methods
+        yield f"  compare  ebrl compare {folder}/trial-*/seed-*"
 
 
 def _write_best(plan: Plan, folder: Path, best: FrozenTrial, trials: int) -> None:

@@ -33,7 +33,7 @@ checkpoints. With --jobs 1 the result is the same as undisturbed.
 
 examples:
   ebrl sweep pendulum agent.learning_rate=1e-4:1e-2:log --trials 16 --seeds 3
-  ebrl sweep pendulum agent.class_path=ebrl.agents.EnergyActorCritic,stable_baselines3.SAC --seeds 5
+  ebrl sweep pendulum agent=ebrl.agents.EnergyActorCritic,stable_baselines3.SAC --seeds 5
   ebrl sweep hopper agent.moves=0,2 --env Hopper-v5,Walker2d-v5 --seeds 5 --jobs 8
 """
 

@@ -1,0 +1,132 @@
+"""`ebrl compare`: what it reads, and that its figures are the known statistics."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy.stats import trim_mean
+
+from ebrl.command import main
+from ebrl.command.comparison import Bootstrap, compare
+from ebrl.command.errors import UsageError
+from ebrl.command.run_curves import Curve, read_curves
+
+HOW = Bootstrap(repetitions=200, seed=0)
+
+
+def curve(method: str, last: float, task: str = "T") -> Curve:
+    steps = np.array([10, 20])
+    return Curve("x", task, method, steps, np.array([0.0, last]), steps / 10)
+
+
+def run_folder(folder: Path, agent: str, returns: list[float]) -> Path:
+    folder.mkdir(parents=True)
+    arguments = {"policy": "MlpPolicy", "env": "Pendulum-v1"}
+    config = {"agent": {"class_path": f"stable_baselines3.{agent}", "init_args": arguments}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    evaluations = [
+        {
+            "timesteps": 100 * (i + 1),
+            "mean": value,
+            "std": 0.0,
+            "returns": [value, value],
+            "lengths": [5, 5],
+            "cpu_seconds": i + 1.0,
+            "wall_seconds": i + 1.0,
+        }
+        for i, value in enumerate(returns)
+    ]
+    (folder / "evaluations.json").write_text(json.dumps(evaluations))
+    return folder
+
+
+def test_scores_are_interquartile_means_inside_their_intervals() -> None:
+    scores = {"a": [1.0, 2.0, 3.0, 4.0, 100.0], "b": [0.0, 0.5, 1.5, 2.5, 3.5]}
+    found = compare([curve(m, last) for m, lasts in scores.items() for last in lasts], HOW)
+    for method, lasts in scores.items():
+        estimate = found.scores[method]
+        assert estimate.value == pytest.approx(trim_mean(lasts, 0.25))
+        assert estimate.low <= estimate.value <= estimate.high
+        band = found.over_steps["T", method]
+        assert band.value[[0, -1]] == pytest.approx([0.0, estimate.value])
+        assert found.seeds[method] == 5
+    better = np.mean([x > y for x in scores["a"] for y in scores["b"]])
+    assert found.improvement["a", "b"].value == pytest.approx(better)  # no ties here
+
+
+def test_the_same_seed_gives_the_same_intervals() -> None:
+    curves = [curve("a", last) for last in (1.0, 2.0, 5.0)]
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    assert compare(curves, HOW).scores == compare(curves, HOW).scores
+    assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def test_several_tasks_are_scaled_and_none_may_be_missing() -> None:
+    runs = [curve("a", 10.0, "T"), curve("a", 1000.0, "U"), curve("b", 5.0, "T")]
+    with pytest.raises(UsageError, match="no run of b on U"):
+        compare(runs, HOW)
+    found = compare([*runs, curve("b", 500.0, "U")], HOW)
+    assert found.scores["a"].value == pytest.approx(1.0)
+    assert found.scores["b"].value == pytest.approx(0.5)
+
+
+def test_files_of_stable_baselines3_are_read(tmp_path: Path) -> None:
+    (tmp_path / "ppo_1").mkdir()
+    npz, monitor = tmp_path / "ppo_1" / "evaluations.npz", tmp_path / "0.monitor.csv"
+    steps, results = np.array([100, 200]), np.array([[1.0, 3.0], [5.0, 7.0]])
+    np.savez(npz, timesteps=steps, results=results, ep_lengths=np.ones((2, 2)))
+    lines = ['#{"t_start": 0, "env_id": "X"}', "r,l,t", "1.0,10,0.1", "3.0,20,0.2"]
+    monitor.write_text("\n".join(lines) + "\n")
+    ours = run_folder(tmp_path / "runs" / "SAC-0", "SAC", [1.0, 2.0])
+    read = read_curves([str(ours), str(npz), f"dqn@Y={monitor}", str(npz.parent)])
+    assert [(one.method, one.task) for one in read] == [
+        ("SAC", "Pendulum-v1"),
+        ("ppo", "task"),
+        ("dqn", "Y"),
+        ("ppo", "task"),
+    ]
+    assert read[1].returns.tolist() == [2.0, 6.0]
+    assert read[2].steps.tolist() == [10, 30]
+    assert read[2].returns.tolist() == [1.0, 2.0]
+    assert read[2].cpu_seconds is None
+
+
+def test_it_writes_a_picture_a_report_and_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        str(run_folder(tmp_path / f"{agent}-{seed}", agent, [0.0, level + seed]))
+        for agent, level in (("SAC", 5.0), ("TD3", 1.0))
+        for seed in range(3)
+    ]
+    out = tmp_path / "figures"
+    assert main(["compare", *runs, "--out", str(out), "--repetitions", "50"]) == 0
+    report = (out / "comparison.md").read_text()
+    assert "| SAC | 3 | 6 [" in report
+    assert "| SAC over TD3 | 1 [" in report
+    assert report in capsys.readouterr().out
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    with (out / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["method"] for row in rows} == {"SAC", "TD3"}
+    assert float(rows[-1]["interquartile_mean"]) == pytest.approx(2.0)
+
+
+def test_what_cannot_be_compared_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = run_folder(tmp_path / "half", "SAC", [1.0])
+    (half / "evaluations.json").write_text('[{"timesteps"')
+    none = run_folder(tmp_path / "none", "SAC", [])
+    (tmp_path / "evaluations.npz").write_bytes(b"PK\x03\x04 cut")
+    sources = [str(half), str(none), str(tmp_path / "nowhere"), str(tmp_path / "evaluations.npz")]
+    assert main(["compare", *sources]) == 2
+    said = capsys.readouterr().err
+    for part in ("damaged", "has not been evaluated yet", "nowhere", "evaluations.npz"):
+        assert part in said
+    assert said.count("\n") == 1
