@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.error import DependencyNotInstalled
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -82,7 +83,10 @@ class Film:
 
     def _picture(self, observation: Any) -> np.ndarray:
         """Return the picture of the environment, with the energies of the actions at its right."""
-        frame = np.asarray(self.environment.render())[..., :3]
+        try:
+            frame = np.asarray(self.environment.render())[..., :3]
+        except DependencyNotInstalled as error:
+            raise RunError(f"{error} Or: pip install 'ebrl[play]'") from error
         if not self.draws_energies:
             return frame
         side = max(frame.shape[0], LEAST)

@@ -68,7 +68,8 @@ def test_a_video_shows_every_step_and_the_energies(
     options = ["--video", str(video), "--env_kwargs", "{reward: 2.0}", "--temperature", "0.5"]
     assert main(["play", str(run), *options]) == 0
     assert "return 10.00 in 5 steps" in capsys.readouterr().out
-    frames = [np.asarray(frame) for frame in imageio.get_reader(video)]
+    with imageio.get_reader(video) as reader:
+        frames = [np.asarray(frame) for frame in reader]
     assert len(frames) == 6
     assert frames[0].shape == (LEAST, 60 + LEAST, 3)  # the picture, and the landscape at its right
     middle = [int(frame[LEAST // 2, 20:40].mean()) for frame in frames]
