@@ -129,9 +129,11 @@ def opened(video: str | None, frames_per_second: int) -> Iterator[Show]:
         import imageio.v2 as imageio
     half = Path(video).with_name(f".{Path(video).name}")
     half = half.with_suffix(f".tmp{Path(video).suffix}")
-    options: dict[str, Any] = {"macro_block_size": 2} if video.endswith(".mp4") else {"loop": 0}
+    options: dict[str, Any] = {"duration": 1_000 / frames_per_second, "loop": 0}
+    if video.endswith(".mp4"):
+        options = {"fps": frames_per_second, "macro_block_size": 2}
     try:
-        with imageio.get_writer(half, fps=frames_per_second, **options) as writer:
+        with imageio.get_writer(half, **options) as writer:
             yield writer.append_data
         os.replace(half, video)
     except (ImportError, RuntimeError) as error:
