@@ -31,6 +31,9 @@ class GaussianImages(Energy):
     def given(self, condition: Tensor) -> GaussianImages:
         return GaussianImages(self.deviation, condition)
 
+    def in_bfloat16(self) -> GaussianImages:
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         assert self.sigma is not None
         sigma = self.sigma

@@ -89,11 +89,14 @@ class Parser(ArgumentParser):
             UsageError: An option is unknown, missing or of the wrong type.
         """
         known = {name for action in self._actions for name in action.option_strings}
-        for name in map(_name, arguments):
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+        for name in map(_name, arguments[:end]):
             if name.startswith("--") and len(name) > 2 and name not in known:
                 raise UsageError(f"unknown option {name}.{did_you_mean(name, known)} {self._cure}")
         try:
-            return self.parse_args(list(self._positional_first(arguments)))
+            ordered = [*self._positional_first(arguments[:end])]
+            # Behind a lone `--` are names, whatever they begin with.
+            return self.parse_args(ordered if end == len(arguments) else ordered + arguments[end:])
         except ArgumentError as error:
             said = self._wrong_type(arguments) or " ".join(str(error).split())
             raise UsageError(f"{said}. {self._cure}") from error

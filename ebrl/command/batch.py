@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jsonargparse import ActionYesNo, Namespace
 from tqdm import tqdm
 
-from ebrl.command.arguments import Parser
+from ebrl.command.arguments import EightBit, Parser
+from ebrl.command.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from ebrl.command.photographs import Job, Refusal
     from ebrl.vision.fidelity import Fidelity
+    from ebrl.vision.networks import NoisyImageEnergy
+    from ebrl.vision.photograph import Photograph
 
 WHITE = 255  # the units of --sigma
-BAR = "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} photographs{postfix}, {remaining} left"
+BAR = "{desc} {percentage:3.0f}%|{bar:24}| {elapsed}, {remaining} left"
+FAILURES = (OSError, ValueError, RuntimeError, MemoryError)  # of one photograph
 
 
 class Outcome(NamedTuple):
     """What is known of a photograph after it was worked on."""
 
     facts: str  # such as 'sigma 25.0'
-    fidelity: tuple[Fidelity, Fidelity] | None  # before and after
-    note: str  # what is doubtful about it, or ''
+    fidelity: tuple[Fidelity, Fidelity] | None = None  # before and after
+    notes: tuple[str, ...] = ()  # what is doubtful about it; empty ones say nothing
+
+
+Work = Callable[["Job", tqdm], Outcome]
 
 
 def add_photographs(parser: Parser) -> None:
@@ -32,6 +43,9 @@ def add_photographs(parser: Parser) -> None:
     parser.add_argument("photo", nargs="+", metavar="PHOTO", help="a file, a folder or a pattern")
     parser.add_argument(
         "--out", help="a folder for the results, or a file for that of a single photograph"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write over results that are there already"
     )
     parser.add_argument(
         "--reference",
@@ -43,64 +57,172 @@ def add_photographs(parser: Parser) -> None:
         default=None,
         help="whether to write NAME-before-after.png (default: for a single photograph)",
     )
+    parser.add_argument(
+        "--page",
+        action="store_true",
+        help="write NAME-before-after.html: a page with a slider between before and after",
+    )
+    parser.add_argument(
+        "--sigma",
+        type=EightBit,
+        help="standard deviation of the noise, 0 to 255 in 8-bit units (default: see above)",
+    )
+    parser.add_argument(
+        "--range",
+        type=tuple[float, float],
+        metavar="[BLACK,WHITE]",
+        help="values of black and white in the file, such as [0,4095] for 12 bits in 16",
+    )
+    parser.add_argument(
+        "--prior",
+        type=Literal["white", "camera"],
+        default="white",
+        help="the noise that the energy was trained for: white, or correlated as cameras leave it",
+    )
+    parser.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
 
 
-def work_through(
-    given: Namespace,
-    done: str,
-    work: Callable[[Job], Outcome],
-    beside: tuple[str, ...] = (),
-) -> int:
-    """Work on the photographs that were `given`; 0 if all of them are `done`, else 1.
+def device_of(given: Namespace) -> torch.device:
+    """Return the device of `--device`, or the best there is.
 
-    `done` is a participle such as 'denoised', with which the names of results end too; `beside` are
-    the ends of the names of further pictures.
+    Raises:
+        UsageError: For a device that this machine lacks.
     """
-    from ebrl.command.photographs import PICTURE, Refusal, find, plan
+    import torch
+
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=given.device or best).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UsageError(f"--device: {given.device} cannot be used here ({reason}).") from error
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 faster than float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def prior_for(pixels: Tensor, given: Namespace) -> NoisyImageEnergy:
+    """Return the shipped energy for these pixels and the noise that `--prior` says."""
+    from typing import cast
+
+    from ebrl.vision.networks import NoisyImageEnergy
+    from ebrl.vision.shipped import available, pretrained, prior_of
+
+    if given.prior == "white":
+        return prior_of(pixels)
+    name = "gray-camera" if pixels.shape[-3] == 1 else "color-camera"
+    if name not in available():
+        raise ValueError(f"no {name} energy comes with this version of ebrl: leave --prior out")
+    return cast(NoisyImageEnergy, pretrained(name, pixels.device))
+
+
+def work_through(given: Namespace, done: str, work: Work, beside: tuple[str, ...] = ()) -> int:
+    """Work on the photographs that were `given`.
+
+    Args:
+        given: The arguments of `add_photographs`.
+        done: A participle such as 'denoised', which ends the names of the results, too.
+        work: Works on one photograph; the bar that it moves is cleared before each.
+        beside: Ends of the names of further pictures.
+
+    Returns:
+        The exit code: 0 if all are done, else 1.
+    """
+    from ebrl.command.photographs import PAGE, PICTURE, Refusal, find, plan
 
     sources, refused = find(given.photo)
     shows = len(sources) == 1 if given.picture is None else given.picture
-    pictures = [PICTURE, *beside] if shows else [*beside]
-    jobs, conflicts = plan(sources, given.out, f"-{done}", pictures, given.reference)
+    ends = [*([PICTURE] if shows else []), *([PAGE] if given.page else []), *beside]
+    jobs, conflicts = plan(sources, given, f"-{done}", ends)
     refused += conflicts
     for refusal in refused:
         _complain(refusal)
     outcomes = []
-    with tqdm(
-        total=len(jobs),
-        bar_format=BAR,
-        disable=True if len(jobs) < 2 else None,  # None: not a terminal, no bar
-        dynamic_ncols=True,
-        leave=False,
-    ) as bar:
-        for job in jobs:
-            bar.set_postfix_str(job.source.name, refresh=True)
+    for number, job in enumerate(jobs, 1):
+        with _bar(job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)}") as bar:
             try:
-                outcome = work(job)
-            except (OSError, ValueError) as error:
+                outcome = work(job, bar)
+            except FAILURES as error:
                 refused.append(Refusal(str(job.source), _reason(error)))
                 _complain(refused[-1])
             else:
                 _report(job, outcome)
                 outcomes.append(outcome)
-            bar.update()
     return _summarise(done, outcomes, refused)
 
 
-def doubt(sigma: float | None, used: float, most: float) -> str:
-    """Return what is doubtful about the noise that was given, and that which is taken away."""
-    if used > most:
-        return f"sigma {used:.3g} is beyond the {most:.3g} that was learnt: the result may be poor"
+def check_reference(job: Job, pixels: Tensor) -> None:
+    """Raise ImageError or OSError, before the work, for a reference that does not fit."""
+    if job.reference:
+        from ebrl.vision.fidelity import fidelity
+        from ebrl.vision.files import load
+        from ebrl.vision.images import picture
+
+        fidelity(pixels, picture(load(job.reference)).pixels)
+
+
+def show(
+    job: Job, before: Photograph, after: Photograph, data_range: tuple[float, float], facts: str
+) -> tuple[Fidelity, Fidelity] | None:
+    """Write what compares a photograph with its result, and return figures against the reference.
+
+    Args:
+        job: Says which pictures are wanted, and where the reference is.
+        before: The photograph, in the size of the result.
+        after: The result, which is in its file already.
+        data_range: The values of black and white in both.
+        facts: What the page says besides.
+    """
+    from ebrl.command.photographs import PAGE, PICTURE
+    from ebrl.storage import replacing
+    from ebrl.vision.fidelity import fidelity
+    from ebrl.vision.files import load, save
+    from ebrl.vision.grids import in_eight_bits, side_by_side
+    from ebrl.vision.images import picture
+    from ebrl.vision.pages import before_after_page
+
+    shown = [in_eight_bits(one, data_range) for one in (before, after)]
+    if PICTURE in job.beside:
+        save(side_by_side(shown), job.beside[PICTURE])
+    if PAGE in job.beside:
+        with replacing(job.beside[PAGE]) as file:
+            file.write(before_after_page(*shown, job.source.name, facts).encode())
+    if not job.reference:
+        return None
+    clean = picture(load(job.reference)).pixels
+    written = load(job.out)  # with what its format has lost
+    was, now = (fidelity(picture(one, data_range).pixels, clean) for one in (before, written))
+    return was, now
+
+
+def doubts(sigma: float | None, used: float, highest: float) -> list[str]:
+    """Return what is doubtful about the sigma that was given, and about the one that is used."""
+    if used > highest:
+        return [f"sigma {used:.3g} is beyond the {highest:.3g} that was learnt: expect less detail"]
     if sigma is not None and 0 < sigma < 1:
-        return (
+        return [
             f"sigma {sigma:.2g} of 255 is hardly any noise; if it was meant for images in [0, 1], "
             f"it is --sigma {sigma * WHITE:.3g}"
-        )
-    return ""
+        ]
+    return []
 
 
-def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+@contextmanager
+def _bar(name: str) -> Iterator[tqdm]:
+    """Show progress on a terminal, with the time that is left of this photograph."""
+    bar = tqdm(bar_format=BAR, desc=name, disable=None, dynamic_ncols=True, leave=False, total=1)
+    with bar:
+        yield bar
+
+
+def _reason(error: BaseException) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
 
 
 def _complain(refusal: Refusal) -> None:
@@ -110,8 +232,8 @@ def _complain(refusal: Refusal) -> None:
 
 
 def _report(job: Job, outcome: Outcome) -> None:
-    if outcome.note:
-        tqdm.write(f"ebrl: note: {job.source}: {outcome.note}.", file=sys.stderr)
+    for note in filter(None, outcome.notes):
+        tqdm.write(f"ebrl: note: {job.source}: {note}.", file=sys.stderr)
     figures = ""
     if outcome.fidelity:
         (psnr, ssim), (better, more) = outcome.fidelity
@@ -124,7 +246,7 @@ def _report(job: Job, outcome: Outcome) -> None:
 
 
 def _summarise(done: str, outcomes: list[Outcome], refused: list[Refusal]) -> int:
-    """Print how it went; the exit code."""
+    """Print how many were done and which were not; return the exit code."""
     means = ""
     figures = [outcome.fidelity for outcome in outcomes if outcome.fidelity]
     if len(figures) > 1:

@@ -5,79 +5,117 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
-from ebrl.command.arguments import EightBit, Parser, Strength
-from ebrl.command.batch import WHITE, Outcome, add_photographs, doubt, work_through
+from jsonargparse import Namespace
+from tqdm import tqdm
+
+from ebrl.command.arguments import Parser, Strength
+from ebrl.command.batch import (
+    WHITE,
+    Outcome,
+    add_photographs,
+    check_reference,
+    device_of,
+    doubts,
+    prior_for,
+    show,
+    work_through,
+)
 from ebrl.command.errors import extra
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from ebrl.command.photographs import Job
 
 HELP = """
 Takes the noise out of photographs: files, folders and patterns, grey or colour, of any size. The
-result of NAME.EXT is NAME-denoised.EXT beside it or in --out, in the same format, with its EXIF and
-colour profile; the photographs themselves are never written to. For a single photograph there is
-also NAME-before-after.png, the middle of it before (left) and after (right). One that cannot be
-denoised does not stop the others; the exit code is then 1.
+result of NAME.EXT is NAME-denoised.EXT beside it or in --out, in the same format and bits, with its
+EXIF, colour profile and resolution. For a single photograph there is also NAME-before-after.png,
+the middle of it before (left) and after (right), and with --page a page with a slider between the
+two. Nothing is overwritten without --overwrite. A photograph that cannot be denoised does not stop
+the others; the exit code is then 1.
 
 The level of the noise is estimated for each photograph and printed; --sigma sets it, in units of
 8-bit images (black 0, white 255) whatever the bits of the file: 5 is hardly seen, 15 is a dim room,
-50 is a night without a lamp.
+50 is a night without a lamp. Where the energy finds more than noise in what would go, the
+photograph is kept as it was.
 
 examples:
   ebrl denoise photo.jpg
   ebrl denoise photo.jpg --sigma 25 --strength 0.8             some grain stays
+  ebrl denoise photo.jpg --page                                compare in a browser
   ebrl denoise holiday/ 'scans/*.tif' --out clean/
+  ebrl denoise cells.tif --range [0,4095]                      12 bits in 16
   ebrl denoise noisy.png --reference clean.png                 with PSNR and SSIM
 """
 
 
 def main(arguments: list[str]) -> int:
-    """Denoise the photographs; 0 if all were, else 1."""
+    """Denoise the photographs; return 0 if all were, else 1."""
     parser = Parser("denoise", HELP)
     add_photographs(parser)
-    parser.add_argument(
-        "--sigma",
-        type=EightBit,
-        help="deviation of the noise, 0 to 255 in 8-bit units (default: estimated)",
-    )
     parser.add_argument(
         "--strength",
         type=Strength,
         default=1.0,
-        help="how much of the noise goes: less than 1 keeps more grain",
+        help="factor on the noise that goes: less than 1 keeps more grain",
     )
     given = parser.read(arguments)
-    with extra("vision", "PIL", "skimage"):
-        return work_through(
-            given, "denoised", lambda job: _denoise(job, given.sigma, given.strength)
-        )
+    with extra("vision", "PIL", "skimage", "tifffile", "imagecodecs", "pywt"):
+        device = device_of(given)
+        return work_through(given, "denoised", lambda job, bar: _denoise(job, bar, given, device))
 
 
-def _denoise(job: Job, sigma: float | None, strength: float) -> Outcome:
+def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Outcome:
     """Denoise one photograph into its files."""
-    from ebrl.command.photographs import PICTURE
+    from ebrl.command.watching import Watched
     from ebrl.vision.denoising import denoise
-    from ebrl.vision.fidelity import fidelity
     from ebrl.vision.files import check_holds, load, save
-    from ebrl.vision.grids import side_by_side
     from ebrl.vision.images import picture
-    from ebrl.vision.noise import noise_levels
-    from ebrl.vision.shipped import prior_of
+    from ebrl.vision.tiles import evaluations
 
-    image = load(job.source)
-    check_holds(image, job.out)
-    pixels, white, _ = picture(image)
-    clean = picture(load(job.reference)).pixels if job.reference else None
-    before = None if clean is None else fidelity(pixels, clean)
-    level = WHITE * noise_levels(pixels, None, white).item() if sigma is None else sigma
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the note says it in the command's units
-        result = denoise(image, level / WHITE * white, strength=strength)
+    photograph = load(job.source)
+    check_holds(photograph, job.out)
+    pixels, white, _ = picture(photograph, given.range)
+    check_reference(job, pixels)
+    levels, notes = _levels(pixels, given)
+    prior = prior_for(pixels.to(device), given)
+    notes += doubts(given.sigma, given.strength * levels.max().item(), WHITE * prior.levels[1])
+    bar.reset(evaluations(pixels))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", UserWarning)
+        result = denoise(
+            photograph,
+            white / WHITE * levels,
+            strength=given.strength,
+            prior=Watched(prior, bar),
+            data_range=given.range,
+            device=device,
+        )
+    notes += [str(warning.message) for warning in heard if warning.category is UserWarning]
     save(result, job.out)
-    if PICTURE in job.beside:
-        save(side_by_side([image, result]), job.beside[PICTURE])
-    after = None if clean is None else fidelity(picture(load(job.out)).pixels, clean)
-    figures = (before, after) if before and after else None
-    known = " (estimated)" if sigma is None else ""
-    note = doubt(sigma, level * strength, WHITE * prior_of(pixels).levels[1])
-    return Outcome(f"sigma {level:.1f}{known}", figures, note)
+    sigma = " ".join(f"{level:.1f}" for level in levels.flatten().tolist())
+    facts = f"sigma {sigma}{'' if given.sigma is not None else ' (estimated)'}"
+    figures = show(job, photograph, result, given.range or (0.0, white), facts)
+    return Outcome(facts, figures, (photograph.about.note, *notes))
+
+
+def _levels(pixels: Tensor, given: Namespace) -> tuple[Tensor, list[str]]:
+    """Return the noise of each page, of white 255, and what is to be said about the estimate."""
+    import torch
+
+    from ebrl.vision.noise import estimate
+
+    if given.sigma is not None:
+        return pixels.new_full(pixels.shape[:-3], given.sigma), []
+    found = [estimate(page) for page in pixels.reshape(-1, *pixels.shape[-3:])]
+    levels = torch.tensor([WHITE * one.sigma for one in found]).view(pixels.shape[:-3])
+    if given.prior == "white" and any(one.is_coarse for one in found):
+        worst = max(found, key=lambda one: one.coarse)
+        note = (
+            f"its noise is coarser than a pixel, as cameras leave it ({WHITE * worst.fine:.1f} in "
+            f"the finest details, {WHITE * worst.coarse:.1f} in the next): compare --prior camera"
+        )
+        return levels, [note]
+    return levels, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from jsonargparse import Namespace
 from tqdm import tqdm
 
 from ebrl.command.arguments import TRUST, Count, Levels, Parser, Seed, Strength
+from ebrl.command.batch import device_of
 from ebrl.command.errors import RunError, UsageError, did_you_mean, extra
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ examples:
   ebrl generate --label sneaker --count 36 --out sneakers.png
   ebrl generate --run runs/faces/Denoising-0 --out faces.png   your own energy of images
 """
+LARGEST = 20_000  # pixels a side of the picture
 TOGETHER = 100  # images drawn at once, which bounds the memory
 BAR = "{percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} levels, {remaining} left"
 
@@ -71,6 +74,7 @@ def main(arguments: list[str]) -> int:
             source = _shipped(label, given.strength)
         else:
             source = _trained(given.run, trust=given.trust)
+        _check_size(source, given)
         began = time.monotonic()
         images, acceptance = _draw(source, given)
         save(grid(images, scale=given.scale), out)
@@ -104,6 +108,7 @@ def _parse(arguments: list[str]) -> Namespace:
     parser.add_argument(
         "--strength", type=Strength, default=2.0, help="how much the label's energy counts"
     )
+    parser.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
     parser.add_argument("--run", help="the folder of a run of `ebrl fit` on images")
     parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser.read(arguments)
@@ -139,6 +144,15 @@ def _expect_writable(out: Path) -> None:
         raise UsageError(f"--out: {what}.")
     if not os.access(out.parent, os.W_OK):
         raise UsageError(f"--out: {out.parent} cannot be written to.")
+
+
+def _check_size(source: Source, given: Namespace) -> None:
+    """Raise UsageError, before the work, for a picture that is too large."""
+    side = given.scale * max(source.shape[1:]) * math.ceil(given.count**0.5)
+    if side > LARGEST:
+        raise UsageError(
+            f"--scale: expected a picture of at most {LARGEST:,} pixels a side, got {side:,}."
+        )
 
 
 def _shipped(label: int | None, strength: float) -> Source:
@@ -184,8 +198,11 @@ def _draw(source: Source, given: Namespace) -> tuple[Tensor, Tensor]:
     from ebrl.vision.denoising import tweedie
     from ebrl.vision.generation import descend, generation_levels
 
-    generator = torch.Generator().manual_seed(given.seed)
-    levels, corrector = generation_levels(rungs=given.levels), _corrector(given)
+    device = device_of(given)
+    energy = source.energy.to(device)
+    generator = torch.Generator(device).manual_seed(given.seed)
+    levels = generation_levels(rungs=given.levels).to(device)
+    corrector = _corrector(given)
     images, accepted = [], []
     sizes = list(_parts(given.count))
     with tqdm(
@@ -198,11 +215,11 @@ def _draw(source: Source, given: Namespace) -> tuple[Tensor, Tensor]:
         for size in sizes:
             way = []
             for reached in descend(
-                source.energy, size, source.shape, levels, corrector, generator=generator
+                energy, size, source.shape, levels, corrector, generator=generator
             ):
                 way.append(reached.acceptance)
                 bar.update()
-            images.append(tweedie(source.energy, reached.x, levels[-1]))
+            images.append(tweedie(energy, reached.x, levels[-1]).cpu())
             accepted.append(size / given.count * torch.stack(way))
     made = torch.cat(images)
     if not made.isfinite().all():

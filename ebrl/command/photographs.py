@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ebrl.command.errors import UsageError
-from ebrl.vision.files import SUFFIXES
+from jsonargparse import Namespace
 
-PICTURE, DEVIATION = "-before-after", "-deviation"  # ends of the names of what is written
+from ebrl.command.errors import UsageError
+from ebrl.vision.files import READ_ONLY, SUFFIXES, is_image_name
+
+# Ends of the names of what is written; their files are PNG but for the page.
+PICTURE, DEVIATION, PAGE = "-before-after", "-deviation", "-before-after.html"
 RESULTS = ("-denoised", "-restored", PICTURE, DEVIATION)
 ENDINGS = ", ".join(sorted(SUFFIXES))
 
@@ -40,12 +43,12 @@ def find(names: list[str]) -> tuple[list[Path], list[Refusal]]:
     found: dict[Path, Path] = {}  # by where it lies, whatever it was called
     refused = []
     for name in names:
-        path = Path(name)
-        if path.is_dir():
+        path, paths = Path(name), []
+        if os.path.isdir(name):
             paths = list(_images(path.iterdir()))
             reason = f"a folder without images (files that end in {ENDINGS})"
-        elif path.exists() or not glob.has_magic(name):
-            paths = [path] if path.exists() else []
+        elif os.path.exists(name) or not glob.has_magic(name):
+            paths = [path] if os.path.exists(name) else []
             reason = "there is no such file"
         else:
             paths = list(_images(map(Path, glob.glob(name, recursive=True))))
@@ -58,17 +61,23 @@ def find(names: list[str]) -> tuple[list[Path], list[Refusal]]:
 
 
 def plan(
-    sources: list[Path], out: str | None, done: str, beside: list[str], reference: str | None
+    sources: list[Path], given: Namespace, done: str, beside: list[str]
 ) -> tuple[list[Job], list[Refusal]]:
-    """Return the jobs, and the photographs whose results would overwrite something of theirs.
+    """Return the jobs, and the photographs whose results have no place.
 
-    The names of results end with `done`, and those of pictures with each of `beside`.
-    Raises UsageError for an `out` that is no place for results, and a missing `reference`.
+    Args:
+        sources: The photographs.
+        given: The options `out`, `reference` and `overwrite`.
+        done: The end of the names of results.
+        beside: The ends of the names of pictures.
+
+    Raises:
+        UsageError: For an `out` that is no place for results, and a missing `reference`.
     """
-    file = _out_file(out, len(sources))
-    folder = None if out is None or file else Path(out)
-    if reference is not None and not Path(reference).exists():
-        raise UsageError(f"--reference: there is no file or folder {reference}.")
+    file = _out_file(given.out, len(sources))
+    folder = None if given.out is None or file else Path(given.out)
+    if given.reference is not None and not Path(given.reference).exists():
+        raise UsageError(f"--reference: there is no file or folder {given.reference}.")
     jobs: list[Job] = []
     refused = []
     taken: dict[Path, Path] = {}
@@ -77,22 +86,28 @@ def plan(
         suffix = source.suffix if source.suffix.lower() in SUFFIXES else ".png"
         target = file or (folder or source.parent) / f"{source.stem}{done}{suffix}"
         stem = target.stem.removesuffix(done)
-        pictures = {ending: target.with_name(f"{stem}{ending}.png") for ending in beside}
+        pictures = {end: target.with_name(stem + _with_suffix(end)) for end in beside}
         targets = [target, *pictures.values()]
-        reason = _conflict(targets, sources, taken)
+        try:
+            reason = _conflict(targets, sources, taken, given.overwrite)
+        except OSError as error:
+            reason = f"its result {target.name} cannot be written ({error.strerror})"
         if reason:
             refused.append(Refusal(str(source), reason))
             continue
         taken.update((path.resolve(), source) for path in targets)
-        clean = _reference(reference, source)
-        jobs.append(Job(source, target, pictures, clean))
+        jobs.append(Job(source, target, pictures, _reference(given.reference, source)))
     return jobs, refused
+
+
+def _with_suffix(end: str) -> str:
+    return end if Path(end).suffix else f"{end}.png"
 
 
 def _images(paths: Iterator[Path]) -> Iterator[Path]:
     for path in sorted(paths):
-        is_result = path.stem.endswith(RESULTS)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not is_result:
+        is_image = path.suffix.lower() in SUFFIXES | READ_ONLY
+        if is_image and path.is_file() and not path.stem.endswith(RESULTS):
             yield path
 
 
@@ -107,6 +122,8 @@ def _out_file(out: str | None, count: int) -> Path | None:
         if not path.parent.is_dir():
             raise UsageError(f"--out: there is no folder {path.parent}.")
         return path
+    if is_image_name(path) and not path.is_dir():
+        raise UsageError(f"--out: {path.suffix} is not written, only {ENDINGS}.")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -117,7 +134,9 @@ def _out_file(out: str | None, count: int) -> Path | None:
     return None
 
 
-def _conflict(targets: list[Path], sources: list[Path], taken: dict[Path, Path]) -> str:
+def _conflict(
+    targets: list[Path], sources: list[Path], taken: dict[Path, Path], overwrite: bool
+) -> str:
     """Return why these files may not be written, '' where they may."""
     for target in targets:
         if target.resolve() in taken:
@@ -126,6 +145,8 @@ def _conflict(targets: list[Path], sources: list[Path], taken: dict[Path, Path])
         for source in sources:
             if target.exists() and source.exists() and os.path.samefile(target, source):
                 return f"its result would overwrite the photograph {source}: choose another --out"
+        if target.exists() and not overwrite:
+            return f"its result {target} is there already: --overwrite, or another --out"
     return ""
 
 

@@ -6,17 +6,31 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt
+from tqdm import tqdm
 
-from ebrl.command.arguments import EightBit, Factor, Parser, Seed
-from ebrl.command.batch import WHITE, Outcome, add_photographs, doubt, work_through
+from ebrl.command.arguments import Factor, Parser, Seed
+from ebrl.command.batch import (
+    WHITE,
+    Outcome,
+    add_photographs,
+    check_reference,
+    device_of,
+    doubts,
+    has_bfloat16,
+    prior_for,
+    show,
+    work_through,
+)
 from ebrl.command.errors import UsageError, extra
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from ebrl.command.photographs import Job
     from ebrl.energies import Energy
     from ebrl.vision.observations import Observation
+    from ebrl.vision.photograph import Photograph
     from ebrl.vision.tiles import Window
 
 HELP = """
@@ -28,13 +42,15 @@ or colour, of any size. Exactly one of
   --scale N       they are too small, each pixel the mean of NxN: the result has N times their sides
   --mask FILE     parts are missing: white in this picture of the same size, the rest black
 
-The result of NAME.EXT is NAME-restored.EXT beside it or in --out, in the same format, with its EXIF
-and colour profile; the photographs themselves are never written to. For a single photograph there
-is also NAME-before-after.png, the middle of it before (left) and after (right). One that cannot be
+The result of NAME.EXT is NAME-restored.EXT beside it or in --out, in the same format and bits, with
+its EXIF, colour profile and resolution. For a single photograph there is also
+NAME-before-after.png, the middle of it before (left) and after (right), and with --page a page with
+a slider between the two. Nothing is overwritten without --overwrite. A photograph that cannot be
 restored does not stop the others; the exit code is then 1.
 
---sigma is the noise in the photograph, in units of 8-bit images (black 0, white 255). For --blur it
-is estimated where it is not given, and elsewhere taken to be none. With --samples there is also
+--sigma is the noise in the photograph, in units of 8-bit images (black 0, white 255). Where it is
+not given, it is estimated for --blur, at least what JPEG compression left, and else none; pixels
+outside of a --mask then stay as they are. With --samples there is also
 NAME-deviation.png, of how unsure each pixel is: the deviation of so many possible images, the
 largest white.
 
@@ -45,7 +61,8 @@ examples:
   ebrl restore photo.png --mask scratches.png --samples 8
 """
 MARGIN = 8  # unknown pixels around a photograph, in which its borders come to join
-EXACT = 1e-3  # the deviation of what was measured without noise, of 1
+EXACT = 1e-3  # standard deviation, of white 1, of what was measured without noise
+LEVELS = 24  # of a restoration
 MOST = 16  # times that a side may be enlarged
 
 
@@ -67,11 +84,6 @@ def main(arguments: list[str]) -> int:
     damages.add_argument("--mask", metavar="FILE", help="a picture, white where pixels are missing")
     parser.types["--scale"] = Factor
     parser.add_argument(
-        "--sigma",
-        type=EightBit,
-        help="deviation of the noise, 0 to 255 in 8-bit units (default: 0; for --blur estimated)",
-    )
-    parser.add_argument(
         "--samples",
         type=NonNegativeInt,
         default=0,
@@ -81,12 +93,15 @@ def main(arguments: list[str]) -> int:
     given = parser.read(arguments)
     if given.samples == 1:
         raise UsageError("--samples: expected at least 2, to see how they differ, got 1.")
-    with extra("vision", "PIL", "skimage"):
+    with extra("vision", "PIL", "skimage", "tifffile", "imagecodecs", "pywt"):
         from ebrl.command.photographs import DEVIATION
 
-        damage = _damage(given)
-        beside = (DEVIATION,) if given.samples else ()
-        return work_through(given, "restored", lambda job: _restore(job, damage, given), beside)
+        damage, device = _damage(given), device_of(given)
+
+        def work(job: Job, bar: tqdm) -> Outcome:
+            return _restore(job, bar, damage, given, device)
+
+        return work_through(given, "restored", work, (DEVIATION,) if given.samples else ())
 
 
 def _damage(given: Namespace) -> Damage:
@@ -102,45 +117,57 @@ def _damage(given: Namespace) -> Damage:
     return Damage(blur, given.scale, whole)
 
 
-def _restore(job: Job, damage: Damage, given: Namespace) -> Outcome:
+def _restore(
+    job: Job, bar: tqdm, damage: Damage, given: Namespace, device: torch.device
+) -> Outcome:
     """Restore one photograph into its files."""
-    from ebrl.command.photographs import DEVIATION, PICTURE
+    from ebrl.command.photographs import DEVIATION
+    from ebrl.command.watching import Watched
     from ebrl.vision.damages import enlarged
-    from ebrl.vision.fidelity import fidelity
     from ebrl.vision.files import check_holds, load, save
-    from ebrl.vision.grids import side_by_side
     from ebrl.vision.images import picture
-    from ebrl.vision.noise import noise_levels
-    from ebrl.vision.photograph import Photograph
     from ebrl.vision.restoration import restore
-    from ebrl.vision.shipped import prior_of
-    from ebrl.vision.tiles import Tiled
+    from ebrl.vision.tiles import Tiled, evaluations
 
-    image = load(job.source)
-    check_holds(image, job.out)
-    pixels, white, _ = picture(image)
-    before = image if damage.scale is None else enlarged(image, damage.scale)
-    shown, _, back = picture(before)
-    clean = picture(load(job.reference)).pixels if job.reference else None
-    was = None if clean is None else fidelity(shown, clean)
-    estimates = given.sigma is None and damage.kernel is not None
-    level = WHITE * noise_levels(pixels, None, white).item() if estimates else given.sigma or 0.0
-    shipped = prior_of(pixels)
-    prior = Tiled(shipped)
-    observation, inside = _observed(pixels, damage, max(level / WHITE, EXACT))
-    result = back(inside.of(restore(observation, prior)))
+    photograph = load(job.source)
+    check_holds(photograph, job.out)
+    pixels, white, _ = picture(photograph, given.range)
+    data_range = given.range or (0.0, white)
+    before = photograph if damage.scale is None else enlarged(photograph, damage.scale)
+    shown, _, back = picture(before, data_range)
+    check_reference(job, shown)
+    level, facts = _level(photograph, pixels, damage, given)
+    prior = prior_for(pixels.to(device), given)
+    observation, inside = _observed(pixels.to(device), damage, max(level / WHITE, EXACT))
+    once = evaluations(observation.start())
+    bar.reset(once * LEVELS)
+    fast = prior.in_bfloat16() if has_bfloat16(device) else prior
+    watched = Tiled(Watched(fast, bar))
+    result = back(inside.of(restore(observation, watched)).cpu())
     save(result, job.out)
-    facts = f"sigma {level:.1f}{' (estimated)' if estimates else ''}"
-    if PICTURE in job.beside:
-        save(side_by_side([before, result]), job.beside[PICTURE])
     if DEVIATION in job.beside:
-        deviation = inside.of(_deviation(observation, prior, given))
-        shown = (255 * deviation / deviation.max()).round().byte().movedim(0, -1)
-        save(Photograph(shown.numpy()), job.beside[DEVIATION])
-        facts += f"   deviation up to {WHITE * deviation.max():.1f}"
-    now = None if clean is None else fidelity(picture(load(job.out)).pixels, clean)
-    note = doubt(given.sigma, level, WHITE * shipped.levels[1])
-    return Outcome(facts, (was, now) if was and now else None, note)
+        bar.reset(once * LEVELS * (given.samples + 1))
+        facts += _save_deviation(job, inside, observation, watched, given)
+    figures = show(job, before, result, data_range, facts)
+    notes = doubts(given.sigma, level, WHITE * prior.levels[1])
+    return Outcome(facts, figures, (photograph.about.note, *notes))
+
+
+def _level(
+    photograph: Photograph, pixels: Tensor, damage: Damage, given: Namespace
+) -> tuple[float, str]:
+    """Return the noise of white 255, and where it is known from."""
+    from ebrl.vision.noise import noise_levels
+
+    if given.sigma is not None:
+        return given.sigma, f"sigma {given.sigma:.1f}"
+    estimated = 0.0
+    if damage.kernel is not None:
+        estimated = WHITE * noise_levels(pixels, None).mean().item()
+    rounding = WHITE * photograph.about.rounding if damage.known is None else 0.0
+    if rounding > estimated:
+        return rounding, f"sigma {rounding:.1f} (of the JPEG)"
+    return estimated, f"sigma {estimated:.1f}{' (estimated)' if damage.kernel is not None else ''}"
 
 
 def _observed(pixels: Tensor, damage: Damage, deviation: float) -> tuple[Observation, Window]:
@@ -151,25 +178,50 @@ def _observed(pixels: Tensor, damage: Damage, deviation: float) -> tuple[Observa
     height, width = pixels.shape[-2:]
     if damage.known is not None:
         whole = Window(slice(0, height), slice(0, width))
-        return Masked(pixels, damage.known, deviation), whole
+        return Masked(pixels, damage.known.to(pixels.device), deviation), whole
     observation: Observation
     if damage.scale is not None:
-        margin, factor = MARGIN, damage.scale
+        margin, factor = _fitting_margin(height, width, MARGIN), damage.scale
         observation = Downsampled(padded(pixels, margin), factor, deviation=deviation)
     else:
         assert damage.kernel is not None
-        margin, factor = MARGIN + max(damage.kernel.shape), 1
-        observation = Blurred(padded(pixels, margin), damage.kernel, deviation)
+        kernel = damage.kernel.to(pixels)
+        margin, factor = _fitting_margin(height, width, MARGIN + max(kernel.shape)), 1
+        observation = Blurred(padded(pixels, margin), kernel, deviation)
     rows, columns = (slice(factor * margin, factor * (margin + side)) for side in (height, width))
     return Cropped(observation, margin), Window(rows, columns)
 
 
-def _deviation(observation: Observation, prior: Energy, given: Namespace) -> Tensor:
-    """Return how far possible images differ, `(1, height, width)`: over colours, in one."""
+def _fitting_margin(height: int, width: int, least: int) -> int:
+    """Return a margin with which both sides have small prime factors: transforms are then fast."""
+
+    def is_smooth(number: int) -> bool:
+        for factor in (2, 3, 5, 7):
+            while number % factor == 0:
+                number //= factor
+        return number == 1
+
+    for margin in range(least, least + 64):
+        if is_smooth(height + 2 * margin) and is_smooth(width + 2 * margin):
+            return margin
+    return least
+
+
+def _save_deviation(
+    job: Job, inside: Window, observation: Observation, prior: Energy, given: Namespace
+) -> str:
+    """Write how far possible images differ, white where most, and return how far that is."""
     import torch
 
+    from ebrl.command.photographs import DEVIATION
+    from ebrl.vision.files import save
+    from ebrl.vision.photograph import Photograph
     from ebrl.vision.restoration import posterior
 
-    generator = torch.Generator().manual_seed(given.seed)
+    generator = torch.Generator(observation.y.device).manual_seed(given.seed)
     found = posterior(observation, prior, generator=generator, samples=given.samples)
-    return found.deviation.square().mean(-3, keepdim=True).sqrt()
+    over_colours = found.deviation.square().mean(-3, keepdim=True).sqrt()
+    deviation = inside.of(over_colours).reshape(-1, 1, *inside.of(over_colours).shape[-2:])[0]
+    shown = (255 * deviation / deviation.max()).round().byte().movedim(0, -1)
+    save(Photograph(shown.cpu().numpy()), job.beside[DEVIATION])
+    return f"   deviation up to {WHITE * deviation.max():.1f}"

@@ -32,6 +32,7 @@ def denoise(
     tile: int = SIDE,
     prior: Energy | None = None,
     data_range: tuple[float, float] | None = None,
+    device: torch.device | str | None = None,
 ) -> Any:
     """Return `image` without its noise: the same type, size and range.
 
@@ -49,6 +50,7 @@ def denoise(
         data_range: The values of black and white. The default is 0 and 1 for floats, the largest
             number for integers; 16-bit integers below 1024, 4096 or 16384 are taken for 10, 12 or
             14 bits.
+        device: Where to compute; the default is where the image is.
 
     Raises:
         ImageError: For something that is no image, and for floats outside of the range.
@@ -60,6 +62,7 @@ def denoise(
         raise ValueError(f"expected strength >= 0 and tile >= 1, got {strength=}, {tile=}")
     with torch.inference_mode(False):
         pixels, white, back = picture(image, data_range)
+        pixels = pixels if device is None else pixels.to(device)
         levels = noise_levels(pixels, sigma, white) * strength
         _check_range(pixels, levels)
         if prior is None:

@@ -106,6 +106,11 @@ def save(image: Photograph | Image.Image, path: str | Path) -> None:
         file.write(encoded)
 
 
+def is_image_name(path: Path) -> bool:
+    """Whether the suffix is that of images, of a format that is written or not."""
+    return path.suffix.lower() in Image.registered_extensions()
+
+
 def file_format(path: Path) -> str:
     """Return Pillow's name of the format that the path's suffix stands for.
 

@@ -41,25 +41,28 @@ def grid(images: Tensor, columns: int | None = None, scale: int = 1, gap: int = 
     return Image.fromarray(large[..., 0] if channels == 1 else large)
 
 
-def side_by_side(images: Sequence[Photograph | Image.Image], side: int = 1_000) -> Photograph:
-    """Return the images' middles of at most `side` pixels, unscaled, in 8 bits, from left to right.
+def in_eight_bits(
+    photograph: Photograph, data_range: tuple[float, float] | None = None
+) -> Photograph:
+    """Return the first page of a photograph for a screen: grey or RGB, 8 bits, no transparency."""
+    pixels = picture(photograph, data_range).pixels
+    first = pixels.reshape(-1, *pixels.shape[-3:])[0]
+    levels = first.clamp(0, 1).mul(255).round().byte().movedim(0, -1)
+    return photograph._replace(pixels=levels.cpu().numpy())
 
-    Transparency and all pages but the first are left out.
-    """
-    middles = [_middle(image, side) for image in images]
+
+def side_by_side(images: Sequence[Photograph], side: int = 1_000) -> Photograph:
+    """Return the middles of 8-bit images, at most `side` pixels wide, unscaled, side by side."""
+    middles = [_middle(image.pixels, side) for image in images]
     gap = np.full((middles[0].shape[0], GAP, 3), 255, np.uint8)
     row = [part for middle in middles for part in (gap, middle)][1:]
-    first = images[0]
-    about = first.about if isinstance(first, Photograph) else About()
+    about = images[0].about
     # The profile of a grey image says nothing about colours.
-    profile = about.profile if isinstance(first, Photograph) and first.pixels.shape[-1] > 2 else b""
+    profile = about.profile if images[0].pixels.shape[-1] == 3 else b""
     return Photograph(np.concatenate(row, 1), About(about.exif, profile, about.dpi))
 
 
-def _middle(image: Photograph | Image.Image, side: int) -> np.ndarray:
-    pixels = picture(image).pixels
-    pixels = pixels.reshape(-1, *pixels.shape[-3:])[0].clamp(0, 1).mul(255).round().byte()
-    height, width = pixels.shape[-2:]
-    top, left = max(height - side, 0) // 2, max(width - side, 0) // 2
-    middle = pixels[..., top : top + side, left : left + side].expand(3, -1, -1)
-    return middle.movedim(0, -1).numpy()
+def _middle(pixels: np.ndarray, side: int) -> np.ndarray:
+    top, left = (max(length - side, 0) // 2 for length in pixels.shape[:2])
+    middle = pixels[top : top + side, left : left + side]
+    return np.broadcast_to(middle, (*middle.shape[:2], 3))

@@ -132,7 +132,7 @@ def _of_planes(image: Tensor, data_range: Range | None) -> Picture:
     def back(pixels: Tensor) -> Tensor:
         levels = pixels.clamp(0, 1).mul_(white - black).add_(black)
         levels = levels if image.is_floating_point() else levels.round_()
-        return torch.cat([levels.to(image.dtype), alpha], -3)
+        return torch.cat([levels.to(image.device, image.dtype), alpha], -3)
 
     return Picture(pixels, white - black, back)
 

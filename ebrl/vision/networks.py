@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from itertools import pairwise
 
 import torch
@@ -175,6 +176,12 @@ class NoisyImageEnergy(Energy):
 
     def given(self, condition: Tensor) -> Energy:
         return AtNoise(self, condition)
+
+    def in_bfloat16(self) -> NoisyImageEnergy:
+        """Return a copy whose network computes in bfloat16: faster, off by hundredths of a dB."""
+        copy = deepcopy(self)
+        copy.network.bfloat16()
+        return copy
 
     def forward(self, x: Tensor) -> Tensor:
         raise TypeError("this energy is conditional: call energy.given(sigma) first")

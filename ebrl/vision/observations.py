@@ -19,6 +19,7 @@ from ebrl.energies import Energy, Number, over_event
 
 Operator = Callable[[Tensor], Tensor]
 IMAGE = (-3, -2, -1)
+EXACT = 1e-3  # deviation, of white 1, of what was measured without noise
 
 
 class Observation(Energy):
@@ -65,7 +66,11 @@ class Observation(Energy):
         def normal(x: Tensor) -> Tensor:
             return self.adjoint(self.operator(x)) + weight * x
 
-        return conjugate_gradients(normal, wanted, start)
+        return conjugate_gradients(normal, wanted, start, lambda r: self.inverse(r, weight))
+
+    def inverse(self, x: Tensor, weight: Number) -> Tensor:
+        """Return about `(AᵀA + weight)⁻¹ x`, up to a factor: what conjugate gradients go by."""
+        return x
 
     def _pull(self, y: Tensor | None, level: Number) -> tuple[Number, Tensor]:
         """Return how much a proximal step weighs its start, and `Aᵀ y`."""
@@ -74,6 +79,10 @@ class Observation(Energy):
     def start(self) -> Tensor:
         """Return an image to begin from."""
         return self.adjoint(self.y)
+
+    def kept(self, x: Tensor) -> Tensor:
+        """Return x with the pixels that were themselves measured without noise: here, none."""
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.operator(x) - self.y).square().sum(IMAGE) / (2 * self.deviation**2)
@@ -107,7 +116,7 @@ class Masked(Observation):
 
     mask: Tensor
 
-    def __init__(self, y: Tensor, mask: Tensor, deviation: float = 1e-3):
+    def __init__(self, y: Tensor, mask: Tensor, deviation: float = EXACT):
         super().__init__(y, deviation)
         if mask.shape[-2:] != y.shape[-2:]:
             raise ValueError(
@@ -126,6 +135,10 @@ class Masked(Observation):
     def proximal(self, start: Tensor, level: Number, y: Tensor | None = None) -> Tensor:
         weight, pull = self._pull(y, level)
         return (pull + weight * start) / (self.mask + weight)
+
+    def kept(self, x: Tensor) -> Tensor:
+        """Return x with the known pixels as they were measured, if that was without noise."""
+        return torch.where(self.mask != 0, self.y, x) if self.deviation <= EXACT else x
 
     def start(self) -> Tensor:
         """Return y with a membrane over the holes: their pixels are means of their neighbours."""
@@ -159,8 +172,10 @@ class Blurred(Observation):
 
     def proximal(self, start: Tensor, level: Number, y: Tensor | None = None) -> Tensor:
         weight, pull = self._pull(y, level)
-        power = self.response.abs().square()
-        return self._filter(pull + weight * start, 1 / (power + weight))
+        return self.inverse(pull + weight * start, weight)
+
+    def inverse(self, x: Tensor, weight: Number) -> Tensor:
+        return self._filter(x, 1 / (self.response.abs().square() + weight))
 
     def start(self) -> Tensor:
         return self.y
@@ -180,7 +195,7 @@ class Downsampled(Observation):
     """
 
     def __init__(
-        self, y: Tensor, factor: int, kernel: Tensor | None = None, deviation: float = 1e-3
+        self, y: Tensor, factor: int, kernel: Tensor | None = None, deviation: float = EXACT
     ):
         super().__init__(y, deviation)
         if factor < 2:
@@ -226,6 +241,9 @@ class Cropped(Observation):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.whole.adjoint(F.pad(y, [self.margin] * 4))
+
+    def inverse(self, x: Tensor, weight: Number) -> Tensor:
+        return self.whole.inverse(x, weight)
 
     def start(self) -> Tensor:
         return self.whole.start()
@@ -325,18 +343,34 @@ def tension(x: Tensor) -> Tensor:
 
 
 def conjugate_gradients(
-    normal: Operator, wanted: Tensor, x: Tensor, steps: int = 30, tolerance: float = 1e-5
+    normal: Operator,
+    wanted: Tensor,
+    x: Tensor,
+    inverse: Operator = lambda x: x,
+    steps: int = 30,
+    tolerance: float = 1e-5,
 ) -> Tensor:
-    """Return x with `normal(x) = wanted` for a symmetric positive operator, image by image."""
+    """Solve `normal(x) = wanted` for a symmetric positive operator, image by image.
+
+    Args:
+        normal: The operator.
+        wanted: `(*batch, channels, height, width)`.
+        x: Where to begin, of the same shape.
+        inverse: An approximate inverse of the operator, symmetric and positive: the preconditioner.
+        steps: The most iterations.
+        tolerance: Norm of the residual, over that of `wanted`, at which an image is solved.
+    """
     residual = wanted - normal(x)
-    direction, power = residual, residual.square().sum(IMAGE)
+    better = inverse(residual)
+    direction, power = better, (residual * better).sum(IMAGE)
     enough = tolerance**2 * wanted.square().sum(IMAGE)
     for _ in range(steps):
-        if bool((power <= enough).all()):
+        if bool((residual.square().sum(IMAGE) <= enough).all()):
             break
         image = normal(direction)
-        pace = over_event(power / (direction * image).sum(IMAGE).clamp_min(1e-30), 3)
-        x, residual = x + pace * direction, residual - pace * image
-        before, power = power, residual.square().sum(IMAGE)
-        direction = residual + over_event(power / before.clamp_min(1e-30), 3) * direction
+        length = over_event(power / (direction * image).sum(IMAGE).clamp_min(1e-30), 3)
+        x, residual = x + length * direction, residual - length * image
+        better = inverse(residual)
+        before, power = power, (residual * better).sum(IMAGE)
+        direction = better + over_event(power / before.clamp_min(1e-30), 3) * direction
     return x

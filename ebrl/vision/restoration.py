@@ -34,7 +34,7 @@ FIRST, LAST = 49 / 255, 2 / 255  # levels that the shipped energies know
 
 
 class Posterior(NamedTuple):
-    """Images that the measurement leaves possible."""
+    """Samples of the posterior of an observation."""
 
     mean: Tensor  # (*batch, channels, height, width)
     deviation: Tensor  # of each pixel, likewise
@@ -43,7 +43,7 @@ class Posterior(NamedTuple):
 
 
 class DenoisedSamples(NamedTuple):
-    """Images that a noisy one leaves possible."""
+    """Samples of the clean image, given a noisy one."""
 
     mean: Any  # an image of the type, size and range of the noisy one
     deviation: Any  # of each pixel in the noisy one's units: floats, a tensor of one, else an array
@@ -60,20 +60,33 @@ def restore(
 ) -> Tensor:
     """Return the image by half-quadratic splitting (Zhang et al. 2021, algorithm 1).
 
-    The denoised image and the measurement's proximal step take turns, one turn a level. At level σ
-    the proximal step may move the image by `σ / √coupling`: the larger the coupling, the more the
-    prior counts. Levels fall from 49/255 to 2/255, or to the noise of the measurement where that is
-    more. Raises `ValueError` for a coupling that is not positive.
+    The proximal step of the measurement and a denoising step alternate, once a level. Pixels that
+    were measured without noise are returned as they were measured.
+
+    Args:
+        observation: What was measured.
+        prior: An energy of images that takes a sigma.
+        levels: Noise levels `(levels,)` that fall; by default 24, from 49/255 to 2/255 or to the
+            noise of the measurement, whichever is more.
+        coupling: At level σ the proximal step may move the image by `σ / √coupling`: the larger,
+            the more the prior counts.
+        start: The first image; by default the observation's.
+
+    Returns:
+        The image, `(*batch, channels, height, width)`.
+
+    Raises:
+        ValueError: For a coupling that is not positive.
     """
     if not coupling > 0:
         raise ValueError(f"expected coupling > 0, got {coupling}")
-    if levels is None:
-        levels = _falling(observation, 24)
-    x = observation.start() if start is None else start
-    for level in levels.to(x):
-        x = observation.proximal(x, float(level) / coupling**0.5)
-        x = denoised(prior, x, level)
-    return x
+    with torch.inference_mode(False):
+        levels = _falling(observation, 24) if levels is None else levels
+        x = observation.start() if start is None else start
+        for level in levels.to(x, copy=True):
+            x = observation.proximal(x, float(level) / coupling**0.5)
+            x = denoised(prior, x, level)
+        return observation.kept(x)
 
 
 def posterior(
@@ -87,17 +100,27 @@ def posterior(
     corrector: Sampler | None = None,
     corrector_step: float = 0.3,
 ) -> Posterior:
-    """Sample the posterior by walking back from noise to none, along falling levels.
+    """Sample the posterior along falling noise levels.
 
-    What denoising leaves open at a level, a Gaussian of its mean error, times the measurement is
-    drawn exactly: the proximal step of both, each with noise of its own (Papandreou and Yuille
-    2010). For many independent Gaussian pixels that is the posterior. A corrector, the core's
-    sampler, then moves the samples by `prior.given(last level) + observation`, at a step size of
-    `corrector_step` times the variance `1 / (1/level² + 1/s²)` of its stiffest directions: with a
-    Metropolis test it takes away what bias is left, where its steps reach.
+    At each level, the uncertainty that denoising leaves is taken for a Gaussian of its mean error,
+    and its product with the measurement is sampled exactly: perturb both, then take the proximal
+    step (Papandreou and Yuille 2010). For many independent Gaussian pixels that is the posterior.
 
-    `start`, which noise of the first level is added to, is the image restored in few turns unless
-    given. Raises `ValueError` for fewer than two samples.
+    Args:
+        observation: What was measured.
+        prior: An energy of images that takes a sigma.
+        generator: Source of the noise.
+        samples: How many images.
+        levels: Noise levels `(levels,)` that fall; by default 24, from 49/255 to 2/255.
+        start: The image that noise of the first level is added to; by default one that `restore`
+            finds in 12 levels.
+        corrector: A sampler that then moves the samples by `prior.given(last level) + observation`.
+            With a Metropolis test it removes the remaining bias, as far as its steps reach.
+        corrector_step: Its step size, over the variance `1 / (1/level² + 1/s²)` of the stiffest
+            directions.
+
+    Raises:
+        ValueError: For fewer than two samples.
     """
     if samples < 2:
         raise ValueError(f"expected at least two samples, got {samples}")
@@ -131,11 +154,20 @@ def denoise_samples(
     tile: int = 512,
     prior: Energy | None = None,
 ) -> DenoisedSamples:
-    """Return images without noise that are all possible, their mean and how far they differ.
+    """Sample clean images given a noisy one; return their mean and standard deviation, too.
 
-    The noisy image is one of the prior's at the level of its noise: the walk back to no noise
-    begins there. Arguments and errors are those of `denoise`, but sigma is one number; raises
-    `ValueError` for fewer than two samples too.
+    The noisy image is a sample of the prior at the level of its noise: the path starts there.
+
+    Args:
+        image: As in `denoise`.
+        sigma: As in `denoise`, but one number for the whole image or batch.
+        samples: How many images.
+        generator: Source of the noise.
+        tile: As in `denoise`.
+        prior: As in `denoise`.
+
+    Raises:
+        ValueError: As `denoise`, for a map, and for fewer than two samples.
     """
     if samples < 2 or tile < 1:
         raise ValueError(f"expected samples >= 2 and tile >= 1, got {samples=}, {tile=}")
@@ -166,12 +198,12 @@ def _walk(
     possible: Callable[[Tensor, Tensor], Tensor],
     generator: torch.Generator,
 ) -> Tensor:
-    """Return x, `(samples, *batch, channels, height, width)`, carried from the first level to none.
+    """Return x, `(samples, *batch, channels, height, width)`, carried from the first level to 0.
 
-    `possible` draws clean images, given the denoised ones and the root mean square of their error,
-    `(1, *batch, 1, 1, 1)`: `E|x - x₀|² = σ²` a pixel is the sum of that error and of what denoising
-    took away (Bao et al. 2022, theorem 1). Given x and a clean image, x at the next level is
-    Gaussian (Ho et al. 2020, equation 7).
+    `possible` samples clean images, given the denoised ones and the root mean square of their
+    error, `(1, *batch, 1, 1, 1)`. That error follows from `E|x - x₀|² = σ²` a pixel, which is its
+    square plus the mean square of what denoising removed (Bao et al. 2022, theorem 1). Given x and
+    a clean image, x at the next level is Gaussian (Ho et al. 2020, equation 7).
     """
     for level, following in pairwise([*levels, levels.new_zeros(())]):
         clean = denoised(prior, x, level)
@@ -184,7 +216,7 @@ def _walk(
 
 
 def _falling(observation: Observation, rungs: int) -> Tensor:
-    """Return levels from the first to the measurement's noise, as far as these are known."""
+    """Return levels from the first to the noise of the measurement, within the known levels."""
     return schedules.geometric(FIRST, max(LAST, min(observation.deviation, FIRST / 2)), rungs)
 
 

@@ -99,7 +99,11 @@ def ship(energy: Energy, name: str, facts: dict[str, Any]) -> Path:
     return WEIGHTS / f"{name}.safetensors"
 
 
+def available() -> list[str]:
+    """Return the names of the weights that come with the package."""
+    return [name for name in ENERGIES if (WEIGHTS / f"{name}.safetensors").is_file()]
+
+
 def _check_name(name: str) -> None:
-    known = [known for known in ENERGIES if (WEIGHTS / f"{known}.safetensors").is_file()]
-    if name not in known:
-        raise ValueError(f"expected a name of {', '.join(map(repr, known))}, got {name!r}")
+    if name not in available():
+        raise ValueError(f"expected a name of {', '.join(map(repr, available()))}, got {name!r}")

@@ -56,8 +56,7 @@ class Tiled(Energy):
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         images, sigma = self._flat(x)
-        # As many images at a time as have the pixels of one tile.
-        group = max(self.side**2 // (x.shape[-2] * x.shape[-1]), 1)
+        group = together(x.shape[-2], x.shape[-1], self.side)
         value, gradient = x.new_zeros(len(images)), torch.empty_like(images)
         for around, inside, place in tiles(x.shape[-2], x.shape[-1], self.side):
             share = around.share(inside)
@@ -92,6 +91,18 @@ class Window(NamedTuple):
         pairs = zip(inside, self, strict=True)
         rows, columns = ((a.stop - a.start) / (b.stop - b.start) for a, b in pairs)
         return rows * columns
+
+
+def together(height: int, width: int, side: int) -> int:
+    """Return how many images have the pixels of one tile, and are evaluated together."""
+    return max(side**2 // (height * width), 1)
+
+
+def evaluations(images: Tensor, side: int = 512) -> int:
+    """Return how often a prior is evaluated for one gradient at `(*batch, channels, h, w)`."""
+    height, width = images.shape[-2:]
+    count = images.shape[:-3].numel()
+    return len(list(tiles(height, width, side))) * -(-count // together(height, width, side))
 
 
 def tiles(height: int, width: int, side: int) -> Iterator[tuple[Window, Window, Window]]:

@@ -26,7 +26,7 @@ from ebrl.command import main
 @pytest.fixture(autouse=True)
 def known_prior(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Results in closed form, and paths as a person writes them."""
-    home = import_module("ebrl.vision.denoising")
+    home = import_module("ebrl.vision.shipped")
     monkeypatch.setattr(home, "prior_of", lambda pixels: GaussianImages())
     monkeypatch.chdir(tmp_path)
 
@@ -97,11 +97,20 @@ def test_files_folders_and_patterns_each_photograph_once(
     assert "4 denoised, 0 not" in capsys.readouterr().out
 
 
-def test_a_second_run_of_a_folder_leaves_results_alone() -> None:
+def test_a_second_run_overwrites_only_when_it_is_told_to(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     write(Path("holiday/b.png"), noisy(grey()))
-    for _ in range(2):
-        assert main(["denoise", "holiday", "--sigma", "25"]) == 0
-        assert names("holiday") == {"b.png", "b-denoised.png", "b-before-after.png"}
+    assert main(["denoise", "holiday", "--sigma", "25"]) == 0
+    assert names("holiday") == {"b.png", "b-denoised.png", "b-before-after.png"}
+    Path("holiday/b-denoised.png").write_text("mine")
+    assert main(["denoise", "holiday", "--sigma", "25"]) == 1
+    assert "b-denoised.png is there already: --overwrite" in capsys.readouterr().err
+    assert Path("holiday/b-denoised.png").read_text() == "mine"
+    Path("holiday/b-denoised.png").unlink()
+    assert main(["denoise", "holiday", "--sigma", "25"]) == 1  # the picture is there
+    assert main(["denoise", "holiday", "--sigma", "25", "--overwrite"]) == 0
+    assert names("holiday") == {"b.png", "b-denoised.png", "b-before-after.png"}
 
 
 def test_results_go_to_a_folder_or_a_file() -> None:
@@ -183,7 +192,8 @@ def test_figures_against_a_reference_are_those_of_scikit_image(
     write(Path("clean/photo.tif"), clean)
     write(Path("photo.png"), image)
     for reference in ("clean", "clean/photo.tif"):
-        assert main(["denoise", "photo.png", "--sigma", "25", "--reference", reference]) == 0
+        arguments = ["--sigma", "25", "--reference", reference, "--overwrite"]
+        assert main(["denoise", "photo.png", *arguments]) == 0
         said = capsys.readouterr().out
         for result in (image, read(Path("photo-denoised.png"))):
             assert f"{peak_signal_noise_ratio(clean, result):.2f}" in said
@@ -212,7 +222,7 @@ def test_it_loads_no_reinforcement_learning() -> None:
     write(Path("photo.png"), noisy(grey()))
     program = (
         "import sys, photographs, importlib\n"
-        "home = importlib.import_module('ebrl.vision.denoising')\n"
+        "home = importlib.import_module('ebrl.vision.shipped')\n"
         "home.prior_of = lambda pixels: photographs.GaussianImages()\n"
         "from ebrl.command import main\n"
         "assert main(['denoise', 'photo.png']) == 0\n"
@@ -476,7 +486,7 @@ def test_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
     write(Path("small.png"), noisy(grey(20, 20)))
     write(Path("large-denoised.png"), grey(8, 8))  # of an earlier run
     with full_disk():
-        assert main(["denoise", "large.png", "small.png", "--sigma", "25"]) == 1
+        assert main(["denoise", "large.png", "small.png", "--sigma", "25", "--overwrite"]) == 1
     said = capsys.readouterr()
     assert "ebrl: large.png: could not write large-denoised.png (File too large)" in said.err
     assert names() == {"large.png", "small.png", "large-denoised.png", "small-denoised.png"}

@@ -137,7 +137,8 @@ class TestFiles:
         for name in ("scans/a.png", "scans/b.tif", "c.jpg"):
             write(Path(name), grey())
         for _ in range(2):
-            assert main(["restore", "scans", "c.jpg", "--blur", "box:3", "--sigma", "5"]) == 0
+            arguments = ["--blur", "box:3", "--sigma", "5", "--overwrite"]
+            assert main(["restore", "scans", "c.jpg", *arguments]) == 0
             assert names() == {
                 "scans/a.png",
                 "scans/b.tif",
