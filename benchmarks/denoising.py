@@ -45,6 +45,7 @@ from skimage.restoration import (
 from ebrl import vision
 from ebrl.vision.files import save
 from ebrl.vision.grids import side_by_side
+from ebrl.vision.photograph import Photograph
 
 PHOTOGRAPHS = ("camera", "astronaut", "coffee", "chelsea", "rocket")
 SIGMAS = (15, 25, 50)
@@ -296,8 +297,8 @@ def picture(path: Path, sigma: float = 25.0) -> None:
         noise = sigma * np.random.RandomState(0).randn(*clean.shape)
         noisy = (clean + noise).round().clip(0, 255).astype(np.uint8)
         parts += [noisy, vision.denoise(noisy, sigma), clean]
-    rows = [side_by_side([Image.fromarray(part) for part in parts[i : i + 3]]) for i in (0, 3)]
-    save(Image.fromarray(np.concatenate([np.asarray(row) for row in rows])), path)
+    rows = [side_by_side([Photograph(part) for part in parts[i : i + 3]]) for i in (0, 3)]
+    save(Photograph(np.concatenate([row.pixels for row in rows])), path)
 
 
 def main() -> None:

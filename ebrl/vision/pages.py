@@ -17,7 +17,7 @@ PAGE = """<!doctype html>
 <style>
   body {{ margin: 1rem auto; max-width: 96vw; width: max-content; font: 1rem sans-serif;
          background: #222; color: #ddd }}
-  figure {{ position: relative; margin: 0; line-height: 0 }}
+  figure {{ position: relative; margin: 0; line-height: 0; width: max-content }}
   figure img {{ max-width: 96vw; max-height: 85vh }}
   figure.large img {{ max-width: none; max-height: none; image-rendering: pixelated }}
   #before {{ position: absolute; left: 0; top: 0; clip-path: inset(0 50% 0 0) }}

@@ -18,6 +18,7 @@ import pytest
 import tifffile
 from photographs import GaussianImages, colour, grey, noisy, read, wiener, write
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ebrl.command import main
@@ -491,3 +492,75 @@ def test_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ebrl: large.png: could not write large-denoised.png (File too large)" in said.err
     assert names() == {"large.png", "small.png", "large-denoised.png", "small-denoised.png"}
     assert (read(Path("large-denoised.png")) == grey(8, 8)).all()
+
+
+# ---- what users of many kinds ask for ------------------------------------------------------------
+
+
+def test_a_page_compares_before_and_after() -> None:
+    write(Path("photo.png"), noisy(grey()))
+    assert main(["denoise", "photo.png", "--sigma", "25", "--page", "--no-picture"]) == 0
+    assert names() == {"photo.png", "photo-denoised.png", "photo-before-after.html"}
+    page = Path("photo-before-after.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "sigma 25.0" in page
+
+
+def test_the_range_of_a_sensor_in_more_bits(capsys: pytest.CaptureFixture[str]) -> None:
+    image = noisy(grey())
+    tifffile.imwrite("cells.tif", image.astype(np.int16) * 16 - 500)
+    assert main(["denoise", "cells.tif", "--sigma", "25"]) == 1
+    assert "data_range" in capsys.readouterr().err
+    arguments = ["--sigma", "25", "--range", "[-500,3580]"]
+    assert main(["denoise", "cells.tif", *arguments]) == 0
+    result = (tifffile.imread("cells-denoised.tif").astype(float) + 500) / 16
+    assert np.abs(result - wiener(image, 25)).max() < 0.6
+
+
+def test_pages_are_denoised_each_by_its_own_noise(capsys: pytest.CaptureFixture[str]) -> None:
+    flat = np.full((64, 64), 128, np.uint8)
+    stack = np.stack([noisy(flat, sigma) for sigma in (5, 40)])
+    tifffile.imwrite("stack.tif", stack, photometric="minisblack")
+    assert main(["denoise", "stack.tif"]) == 0
+    said = re.search(r"sigma ([\d.]+) ([\d.]+) \(estimated\)", capsys.readouterr().out)
+    assert said is not None
+    assert [float(number) for number in said.groups()] == pytest.approx([5, 40], rel=0.15)
+    assert tifffile.imread("stack-denoised.tif").shape == (2, 64, 64)
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = import_module("ebrl.vision.denoising")
+    monkeypatch.setattr(home, "denoise", lambda *_, **__: pytest.fail("it was denoised"))
+    write(Path("clear.png"), np.dstack([noisy(colour()), grey()]))
+    assert main(["denoise", "clear.png", "--out", "clear.jpg"]) == 1
+    assert "JPEG holds" in capsys.readouterr().err
+    assert main(["denoise", "clear.png", "--out", "clear.gif"]) == 2
+    assert ".gif is not written" in capsys.readouterr().err
+    assert names() == {"clear.png"}
+
+
+def test_names_that_begin_with_a_dash_or_are_too_long() -> None:
+    long = "n" * 245
+    for name in ("-a.png", f"{long}.png", "z.png"):
+        write(Path(name), noisy(grey()))
+    arguments = ["--sigma", "25", "--no-picture", "--", "-a.png", f"{long}.png", "z.png"]
+    assert main(["denoise", *arguments]) == 1
+    assert {"-a-denoised.png", "z-denoised.png"} <= names()
+
+
+def test_noise_of_a_camera_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    white = np.random.RandomState(0).randn(192, 192)
+    coarse = gaussian_filter(white, 1.0, mode="wrap")
+    image = (128 + 10 * coarse / coarse.std()).round().astype(np.uint8)
+    write(Path("photo.png"), image)
+    assert main(["denoise", "photo.png"]) == 0
+    assert "coarser than a pixel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:7"])
+def test_a_device_that_is_not_there(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write(Path("photo.png"), noisy(grey()))
+    assert main(["denoise", "photo.png", "--device", device]) == 2
+    assert "--device: " in capsys.readouterr().err

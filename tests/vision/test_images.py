@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ebrl.vision.fidelity import fidelity
 from ebrl.vision.files import save
-from ebrl.vision.grids import side_by_side
+from ebrl.vision.grids import in_eight_bits, side_by_side
 from ebrl.vision.images import opened, picture
-from ebrl.vision.photograph import ImageError
+from ebrl.vision.photograph import ImageError, of_pil
 
 CLEAR = np.dstack([colour(), grey()])
 GREY_CLEAR = np.dstack([grey(), grey()[::-1]])
@@ -297,8 +297,8 @@ def test_a_format_that_cannot_hold_the_image(
 
 
 def test_side_by_side_of_every_depth() -> None:
-    images = [Image.fromarray(image) for image in (grey(), deep(grey()), CLEAR)]
-    shown = side_by_side(images).pixels
+    photographs = [of_pil(Image.fromarray(image)) for image in (grey(), deep(grey()), CLEAR)]
+    shown = side_by_side([in_eight_bits(photograph) for photograph in photographs]).pixels
     assert shown.shape == (40, 3 * 56 + 2 * 8, 3)
     assert (shown[:, :56] == grey()[..., None]).all()
     assert (shown[:, -56:] == colour()).all()
