@@ -52,8 +52,36 @@ TASKS = {
         {"learning_rate": 1e-3, "policy_kwargs": {"net_arch": [64, 64]}},
     ),
 }
+NORMALISED = {
+    **TUNED,
+    "normalization": "batch",
+    "target": "none",
+    "policy_delay": 3,
+    "candidates": 1,
+    "moves": 0,
+    "compile": True,
+    "policy_kwargs": {"optimizer_kwargs": {"betas": (0.5, 0.999)}},
+}
+
+
+def normalised(**changes: Any) -> Agent:
+    """Return the agent with batch-normalised critics, with one ingredient changed."""
+    return Agent(EnergyActorCritic, {**NORMALISED, **changes})
+
+
 AGENTS = {
     "EnergyActorCritic": Agent(EnergyActorCritic, {}),
+    "normalised critics": normalised(),
+    "bfloat16": normalised(precision="bfloat16"),
+    "layer normalisation": normalised(normalization="layer"),
+    "no normalisation": normalised(normalization=None, target="average"),
+    "target networks": normalised(target="average"),
+    "no delay": normalised(policy_delay=1),
+    "4 candidates": normalised(candidates=4),
+    "16 candidates": normalised(candidates=16),
+    "4 candidates, acting plainly": normalised(candidates=4, acting_candidates=1),
+    "4 candidates, 4 components": normalised(candidates=4, components=4),
+    "2 moves": normalised(moves=2),
     "SAC": Agent(SAC, {}),
     "SAC tuned": Agent(SAC, TUNED),
     "SAC tuned, 2 updates": Agent(SAC, {**TUNED, "gradient_steps": 2}),
