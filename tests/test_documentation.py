@@ -133,6 +133,12 @@ def test_yaml_of_a_page_is_yaml(page: str) -> None:
             yaml.safe_load(part["code"])
 
 
+def test_every_table_of_the_benchmarks_is_on_a_page() -> None:
+    tables = {path.name for path in (ROOT / "benchmarks/results").glob("*.md")}
+    text = "".join(PAGES.values())
+    assert {table for table in tables if f'--8<-- "{table}"' not in text} == set()
+
+
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text()
     pages = {page.removeprefix("docs/") for page in PAGES if page.startswith("docs/")}
