@@ -30,7 +30,8 @@ class GoodCheckpoints(Checkpoints):
 def check_finite(agent: BaseAlgorithm) -> None:
     """Raise DivergedError where a weight or an optimiser's moment is not finite.
 
-    It waits for the device: call it where files are written."""
+    It waits for the device: call it where files are written.
+    """
     for name, tensor in _tensors("", agent.get_parameters()):
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise DivergedError(
