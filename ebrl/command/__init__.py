@@ -17,6 +17,7 @@ VERBS = {
     "denoise": "take the noise out of photographs",
     "restore": "sharpen, enlarge or complete photographs",
     "generate": "draw images that never were",
+    "serve": "denoise photographs on a page in the browser",
     "score": "say how unlikely sentences are, and where",
     "rank": "order sentences by their energy",
     "repair": "mend a sentence by the fewest edits",
