@@ -118,14 +118,16 @@ class Parser(ArgumentParser):
     def _positional_first(self, arguments: list[str]) -> Iterator[str]:
         flags = {n for a in self._actions if a.nargs == 0 for n in a.option_strings}
         options: list[str] = []
-        rest = iter(arguments)
-        for token in rest:
-            if not token.startswith("-"):
+        value_follows = False
+        for token in arguments:
+            if token.startswith("--"):
+                options.append(token)
+                value_follows = "=" not in token and token not in flags
+            elif value_follows or token.startswith("-"):
+                options.append(token)
+                value_follows = False
+            else:
                 yield token
-                continue
-            options.append(token)
-            if "=" not in token and token not in flags:
-                options += [value for value in [next(rest, None)] if value is not None]
         yield from options
 
 

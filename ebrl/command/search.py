@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import optuna
@@ -18,28 +18,10 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ebrl.command.endings import stop_on_signals
-from ebrl.command.errors import RunError, UsageError
-from ebrl.command.runs import Run, write
-from ebrl.command.sweep_space import Grid, Range, combinations
+from ebrl.command.errors import UsageError
+from ebrl.command.sweep_report import Scored, report, shown_values
+from ebrl.command.sweep_space import Grid, Plan, Range
 from ebrl.command.trials import POLL, FailedError, folder_of, train_run
-
-SHOWN = 5  # best trials in the table
-
-
-class Plan(NamedTuple):
-    """What a sweep is to do for each task."""
-
-    config: Path
-    space: dict[str, Grid | Range]
-    seeds: int
-    trials: int
-    jobs: int
-    prune: bool
-    seed: int
-
-    @property
-    def grid(self) -> list[dict[str, Any]]:
-        return combinations(self.space)
 
 
 def search(plan: Plan, task: str, folder: Path) -> Iterator[str]:
@@ -57,7 +39,7 @@ def search(plan: Plan, task: str, folder: Path) -> Iterator[str]:
         with FileLock(folder / ".lock", timeout=0):
             study = _open_study(plan, folder)
             yield from _run_trials(plan, task, folder, study)
-            yield from _report(plan, task, folder, study)
+            yield from report(plan, task, folder, _scored(study), len(_finished(study)))
     except Timeout as error:
         raise UsageError(f"{folder} is being searched by another process.") from error
 
@@ -133,6 +115,11 @@ def _finished(study: optuna.Study) -> list[FrozenTrial]:
     ]
 
 
+def _scored(study: optuna.Study) -> list[Scored]:
+    done = study.get_trials(states=[TrialState.COMPLETE])
+    return [Scored(trial.params, trial.user_attrs["scores"]) for trial in done]
+
+
 def _distribution(dimension: Grid | Range) -> BaseDistribution:
     if isinstance(dimension, Grid):
         return optuna.distributions.CategoricalDistribution(dimension.values)
@@ -157,7 +144,7 @@ def _try(
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-    name = f"trial {trial.number}: {_values(trial.params)}"
+    name = f"trial {trial.number}: {shown_values(trial.params)}"
     try:
         scores = [
             train_run(
@@ -179,37 +166,3 @@ def _try(
     trial.set_user_attr("scores", scores)
     study.tell(trial, float(np.mean(scores)))
     return f"{name}   {np.mean(scores):.2f}"
-
-
-def _values(parameters: dict[str, Any]) -> str:
-    shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in parameters.items()}
-    return ", ".join(f"{name}={value}" for name, value in shown.items())
-
-
-def _report(plan: Plan, task: str, folder: Path, study: optuna.Study) -> Iterator[str]:
-    done = study.get_trials(states=[TrialState.COMPLETE])
-    if not done:
-        raise RunError(
-            f"{task}: no trial came to its end; the last words of each: {folder}/*/*.log"
-        )
-    ranked = sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.number))
-    yield f"{task}: the best of {len(_finished(study))} trials, {plan.seeds} seeds each"
-    for trial in ranked[:SHOWN]:
-        yield f"  {trial.value:10.2f}   {_values(trial.params)}   ({folder_of(trial.params)})"
-    _write_best(plan, folder, ranked[0], len(done))
-    yield f"  best     {folder / 'best.yaml'}"
-    if "agent" in plan.space:  # then trials are methods
-        yield f"  compare  ebrl compare {folder}/trial-*/seed-*"
-
-
-def _write_best(plan: Plan, folder: Path, best: FrozenTrial, trials: int) -> None:
-    """Write the config of the best trial, ready for `ebrl train`, with its figures."""
-    run = Run(folder / folder_of(best.params) / "seed-0")
-    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    del config["run"], config["seed"]
-    scores = ", ".join(f"{score:.2f}" for score in best.user_attrs["scores"])
-    head = (
-        f"# The best of {trials} trials: return {best.value:.2f}, the mean over {plan.seeds} seeds "
-        f"({scores}).\n"
-    )
-    write(folder / "best.yaml", head + yaml.safe_dump(config, sort_keys=False))

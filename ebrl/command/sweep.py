@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 from ebrl.command.arguments import Count, Parser, Seed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jsonargparse import Namespace
+
+    from ebrl.command.sweep_space import Plan
 
 HELP = """
 Trains many runs of one config and finds the best values of its keys. Each KEY=VALUES is
@@ -28,6 +32,9 @@ Writes, into --out (sweeps/NAME),
   TASK/trial-ID/seed-N/             each run, as `ebrl train` writes it
   TASK/best.yaml                    the best config, with its figures: `ebrl train` takes it
 
+--ray searches on a cluster, by Ray Tune: random draws of the ranges, ASHA with --prune, a CPU a
+trial. Without an address it starts Ray here, with --jobs CPUs; all machines must see --out.
+
 The same command goes on after a kill: finished trials are kept, and the others resume from their
 checkpoints. With --jobs 1 the result is the same as undisturbed.
 
@@ -35,6 +42,7 @@ examples:
   ebrl sweep pendulum agent.learning_rate=1e-4:1e-2:log --trials 16 --seeds 3
   ebrl sweep pendulum agent=ebrl.agents.EnergyActorCritic,stable_baselines3.SAC --seeds 5
   ebrl sweep hopper agent.moves=0,2 --env Hopper-v5,Walker2d-v5 --seeds 5 --jobs 8
+  ebrl sweep hopper agent.learning_rate=1e-4:1e-2:log --trials 100 --prune --ray auto
 """
 
 
@@ -47,6 +55,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=Count, default=1, help="runs a trial")
     parser.add_argument("--trials", type=Count, default=20, help="where there is a range")
     parser.add_argument("--jobs", type=Count, default=1, help="runs at once, a thread each")
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="search by Ray Tune, on a cluster",
+    )
     parser.add_argument("--prune", action="store_true", help="stop trials below the median early")
     parser.add_argument("--seed", type=Seed, default=0, help="of the search")
     parser.add_argument("--out", help="the folder of the sweep")
@@ -56,8 +71,7 @@ def main(arguments: list[str]) -> int:
 def _sweep(given: Namespace) -> int:
     from ebrl.command.agent_config import read
     from ebrl.command.config_files import find
-    from ebrl.command.errors import extra
-    from ebrl.command.sweep_space import dimensions
+    from ebrl.command.sweep_space import Plan, dimensions
     from ebrl.command.training_verbs import search_working_folder
 
     search_working_folder()
@@ -68,19 +82,31 @@ def _sweep(given: Namespace) -> int:
     tasks = given.env.split(",") if given.env else [configuration.environment]
     out = Path(given.out or f"sweeps/{configuration.settings.name}")
     os.makedirs(out, exist_ok=True)
-    with extra("sweep", "optuna"):
-        from ebrl.command.search import Plan, search
-
-    plan = Plan(
+    plan = Plan(  # of plain numbers, which every machine knows
         config=config.resolve(),
         space=space,
-        seeds=given.seeds,
-        trials=given.trials,
-        jobs=given.jobs,
+        seeds=int(given.seeds),
+        trials=int(given.trials),
+        jobs=int(given.jobs),
         prune=given.prune,
-        seed=given.seed,
+        seed=int(given.seed),
+        timesteps=configuration.settings.total_timesteps,
     )
     for task in tasks:
-        for line in search(plan, task, out / task.replace("/", "_").replace(":", "_")):
+        folder = out / task.replace("/", "_").replace(":", "_")
+        for line in _lines(plan, task, folder, given.ray):
             print(line)
     return 0
+
+
+def _lines(plan: Plan, task: str, folder: Path, address: str | None) -> Iterator[str]:
+    """Search one task, here or on a cluster, and yield what there is to say."""
+    from ebrl.command.errors import extra
+
+    if address is None:
+        with extra("sweep", "optuna"):
+            from ebrl.command import search
+        return search.search(plan, task, folder)
+    with extra("ray", "ray"):
+        from ebrl.command import ray_search
+    return ray_search.search(plan, task, folder, address)

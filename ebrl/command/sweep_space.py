@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jsonargparse import get_loader
@@ -73,3 +74,20 @@ def combinations(space: dict[str, Grid | Range]) -> list[dict[str, Any]]:
     if len(grids) < len(space):
         return []
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*grids)]
+
+
+class Plan(NamedTuple):
+    """What a sweep is to do for each task."""
+
+    config: Path
+    space: dict[str, Grid | Range]
+    seeds: int
+    trials: int
+    jobs: int
+    prune: bool
+    seed: int
+    timesteps: int  # of a run
+
+    @property
+    def grid(self) -> list[dict[str, Any]]:
+        return combinations(self.space)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +21,8 @@ from ebrl.command.runs import Run, read_evaluations
 
 POLL = 0.2  # seconds between two looks at a run
 
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 RETRIES = 3  # of a run whose process was killed
 
 Seen = Callable[[int, float], None]  # takes the steps and the mean return of an evaluation
@@ -91,6 +95,7 @@ def _run_process(run: Run, config: Path, options: list[str], seen: Seen, stoppin
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for the sweep, which asks its runs to save
+            preexec_fn=_save_when_orphaned if LIBC is not None else None,
             env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         )
     shown = 0
@@ -107,6 +112,12 @@ def _run_process(run: Run, config: Path, options: list[str], seen: Seen, stoppin
             process.terminate()  # it saves
             process.wait()
     return process.returncode
+
+
+def _save_when_orphaned() -> None:
+    """In the new process: ask for SIGTERM when the sweep dies, at which a training saves."""
+    assert LIBC is not None  # or this is not called
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _log(run: Run) -> Path:

@@ -1,0 +1,73 @@
+"""What a sweep found: its best trials, and the config of the best one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from ebrl.command.errors import RunError
+from ebrl.command.runs import Run, write
+from ebrl.command.sweep_space import Plan
+from ebrl.command.trials import folder_of
+
+SHOWN = 5  # best trials in the table
+
+
+class Scored(NamedTuple):
+    """A trial that came to its end."""
+
+    parameters: dict[str, Any]
+    scores: list[float]  # the last mean return of each seed
+
+    @property
+    def value(self) -> float:
+        return float(np.mean(self.scores))
+
+
+def report(plan: Plan, task: str, folder: Path, done: list[Scored], tried: int) -> Iterator[str]:
+    """Write the best config and yield the table of the best trials.
+
+    Args:
+        plan: What was searched.
+        task: The environment.
+        folder: Of the search.
+        done: The trials that came to their end.
+        tried: How many there were in all.
+
+    Raises:
+        RunError: No trial came to its end.
+    """
+    if not done:
+        raise RunError(f"{task}: no trial came to its end; what they said: {folder}/*/*.log")
+    ranked = sorted(done, key=lambda trial: -trial.value)
+    yield f"{task}: the best of {tried} trials, {plan.seeds} seeds each"
+    for trial in ranked[:SHOWN]:
+        name = folder_of(trial.parameters)
+        yield f"  {trial.value:10.2f}   {shown_values(trial.parameters)}   ({name})"
+    _write_best(plan, folder, ranked[0], len(done))
+    yield f"  best     {folder / 'best.yaml'}"
+    if "agent" in plan.space:  # then trials are methods
+        yield f"  compare  ebrl compare {folder}/trial-*/seed-*"
+
+
+def shown_values(parameters: dict[str, Any]) -> str:
+    """Return the values of a trial for people to read."""
+    shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in parameters.items()}
+    return ", ".join(f"{name}={value}" for name, value in shown.items())
+
+
+def _write_best(plan: Plan, folder: Path, best: Scored, trials: int) -> None:
+    """Write the config of the best trial, ready for `ebrl train`, with its figures."""
+    run = Run(folder / folder_of(best.parameters) / "seed-0")
+    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    del config["run"], config["seed"]
+    scores = ", ".join(f"{score:.2f}" for score in best.scores)
+    head = (
+        f"# The best of {trials} trials: return {best.value:.2f}, the mean over {plan.seeds} seeds "
+        f"({scores}).\n"
+    )
+    write(folder / "best.yaml", head + yaml.safe_dump(config, sort_keys=False))
