@@ -47,6 +47,7 @@ class AdamState(NamedTuple):
         )
 
     def tensors(self) -> list[Tensor]:
+        """Return everything that a step reads and writes but the parameters."""
         return [*self.averages, *self.squares, *self.steps, self.learning_rate]
 
 
