@@ -29,8 +29,12 @@ from ebrl.sequences.tokens import PAD, padded
 from ebrl.training import fit
 from ebrl.training.ragged import Ragged
 
-LONGEST = 48  # tokens of the sentences that scorers are trained on
-SHARES = {"masked": (0.0, 0.25, 0.5, 1.0), "contrastive": (0.0, 0.5, 1.0, 2.0, 4.0)}
+DRAWS = 1500  # of the language model, for noise contrast
+LONGEST = 32  # tokens of the sentences that scorers are trained on
+SHARES = {  # the masked energy is left out: it takes a pass for each token
+    "contrastive": (0.0, 0.5, 1.0, 2.0, 4.0),
+    "residual": (0.0, 0.5, 1.0),
+}
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -48,7 +52,7 @@ def train_scorer(
     if kind == "contrastive":
         objective = Contrast()
     else:
-        drawn = torch.cat([language.causal.sample((500,), generator(i)) for i in range(8)])
+        drawn = language.causal.sample((DRAWS,), generator(), longest=LONGEST + 1)
         drawn = drawn[(drawn[:, LONGEST:] == PAD).all(1), :LONGEST]
         objective = NCE(Draws(drawn), ratio=1)
         data = padded(rows, LONGEST)
@@ -57,7 +61,7 @@ def train_scorer(
         data,
         objective,
         steps=steps,
-        batch_size=48,
+        batch_size=32,
         learning_rate=2e-3,
         schedule=lambda progress: 1 - progress,
         generator=generator(),
@@ -85,7 +89,8 @@ def choose(language: Language, texts: list[str]) -> dict[str, float]:
     x = padded(rows)
     copies = [row[row != PAD] for row in corrupted(x, generator(7))]
     found = {}
-    for name, energy in language.energies.items():
+    for name in ("causal", *SHARES):
+        energy = language.energies[name]
         found[name] = [
             torch.stack([part.sum() for part in parts_of_rows(energy, each)]).numpy()
             for each in (rows, copies)
@@ -103,14 +108,14 @@ def choose(language: Language, texts: list[str]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="of `ebrl fit sequences/english`, or a language")
-    parser.add_argument("--steps", type=int, default=300, help="of each scorer")
+    parser.add_argument("--steps", type=int, default=150, help="of each scorer")
     parser.add_argument("--valid", type=int, default=600, help="sentences to choose shares on")
     parser.add_argument("--out", type=Path, default=ENGLISH)
     given = parser.parse_args()
     torch.set_num_threads(1)
     language = load(given.run / "language.safetensors" if given.run.is_dir() else given.run)
     began = time.process_time()
-    encoded = language.tokenizer.encode_all(sentences(TRAIN)[:60_000])
+    encoded = language.tokenizer.encode_all(sentences(TRAIN)[:20_000])
     rows = [row for row in encoded if 2 < len(row) <= LONGEST]
     scorers = {
         kind: train_scorer(language, kind, rows, given.steps)
@@ -119,7 +124,7 @@ def main() -> None:
     held_out = sentences(VALID)
     language = language._replace(scorers=scorers)
     language = language._replace(shares=choose(language, held_out[: given.valid]))
-    language = with_reference(language, held_out[:2000])
+    language = with_reference(language, held_out[:1000])
     nats = judge(language, language.causal)(held_out[2000:])
     tokens = sum(len(row) + 1 for row in language.tokenizer.encode_all(held_out[2000:]))
     words = sum(len(text.split()) + 1 for text in held_out[2000:])

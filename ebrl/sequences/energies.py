@@ -102,6 +102,7 @@ class CausalEnergy(TransformerEnergy):
         *,
         prefix: Tensor | None = None,
         temperature: float = 1.0,
+        longest: int | None = None,
     ) -> Tensor:
         """Draw sentences, `(*batch, longest)`, one token after another.
 
@@ -111,6 +112,7 @@ class CausalEnergy(TransformerEnergy):
             prefix: The first tokens of all of them, `(length,)`.
             temperature: Divides the energy of each token given those before it; other than 1, the
                 draws are not those of a tempered energy of sentences.
+            longest: Stop after so many tokens; sentences of that length may be unfinished.
         """
         count = torch.Size(batch).numel()
         x = torch.full((count, self.longest), PAD, device=generator.device)
@@ -119,7 +121,7 @@ class CausalEnergy(TransformerEnergy):
         x[:, : len(read) - 1] = read[1:]
         read, memory = read.expand(count, -1), self.transformer.memory()
         ended = torch.zeros(count, dtype=torch.bool, device=x.device)
-        for place in range(read.shape[1] - 1, self.longest):
+        for place in range(read.shape[1] - 1, longest or self.longest):
             features = self.transformer(self.transformer.embed(read), memory=memory)[:, -1]
             law = (self.transformer.logits(features).float() / temperature).softmax(-1)
             token = torch.multinomial(law, 1, generator=generator).squeeze(1) + PREDICTED
