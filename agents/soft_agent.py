@@ -117,7 +117,10 @@ class SoftAgent(Saving):
                 (1,), math.log(self.initial_ent_coef), device=self.device, requires_grad=True
             )
             self.ent_coef_optimizer = torch.optim.Adam(
-                [self.log_ent_coef], lr=self.lr_schedule(1), fused=True
+                [self.log_ent_coef],
+                lr=self.lr_schedule(1),
+                betas=self.policy.optimizer_kwargs.get("betas", (0.9, 0.999)),
+                fused=True,
             )
             self.policy.temperature.fill_(self.initial_ent_coef)
         else:

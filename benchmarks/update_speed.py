@@ -4,23 +4,34 @@
 
 Equal networks (256, 256), equal batches (256), one thread, one process. The algorithms take turns,
 a block of updates each, and the ratio is taken within a round, so that a machine whose speed drifts
-does not decide it. Medians over the rounds, with the range.
+does not decide it. Medians over the rounds, with the range. Clocks are the process's CPU time; what
+a program costs to compile includes the compiler's processes. SBX's SAC runs where `sbx-rl` is
+installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
+import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
+
+# Read when jax is loaded: one thread for SBX, too.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+)
 
 import gymnasium as gym
 import numpy as np
 import stable_baselines3
 import torch
-from machine import processor
+from machine import commit, processor
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -29,20 +40,32 @@ from ebrl.agents import EnergyActorCritic
 
 BATCH = 256
 SIZES = {"3/1 (Pendulum)": (3, 1), "17/6 (HalfCheetah)": (17, 6)}
-RIVALS: dict[str, Callable[[gym.Env], OffPolicyAlgorithm]] = {
-    "SB3 SAC": lambda env: SAC("MlpPolicy", env, buffer_size=10_000),
-    "candidates 1": lambda env: EnergyActorCritic(
-        "MlpPolicy", env, buffer_size=10_000, candidates=1
-    ),
-    "candidates 4": lambda env: EnergyActorCritic(
-        "MlpPolicy", env, buffer_size=10_000, candidates=4
-    ),
-    "candidates 16": lambda env: EnergyActorCritic(
-        "MlpPolicy", env, buffer_size=10_000, candidates=16
-    ),
-    "candidates 4, components 4": lambda env: EnergyActorCritic(
-        "MlpPolicy", env, buffer_size=10_000, candidates=4, components=4
-    ),
+Build = Callable[[gym.Env], OffPolicyAlgorithm]
+
+
+def ours(**arguments: Any) -> Build:
+    return partial(EnergyActorCritic, "MlpPolicy", buffer_size=10_000, moves=0, **arguments)
+
+
+COMPILED: dict[str, Any] = {"compile": True}
+BFLOAT16: dict[str, Any] = {"compile": True, "precision": "bfloat16"}
+NORMALISED: dict[str, Any] = {
+    "candidates": 1,
+    "normalization": "batch",
+    "target": "none",
+    "policy_delay": 3,
+}
+RIVALS: dict[str, Build] = {
+    "SB3 SAC": partial(SAC, "MlpPolicy", buffer_size=10_000),
+    "1 candidate": ours(candidates=1),
+    "1 candidate, compiled": ours(candidates=1, **COMPILED),
+    "1 candidate, compiled, bfloat16": ours(candidates=1, **BFLOAT16),
+    "4 candidates": ours(candidates=4),
+    "4 candidates, compiled": ours(candidates=4, **COMPILED),
+    "4 candidates, compiled, bfloat16": ours(candidates=4, **BFLOAT16),
+    "normalised, no target networks": ours(**NORMALISED),
+    "normalised, no target networks, compiled": ours(**NORMALISED, **COMPILED),
+    "normalised, no target networks, compiled, bfloat16": ours(**NORMALISED, **BFLOAT16),
 }
 
 
@@ -54,8 +77,27 @@ class Sized(gym.Env):
         self.action_space = gym.spaces.Box(-1.0, 1.0, (actions,), np.float32)
 
 
-def filled(model: OffPolicyAlgorithm) -> OffPolicyAlgorithm:
+class Ready(NamedTuple):
+    """An algorithm that has made its first updates, and what they cost."""
+
+    model: OffPolicyAlgorithm
+    seconds: float  # of CPU time, mostly of a compiler
+    megabytes: float  # that the process grew by
+
+
+def rivals() -> dict[str, Build]:
+    if importlib.util.find_spec("sbx") is None:
+        return RIVALS
+    import sbx
+
+    return {**RIVALS, "SBX SAC": partial(sbx.SAC, "MlpPolicy", buffer_size=10_000)}
+
+
+def ready(build: Build, size: tuple[int, int]) -> Ready:
+    """Build an algorithm, fill its replay and make its first ten updates."""
     rng = np.random.default_rng(0)
+    before, size_before = cpu_seconds(), resident_megabytes()
+    model = build(Sized(*size))
     observations = model.observation_space.shape
     for _ in range(5_000):
         model.replay_buffer.add(
@@ -67,24 +109,40 @@ def filled(model: OffPolicyAlgorithm) -> OffPolicyAlgorithm:
             [{}],
         )
     model.set_logger(configure(None, []))
-    model.train(10, BATCH)
-    return model
+    for _ in range(10):
+        model.train(1, BATCH)
+    return Ready(model, cpu_seconds() - before, resident_megabytes() - size_before)
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and of those that it waited for."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(sum(resource.getrusage(kind)[:2]) for kind in kinds)
+
+
+def resident_megabytes() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def updates_per_second(model: OffPolicyAlgorithm, updates: int) -> float:
     start = time.process_time()
     for _ in range(updates):
         model.train(1, BATCH)
+    if type(model).__module__.startswith("sbx"):
+        import jax
+
+        jax.block_until_ready(model.policy.actor_state.params)
     return updates / (time.process_time() - start)
 
 
 def measure(rounds: int, updates: int) -> dict[str, dict]:
     table = {}
     for label, size in SIZES.items():
-        models = {name: filled(build(Sized(*size))) for name, build in RIVALS.items()}
+        models = {name: ready(build, size) for name, build in rivals().items()}
         speeds: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(rounds):
-            for name, model in models.items():
+            for name, (model, *_) in models.items():
                 speeds[name].append(updates_per_second(model, updates))
         reference = np.array(speeds["SB3 SAC"])
         for name, found in speeds.items():
@@ -93,17 +151,24 @@ def measure(rounds: int, updates: int) -> dict[str, dict]:
                 "updates_per_second": float(np.median(found)),
                 "ratio": float(np.median(ratios)),
                 "ratio_range": [float(ratios.min()), float(ratios.max())],
+                "seconds_to_start": models[name].seconds,
+                "megabytes": models[name].megabytes,
             }
     return table
 
 
 def as_markdown(table: dict[str, dict]) -> str:
-    rows = ["| observation/action: agent | updates a second | x SB3 SAC, median (range) |"]
-    rows.append("|---|---|---|")
+    rows = [
+        "| observation/action: agent | updates a second | x SB3 SAC, median (range) | "
+        "CPU s to start | MB |",
+        "|---|---|---|---|---|",
+    ]
     for name, row in table.items():
         low, high = row["ratio_range"]
         speed = f"{row['updates_per_second']:.0f} | {row['ratio']:.2f} ({low:.2f} to {high:.2f})"
-        rows.append(f"| {name} | {speed} |")
+        rows.append(
+            f"| {name} | {speed} | {row['seconds_to_start']:.0f} | {row['megabytes']:.0f} |"
+        )
     return "\n".join(rows)
 
 
@@ -130,6 +195,7 @@ def main() -> None:
             "load": round(os.getloadavg()[0], 1),
             "torch": torch.__version__,
             "stable_baselines3": stable_baselines3.__version__,
+            "commit": commit(),
         }
         arguments.out.write_text(json.dumps({"facts": facts, "table": table}, indent=1) + "\n")
         told = ", ".join(f"{name} {value}" for name, value in facts.items())
