@@ -8,9 +8,6 @@ outside. On a CUDA device it is replayed as one CUDA graph.
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -18,9 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from ebrl.sampling.compilation import missing_compiler
 
 PROGRAMS = 64  # kept for each process; torch's own limit is 8
-_COMPILERS = {"darwin": "clang++", "win32": "cl"}  # torch's choice, elsewhere g++
 
 
 def can_compile(device: torch.device) -> bool:
@@ -29,9 +28,8 @@ def can_compile(device: torch.device) -> bool:
 
     missing = ""
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
-        missing = f"a torch that traces gradients, which {torch.__version__} does not"
-    compiler = os.environ.get("CXX", _COMPILERS.get(sys.platform, "g++"))
-    if device.type == "cpu" and shutil.which(compiler) is None:
+        missing = f"a torch that compiles gradients, which {torch.__version__} does not"
+    elif device.type == "cpu" and (compiler := missing_compiler()):
         missing = f"a C++ compiler and found no {compiler!r}: install it or name another in CXX"
     if missing:
         warnings.warn(f"compile=True needs {missing}; updates run eagerly", stacklevel=3)
@@ -55,7 +53,9 @@ def run(update: Callable[..., Any], arguments: tuple[Any, ...], static: Iterable
             torch._dynamo.mark_static_address(tensor, guard=False)
         torch.compiler.cudagraph_mark_step_begin()
     with torch._dynamo.config.patch(trace_autograd_ops=True, recompile_limit=PROGRAMS):
-        return _compiled(update, device)(*arguments)
+        result = _compiled(update, device)(*arguments)
+    # What a CUDA graph returns it overwrites when it is replayed.
+    return tree_map_only(Tensor, torch.clone, result) if device == "cuda" else result
 
 
 def failures() -> tuple[type[Exception], ...]:

@@ -6,7 +6,9 @@ their importance gives the soft value of the next observation,
     log w_m = Q'(s', a_m)/alpha - log q(a_m|s'),    V(s') = alpha log (1/M) Σ_m exp(log w_m),
 
 and the proposal follows the energy by the reverse KL divergence. With one candidate and one
-component V is `Q' - alpha log q` and the agent is SAC (Haarnoja et al. 2018).
+component V is `Q' - alpha log q` and the agent is SAC (Haarnoja et al. 2018). Q' is an averaged
+critic, or the critic itself: with `normalization="batch"` and `target="none"` one pass over (s, a)
+and (s', a') makes target networks unnecessary (CrossQ, Bhatt et al. 2024).
 """
 
 from __future__ import annotations
@@ -36,13 +38,8 @@ from ebrl.agents.soft_agent import Due, Observation, SoftAgent, Transitions
 from ebrl.estimators import SoftValue, soft_value
 from ebrl.networks.normalization import Normalization
 
-OF_THE_AGENT = (
-    "components",
-    "moves",
-    "acting_candidates",
-    "normalization",
-    "target",
-)  # arguments of the policy
+# Arguments of the policy that are given to the agent.
+OF_THE_AGENT = ("components", "moves", "acting_candidates", "normalization", "target")
 
 
 class UpdateNoise(NamedTuple):
@@ -81,19 +78,25 @@ class UpdateReport(NamedTuple):
 class EnergyActorCritic(SoftAgent):
     """A native Stable-Baselines3 algorithm for continuous actions.
 
-    What SAC has not:
+    Arguments that are not listed are named and default as in `stable_baselines3.SAC`.
 
-    :param candidates: draws of the proposal in the soft value of the next observation
-    :param components: Gaussians in the proposal's mixture
-    :param moves: steps of MALA on the energy when acting
-    :param acting_candidates: draws resampled by importance when acting; `candidates` if None
-    :param initial_ent_coef: where an automatic temperature starts
-    :param compile: run each update as one compiled program, which takes tens of seconds to make
-    :param precision: of the networks' products in an update; "bfloat16" keeps weights in float32
-
-    Everything else is named and defaults as in `stable_baselines3.SAC`. `ent_coef` is the
-    temperature alpha, in units of reward; it is tuned so that the proposal's entropy,
-    `-E_q log q`, meets `target_entropy`, `-action_dim` by default.
+    Args:
+        candidates: Draws of the proposal in the soft value of the next observation.
+        components: Gaussians in the proposal's mixture.
+        moves: Steps of MALA on the energy when acting.
+        acting_candidates: Draws that are resampled by their importance when acting; 1 acts by the
+            proposal alone, None takes `candidates`.
+        normalization: Of the critics: "batch", "layer" or None.
+        target: Which critic the next observation is valued by: "average" is the moving average of
+            SAC, "none" the critic itself, by the batch statistics of both moments together.
+        policy_delay: Updates of the critics for each one of the proposal and the temperature.
+        ent_coef: The temperature alpha, in units of reward. "auto" tunes it so that the proposal's
+            entropy, `-E_q log q`, meets `target_entropy`.
+        initial_ent_coef: Where an automatic temperature starts.
+        target_entropy: In nats; "auto" is `-action_dim`.
+        compile: Run each update as one compiled program, which takes tens of seconds to make. It
+            needs a C++ compiler and torch's Adam.
+        precision: Of the products in an update. "bfloat16" keeps weights and optimisers in float32.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {

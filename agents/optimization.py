@@ -33,8 +33,9 @@ class AdamState(NamedTuple):
             learning_rate: A tensor that receives the group's learning rate.
         """
         (group,) = optimizer.param_groups
-        states = [optimizer.state[p] for p in group["params"] if p in optimizer.state]
-        if not states:
+        trained = [parameter for parameter in group["params"] if parameter.requires_grad]
+        states = [optimizer.state[p] for p in trained if p in optimizer.state]
+        if trained and not states:
             return None
         learning_rate.fill_(group["lr"])
         return cls(

@@ -83,7 +83,7 @@ class SoftAgent(Saving):
         self.policy.generator = self.generators["acting"]
         for name in (*self.trained, "critic_target"):
             setattr(self, name, getattr(self.policy, name))
-        pair = [net for net in (self.critic_target, self.policy.critic) if self.critic_target]
+        pair = () if self.critic_target is None else (self.critic_target, self.critic)
         self._averaged = [list(network.parameters()) for network in pair]
         self._running = [get_parameters_by_name(network, ["running_"]) for network in pair]
         self._setup_temperature()
@@ -117,10 +117,7 @@ class SoftAgent(Saving):
                 (1,), math.log(self.initial_ent_coef), device=self.device, requires_grad=True
             )
             self.ent_coef_optimizer = torch.optim.Adam(
-                [self.log_ent_coef],
-                lr=self.lr_schedule(1),
-                betas=self.policy.optimizer_kwargs.get("betas", (0.9, 0.999)),
-                fused=True,
+                [self.log_ent_coef], lr=self.lr_schedule(1), fused=True
             )
             self.policy.temperature.fill_(self.initial_ent_coef)
         else:
@@ -210,6 +207,8 @@ class SoftAgent(Saving):
     def _descend(self, name: str, loss: Tensor) -> None:
         """Take a step of one network's optimizer down the loss; no other network has a gradient."""
         parameters = trainable_parameters(getattr(self.policy, name))
+        if not parameters or not loss.requires_grad:  # all of it is frozen
+            return
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         self._step(name, parameters, gradients)
 

@@ -36,24 +36,26 @@ from .soft_q_policy import (
 class SoftQ(SoftAgent):
     """A native Stable-Baselines3 algorithm for discrete actions.
 
-    What DQN has not:
-
-    :param ent_coef: the temperature alpha, in units of reward; "auto" tunes it so that the
-        policy's exact entropy, averaged over the replayed observations, meets the target
-    :param initial_ent_coef: where an automatic temperature starts
-    :param target_entropy: for "auto", as a fraction of `log |A|`, the entropy of the uniform
-        policy; near 1 the temperature grows without end, .3 to .6 is safe
-    :param munchausen: weight of the log-policy in the reward, from 0 (none) to below 1; 0.9 in the
-        paper
-    :param compile: run each update as one compiled program, which takes tens of seconds to make
-    :param precision: of the networks' products in an update; "bfloat16" keeps weights in float32
-    :param munchausen_clip: floor, below 0 and in units of reward, of `alpha log pi`
-
-    Exploration is the policy's own; there is no epsilon. The target network moves by `tau` after
-    every `target_update_interval` updates; `tau=1` copies it. The critics, two unless
+    Exploration is the policy's own; there is no epsilon. The critics, two unless
     `policy_kwargs={"n_critics": 1}`, act by their mean and back up their smallest Q: against
     overestimation, at the price of a bias where Q is noisy. Returns over `n_steps > 1` leave out
-    the entropy, and the Munchausen term, of the steps in between.
+    the entropy, and the Munchausen term, of the steps in between. Arguments that are not listed are
+    named as in `stable_baselines3.DQN`.
+
+    Args:
+        tau: How far the target network moves after every `target_update_interval` updates; 1 copies
+            the critic.
+        ent_coef: The temperature alpha, in units of reward. "auto" tunes it so that the policy's
+            exact entropy, averaged over the replayed observations, meets `target_entropy`.
+        initial_ent_coef: Where an automatic temperature starts.
+        target_entropy: A fraction of `log |A|`, the entropy of the uniform policy. Near 1 the
+            temperature grows without end; 0.3 to 0.6 is safe.
+        munchausen: Weight of the log-policy in the reward, from 0 (none) to below 1; 0.9 in the
+            paper.
+        munchausen_clip: Floor of `alpha log pi`, below 0 and in units of reward.
+        compile: Run each update as one compiled program, which takes tens of seconds to make. It
+            needs a C++ compiler and torch's Adam.
+        precision: Of the products in an update. "bfloat16" keeps weights and optimisers in float32.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {

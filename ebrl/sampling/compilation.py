@@ -27,6 +27,12 @@ GRAPHS = 64  # torch's own limit is 8, fewer than the shapes of one training run
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}  # torch's choice, elsewhere g++
 
 
+def missing_compiler() -> str | None:
+    """Return the name of the C++ compiler that torch would run, if there is no such program."""
+    compiler = os.environ.get("CXX", _COMPILERS.get(sys.platform, "g++"))
+    return compiler if shutil.which(compiler) is None else None
+
+
 def check_compilable(kernel: Kernel) -> None:
     """Raise `ValueError` for a kernel whose step is no static graph or is not tested as one.
 
@@ -37,8 +43,7 @@ def check_compilable(kernel: Kernel) -> None:
             f"expected one of ULA, MALA and HMC to compile, got {type(kernel).__name__}: "
             "leave compile=False"
         )
-    compiler = os.environ.get("CXX", _COMPILERS.get(sys.platform, "g++"))
-    if shutil.which(compiler) is None:
+    if compiler := missing_compiler():
         raise RuntimeError(
             f"compile=True needs a C++ compiler and found no {compiler!r}: install g++, name "
             "another in the environment variable CXX, or leave compile=False"
