@@ -22,25 +22,43 @@ POSES = 8  # of a square: four turns, mirrored or not
 
 
 class Patches(Dataset[Tensor]):
-    """Square patches `(channels, size, size)` in [0, 1] of all images under `folders`.
+    """Square patches `(channels, size, size)` in [0, 1] of the images in some folders.
 
-    Item i is always the same: positions lie `stride` apart, each patch comes in all eight poses,
-    and which come when is the training's own random order. Images are held as bytes. Raises
-    `ValueError` for channels other than 1 and 3, `FileNotFoundError` where no image is large
-    enough.
+    Item i is always the same patch; the order in which they are drawn is the training's. Every
+    patch comes in eight poses: four turns, mirrored or not. Images are held as bytes.
+
+    Args:
+        folders: As in `photographs`.
+        channels: 1 for grey, 3 for colour.
+        size: Pixels a side of a patch.
+        stride: Pixels between the places of patches.
+        leave_out: Images of each folder, the last by name, that are kept for tests.
+
+    Raises:
+        ValueError: For channels other than 1 and 3, and sizes below 1.
+        FileNotFoundError: For a folder without images, and where no image is large enough.
     """
 
     def __init__(
-        self, folders: str | list[str], channels: int = 1, size: int = 64, stride: int = 16
+        self,
+        folders: str | list[str],
+        channels: int = 1,
+        size: int = 64,
+        stride: int = 16,
+        leave_out: int = 0,
     ):
-        if channels not in (1, 3) or size < 1 or stride < 1:
+        if channels not in (1, 3) or size < 1 or stride < 1 or leave_out < 0:
             raise ValueError(
-                f"expected 1 or 3 channels, size and stride >= 1, got {channels=}, {size=}, "
-                f"{stride=}"
+                f"expected 1 or 3 channels, size and stride >= 1, leave_out >= 0, got {channels=}, "
+                f"{size=}, {stride=}, {leave_out=}"
             )
         self.size, self.stride = size, stride
         folders = [folders] if isinstance(folders, str) else folders
-        images = [image for folder in folders for image in photographs(folder, channels)]
+        images = [
+            image
+            for folder in folders
+            for image in list(photographs(folder, channels))[: -leave_out or None]
+        ]
         self.images = [image for image in images if min(image.shape[:2]) >= size]
         if not self.images:
             raise FileNotFoundError(

@@ -91,6 +91,15 @@ def test_drawings_are_always_the_same_and_unlike_photographs() -> None:
     assert (steps > 50).mean() > 0.05  # hard edges
 
 
+def test_the_last_images_of_a_folder_are_left_out() -> None:
+    every = Patches("drawings", size=320, stride=160)
+    fewer = Patches("drawings", size=320, stride=160, leave_out=3)
+    assert len(every.images) - len(fewer.images) == 3
+    assert np.array_equal(fewer.images[-1], every.images[-4])
+    with pytest.raises(ValueError, match="leave_out"):
+        Patches("drawings", leave_out=-1)
+
+
 def test_patches_of_drawings() -> None:
     patches = Patches("drawings", channels=3, size=64, stride=64)
     assert patches[0].shape == (3, 64, 64)
