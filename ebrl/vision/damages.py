@@ -1,4 +1,4 @@
-"""What happened to a photograph, as names and files tell it: a blur, a scale, holes."""
+"""Damages of a photograph, read from names and files: a blur, a scale, missing pixels."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ WIDEST = 100.0  # pixels, of a blur that is named
 
 
 def kernel(name: str | Path) -> Tensor:
-    """Return a kernel `(height, width)` of sum 1: `gaussian:1.6`, `box:5`, a picture or a .npy.
+    """Return a kernel `(height, width)` of sum 1.
 
-    Raises ImageError for what is none: odd sides are expected, and finite numbers of a positive
-    sum; FileNotFoundError for a missing file.
+    Args:
+        name: `gaussian:1.6` or `box:5`, in pixels, or the file of an image or of a `.npy` array.
+
+    Raises:
+        ImageError: For even sides, numbers that are not finite, or a sum that is not positive.
+        FileNotFoundError: For a missing file.
     """
     shape, colon, size = str(name).partition(":")
     if colon and shape in ("gaussian", "box"):
@@ -41,9 +45,11 @@ def kernel(name: str | Path) -> Tensor:
 
 
 def known(path: str | Path) -> Tensor:
-    """Return `(height, width)`, true where the picture is not white: there pixels are known.
+    """Return a mask `(height, width)`, true where the image is not white: these pixels are known.
 
-    Raises ImageError for a picture that has no white, or nothing else; FileNotFoundError.
+    Raises:
+        ImageError: For an image without white, or nothing else.
+        FileNotFoundError: For a missing file.
     """
     image = opened(path)
     if image.mode in ("1", "P", "PA"):

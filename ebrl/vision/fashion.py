@@ -1,4 +1,4 @@
-"""The images of Fashion-MNIST, and of what else lies in a file like it."""
+"""The images of Fashion-MNIST, and of other files with its layout."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ CLASSES = (  # by their labels, 0 to 9
 
 
 def images(path: str = "fashion_mnist/fashion_mnist.npz", split: str = "train") -> TensorDataset:
-    """Return images `(n, 1, height, width)` in [0, 1]; labels are left out.
+    """Return images `(n, 1, height, width)` in [0, 1], without their labels.
 
-    `path` is an `.npz` with `x_train`, `y_train`, `x_test`, `y_test`, here or under EBRL_DATA.
-    Raises `FileNotFoundError` where there is none.
+    Args:
+        path: An `.npz` with `x_train`, `y_train`, `x_test`, `y_test`, here or under EBRL_DATA.
+        split: `train` or `test`.
+
+    Raises:
+        FileNotFoundError: For a missing file.
     """
     return TensorDataset(labelled(path, split)[0])
 
@@ -34,7 +38,9 @@ def labelled(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images `(n, 1, height, width)` in [0, 1] and their labels `(n,)`.
 
-    Raises `ValueError` for a file of other arrays.
+    Raises:
+        FileNotFoundError: For a missing file.
+        ValueError: For a file with other arrays.
     """
     for found in (Path(path), Path(os.environ.get("EBRL_DATA", ".")) / path):
         if found.is_file():

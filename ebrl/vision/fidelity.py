@@ -1,4 +1,4 @@
-"""How near an image is to the clean one."""
+"""How close an image is to the clean one."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ class Fidelity(NamedTuple):
 
 
 def fidelity(pixels: Tensor, reference: Tensor) -> Fidelity:
-    """Return the figures of pixels in [0, 1], `(channels, height, width)`, against the clean ones.
+    """Return PSNR and SSIM of pixels in [0, 1], `(channels, height, width)`, against clean ones.
 
-    Raises ImageError for pictures of different shapes.
+    Raises:
+        ImageError: For different shapes.
     """
     if pixels.shape != reference.shape:
         raise ImageError(

@@ -1,11 +1,11 @@
-"""Images from noise: along the levels of an energy, from almost all noise to almost none.
+"""Images from noise, along falling noise levels of an energy.
 
     made = generate(prior, 64, (1, 28, 28), generator=generator)
     made = generate(prior, 64, (1, 28, 28), generator=generator, corrector=Sampler(MALA(), steps=2))
 
-The corrector is the core's sampler, on the energy itself: its acceptance is evidence that only an
-explicit energy can give. Classes and completion are algebra, too: an energy of clean images, such
-as a classifier's or an observation's, is added to the prior at every level (`Guided`).
+A corrector is a sampler of the energy at each level; its acceptance rate is evidence that only an
+explicit energy can give. An energy of clean images, such as a classifier's or an observation's, can
+be added to the prior at every level (`Guided`): for classes, and for completion.
 """
 
 from __future__ import annotations
@@ -28,31 +28,39 @@ CORRECTOR_STEP = 0.15  # of the level squared: near MALA's best for some hundred
 
 
 class GeneratedImages(NamedTuple):
-    """Images, and how the correctors fared at each level; NaN where there was none."""
+    """Images that were generated."""
 
     x: Tensor  # (n, channels, height, width)
-    acceptance: Tensor  # (levels,)
+    acceptance: Tensor  # (levels,), of the correctors; NaN without one
 
 
 class Reached(NamedTuple):
-    """Images on their way, with the noise of a level on them still."""
+    """Noisy images at one level of the path."""
 
     x: Tensor  # (n, channels, height, width)
-    acceptance: Tensor  # (), of the correctors there
+    acceptance: Tensor  # (), of the corrector at this level
 
 
 class Guided(Energy):
-    """`prior.given(σ) + guide(D)`: the guide is asked about `D = x - σ² ∇E(x, σ)`, x denoised.
+    """`prior.given(σ) + guide(D)`, with the guide at the denoised image `D = x - σ² ∇E(x, σ)`.
 
-    A guide knows clean images, not noise: at high levels it judges the mean of what x may become,
-    and its pull goes through the denoiser, by what of x is still open (Chung et al. 2023, DPS).
-    As the level falls to 0 this becomes `prior + guide`.
+    A guide is an energy of clean images. At high levels it judges the posterior mean of x, and its
+    gradient passes through the denoiser (Chung et al. 2023, DPS). As the level falls to 0, the sum
+    becomes `prior + guide`.
 
-    The guide of a measurement, an `Observation` of noise `noise`, is told as well that D is not yet
-    sure: it counts `s²/(s² + r²)` with `1/r² = 1/σ² + 1/spread²` (Song et al. 2023, ΠGDM). That is
-    exact for Gaussian images of deviation `spread` in every direction. In some direction pictures
-    differ many times as much as at one pixel: infinity is safe and listens late, and .5 served
-    Fashion-MNIST best. Raises `ValueError` for a noise or a spread that is not positive.
+    The energy of a measurement is weighted by `s²/(s² + r²)` with `1/r² = 1/σ² + 1/spread²`, which
+    accounts for the uncertainty of D (Song et al. 2023, ΠGDM). That is exact for Gaussian images of
+    standard deviation `spread` in every direction.
+
+    Args:
+        prior: The conditional energy of images.
+        guide: The energy of clean images.
+        noise: Standard deviation s of a measurement; infinity for other guides.
+        spread: Standard deviation of images. Infinity is conservative: guidance acts only at low
+            noise. .5 was best for Fashion-MNIST.
+
+    Raises:
+        ValueError: For a noise or a spread that is not positive.
     """
 
     event_ndim = 3
@@ -115,10 +123,22 @@ def generate(
     corrector: Sampler | None = None,
     corrector_step: float = CORRECTOR_STEP,
 ) -> GeneratedImages:
-    """Draw `n` images: Heun's method on the path without noise, correctors after every step.
+    """Generate images: Heun's method on the probability flow, with correctors after each step.
 
-    What is left of the noise at the last level is taken away at once. All images go together:
-    draw thousands in several calls. Raises `ValueError` for levels that do not fall.
+    The remaining noise at the last level is removed by one denoising step. All images are one
+    batch: generate thousands in several calls.
+
+    Args:
+        prior: An energy of images that takes a sigma.
+        n: How many images.
+        shape: Of an image, `(channels, height, width)`.
+        generator: Source of the noise; its device is used.
+        levels: Noise levels `(levels,)` that fall; `generation_levels()` by default.
+        corrector: A sampler that moves the images at each level.
+        corrector_step: Its step size, over the level squared.
+
+    Raises:
+        ValueError: For levels that do not fall.
     """
     levels = (generation_levels() if levels is None else levels).to(generator.device)
     acceptance = []

@@ -16,11 +16,16 @@ GAP = 8  # white pixels between images side by side
 
 
 def grid(images: Tensor, columns: int | None = None, scale: int = 1, gap: int = 2) -> Image.Image:
-    """Return images `(n, channels, height, width)` in [0, 1] row by row, each pixel `scale` wide.
+    """Return images `(n, channels, height, width)` in [0, 1] as one picture, row by row.
 
-    As many columns as rows, or one more, where none are given; white between the images, `gap` of
-    their pixels wide. Raises `ValueError` for no images, for channels other than 1 or 3 and for
-    columns or a scale below 1.
+    Args:
+        images: At least one, with 1 or 3 channels.
+        columns: By default as many as rows, or one more.
+        scale: Pixels a side of the picture for one of an image.
+        gap: Width of the white lines between images, in their pixels.
+
+    Raises:
+        ValueError: For no images, other channels, and columns or a scale below 1.
     """
     n, channels, height, width = images.shape
     if n == 0 or channels not in (1, 3):

@@ -1,4 +1,4 @@
-"""Learning to denoise: the noise that images are given, and the loss of what comes back."""
+"""Learning to denoise: the noise of the training images, and denoising score matching."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ebrl.vision.networks import GradientStepEnergy
 
 
 class Noisy(NamedTuple):
-    """Images with noise, and the deviation of the noise that a model is told."""
+    """Noisy images, and the standard deviation of their noise."""
 
     images: Tensor  # (n, channels, height, width)
     sigma: Tensor  # (n, 1, height, width), or (n, 1, 1, 1)
 
 
 class Noise(Protocol):
-    """What images are given, and how much each level counts."""
+    """A distribution of noise, and the weight of each level in the loss."""
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Noisy: ...
 
@@ -59,16 +59,24 @@ class WhiteNoise:
         return Noisy(torch.addcmul(x, sigma, normal_like(x, generator)), sigma)
 
     def weight(self, sigma: Tensor) -> Tensor:
-        """Return `1/σ`: the squared error grows about as σ does, and every level counts alike."""
+        """Return `1/σ`: the squared error grows about as σ, so that levels have equal weight."""
         return 1 / sigma
 
 
 class CorrelatedNoise(WhiteNoise):
-    """White noise, in a share of the images blurred: what demosaicking and scaling make of it.
+    """White noise that is blurred in some of the images, as by demosaicking and scaling.
 
-    The blur is a Gaussian of a deviation uniform in [0, widest] pixels; the noise is brought back
-    to its level, which is all that a model is told. Raises `ValueError` as `WhiteNoise` does, for a
-    share outside [0, 1] and unless 0 < widest <= 1.
+    After the blur, the noise is scaled back to its level.
+
+    Args:
+        low: As in `WhiteNoise`.
+        high: As in `WhiteNoise`.
+        widest: Largest standard deviation of the Gaussian blur, in pixels; it is uniform from 0.
+        share: Of the images whose noise is blurred.
+        power: As in `WhiteNoise`.
+
+    Raises:
+        ValueError: As `WhiteNoise`, for a share outside [0, 1], and unless 0 < widest <= 1.
     """
 
     def __init__(
@@ -94,9 +102,11 @@ class CorrelatedNoise(WhiteNoise):
 
 
 def blurred(noise: Tensor, width: Tensor) -> Tensor:
-    """Return white noise `(n, channels, height, width)` blurred by Gaussians of widths `(n,)`.
+    """Return white noise `(n, channels, height, width)`, blurred, with its variance unchanged.
 
-    Widths are deviations in pixels, at most 1; borders are joined, and the variance stays.
+    Args:
+        noise: White noise.
+        width: Standard deviations of the Gaussian kernels in pixels, `(n,)`, at most 1.
     """
     offsets = torch.arange(-3, 4, dtype=noise.dtype, device=noise.device)
     line = (offsets / width.clamp_min(1e-3).unsqueeze(1)).square().div(-2).exp()
@@ -109,10 +119,15 @@ def blurred(noise: Tensor, width: Tensor) -> Tensor:
 
 
 class LogNormalNoise:
-    """Gaussian noise of a level for each image, whose log is normal (Karras et al. 2022, table 1).
+    """Gaussian noise with a log-normal level for each image (Karras et al. 2022, table 1).
 
-    The weight is theirs for images of this `data_deviation`. Raises `ValueError` for deviations
-    that are not positive.
+    Args:
+        mean: Of the log of the level.
+        deviation: Of the log of the level.
+        data_deviation: Standard deviation of the images, for their weight of a level.
+
+    Raises:
+        ValueError: For deviations that are not positive.
     """
 
     def __init__(self, mean: float = -1.7, deviation: float = 1.2, data_deviation: float = 0.35):
@@ -131,11 +146,17 @@ class LogNormalNoise:
 
 
 class Denoising(nn.Module, Objective):
-    """Half the squared error of `y - σ² ∇E(y, σ)`, over sigma: denoising score matching.
+    """Denoising score matching: half the weighted squared error of `y - σ² ∇E(y, σ)`.
 
-    (Vincent 2011, section 4.3.) The noise says how levels are weighted. For its first `plain` steps
-    it trains the denoiser inside a gradient-step energy instead, which takes no double backward and
-    a third of the time. Raises `TypeError` for `plain` steps of an energy that holds no denoiser.
+    Source: Vincent 2011, section 4.3.
+
+    Args:
+        noise: Distribution of the noise, and the weight of each level.
+        plain: First steps that train the denoiser inside a gradient-step energy instead, without
+            second derivatives, in a third of the time.
+
+    Raises:
+        TypeError: For plain steps of an energy that holds no denoiser.
     """
 
     taken: Tensor

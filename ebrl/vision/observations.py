@@ -1,9 +1,9 @@
-"""What was measured, as an energy of the image: `E(x) = |A x - y|² / 2s²`, the noise of y being s.
+"""A measurement as an energy of the image: `E(x) = |A x - y|² / 2s²`, with noise of deviation s.
 
-A posterior is algebra: `prior.given(level) + observation`, the level going to 0. Each observation
-also knows its proximal step, `argmin E(x) + |x - start|² / 2 level²`, which is where an image that
-a denoiser made is pulled back to what was measured: in closed form, or by conjugate gradients for
-an operator of the user. Images are `(*batch, channels, height, width)`.
+A posterior is a sum of energies, `prior.given(level) + observation`, with a level that falls to 0.
+Each observation has its proximal step, `argmin E(x) + |x - start|² / 2 level²`, which pulls a
+denoised image back to the measurement: in closed form, or by conjugate gradients. Images are
+`(*batch, channels, height, width)`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ EXACT = 1e-3  # deviation, of white 1, of what was measured without noise
 
 
 class Observation(Energy):
-    """`|A x - y|² / 2s²`: subclasses say what A, its adjoint and its proximal step are.
+    """`|A x - y|² / 2s²`; subclasses define A, its adjoint and, where known, the proximal step.
 
-    Raises `ValueError` for a deviation s that is not positive and for y that are whole numbers.
+    Args:
+        y: The measurement, floats.
+        deviation: Standard deviation s of its noise.
+
+    Raises:
+        ValueError: For a deviation that is not positive, and for y of whole numbers.
     """
 
     event_ndim = 3
@@ -48,7 +53,7 @@ class Observation(Energy):
         self.deviation = deviation
 
     def operator(self, x: Tensor) -> Tensor:
-        """Return `A x`: what would be measured of x without noise."""
+        """Return `A x`, the measurement of x without noise."""
         raise NotImplementedError(f"{type(self).__name__} defines no operator(x)")
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -58,7 +63,10 @@ class Observation(Energy):
     def proximal(self, start: Tensor, level: Number, y: Tensor | None = None) -> Tensor:
         """Return `argmin E(x) + |x - start|² / 2 level²`; here by conjugate gradients.
 
-        `level` is a number or `(*batch, 1, 1, 1)`. A `y` given is taken for what was measured.
+        Args:
+            start: `(*batch, channels, height, width)`.
+            level: A number or `(*batch, 1, 1, 1)`.
+            y: Another measurement in place of the observation's own.
         """
         weight, pull = self._pull(y, level)
         wanted = pull + weight * start
@@ -69,19 +77,19 @@ class Observation(Energy):
         return conjugate_gradients(normal, wanted, start, lambda r: self.inverse(r, weight))
 
     def inverse(self, x: Tensor, weight: Number) -> Tensor:
-        """Return about `(AᵀA + weight)⁻¹ x`, up to a factor: what conjugate gradients go by."""
+        """Return an approximation of `(AᵀA + weight)⁻¹ x`, up to a factor, as preconditioner."""
         return x
 
     def _pull(self, y: Tensor | None, level: Number) -> tuple[Number, Tensor]:
-        """Return how much a proximal step weighs its start, and `Aᵀ y`."""
+        """Return the weight of the start in a proximal step, and `Aᵀ y`."""
         return (self.deviation / level) ** 2, self.adjoint(self.y if y is None else y)
 
     def start(self) -> Tensor:
-        """Return an image to begin from."""
+        """Return an initial image."""
         return self.adjoint(self.y)
 
     def kept(self, x: Tensor) -> Tensor:
-        """Return x with the pixels that were themselves measured without noise: here, none."""
+        """Return x with pixels replaced that were measured without noise; here there are none."""
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +103,7 @@ class Observation(Energy):
 
 
 class Direct(Observation):
-    """The image itself with noise: what a posterior of denoising is made of."""
+    """The image itself with noise."""
 
     def operator(self, x: Tensor) -> Tensor:
         return x
@@ -109,9 +117,15 @@ class Direct(Observation):
 
 
 class Masked(Observation):
-    """The pixels where `mask` is true, `(height, width)` or as y: inpainting.
+    """Some pixels of the image: inpainting.
 
-    Raises `ValueError` for a mask that does not fit y.
+    Args:
+        y: The image; the values of unknown pixels do not matter.
+        mask: True where pixels are known, `(height, width)` or as y.
+        deviation: Standard deviation of the noise of known pixels.
+
+    Raises:
+        ValueError: For a mask that does not fit y.
     """
 
     mask: Tensor
@@ -124,7 +138,7 @@ class Masked(Observation):
                 f"{tuple(mask.shape)}"
             )
         self.register_buffer("mask", (mask != 0).to(y))
-        self.y = torch.where(mask != 0, y, 0)  # a hole may hold NaN
+        self.y = torch.where(mask != 0, y, 0)  # unknown pixels may be NaN
 
     def operator(self, x: Tensor) -> Tensor:
         return self.mask * x
@@ -141,7 +155,7 @@ class Masked(Observation):
         return torch.where(self.mask != 0, self.y, x) if self.deviation <= EXACT else x
 
     def start(self) -> Tensor:
-        """Return y with a membrane over the holes: their pixels are means of their neighbours."""
+        """Return y with unknown pixels harmonic: each is the mean of its neighbours."""
         hole = (self.mask == 0).to(self.y)
 
         def normal(x: Tensor) -> Tensor:
@@ -152,10 +166,18 @@ class Masked(Observation):
 
 
 class Blurred(Observation):
-    """The image blurred by `kernel`, `(height, width)` with odd sides, its borders joined.
+    """The image convolved with a kernel, with periodic borders.
 
-    Joined borders make the proximal step exact in the Fourier domain; photographs have others, see
-    `Cropped`. Raises `ValueError` for a kernel with even sides or larger than the image.
+    Periodic borders make the proximal step exact in the Fourier domain; for photographs, whose
+    borders are not periodic, see `Cropped`.
+
+    Args:
+        y: The blurred image.
+        kernel: `(height, width)`, with odd sides.
+        deviation: Standard deviation of the noise.
+
+    Raises:
+        ValueError: For a kernel with even sides or larger than the image.
     """
 
     response: Tensor  # the kernel's Fourier transform
@@ -186,12 +208,17 @@ class Blurred(Observation):
 
 
 class Downsampled(Observation):
-    """A pixel for each block of `factor` x `factor` of the blurred image: super-resolution.
+    """One pixel of each block of `factor` x `factor` of the blurred image: super-resolution.
 
-    y is small; the image is `factor` times larger, its borders joined. `kernel` blurs it, and the
-    pixel `(factor - 1) // 2` of each block is kept; where none is given, a pixel of y is the mean
-    of its block, as a sensor of larger pixels sees it. The proximal step takes conjugate gradients.
-    Raises `ValueError` for a factor below 2 and as `Blurred` does.
+    Args:
+        y: The small image; the restored one is `factor` times larger, with periodic borders.
+        factor: Pixels a side of a block.
+        kernel: Blurs the large image before the pixel `(factor - 1) // 2` of each block is kept. By
+            default a pixel of y is the mean of its block, as of a sensor with larger pixels.
+        deviation: Standard deviation of the noise.
+
+    Raises:
+        ValueError: For a factor below 2, and as `Blurred`.
     """
 
     def __init__(
@@ -222,11 +249,17 @@ class Downsampled(Observation):
 
 
 class Cropped(Observation):
-    """What `whole` measures, less `margin` pixels of it on every side.
+    """Another observation without the outer pixels of its measurement.
 
-    Of photographs, whose borders do not join: `Cropped(Blurred(padded(y, m), kernel, s), m)`. What
-    is beyond them is not known, and restored with the rest. The margin of whole's y only serves the
-    start. Raises `ValueError` for a margin below 1.
+    For photographs, whose borders are not periodic: `Cropped(Blurred(padded(y, m), kernel, s), m)`.
+    What lies beyond the borders is unknown, and restored with the rest.
+
+    Args:
+        whole: The observation; the outer pixels of its y only serve as initial values.
+        margin: Pixels on each side that were not measured.
+
+    Raises:
+        ValueError: For a margin below 1.
     """
 
     def __init__(self, whole: Observation, margin: int):
@@ -250,9 +283,16 @@ class Cropped(Observation):
 
 
 class Linear(Observation):
-    """Any linear `operator` of the user's, on one image of `shape`; its adjoint is differentiated.
+    """A linear operator of the user, with its adjoint by automatic differentiation.
 
-    Raises `ValueError` where the operator gives another shape than y's.
+    Args:
+        y: The measurement.
+        operator: Maps one image to one measurement.
+        shape: Of one image.
+        deviation: Standard deviation of the noise.
+
+    Raises:
+        ValueError: When the operator returns another shape than y's.
     """
 
     def __init__(self, y: Tensor, operator: Operator, shape: tuple[int, ...], deviation: float):
@@ -278,9 +318,14 @@ class Linear(Observation):
 
 
 def gaussian_kernel(deviation: float, radius: int | None = None) -> Tensor:
-    """Return a normalised Gaussian kernel, three deviations wide unless told otherwise.
+    """Return a normalised Gaussian kernel.
 
-    Raises `ValueError` for a deviation that is not positive.
+    Args:
+        deviation: In pixels.
+        radius: Pixels on each side of the centre; three deviations by default.
+
+    Raises:
+        ValueError: For a deviation that is not positive.
     """
     if not 0 < deviation < math.inf:
         raise ValueError(f"expected a deviation > 0 of the kernel, in pixels, got {deviation}")
@@ -290,7 +335,7 @@ def gaussian_kernel(deviation: float, radius: int | None = None) -> Tensor:
 
 
 def block_mean(factor: int) -> Tensor:
-    """Return the kernel whose blur, at pixel `(factor - 1) // 2` of a block, is its mean."""
+    """Return the kernel that makes pixel `(factor - 1) // 2` of a block the mean of the block."""
     side = factor + 1 - factor % 2  # the kernel's sides are odd
     kernel = torch.zeros(side, side)
     kernel[:factor, :factor] = 1 / factor**2
@@ -298,7 +343,7 @@ def block_mean(factor: int) -> Tensor:
 
 
 def response(kernel: Tensor, image: Tensor) -> Tensor:
-    """Return the half spectrum of a kernel centred at the first pixel of an image."""
+    """Return the half spectrum of a kernel that is centred at the first pixel of an image."""
     height, width = image.shape[-2:]
     rows, columns = kernel.shape[-2:]
     if kernel.ndim != 2 or rows % 2 == 0 or columns % 2 == 0 or rows > height or columns > width:
@@ -313,7 +358,7 @@ def response(kernel: Tensor, image: Tensor) -> Tensor:
 
 
 def padded(y: Tensor, margin: int) -> Tensor:
-    """Return y with a margin in which it fades into its opposite border, so that borders join."""
+    """Return y with a margin that interpolates between opposite borders, so that it is periodic."""
     for axis in (-2, -1):
         fade = torch.linspace(0, 1, 2 * margin + 2, dtype=y.dtype, device=y.device)[1:-1]
         fade = fade if axis == -1 else fade.unsqueeze(-1)
@@ -325,7 +370,7 @@ def padded(y: Tensor, margin: int) -> Tensor:
 
 
 def _one_by_one(function: Operator, x: Tensor, ndim: int) -> Tensor:
-    """Return the function of each thing of `ndim` axes in a batch."""
+    """Apply a function to each element, of `ndim` axes, of a batch."""
     batch = x.shape[: x.ndim - ndim]
     results = torch.stack([function(one) for one in x.reshape(-1, *x.shape[len(batch) :])])
     return results.view(*batch, *results.shape[1:])

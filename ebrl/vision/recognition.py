@@ -1,4 +1,4 @@
-"""A classifier of images that is an energy of them, too, and in whose features images compare.
+"""A classifier of images, which is an energy of them, too, and whose features compare images.
 
 energy = ClassifierEnergy(ImageClassifier())
 energy(x)                                # -log Σ_y exp logit_y(x)
@@ -20,10 +20,20 @@ MIDDLE = 0.5  # of the brightness of images in [0, 1]
 class ImageClassifier(nn.Module):
     """A small convolutional network from images `(n, channels, size, size)` in [0, 1] to logits.
 
-    A 3x3 convolution a width, the image halved after each; then `features` numbers, and of those
-    the logits `(n, classes)`. Smooth throughout (SiLU, means in place of maxima), for the sake of
-    gradients that samplers and score matching can follow. Raises `ValueError` for images of other
-    channels or size, and for sizes that are not positive.
+    One 3x3 convolution a width, each followed by a halving of the resolution; then a linear layer
+    to the features, and one to the logits `(n, classes)`. Everything is smooth (SiLU, average
+    pooling), because samplers and score matching follow its gradients.
+
+    Args:
+        channels: Of the images.
+        size: Pixels a side of the images.
+        classes: How many.
+        widths: Channels of the convolutions.
+        features: How many.
+
+    Raises:
+        ValueError: For images with other channels or another size, and for sizes that are not
+            positive.
     """
 
     def __init__(
@@ -49,13 +59,13 @@ class ImageClassifier(nn.Module):
         self.head = nn.Linear(features, classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return what the logits are linear in, `(n, features)`."""
+        """Return the inputs of the last, linear layer, `(n, features)`."""
         if x.ndim != 4 or x.shape[1:] != self.event:
             raise ValueError(
                 f"expected images of shape (n, {', '.join(map(str, self.event))}), got "
                 f"{tuple(x.shape)}"
             )
-        # Channels last is what the processor's matrix units read without a copy.
+        # Convolutions on the CPU read channels-last memory without a copy.
         h = (2 * (x - MIDDLE)).contiguous(memory_format=torch.channels_last)
         for layer in self.layers:
             h = F.avg_pool2d(F.silu(layer(h)), 2, ceil_mode=True)

@@ -28,7 +28,7 @@ class Features(Protocol):
 
 
 class Neighbourhoods(NamedTuple):
-    """Shares of one set that lie in the neighbourhoods of the other."""
+    """How the neighbourhoods of two sets of points overlap."""
 
     precision: float  # of made, within the reach of a real one's neighbours
     recall: float  # of real, within the reach of a made one's neighbours
@@ -73,10 +73,13 @@ def frechet_distance(made: Tensor, real: Tensor) -> float:
 
 
 def neighbourhoods(made: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) -> Neighbourhoods:
-    """Compare features `(n, dimension)` by balls that reach to each one's so-manieth neighbour.
+    """Compare features `(n, dimension)` by balls that reach to each point's k-th nearest neighbour.
 
     Precision and recall of Kynkäänniemi et al. 2019, equation 1; density and coverage of Naeem et
-    al. 2020, equations 5 and 6. Raises `ValueError` for sets of no more than `neighbours`.
+    al. 2020, equations 5 and 6.
+
+    Raises:
+        ValueError: For sets of at most `neighbours` points.
     """
     if not 1 <= neighbours < min(len(made), len(real)):
         raise ValueError(
@@ -102,7 +105,7 @@ def neighbourhoods(made: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) -> 
 
 
 def reach(points: Tensor, neighbours: int) -> Tensor:
-    """Return how far each point's so-manieth neighbour in `(n, dimension)` is, `(n,)`."""
+    """Return the distance from each point of `(n, dimension)` to its k-th nearest neighbour."""
     return torch.cat(
         [
             torch.cdist(some, points).kthvalue(neighbours + 1, 1).values
@@ -112,12 +115,12 @@ def reach(points: Tensor, neighbours: int) -> Tensor:
 
 
 def nearest(made: Tensor, real: Tensor) -> Tensor:
-    """Return which real image, `(n,)`, is nearest to each that was made, pixel by pixel."""
+    """Return the index, `(n,)`, of the real image nearest to each made one, in pixels."""
     rows = real.flatten(1)
     return torch.cat([torch.cdist(some, rows).argmin(1) for some in made.flatten(1).split(ROWS)])
 
 
 @torch.no_grad()
 def in_batches(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Return what the function says of images, computed so many at a time."""
+    """Return the function of all images, evaluated in batches."""
     return torch.cat([function(some) for some in images.split(ROWS)])

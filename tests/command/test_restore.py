@@ -177,6 +177,28 @@ class TestFiles:
         assert found is not None
         assert float(found[1]) == pytest.approx(10, rel=0.15)
 
+    def test_a_jpeg_has_a_noise_floor(self, capsys: pytest.CaptureFixture[str]) -> None:
+        flat = Image.fromarray(np.full((64, 64), 128, np.uint8))
+        for quality, name in ((60, "low.jpg"), (90, "high.jpg")):
+            flat.save(name, quality=quality)
+        flat.save("exact.png")
+        photographs = ["low.jpg", "high.jpg", "exact.png"]
+        assert main(["restore", *photographs, "--blur", "gaussian:1.6"]) == 0
+        said = capsys.readouterr().out
+        low, high = map(float, re.findall(r"sigma ([\d.]+) \(of the JPEG\)", said))
+        assert low > 3 * high > 0
+        assert "exact.png   sigma 0.0 (estimated)" in said
+
+    def test_known_pixels_and_a_page(self) -> None:
+        image, mask = grey(), holes(grey().shape)
+        write(Path("photo.jpg"), image)
+        write(Path("mask.png"), mask)
+        known_pixels = read(Path("photo.jpg"))
+        options = ["--mask", "mask.png", "--page", "--no-picture", "--out", "result.png"]
+        assert main(["restore", "photo.jpg", *options]) == 0
+        assert (read(Path("result.png")) == known_pixels)[mask == 0].all()
+        assert Path("result-before-after.html").read_text().count("data:image/png") == 2
+
     def test_files_that_fail_stop_no_other(self, capsys: pytest.CaptureFixture[str]) -> None:
         write(Path("good.png"), grey())
         write(Path("large.png"), grey(60, 60))

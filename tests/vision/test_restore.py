@@ -25,6 +25,7 @@ from ebrl.vision.observations import (
     Linear,
     Masked,
     Observation,
+    conjugate_gradients,
     gaussian_kernel,
     padded,
 )
@@ -295,6 +296,39 @@ def test_splitting_ends_where_prior_and_measurement_agree() -> None:
     known = mask.bool().expand(1, 4, 4)
     torch.testing.assert_close(x[known], y[known], atol=2e-3, rtol=0)
     assert ((x[~known] - MEAN).abs() < 0.05).all()
+
+
+def test_pixels_that_are_known_exactly_stay() -> None:
+    y, mask = random(1, 12, 12).float(), random(12, 12, seed=2) < 0.5
+    x = restore(Masked(y, mask), GaussianImages(), levels=schedules.geometric(0.5, 0.1, 3))
+    assert torch.equal(x[0][mask], y[0][mask])
+    noisy = restore(Masked(y, mask, NOISE), GaussianImages(), levels=torch.tensor([0.1]))
+    assert not torch.equal(noisy[0][mask], y[0][mask])
+
+
+def test_restoration_in_inference_mode() -> None:
+    y, mask = random(1, 12, 12).float(), random(12, 12, seed=2) < 0.5
+    levels = schedules.geometric(0.5, 0.1, 3)
+    expected = restore(Masked(y, mask), GaussianImages(), levels=levels)
+    with torch.inference_mode():
+        inside = restore(Masked(y, mask), GaussianImages(), levels=levels)
+    assert torch.equal(inside, expected)
+    assert not inside.is_inference()
+
+
+@pytest.mark.parametrize("name", ["cropped", "downsampled"])
+def test_a_preconditioner_changes_the_way_and_not_the_end(name: str) -> None:
+    observation = OBSERVATIONS[name]()
+    wanted = random(2, *observation.start().shape, seed=3)
+
+    def normal(x: Tensor) -> Tensor:
+        return observation.adjoint(observation.operator(x)) + 0.01 * x
+
+    ends = [
+        conjugate_gradients(normal, wanted, torch.zeros_like(wanted), *inverse, steps=300)
+        for inverse in ((), (lambda r: observation.inverse(r, 0.01),))
+    ]
+    torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-3 * ends[0].abs().max().item())
 
 
 def test_tiles_are_the_prior() -> None:
