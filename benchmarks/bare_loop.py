@@ -23,10 +23,14 @@ def bare_loop(
     share of the first layer, is computed here once.
     """
     with torch.no_grad():
-        weights = energy.weights
-        (hidden,) = weights.hidden
-        share = energy.share.repeat_interleave(x.shape[1], 0)
-        back, down, out = hidden.weight.mT, weights.x.mT, weights.head.weight.mT
+        weights, condition = energy.network.plain_weights(), energy.network.condition_layer
+        assert weights is not None
+        assert condition is not None
+        assert energy.condition is not None
+        ((hidden, bias),) = [(layer.weight[0], layer.bias[0]) for layer in weights.hidden]
+        share = condition(energy.condition).repeat_interleave(x.shape[1], 0)
+        into, out = weights.first[0], weights.head.weight[0].mT
+        back, down = hidden.mT, into.mT
     first, second, s, t = (share.new_empty(share.shape) for _ in range(4))
     one, noise_scale = share.new_ones(()), (2 * step_size) ** 0.5
     start = x.flatten(0, 1)
@@ -40,8 +44,8 @@ def bare_loop(
     def run() -> Tensor:
         at, noise, gradient = start.clone(), torch.empty_like(start), torch.empty_like(start)
         for _ in range(steps):
-            activate(torch.addmm(share, at, weights.x, out=first), s)
-            activate(torch.addmm(hidden.bias, first, hidden.weight, out=second), t)
+            activate(torch.addmm(share, at, into, out=first), s)
+            activate(torch.addmm(bias, first, hidden, out=second), t)
             torch.mm(torch.mul(out, t, out=t), back, out=first)
             torch.mm(torch.mul(first, s, out=first), down, out=gradient)
             at.add_(gradient, alpha=-step_size).add_(

@@ -1,11 +1,13 @@
-"""Langevin chains beside other libraries', as a ratio to torchebm's own sampler.
+"""Langevin chains beside other libraries, and acting beside Stable-Baselines3.
 
     pip install -e '.[benchmark]'
     python benchmarks/sampler_speed.py --threads 1 2 --out benchmarks/results/sampler_speed.json
     python benchmarks/sampler_speed.py --device cuda --out benchmarks/results/sampler_speed.json
 
 Every rival runs the same algorithm, unadjusted Langevin, on the same weights in float32: it is the
-one that all of them have. On one perceptron a bare loop of torch calls (`bare_loop.py`) shows what
+one that all of them have. *Acting* is what an agent does for one observation: MALA in a tanh box,
+as a ratio to `predict` of Stable-Baselines3's SAC, which draws one action from a network. On one
+perceptron a bare loop of torch calls (`bare_loop.py`) shows what
 an eager chain can reach. One of our rows has its matrix products in bfloat16, under autocast. The
 rivals take turns, a run each, and the ratio is taken within a round, so that a machine whose speed
 drifts does not decide it. Medians over the rounds, with the range, for each processor that the
@@ -21,149 +23,38 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from copy import deepcopy
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from bare_loop import bare_loop
 from machine import commit, device_name
 from sampler_speed_table import as_markdown
+from sampler_speed_workloads import ACTION, OBSERVATION, WORKLOADS, Workload
 from torch import Tensor
-from torch.nn import Conv2d
 
 from ebrl import Sampler
-from ebrl.energies import Energy, GaussianMixture
-from ebrl.kernels import ULA
-from ebrl.networks import BoundMLP, ConvEnergy, MLPEnergy
+from ebrl.kernels import MALA, ULA, Kernel
+from ebrl.networks import BoundMLP
+from ebrl.spaces import Box
 
-REFERENCE, BARE = "torchebm", "bare loop of torch calls"
+REFERENCE, BARE, PREDICT = "torchebm", "bare loop of torch calls", "SB3's SAC, predict"
 COMPILED, IN_BFLOAT16 = "ebrl, compiled", "ebrl, compiled, bfloat16"
 LOAD = "load average before each workload, threads"
 PEERS = [name for name in ("torchebm", "jax", "blackjax") if find_spec(name)]
-OBSERVATION, ACTION, STEP_SIZE = 17, 6, 1e-3
+STEP_SIZE = 1e-3
 Run = Callable[[], Any]
 run: Run  # of this process, once `prepare` has built it
-
-
-class Workload(NamedTuple):
-    """An energy for us, the same for torchebm and for jax (without batch), and where to start."""
-
-    about: str
-    ours: Callable[[], Energy]  # bound anew at each run, as a caller does
-    torch_energy: Callable[[Tensor], Tensor]
-    jax_energy: Callable[[Any, Any], Any]  # (x of one chain, its condition) -> number
-    x: Tensor
-    conditions: Tensor | None  # one for each chain
-    steps: int
-    eager_target: float
-    compiled_target: float | None
-
-
-def critics(rows: int, particles: int, members: int, targets: tuple[float, float]) -> Workload:
-    """Return a workload on MLPs of (observation, action); several members: their maximum."""
-    network = MLPEnergy(ACTION, condition_dimension=OBSERVATION, members=members)
-    observations = torch.randn(rows, OBSERVATION)
-    repeated = observations.repeat_interleave(particles, 0)
-    layers = [
-        [weight[i].detach() for weight in weights]
-        for i in range(members)
-        for weights in [
-            [network.first_weight, *network.weights, network.head.mT],
-            [network.first_bias, *network.biases, network.head_bias.unsqueeze(1)],
-        ]
-    ]
-    nets = list(zip(layers[::2], layers[1::2], strict=True))
-
-    def torch_energy(x: Tensor) -> Tensor:
-        values = []
-        for weights, biases in nets:
-            h = torch.cat([repeated, x], -1)
-            for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-                h = torch.nn.functional.silu(torch.addmm(bias, h, weight))
-            values.append(torch.addmm(biases[-1], h, weights[-1]).squeeze(-1))
-        return values[0] if members == 1 else torch.maximum(*values)
-
-    def jax_energy(x: Any, observation: Any) -> Any:
-        import jax
-        import jax.numpy as jnp
-
-        values = []
-        for weights, biases in nets:
-            h = jnp.concatenate([observation, x], -1)
-            for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-                h = jax.nn.silu(h @ weight.cpu().numpy() + bias[0].cpu().numpy())
-            values.append((h @ weights[-1].cpu().numpy() + biases[-1][0].cpu().numpy())[0])
-        return values[0] if members == 1 else jnp.maximum(*values)
-
-    def ours() -> Energy:
-        return network.given(observations, "max" if members > 1 else "mean")
-
-    twins = ", the larger of twins" if members > 1 else ""
-    about = f"{rows} x {particles} actions of {ACTION}, MLP 256x256{twins}, 20 steps"
-    x = torch.randn(rows, particles, ACTION)
-    return Workload(about, ours, torch_energy, jax_energy, x, repeated, 20, *targets)
-
-
-def mixture() -> Workload:
-    angles = torch.arange(8) * (2 * math.pi / 8)
-    means = 4 * torch.stack([angles.cos(), angles.sin()], -1)
-    energy = GaussianMixture(means, 0.5)
-
-    def torch_energy(x: Tensor) -> Tensor:
-        return -torch.logsumexp(-(x.unsqueeze(1) - means).square().sum(-1) / 0.5, 1)
-
-    def jax_energy(x: Any, _: Any) -> Any:
-        import jax
-
-        return -jax.nn.logsumexp(-((x - means.cpu().numpy()) ** 2).sum(-1) / 0.5)
-
-    about = "10,000 chains on 8 Gaussians in the plane, 1,000 steps"
-    x = torch.randn(10_000, 2)
-    return Workload(about, lambda: energy, torch_energy, jax_energy, x, None, 1000, 0.57, 0.05)
-
-
-def images() -> Workload:
-    energy = ConvEnergy(1, (32, 64, 64))
-    plain = deepcopy(energy).to(memory_format=torch.contiguous_format)  # as nn.Conv2d makes them
-
-    def torch_energy(x: Tensor) -> Tensor:
-        return plain.head(plain.hidden(x, None)).sum((1, 2, 3))
-
-    def jax_energy(x: Any, _: Any) -> Any:
-        import jax
-
-        h, convolutions = x[None], [part for part in energy.modules() if isinstance(part, Conv2d)]
-        for part in sorted(convolutions, key=lambda part: part is energy.head):
-            weight, bias = part.weight.detach().cpu().numpy(), part.bias.detach().cpu().numpy()
-            pads = [(pad, pad) for pad in part.padding]
-            h = jax.lax.conv_general_dilated(h, weight, part.stride, pads) + bias[:, None, None]
-            h = h if part is energy.head else jax.nn.silu(h)
-        return h.sum()
-
-    about = "64 images 1x28x28, three convolutions (32, 64, 64), 60 steps"
-    x = torch.randn(64, 1, 28, 28)
-    return Workload(about, lambda: energy, torch_energy, jax_energy, x, None, 60, 0.80, None)
-
-
-WORKLOADS: dict[str, Callable[[], Workload]] = {
-    "W1": lambda: critics(1, 32, 1, (0.33, 0.27)),
-    "W2": lambda: critics(256, 16, 1, (0.70, 0.40)),
-    "W2t": lambda: critics(256, 16, 2, (0.72, 0.50)),
-    "W3": mixture,
-    "W4": images,
-}
 
 
 def rows(x: Tensor) -> Tensor:
@@ -172,8 +63,10 @@ def rows(x: Tensor) -> Tensor:
 
 
 def ebrl_run(work: Workload, compile: bool = False) -> Run:
-    options = {"compile": True} if compile else {}
-    sampler = Sampler(ULA(), steps=work.steps, step_size=STEP_SIZE, **options)
+    options: dict[str, Any] = {"compile": True} if compile else {}
+    kernel: Kernel = MALA() if work.acts else ULA()
+    options["space"] = Box(-1.0, 1.0, walls="tanh") if work.acts else None
+    sampler = Sampler(kernel, steps=work.steps, step_size=STEP_SIZE, **options)
     generator = torch.Generator(work.x.device).manual_seed(0)
     return lambda: sampler.sample(work.ours(), work.x, generator=generator)
 
@@ -191,6 +84,21 @@ def in_bfloat16(run: Run, device: str) -> Run:
 def bare_run(work: Workload) -> Run:
     generator = torch.Generator(work.x.device).manual_seed(0)
     return bare_loop(cast(BoundMLP, work.ours()), work.x, work.steps, STEP_SIZE, generator)
+
+
+def predict_run(work: Workload) -> Run:
+    """Return SB3's choice of one action, by a SAC of the critics' sizes."""
+    import gymnasium as gym
+    import numpy as np
+    from stable_baselines3 import SAC
+
+    class Wide(gym.Env):
+        observation_space = gym.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
+        action_space = gym.spaces.Box(-1.0, 1.0, (ACTION,), np.float32)
+
+    model = SAC("MlpPolicy", Wide(), buffer_size=1, device=work.x.device)
+    observation = np.random.default_rng(0).normal(size=OBSERVATION).astype(np.float32)
+    return lambda: model.predict(observation)
 
 
 def torchebm_run(work: Workload) -> Run:
@@ -248,17 +156,21 @@ RIVALS: dict[str, Callable[[Workload], Run]] = {
     REFERENCE: torchebm_run,
     "JAX scan": jax_run,
     "blackjax": partial(jax_run, blackjax=True),
+    PREDICT: predict_run,
 }
 NEEDED = {REFERENCE: ["torchebm"], "JAX scan": ["jax"], "blackjax": ["jax", "blackjax"]}
 
 
 def rivals(work: Workload, compiled: bool) -> list[str]:
     """Return who takes part in a workload."""
+    if work.acts:
+        return ["ebrl", *([COMPILED] if compiled else []), PREDICT]
     compiled = compiled and work.compiled_target is not None
     energy = work.ours()
     takes_part = {
         BARE: isinstance(energy, BoundMLP) and energy.network.members == 1,
         COMPILED: compiled,
+        PREDICT: False,
         IN_BFLOAT16: compiled and work.conditions is not None,
         **{rival: set(needed) <= set(PEERS) for rival, needed in NEEDED.items()},
     }
@@ -312,7 +224,7 @@ def measure(name: str, threads: int, rounds: int, compiled: bool, device: str) -
         for _ in range(rounds):
             for rival, found in times.items():
                 found.append(seconds(rival, again[rival], clock))
-    reference = times.get(REFERENCE)
+    reference = times.get(PREDICT if work.acts else REFERENCE)
     return {
         f"{name}: {rival}": row(work, rival, found, reference, first[rival])
         for rival, found in times.items()
@@ -328,11 +240,11 @@ def row(
         ratios = sorted(one / other for one, other in zip(found, reference, strict=True))
         figures |= {"ratio": ratios[len(ratios) // 2], "ratio_range": [ratios[0], ratios[-1]]}
     aims = work.x.device.type == "cpu"  # the targets are those of a processor
-    if aims and rival == "ebrl":
+    if aims and rival == "ebrl" and not work.acts:
         figures["target"] = work.eager_target
-    if aims and rival in (COMPILED, IN_BFLOAT16):
+    if aims and rival in (COMPILED, IN_BFLOAT16) and not work.acts:
         figures["target"] = work.compiled_target
-    if rival not in ("ebrl", REFERENCE, BARE):  # these build nothing
+    if rival not in ("ebrl", REFERENCE, BARE, PREDICT):  # these build nothing
         figures["compile_seconds"] = first - figures["seconds"]
     return figures
 

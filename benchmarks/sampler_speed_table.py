@@ -17,7 +17,7 @@ def of_machine(name: str, facts: dict[str, Any], tables: dict[str, dict[str, dic
     for threads, table in tables.items():
         lines += [f"\n**{threads} thread{'s' if threads != '1' else ''}**\n"]
         lines += [
-            "| workload: rival | ms a run | x torchebm, median (range) | target | built in, s |"
+            "| workload: rival | ms a run | x reference, median (range) | target | built in, s |"
         ]
         lines += ["|---|---|---|---|---|"]
         for name, figures in table.items():

@@ -83,7 +83,8 @@ def precise(energy: Tensor, x: Tensor) -> Tensor:
 
     An energy may be computed in bfloat16, but not its small differences, which decide acceptances.
     """
-    return energy.to(torch.promote_types(x.dtype, torch.float32))
+    wanted = torch.promote_types(x.dtype, torch.float32)
+    return energy if energy.dtype == wanted else energy.to(wanted)
 
 
 # Checks.

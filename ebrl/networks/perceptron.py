@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ebrl.constants import Constant
+
 Reduction = Literal["mean", "max"]
 PART = 2**17  # numbers in one layer of one part of the rows: what the cache of a core holds
 
@@ -58,6 +60,9 @@ def value_and_gradient(
     width = max(_widths(weights))
     rows = PART * torch.get_num_threads() if x.device.type == "cpu" else width * max(len(x), 1)
     step = max(rows // (width * rows_each), 1) * rows_each
+    if len(x) <= step:
+        _differentiate(x, weights, shift, reduction, value, gradient)
+        return value.squeeze(-1), gradient
     for start in range(0, len(x), step):
         part = slice(start, start + step)
         own = slice(start // rows_each, (start + step) // rows_each) if conditions > 1 else slice(1)
@@ -129,6 +134,9 @@ def _memory(
 _kept = lru_cache(maxsize=32)(_memory)
 
 
+_ONE = Constant(torch.ones((), device="cpu"))
+
+
 def _relu(sums: Tensor, slope: Tensor) -> None:
     torch.gt(sums, 0, out=slope)
     sums.relu_()
@@ -137,12 +145,12 @@ def _relu(sums: Tensor, slope: Tensor) -> None:
 def _silu(sums: Tensor, slope: Tensor) -> None:
     torch.sigmoid(sums, out=slope)
     sums.mul_(slope)
-    torch.lerp(sums, sums.new_ones(()), slope, out=slope)  # σ + h (1 - σ) with h = s σ
+    torch.lerp(sums, _ONE.to(sums), slope, out=slope)  # σ + h (1 - σ) with h = s σ
 
 
 def _tanh(sums: Tensor, slope: Tensor) -> None:
     sums.tanh_()
-    torch.addcmul(sums.new_ones(()), sums, sums, value=-1, out=slope)
+    torch.addcmul(_ONE.to(sums), sums, sums, value=-1, out=slope)
 
 
 # Each turns sums into activations in place and writes the derivative at the sums.
