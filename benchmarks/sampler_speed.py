@@ -161,20 +161,24 @@ RIVALS: dict[str, Callable[[Workload], Run]] = {
 NEEDED = {REFERENCE: ["torchebm"], "JAX scan": ["jax"], "blackjax": ["jax", "blackjax"]}
 
 
-def rivals(work: Workload, compiled: bool) -> list[str]:
-    """Return who takes part in a workload."""
-    if work.acts:
-        return ["ebrl", *([COMPILED] if compiled else []), PREDICT]
-    compiled = compiled and work.compiled_target is not None
+def takes_part(name: str, chosen: list[str], compiled: bool, device: str) -> list[str]:
+    """Return those of the chosen rivals that take part in a workload."""
+    work = built(name, device)
     energy = work.ours()
-    takes_part = {
+    possible = {
+        "ebrl": True,
         BARE: isinstance(energy, BoundMLP) and energy.network.members == 1,
-        COMPILED: compiled,
-        PREDICT: False,
-        IN_BFLOAT16: compiled and work.conditions is not None,
+        COMPILED: compiled and (work.acts or work.compiled_target is not None),
+        IN_BFLOAT16: compiled and work.compiled_target is not None and work.conditions is not None,
         **{rival: set(needed) <= set(PEERS) for rival, needed in NEEDED.items()},
+        PREDICT: work.acts,
     }
-    return [rival for rival in RIVALS if takes_part.get(rival, True)]
+    ours_and_theirs = ("ebrl", COMPILED, PREDICT)
+    return [
+        rival
+        for rival in RIVALS
+        if rival in chosen and possible[rival] and (not work.acts or rival in ours_and_theirs)
+    ]
 
 
 def built(name: str, device: str) -> Workload:
@@ -202,11 +206,13 @@ def turn(times: int = 1, clock: Callable[[], float] = time.perf_counter) -> floa
     return (clock() - start) / times
 
 
-def measure(name: str, threads: int, rounds: int, compiled: bool, device: str) -> dict[str, dict]:
+def measure(
+    name: str, rivals: list[str], threads: int, rounds: int, device: str
+) -> dict[str, dict]:
     # Of one thread the processor's time is the time, whoever else uses the machine.
     clock = time.process_time if threads == 1 and device == "cpu" else time.perf_counter
     work, spawn = built(name, device), get_context("spawn")
-    times: dict[str, list[float]] = {rival: [] for rival in rivals(work, compiled)}
+    times: dict[str, list[float]] = {rival: [] for rival in rivals}
     with ExitStack() as stack:
         processes = {
             rival: stack.enter_context(
@@ -261,6 +267,7 @@ def place(row: str) -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument("--rivals", nargs="+", choices=list(RIVALS), default=list(RIVALS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -290,7 +297,8 @@ def main() -> None:
     for threads, name in product(arguments.threads, arguments.workloads):
         loads[f"{name}, {threads}"] = round(os.getloadavg()[0], 2)
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        found = measure(name, threads, arguments.rounds, not arguments.no_compile, arguments.device)
+        rivals = takes_part(name, arguments.rivals, not arguments.no_compile, arguments.device)
+        found = measure(name, rivals, threads, arguments.rounds, arguments.device)
         table = tables.get(str(threads), {}) | found
         tables[str(threads)] = {row: table[row] for row in sorted(table, key=place)}
         if arguments.out:
