@@ -37,8 +37,8 @@ class Energy(nn.Module):
         """Return `E(x)`, `(*batch,)`, and its gradient, the shape of `x`, without a graph."""
         if torch.compiler.is_compiling():
             return self.traced_value_and_gradient(x)
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
             value = self(x)
             check_one_number_each(value, x, self.event_ndim)
             (gradient,) = torch.autograd.grad(value.sum(), x)
@@ -100,6 +100,15 @@ def check_one_number_each(value: Tensor, x: Tensor, event_ndim: int) -> None:
         )
 
 
+def check_energy(energy: object) -> None:
+    """Raise `TypeError` for what is no `Energy`, such as a function or a module of x."""
+    if not isinstance(energy, Energy):
+        raise TypeError(
+            f"expected an Energy, got {type(energy).__name__}: wrap a function or a module of x as "
+            "FunctionEnergy(function)"
+        )
+
+
 def first_order(energy: Energy, x: Tensor) -> Tensor:
     """Return `E(x)`, `(*batch,)`, differentiable once with respect to x and to nothing else.
 
@@ -123,20 +132,34 @@ class _FirstOrder(torch.autograd.Function):
 
 
 class FunctionEnergy(Energy):
-    """Any callable as an energy: `function(x: (*batch, *event)) -> (*batch,)`.
+    """Any callable as an energy.
 
-    A function that is an `nn.Module` is registered, so that sampling freezes its parameters.
+    A function that is an `nn.Module` is registered, with its parameters.
+
+    Args:
+        function: Of a batch `(n, *event)`, to `(n,)`, whatever the batch axes of x are; or of one
+            point `(*event,)`, to a number.
+        event_ndim: The axes of one point.
+        batched: Whether the function takes a batch; one of a single point is vectorised.
+
+    Raises:
+        TypeError: For what cannot be called.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor], event_ndim: int = 1):
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], event_ndim: int = 1, *, batched: bool = True
+    ):
         super().__init__()
-        self.function = function
-        self.event_ndim = event_ndim
+        if not callable(function):
+            raise TypeError(f"expected a function of x, got {type(function).__name__}")
+        self.function, self.event_ndim, self.batched = function, event_ndim, batched
 
     def forward(self, x: Tensor) -> Tensor:
-        value = self.function(x)
-        check_one_number_each(value, x, self.event_ndim)
-        return value
+        batch = x.shape[: x.ndim - self.event_ndim]
+        rows = x.reshape(-1, *x.shape[len(batch) :])  # (n, *event)
+        value = self.function(rows) if self.batched else torch.vmap(self.function)(rows)
+        check_one_number_each(value, rows, self.event_ndim)
+        return value.view(batch)
 
 
 class Flattened(Energy):

@@ -44,6 +44,7 @@ class Cycle(Kernel[CycleState, tuple[Any, ...]]):
         if any(isinstance(kernel, Tempered) for kernel in kernels):
             raise ValueError("expected Tempered(Cycle([...]), ...), got a Tempered in the cycle")
         self.kernels = tuple(kernels)
+        self.best_acceptance = kernels[-1].best_acceptance  # whose acceptance is reported
         self.couples_chains = any(kernel.couples_chains for kernel in kernels)
 
     def start(self, energy: Energy, x: Tensor) -> CycleState:

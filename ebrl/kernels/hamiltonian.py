@@ -65,10 +65,18 @@ class HMC(Kernel[GradientState, MetropolisNoise]):
     than one leapfrog step.
     """
 
+    best_acceptance = 0.651  # in many dimensions: Beskos et al. 2013
+
     def __init__(self, leapfrogs: int = 10, mass: Tensor | None = None):
         _check_leapfrogs(leapfrogs)
-        self.leapfrogs = leapfrogs
+        self.leapfrogs = self.gradients = leapfrogs
         self.mass = as_positive_diagonal("mass", mass)
+
+    def preconditioned(self, variance: Tensor) -> HMC:
+        return HMC(self.leapfrogs, 1 / variance)
+
+    def probe(self) -> HMC:
+        return HMC(1, None if self.mass is None else self.mass.tensor)
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
         check_uncoupled(energy)
@@ -117,11 +125,20 @@ class GHMC(Kernel[VelocityState, MetropolisNoise]):
     `ValueError` for fewer than one leapfrog step and for a friction that is not positive.
     """
 
+    best_acceptance = 0.651  # in many dimensions: Beskos et al. 2013
+
     def __init__(self, leapfrogs: int = 1, friction: float = 1.0, mass: Tensor | None = None):
         _check_leapfrogs(leapfrogs)
         _check_friction(friction)
         self.leapfrogs, self.friction = leapfrogs, friction
+        self.gradients = leapfrogs
         self.mass = as_positive_diagonal("mass", mass)
+
+    def preconditioned(self, variance: Tensor) -> GHMC:
+        return GHMC(self.leapfrogs, self.friction, 1 / variance)
+
+    def probe(self) -> HMC:
+        return HMC(1, None if self.mass is None else self.mass.tensor)
 
     def start(self, energy: Energy, x: Tensor) -> VelocityState:
         check_uncoupled(energy)

@@ -67,6 +67,9 @@ class ULA(Kernel[GradientState, Tensor]):
     def __init__(self, preconditioner: Tensor | None = None):
         self.preconditioner = as_positive_diagonal("preconditioner", preconditioner)
 
+    def preconditioned(self, variance: Tensor) -> ULA:
+        return ULA(variance)
+
     def start(self, energy: Energy, x: Tensor) -> GradientState:
         check_event_shape("preconditioner", self.preconditioner, energy, x)
         return gradient_state(energy, x)
@@ -95,8 +98,13 @@ class MALA(Kernel[GradientState, MetropolisNoise]):
     event's shape, and for an energy that couples chains.
     """
 
+    best_acceptance = 0.574  # in many dimensions: Roberts and Rosenthal 1998
+
     def __init__(self, preconditioner: Tensor | None = None):
         self.preconditioner = as_positive_diagonal("preconditioner", preconditioner)
+
+    def preconditioned(self, variance: Tensor) -> MALA:
+        return MALA(variance)
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
         check_uncoupled(energy)

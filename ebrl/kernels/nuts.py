@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, over_event
-from ebrl.kernels.hamiltonian import kinetic_energy, leapfrog, thermal_velocity
+from ebrl.kernels.hamiltonian import HMC, kinetic_energy, leapfrog, thermal_velocity
 from ebrl.kernels.protocol import (
     GradientState,
     Info,
@@ -83,11 +83,19 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
     the trajectory, and it diverged where the trajectory ended at NaN, -inf or an error beyond 1000.
     """
 
+    best_acceptance = 0.8
+
     def __init__(self, max_depth: int = 10, mass: Tensor | None = None):
         if max_depth < 1:
             raise ValueError(f"expected max_depth >= 1, got {max_depth}")
         self.max_depth = max_depth
         self.mass = as_positive_diagonal("mass", mass)
+
+    def preconditioned(self, variance: Tensor) -> NUTS:
+        return NUTS(self.max_depth, 1 / variance)
+
+    def probe(self) -> HMC:
+        return HMC(1, None if self.mass is None else self.mass.tensor)
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
         check_uncoupled(energy)

@@ -45,9 +45,22 @@ class Info(NamedTuple):
 
 
 class Kernel(Protocol[State, Noise]):
-    """One move of a batch of chains. Chains are independent unless `couples_chains`."""
+    """One move of a batch of chains."""
 
-    couples_chains: bool = False
+    couples_chains: bool = False  # whether the move of one chain depends on others
+    best_acceptance: float | None = None  # to adapt the step size to; None where there is none
+    gradients: int = 1  # evaluations a step, at least
+
+    def preconditioned(self, variance: Tensor) -> Kernel:
+        """Return the kernel for coordinates of this variance, `(*event,)`."""
+        raise ValueError(
+            f"expected a kernel with a preconditioner, MALA, HMC, GHMC or NUTS, "
+            f"got {type(self).__name__}"
+        )
+
+    def probe(self) -> Kernel:
+        """Return a kernel whose acceptance shows how good a step size is, at the least cost."""
+        return self
 
     def start(self, energy: Energy, x: Tensor) -> State:
         """Return the state of chains at x."""

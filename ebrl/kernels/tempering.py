@@ -80,6 +80,7 @@ class Tempered(Kernel[TemperedState, TemperedNoise]):
                 f"together, {type(kernel).__name__}: temper MALA or HMC"
             )
         self.kernel, self.temperatures = kernel, Constant(ladder)
+        self.best_acceptance = kernel.best_acceptance
 
     def start(self, energy: Energy, x: Tensor) -> TemperedState:
         check_uncoupled(energy)

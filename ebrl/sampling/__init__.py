@@ -10,3 +10,5 @@ from ebrl.sampling.resampling import importance_resampling as importance_resampl
 from ebrl.sampling.run import ChainInfo as ChainInfo
 from ebrl.sampling.sampler import Sampler as Sampler
 from ebrl.sampling.sampler import Samples as Samples
+from ebrl.sampling.warm_up import WarmedUp as WarmedUp
+from ebrl.sampling.warm_up import warm_up as warm_up

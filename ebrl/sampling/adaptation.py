@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from ebrl.energies import Number
+from ebrl.kernels.protocol import Kernel
 
 
 class DualAveraging(nn.Module):
     """Dual averaging of the log step size (Hoffman and Gelman 2014, section 3.2).
 
-    The step size for which the mean acceptance of the chains is `target`: .574 is the best for
-    MALA, .651 for HMC, .8 for NUTS. One step size serves all chains; with `shape=(*batch,)` each
-    chain has its own, and an axis of size 1 is shared along: `shape=(64, 1)` is one for each of 64
-    observations. From `memory` updates on the averages forget at a constant rate, so that the step
-    size follows an energy that is being trained. `gain` is how strongly a shortfall moves the step:
-    5 for HMC, whose acceptance falls so steeply near the largest stable step that 20 swings around
-    it and averages too low; 10 where each chain has its own, whose single acceptances make 20
-    average .02 too high. It lives where the chains are, and no update waits for the host. Raises
-    `ValueError` for a target outside (0, 1), a memory below 1, and for a step size or an acceptance
-    that does not fit the shape.
+    It finds the step size at which the mean acceptance of the chains is `target`. It lives where
+    the chains are, and no update waits for the host. From `memory` updates on the averages forget
+    at a constant rate, so that the step size follows an energy that is being trained.
+
+    Args:
+        target: Acceptance to reach; by default the best one of the sampler's kernel.
+        gain: Gain on the acceptance error. 5 suits HMC, whose acceptance falls steeply near the
+            largest stable step, where 20 oscillates; 10 suits one step size for each chain.
+        decay: Exponent with which the average forgets the first updates.
+        memory: Updates after which the rates stay constant.
+        shape: One step size serves all chains; with `(*batch,)` each chain has its own, and an axis
+            of size 1 is shared along: `(64, 1)` is one for each of 64 observations.
+        largest: Cap on the step size. A flat energy accepts every move, and without a cap the step
+            size grows until the energy is no longer flat.
+
+    Raises:
+        ValueError: For a target outside (0, 1), a memory below 1, a cap that is not positive, and
+            for a step size or an acceptance that does not fit the shape.
     """
 
     anchor: Tensor
@@ -31,30 +42,55 @@ class DualAveraging(nn.Module):
 
     def __init__(
         self,
-        target: float = 0.574,
+        target: float | None = None,
         gain: float = 20.0,
         decay: float = 0.75,
         memory: int = 1000,
         shape: tuple[int, ...] = (),
+        largest: float = math.inf,
     ):
         super().__init__()
-        if not 0 < target < 1:
+        if target is not None and not 0 < target < 1:
             raise ValueError(f"expected a target acceptance between 0 and 1, got {target}")
         if memory < 1:
             raise ValueError(f"expected a memory of at least one update, got {memory}")
+        if not largest > 0:
+            raise ValueError(f"expected a largest step size above 0, got {largest}")
         self.target, self.gain, self.decay, self.memory = target, gain, decay, memory
-        self.shape = tuple(shape)
+        self.shape, self.largest = tuple(shape), largest
+        self.owned = False  # by a sampler
         for name in ("anchor", "log_step_size", "log_average", "shortfall"):
             self.register_buffer(name, torch.zeros(self.shape))
         self.register_buffer("updates", torch.zeros(()))
 
-    def start(self, step_size: Number) -> None:
-        """Begin at `step_size`, a scalar or of the adaptation's shape."""
+    def start(self, step_size: Number, kernel: Kernel) -> None:
+        """Begin to adapt for a sampler with this kernel.
+
+        Args:
+            step_size: The first step size, a scalar or of the adaptation's shape.
+            kernel: Names the target acceptance if there is none.
+
+        Raises:
+            ValueError: For a kernel that never rejects, and if another sampler adapts with this.
+        """
+        if self.owned:
+            raise ValueError(
+                "expected an adaptation of the sampler's own, got one that another sampler uses: "
+                "DualAveraging()"
+            )
+        if kernel.best_acceptance is None:
+            raise ValueError(
+                f"expected a kernel whose step size changes its acceptance, got "
+                f"{type(kernel).__name__}: choose the step size yourself, or a kernel such as MALA"
+            )
+        self.target = self.target or kernel.best_acceptance
         log_step_size = torch.as_tensor(step_size, dtype=torch.float64).log()
         if not _broadcasts(log_step_size.shape, self.shape):
             got = tuple(log_step_size.shape)
             raise ValueError(f"expected a step size that fits shape {self.shape}, got shape {got}")
-        self.anchor.copy_(log_step_size + torch.tensor(10.0, dtype=torch.float64).log())
+        self.owned = True
+        log_step_size = log_step_size.clamp(max=math.log(self.largest))
+        self.anchor.copy_(log_step_size + math.log(10))
         self.log_step_size.copy_(log_step_size)
         self.log_average.copy_(log_step_size)
         self.shortfall.zero_()
@@ -72,7 +108,8 @@ class DualAveraging(nn.Module):
 
     @torch.no_grad()
     def update(self, acceptance: Tensor) -> Tensor:
-        """Take in the acceptance of one step and return the step size to explore next."""
+        """Take in the acceptance `(*batch,)` of one step and return the next step size to try."""
+        assert self.target is not None
         if not _broadcasts(self.shape, acceptance.shape):
             got = tuple(acceptance.shape)
             raise ValueError(f"expected acceptances that fit shape {self.shape}, got shape {got}")
@@ -81,7 +118,8 @@ class DualAveraging(nn.Module):
         self.updates.add_(1).clamp_(max=self.memory)
         weight = 1 / (self.updates + 10)
         self.shortfall.lerp_((self.target - mean).to(self.shortfall), weight)
-        self.log_step_size.copy_(self.anchor - self.updates.sqrt() * self.gain * self.shortfall)
+        log_step_size = self.anchor - self.updates.sqrt() * self.gain * self.shortfall
+        self.log_step_size.copy_(log_step_size.clamp_(max=math.log(self.largest)))
         self.log_average.lerp_(self.log_step_size, self.updates**-self.decay)
         return self.log_step_size.exp()
 

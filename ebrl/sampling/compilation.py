@@ -22,7 +22,7 @@ from ebrl.energies import Energy, Number
 from ebrl.kernels import HMC, MALA, ULA, Info, Kernel
 from ebrl.sampling.paths import Stage
 
-BLOCK = 20  # steps in a graph: longer ones compile longer and hold more noise
+BLOCK = 20  # gradients in a graph: longer ones compile longer and hold more noise
 GRAPHS = 64  # torch's own limit is 8, fewer than the shapes of one training run
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}  # torch's choice, elsewhere g++
 
@@ -86,8 +86,9 @@ def moves(
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
     block, on_gpu = _compiled(state.x.device.type), state.x.device.type == "cuda"
-    for done in range(0, steps, BLOCK):
-        noise = [kernel.draw(state, generator) for _ in range(min(BLOCK, steps - done))]
+    length = max(BLOCK // kernel.gradients, 1)
+    for done in range(0, steps, length):
+        noise = [kernel.draw(state, generator) for _ in range(min(length, steps - done))]
         torch.compiler.cudagraph_mark_step_begin()
         try:
             with torch._dynamo.config.patch(recompile_limit=GRAPHS):

@@ -36,6 +36,7 @@ class Run:
         self.state: Any = kernel.start(self.energy, space.to_free(x))
         check_one_number_each(self.state.energy, self.state.x, self.energy.event_ndim)
         check_gradient_shape(self.state)
+        _check_numbers_at_start(self.state)
         zero = torch.zeros_like(self.state.energy.detach())
         self.total = Info(zero, zero)
 
@@ -51,9 +52,9 @@ class Run:
                 self.step_size = _of_type(adaptation.update(info.acceptance), self.state.x)
             yield
 
-    def move_compiled(self, generator: torch.Generator) -> None:
-        """Move the chains all steps as compiled blocks."""
-        stage = Stage(self.energy, self.steps, self.step_size, self.temperature)
+    def move_compiled(self, generator: torch.Generator, steps: int) -> None:
+        """Move the chains so many steps as compiled blocks."""
+        stage = Stage(self.energy, steps, self.step_size, self.temperature)
         for state, info in compilation.moves(self.kernel, self.state, stage, generator):
             self.state, self.total = state, compilation.added(self.total, info)
 
@@ -111,6 +112,22 @@ def joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:
         reports[-1].step_size,
         {name: torch.stack([e[name] * share for e, share in extras]).sum(0) for name in names},
     )
+
+
+def _check_numbers_at_start(state: Any) -> None:
+    """Raise `ValueError` for a NaN where a chain starts, from which no move would be accepted.
+
+    Away from the CPU nothing is read: that would wait for the device.
+    """
+    if state.x.device.type != "cpu":
+        return
+    known = {"energy": state.energy, "gradient": state.gradient}
+    for name, values in known.items():
+        if values is not None and values.isnan().any():
+            raise ValueError(
+                f"expected a number for the {name} where every chain starts, got NaN: start the "
+                "chains elsewhere, or see why the energy is NaN there"
+            )
 
 
 def _of_type(number: Number, x: Tensor) -> Number:

@@ -1,16 +1,15 @@
-"""The driver: a kernel in a space, for so many steps, at a step size and a temperature.
+"""The driver: a kernel in a space, for a number of steps, at a step size and a temperature.
 
     sampler = Sampler(MALA(), space=Box(-1.0, 1.0), steps=200, step_size=0.05, temperature=0.5)
     samples = sampler.sample(energy, x, generator=generator)
 
-The sampler is given the energy, never owns it. While it runs, the energy's parameters are frozen
-and its modules are in evaluation mode; both are as before afterwards, even after an exception.
+The sampler is given the energy and never owns it. It differentiates with respect to x alone. While
+it runs, the energy's modules are in evaluation mode; see `ebrl.energies.evaluating`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -23,36 +22,45 @@ from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging
 from ebrl.sampling.paths import Stage
 from ebrl.sampling.run import ChainInfo, Run, differentiable, joined
+from ebrl.sampling.starts import check_numbers, starting_points
+from ebrl.sampling.warm_up import warm_up
 from ebrl.spaces import Box, Space, Unbounded
 
 Gradient = Literal["none", "last", "unroll"]
 
 
 class Samples(NamedTuple):
-    """Where the chains ended, the energy there, and what the run reports."""
+    """Where the chains are, the energy there, and what the run reports."""
 
-    x: Tensor  # (*batch, *event)
-    energy: Tensor  # (*batch,)
+    x: Tensor  # (*batch, *event), or (draws, *batch, *event)
+    energy: Tensor  # (*batch,), or (draws, *batch)
     info: ChainInfo
 
 
 class Sampler(nn.Module):
     """Moves chains by a kernel.
 
-    `step_size` and `temperature` are numbers or tensors `(*batch,)`. With an `adaptation` the step
-    size is its own: it starts at `step_size`, follows the acceptance, persists across calls and in
-    `state_dict`, and stands still in calls with `adapt=False`.
+    A compiled sampler runs its steps as compiled programs: ULA, MALA and HMC, in every space and
+    along paths, give the chain of an eager sampler with the same generator, up to rounding. The
+    first run of each shape, length and kind of energy compiles for 5 to 80 s; numbers that an
+    energy holds outside of tensors are compiled in. Under `torch.autocast` to bfloat16 the products
+    of a network are rounded, and the chain is one of that energy. Adapting and unrolling are
+    refused; the step that `gradient="last"` differentiates is eager.
 
-    With `compile` the steps run as compiled programs: ULA, MALA and HMC, in every space and along
-    paths, give the chain of an eager sampler with the same generator, up to rounding. The first run
-    of each shape, length and kind of energy compiles for 5 to 80 s; numbers that an energy holds
-    outside of tensors are compiled in. Under `torch.autocast` to bfloat16 a network's products are
-    rounded: faster where they are large, and the chain is one of that energy. Adapting and
-    unrolling are refused; a `trace` and the step that `gradient="last"` differentiates are eager.
+    Args:
+        kernel: One move of the chains.
+        space: Where x may be; all of R^d by default.
+        steps: Moves of a run.
+        step_size: A number or `(*batch,)`.
+        temperature: A number or `(*batch,)`.
+        adaptation: Owns the step size: it starts at `step_size`, follows the acceptance, persists
+            across calls and in `state_dict`, and stands still in calls with `adapt=False`.
+        compile: Whether to compile the steps.
 
-    Raises `ValueError` for steps or step sizes that are not positive, for negative temperatures,
-    for an adaptation where walls project and for a kernel that does not compile, `RuntimeError`
-    where there is no C++ compiler.
+    Raises:
+        ValueError: For numbers that are not positive, an adaptation that cannot work, and a kernel
+            that does not compile.
+        RuntimeError: If there is no C++ compiler to compile with.
     """
 
     def __init__(
@@ -70,7 +78,7 @@ class Sampler(nn.Module):
         if compile:
             compilation.check_compilable(kernel)
         least = [torch.as_tensor(value).min().item() for value in (step_size, temperature)]
-        _check_numbers(steps, *least)
+        check_numbers(steps, *least)
         self.kernel, self.space = kernel, space or Unbounded()
         self.steps, self.temperature, self.compiled = steps, temperature, compile
         self.fixed_step_size = step_size
@@ -81,7 +89,7 @@ class Sampler(nn.Module):
                     "expected no adaptation with walls='project', whose spring keeps the step size "
                     "that it began with: leave it out, or choose other walls"
                 )
-            adaptation.start(step_size)
+            adaptation.start(step_size, kernel)
 
     @property
     def step_size(self) -> Number:
@@ -98,19 +106,54 @@ class Sampler(nn.Module):
         temperature: Number | None = None,
         adapt: bool = True,
         gradient: Gradient = "none",
+        warmup: int = 0,
+        draws: int | None = None,
+        thin: int = 1,
     ) -> Samples:
-        """Run the chains from `x: (*batch, *event)`, or from `n` reference draws of the space.
+        """Run the chains; x is never modified.
 
-        `gradient` says what of the run can be differentiated: nothing, the last step, or all of
-        it (with respect to the energy's parameters and `x`; these are then not frozen). `x` is
-        never modified. Raises `ValueError` when the energy gives other than one number for each
-        thing or is one of another shape, when the generator or the energy is on another device than
-        x, when x are integers, have too few axes or lie outside the space, when neither or both of
-        `x` and `n` are given, for an unknown `gradient` and for a negative temperature.
+        Args:
+            energy: An energy of x alone.
+            x: Where the chains start, `(*batch, *event)`.
+            generator: The random stream, on the device of x.
+            n: Start from so many reference draws of the space instead.
+            temperature: In place of the sampler's own.
+            adapt: Whether the adaptation, if there is one, follows this run.
+            gradient: What can be differentiated with respect to the energy's parameters and x: no
+                step, the last step, or all of them ("unroll").
+            warmup: Moves that fit the step size and the kernel's preconditioner to the energy
+                first, by `warm_up`; the chains must share one energy. The sampler stays as it is.
+            draws: Keep so many draws of each chain, in place of the end of `steps` moves.
+            thin: Moves from one draw to the next.
+
+        Returns:
+            The ends of the chains `(*batch, *event)`; with `draws`, `(draws, *batch, *event)`.
+
+        Raises:
+            TypeError: For an energy or a generator that is none.
+            ValueError: For arguments that do not fit the energy, the space or each other, and if
+                the energy or its gradient is NaN where a chain starts.
         """
-        x = self._starting_points(energy, x, n, generator)
-        stages = [self._stage(energy, temperature)]
-        return self._follow(stages, x, generator, self.adaptation if adapt else None, gradient)
+        with torch.inference_mode(False):
+            x = self._start(energy, x, n, generator)
+            stage = self._stage(energy, temperature)
+            kernel = self.kernel
+            if warmup > 0:
+                kernel, step_size, x = warm_up(
+                    kernel,
+                    energy,
+                    x,
+                    warmup,
+                    generator=generator,
+                    space=self.space,
+                    temperature=stage.temperature,
+                )
+                stage = stage._replace(step_size=step_size)
+            if draws is not None:
+                stage = stage._replace(steps=draws * thin)
+                return self._draws(kernel, stage, x, generator, draws, thin)
+            adaptation = self.adaptation if adapt and warmup == 0 else None
+            return self._follow(kernel, [stage], x, generator, adaptation, gradient)
 
     def anneal(
         self,
@@ -121,18 +164,31 @@ class Sampler(nn.Module):
         n: int | None = None,
         gradient: Gradient = "none",
     ) -> Samples:
-        """Run the chains along a path: each stage goes on where the one before it ended.
+        """Run the chains along a path: each stage continues from the end of the one before it.
 
-        The energy returned is the last stage's, the report is of all steps, and no step size
-        adapts. The end has the last stage's law as far as its own steps bring it there. Raises
-        `ValueError` for a path without stages and as `sample` does.
+        The chains follow the distribution of the last stage as far as its own steps bring them
+        there. No step size adapts.
+
+        Args:
+            stages: The path.
+            x: As for `sample`, and so the others.
+            generator: The random stream.
+            n: Number of reference draws to start from.
+            gradient: What can be differentiated.
+
+        Returns:
+            The ends of the chains, with the energy of the last stage and the report of all steps.
+
+        Raises:
+            ValueError: For a path without stages and as `sample` does.
         """
         if not stages:
             raise ValueError("expected at least one stage to anneal along, got none")
         for stage in stages:
-            _check_numbers(*stage[1:])
-        x = self._starting_points(stages[0].energy, x, n, generator)
-        return self._follow(list(stages), x, generator, None, gradient)
+            check_numbers(*stage[1:])
+        with torch.inference_mode(False):
+            x = self._start(stages[0].energy, x, n, generator)
+            return self._follow(self.kernel, list(stages), x, generator, None, gradient)
 
     def trace(
         self,
@@ -143,27 +199,57 @@ class Sampler(nn.Module):
         n: int | None = None,
         temperature: Number | None = None,
     ) -> Samples:
-        """Run as `sample` without adaptation or gradients, and return what every step led to.
-
-        `x` is `(steps, *batch, *event)` and `energy` `(steps, *batch)`, for diagnostics of the
-        whole chain; the report is that of `sample`. Raises `ValueError` as `sample` does.
-        """
+        """Return every step of `sample` without adaptation: `(steps, *batch, *event)`."""
         if self.steps == 0:
             raise ValueError("expected a sampler with at least one step to trace, got steps=0")
-        x = self._starting_points(energy, x, n, generator)
-        with evaluating(energy), torch.no_grad():
-            run = Run(self.kernel, self.space, self._stage(energy, temperature), x.detach())
-            places = [run.position() for _ in run.moves(generator, None)]
-        xs, energies = zip(*places, strict=True)
-        return Samples(torch.stack(xs), torch.stack(energies), run.report())
+        return self.sample(
+            energy, x, generator=generator, n=n, temperature=temperature, draws=self.steps
+        )
+
+    def _start(
+        self, energy: Energy, x: Tensor | None, n: int | None, generator: torch.Generator
+    ) -> Tensor:
+        x = starting_points(self.space, energy, x, n, generator)
+        if self.adaptation is not None:
+            self.adaptation.go_to(x.device)
+        return x
 
     def _stage(self, energy: Energy, temperature: Number | None) -> Stage:
         chosen = self.temperature if temperature is None else temperature
-        _check_numbers(self.steps, self.step_size, chosen)
+        check_numbers(self.steps, self.step_size, chosen)
         return Stage(energy, self.steps, self.step_size, chosen)
+
+    def _draws(
+        self,
+        kernel: Kernel,
+        stage: Stage,
+        x: Tensor,
+        generator: torch.Generator,
+        draws: int,
+        thin: int,
+    ) -> Samples:
+        """Run the chains and keep every `thin`-th position."""
+        if draws < 1 or thin < 1:
+            raise ValueError(f"expected draws and thin of at least 1, got {draws=}, {thin=}")
+        compiled = self.compiled and thin > 1
+        if compiled:
+            stage = compilation.with_tensors(stage, x)
+        with evaluating(stage.energy), torch.no_grad():
+            run = Run(kernel, self.space, stage, x.detach())
+            if compiled:
+                positions = []
+                for _ in range(draws):
+                    run.move_compiled(generator, thin)
+                    positions.append(run.position())
+            else:
+                moves = enumerate(run.moves(generator, None), 1)
+                positions = [run.position() for move, _ in moves if move % thin == 0]
+        xs, energies = zip(*positions, strict=True)
+        return Samples(torch.stack(xs), torch.stack(energies), run.report())
 
     def _follow(
         self,
+        kernel: Kernel,
         stages: list[Stage],
         x: Tensor,
         generator: torch.Generator,
@@ -179,20 +265,21 @@ class Sampler(nn.Module):
         energies, final = [stage.energy for stage in stages], stages[-1]
         with evaluating(*energies):
             if gradient == "unroll":
-                return self._along(differentiable(stages), x, generator, adaptation)
+                return self._along(kernel, differentiable(stages), x, generator, adaptation)
             last = int(gradient == "last" and final.steps > 0)
             stages = [*stages[:-1], final._replace(steps=final.steps - last)]
             with torch.no_grad():
-                samples = self._along(stages, x.detach(), generator, adaptation)
+                samples = self._along(kernel, stages, x.detach(), generator, adaptation)
             if not last:
                 return samples
             final = final._replace(steps=1, step_size=samples.info.step_size)
-            end = self._along(differentiable([final]), samples.x, generator, None)
+            end = self._along(kernel, differentiable([final]), samples.x, generator, None)
         before = sum(stage.steps for stage in stages)
         return Samples(end.x, end.energy, joined([samples.info, end.info], [before, 1]))
 
     def _along(
         self,
+        kernel: Kernel,
         stages: list[Stage],
         x: Tensor,
         generator: torch.Generator,
@@ -203,63 +290,12 @@ class Sampler(nn.Module):
             compiled = self.compiled and not torch.is_grad_enabled()
             if compiled:
                 stage = compilation.with_tensors(stage, x)
-            run = Run(self.kernel, self.space, stage, x)
+            run = Run(kernel, self.space, stage, x)
             if compiled:
-                run.move_compiled(generator)
+                run.move_compiled(generator, stage.steps)
             else:
                 for _ in run.moves(generator, adaptation):
                     pass
             x, energy = run.position()
             reports.append(run.report())
         return Samples(x, energy, joined(reports, [stage.steps for stage in stages]))
-
-    def _starting_points(
-        self, energy: Energy, x: Tensor | None, n: int | None, generator: torch.Generator
-    ) -> Tensor:
-        if (x is None) == (n is None):
-            raise ValueError("expected either starting points x or their number n")
-        if n is not None:
-            x = self.space.reference((n,), generator)
-            if x.ndim - 1 != energy.event_ndim:
-                raise ValueError(
-                    f"expected a space of points with {energy.event_ndim} axes, as the energy "
-                    f"takes, got points of shape {tuple(x.shape[1:])}"
-                )
-        assert x is not None
-        numbers = "integers" if self.space.integers else "floating point"
-        if x.is_floating_point() == self.space.integers or x.ndim < energy.event_ndim:
-            raise ValueError(
-                f"expected x of {numbers} and shape (*batch, *event) with {energy.event_ndim} "
-                f"event axes, got {x.dtype} of shape {tuple(x.shape)}"
-            )
-        if generator.device.type != x.device.type:
-            raise ValueError(
-                f"expected a generator on {x.device}, where x is, got one on {generator.device}: "
-                f"torch.Generator({str(x.device)!r})"
-            )
-        weight = next(chain(energy.parameters(), energy.buffers()), x)
-        if weight.device.type != x.device.type:
-            raise ValueError(
-                f"expected x and generator on {weight.device}, where the energy is, got them on "
-                f"{x.device}"
-            )
-        bounded = not isinstance(self.space, Unbounded)
-        # Elsewhere reading would wait for the device.
-        if bounded and x.device.type == "cpu" and not self.space.contains(x).all():
-            raise ValueError(
-                f"expected starting points in the {type(self.space).__name__}, got some outside: "
-                "n=... draws them there"
-            )
-        if self.adaptation is not None:
-            self.adaptation.go_to(x.device)
-        return x
-
-
-def _check_numbers(steps: int, step_size: Number, temperature: Number) -> None:
-    # Tensors are not read: that would wait for the host.
-    if steps < 0:
-        raise ValueError(f"expected steps >= 0, got {steps}")
-    if not isinstance(step_size, Tensor) and not step_size > 0:
-        raise ValueError(f"expected a positive step_size, got {step_size}")
-    if not isinstance(temperature, Tensor) and not temperature >= 0:
-        raise ValueError(f"expected temperature >= 0, got {temperature}")

@@ -7,9 +7,11 @@ import torch
 from problems import generator
 from torch import Tensor, nn
 
-from ebrl import Energy, FunctionEnergy, Gaussian, Mixture
+from ebrl import DualAveraging, Energy, FunctionEnergy, Gaussian, Mixture, Sampler
 from ebrl.energies import Sum, Weighted, first_order
+from ebrl.kernels import MALA
 from ebrl.networks import MLPEnergy
+from ebrl.spaces import Box
 
 
 class Skewed(Energy):
@@ -25,13 +27,18 @@ class Conditional(Energy):
     takes_condition = True
 
     def given(self, condition: Tensor) -> Energy:
-        def function(x: Tensor) -> Tensor:
-            features = condition.shape[-1]
-            candidates = (1,) * (x.ndim - condition.ndim)
-            centre = condition.reshape(*condition.shape[:-1], *candidates, features)
-            return (x - centre).square().sum(-1)
+        return Centred(condition)
 
-        return FunctionEnergy(function)
+
+class Centred(Energy):
+    def __init__(self, centre: Tensor):
+        super().__init__()
+        self.centre = centre
+
+    def forward(self, x: Tensor) -> Tensor:
+        candidates = (1,) * (x.ndim - self.centre.ndim)
+        centre = self.centre.reshape(*self.centre.shape[:-1], *candidates, x.shape[-1])
+        return (x - centre).square().sum(-1)
 
 
 def points(*shape: int) -> Tensor:
@@ -231,6 +238,31 @@ def test_first_order_has_the_energys_gradient_and_none_of_its_parameters() -> No
     expected = upstream[:, None] * network.value_and_gradient(x)[1]
     torch.testing.assert_close(x.grad, expected)
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_function_sees_one_batch_axis_or_one_point() -> None:
+    x = points(3, 4, 2)
+    expected = x[..., 0].square() + x[..., 1]
+    batch = FunctionEnergy(lambda rows: rows[:, 0] ** 2 + rows[:, 1])
+    point = FunctionEnergy(lambda one: one[0] ** 2 + one[1], batched=False)
+    for energy in (batch, point):
+        torch.testing.assert_close(energy(x), expected)
+        torch.testing.assert_close(energy(x[0, 0]), expected[0, 0])
+        gradient = energy.value_and_gradient(x)[1]
+        torch.testing.assert_close(gradient[..., 0], 2 * x[..., 0])
+    with pytest.raises(TypeError, match="expected a function of x, got int"):
+        FunctionEnergy(3)
+
+
+def test_inference_mode_gives_the_same_and_poisons_nothing() -> None:
+    network = MLPEnergy(2, (8,), activation=torch.nn.ELU)  # whose gradient is autograd's
+    sampler = Sampler(MALA(), Box(-9.0, 9.0), steps=3, adaptation=DualAveraging())
+    with torch.inference_mode():
+        sampler.sample(network, torch.zeros(4, 2), generator=generator())
+        assert FunctionEnergy(lambda x: x.sum(-1)).value_and_gradient(torch.zeros(2))[1].sum() == 2
+    x = sampler.sample(network, torch.zeros(4, 2), generator=generator(), gradient="unroll").x
+    x.sum().backward()
+    assert all(buffer.is_inference() is False for buffer in sampler.buffers())
 
 
 def test_an_abstract_energy_says_that_it_has_no_forward() -> None:

@@ -9,14 +9,31 @@ from torch import Tensor
 
 from ebrl import DualAveraging, FunctionEnergy, Gaussian, Sampler
 from ebrl.energies import Energy
-from ebrl.kernels import GHMC, HMC, MALA, NUTS, Kernel
+from ebrl.kernels import (
+    GHMC,
+    HMC,
+    MALA,
+    NUTS,
+    SVGD,
+    ULA,
+    Cycle,
+    GradientDescent,
+    Kernel,
+    Underdamped,
+)
 
 SCALES = torch.tensor([0.03, 0.3, 3.0, 30.0])
 
 
-def scaled(per_chain: Tensor) -> Energy:
-    """Return the energy of normals whose deviation is each chain's own, `(*batch,)`."""
-    return FunctionEnergy(lambda x: (x / per_chain.unsqueeze(-1)).square().sum(-1) / 2)
+class Scaled(Energy):
+    """Normals whose deviation is each chain's own, `(*batch,)`."""
+
+    def __init__(self, per_chain: Tensor):
+        super().__init__()
+        self.per_chain = per_chain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / self.per_chain.unsqueeze(-1)).square().sum(-1) / 2
 
 
 @pytest.mark.parametrize(
@@ -46,9 +63,9 @@ def test_each_chain_finds_the_step_size_of_its_own_scale() -> None:
     x = deviations[:, None] * torch.randn(400, 3, generator=generator())
     adaptation, stream, reached = DualAveraging(gain=10.0, shape=(400,)), generator(1), []
     sampler = Sampler(MALA(), steps=600, step_size=0.1, adaptation=adaptation)
-    x = sampler.sample(scaled(deviations), x, generator=stream).x
+    x = sampler.sample(Scaled(deviations), x, generator=stream).x
     assert sampler.step_size.shape == (400,)
-    samples = sampler.sample(scaled(deviations), x, generator=stream, adapt=False)
+    samples = sampler.sample(Scaled(deviations), x, generator=stream, adapt=False)
     for scale, acceptance, step_size in zip(
         SCALES, samples.info.acceptance.split(100), sampler.step_size.split(100), strict=True
     ):
@@ -58,8 +75,8 @@ def test_each_chain_finds_the_step_size_of_its_own_scale() -> None:
     # In units of the scale all is the same: for x/s the step size is η/s².
     assert reached == pytest.approx([sum(reached) / 4] * 4, rel=0.05)
     pooled = Sampler(MALA(), steps=100, step_size=0.1, adaptation=DualAveraging())
-    pooled.sample(scaled(deviations), x, generator=stream)
-    alike = pooled.sample(scaled(deviations), x, generator=stream, adapt=False).info.acceptance
+    pooled.sample(Scaled(deviations), x, generator=stream)
+    alike = pooled.sample(Scaled(deviations), x, generator=stream, adapt=False).info.acceptance
     assert alike.view(4, 100).mean(1).std() > 0.3  # what one step size for all would do
 
 
@@ -67,8 +84,8 @@ def test_chains_along_an_axis_of_one_share_a_step_size() -> None:
     deviations = SCALES[:, None].expand(4, 200)
     x = deviations[..., None] * torch.randn(4, 200, 3, generator=generator())
     sampler = Sampler(MALA(), steps=150, step_size=0.1, adaptation=DualAveraging(shape=(4, 1)))
-    x = sampler.sample(scaled(deviations), x, generator=generator(1)).x
-    samples = sampler.sample(scaled(deviations), x, generator=generator(2), adapt=False)
+    x = sampler.sample(Scaled(deviations), x, generator=generator(1)).x
+    samples = sampler.sample(Scaled(deviations), x, generator=generator(2), adapt=False)
     assert samples.info.step_size.shape == (4, 1)
     assert (samples.info.acceptance.mean(1) - 0.574).abs().max() < 0.03
 
@@ -78,7 +95,7 @@ def test_chains_adapt_independently() -> None:
     order = torch.tensor([3, 0, 2, 4, 1])
     one, other, single = (DualAveraging(shape=shape) for shape in ((5,), (5,), ()))
     for adaptation in (one, other, single):
-        adaptation.start(0.2)
+        adaptation.start(0.2, MALA())
     for row in acceptance:
         step_size, permuted = one.update(row), other.update(row[order])
         torch.testing.assert_close(step_size[order], permuted)
@@ -110,7 +127,7 @@ def test_the_step_sizes_of_chains_persist_and_are_saved(shape: tuple[int, ...]) 
 
 def test_chains_may_start_at_step_sizes_of_their_own() -> None:
     adaptation = DualAveraging(shape=(3,))
-    adaptation.start(torch.tensor([0.1, 0.2, 0.4]))
+    adaptation.start(torch.tensor([0.1, 0.2, 0.4]), MALA())
     torch.testing.assert_close(adaptation.step_size, torch.tensor([0.1, 0.2, 0.4]))
 
 
@@ -121,10 +138,32 @@ def test_an_adaptation_remembers_something() -> None:
 
 def test_what_does_not_fit_the_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a step size that fits shape \(\), got shape \(3,\)"):
-        DualAveraging().start(torch.ones(3))
+        DualAveraging().start(torch.ones(3), MALA())
     adaptation = DualAveraging(shape=(4, 1))
-    adaptation.start(0.1)
+    adaptation.start(0.1, MALA())
     adaptation.update(torch.rand(2, 4, 5))
     for wrong in ((5,), (3, 5), ()):
         with pytest.raises(ValueError, match=r"acceptances that fit shape \(4, 1\), got shape"):
             adaptation.update(torch.rand(wrong))
+
+
+@pytest.mark.parametrize("kernel", [ULA(), Underdamped(), SVGD(), GradientDescent()], ids=str)
+def test_a_kernel_that_never_rejects_is_refused(kernel: Kernel) -> None:
+    with pytest.raises(ValueError, match="a kernel whose step size changes its acceptance"):
+        Sampler(kernel, steps=3, adaptation=DualAveraging())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "best"), [(MALA(), 0.574), (HMC(2), 0.651), (Cycle([HMC(2), NUTS(3)]), 0.8)]
+)
+def test_the_kernel_names_the_acceptance_to_reach(kernel: Kernel, best: float) -> None:
+    sampler = Sampler(kernel, steps=3, adaptation=DualAveraging())
+    assert sampler.adaptation.target == best
+
+
+def test_the_step_size_on_a_flat_energy_stays_below_its_cap() -> None:
+    flat = FunctionEnergy(lambda x: 0 * x.sum(-1))
+    sampler = Sampler(MALA(), steps=50, step_size=0.1, adaptation=DualAveraging(largest=0.5))
+    samples = sampler.sample(flat, torch.zeros(9, 2), generator=generator())
+    assert sampler.step_size <= 0.5
+    assert samples.info.step_size <= 0.5

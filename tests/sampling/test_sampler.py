@@ -20,12 +20,14 @@ from ebrl.kernels import (
     GHMC,
     HMC,
     MALA,
+    NUTS,
     SVGD,
     ULA,
     GibbsWithGradients,
     GradientDescent,
     IteratedSIR,
     Kernel,
+    Tempered,
     Underdamped,
 )
 from ebrl.networks import MLPEnergy
@@ -353,13 +355,53 @@ def test_adaptation_follows_an_energy_that_changes() -> None:
     assert sampler.step_size.item() == pytest.approx(wide / 100, rel=0.15)
 
 
-def test_an_adaptation_starts_afresh_in_another_sampler() -> None:
+def test_an_adaptation_belongs_to_one_sampler() -> None:
     adaptation = DualAveraging()
     mala(20, adaptation=adaptation).sample(GAUSSIAN, torch.zeros(9, 2), generator=generator())
-    again = mala(20, adaptation=adaptation)
-    fresh = mala(20, adaptation=DualAveraging())
-    for name, tensor in fresh.state_dict().items():
-        assert torch.equal(again.state_dict()[name], tensor), name
+    with pytest.raises(ValueError, match="an adaptation of the sampler's own"):
+        mala(20, adaptation=adaptation)
+
+
+@pytest.mark.parametrize("kernel", [MALA(), HMC(2)], ids=["MALA", "HMC"])
+def test_a_start_without_a_number_is_an_error(kernel: Kernel) -> None:
+    sampler = Sampler(kernel, steps=5)
+    no_energy = FunctionEnergy(lambda x: x.sum(-1).log())
+    with pytest.raises(ValueError, match="a number for the energy where every chain starts"):
+        sampler.sample(no_energy, -torch.ones(4, 2), generator=generator())
+    no_gradient = FunctionEnergy(lambda x: x.square().sum(-1).sqrt())
+    with pytest.raises(ValueError, match="a number for the gradient where every chain starts"):
+        sampler.sample(no_gradient, torch.zeros(4, 2), generator=generator())
+
+
+def test_what_is_no_energy_and_no_generator_is_named() -> None:
+    for energy in (lambda x: x.sum(-1), nn.Linear(2, 1)):
+        with pytest.raises(TypeError, match=r"expected an Energy, got .*FunctionEnergy"):
+            mala().sample(energy, torch.zeros(4, 2), generator=generator())
+    with pytest.raises(TypeError, match=r"expected a torch.Generator, got int"):
+        mala().sample(GAUSSIAN, torch.zeros(4, 2), generator=0)
+
+
+def test_reference_draws_have_the_type_of_the_weights() -> None:
+    network = MLPEnergy(2, (8,)).double()
+    assert mala(space=Unbounded(2)).sample(network, n=3, generator=generator()).x.dtype == (
+        torch.float64
+    )
+
+
+def test_the_memory_layout_of_x_plays_no_part() -> None:
+    x = torch.randn(2, 50, generator=generator()).T
+    one = mala().sample(GAUSSIAN, x, generator=generator(1)).x
+    assert torch.equal(one, mala().sample(GAUSSIAN, x.contiguous(), generator=generator(1)).x)
+
+
+def test_what_a_kernel_reports_reaches_the_user() -> None:
+    x = torch.randn(5, 2, generator=generator())
+    short = Sampler(NUTS(3), steps=5, step_size=1e-4).sample(GAUSSIAN, x, generator=generator())
+    assert (short.info.extra["saturated"] == 1).all()
+    assert (short.info.extra["leapfrogs"] == 7).all()
+    assert (short.info.extra["depth"] == 3).all()
+    tempered = Sampler(Tempered(MALA(), [1.0, 3.0]), steps=5)
+    assert tempered.sample(GAUSSIAN, x, generator=generator()).info.extra["swaps"].shape == (5, 1)
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0, 57.4])

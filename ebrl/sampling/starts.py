@@ -1,0 +1,87 @@
+"""Where chains start, and the checks of what a sampler is given."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy, Number, check_energy
+from ebrl.spaces import Space, Unbounded
+
+
+def starting_points(
+    space: Space, energy: Energy, x: Tensor | None, n: int | None, generator: torch.Generator
+) -> Tensor:
+    """Return starting points `(*batch, *event)`: x, or `n` reference draws of the space.
+
+    Draws have the type of the energy's weights. The memory layout is contiguous, so that equal
+    numbers give equal chains.
+
+    Raises:
+        TypeError: For an energy that is no `Energy` and a generator that is no `torch.Generator`.
+        ValueError: For x that the energy or the space cannot take, and for devices that differ.
+    """
+    _check_types(energy, generator)
+    if (x is None) == (n is None):
+        raise ValueError("expected either starting points x or their number n")
+    weights = list(chain(energy.parameters(), energy.buffers()))
+    if n is not None:
+        x = space.reference((n,), generator)
+        if x.ndim - 1 != energy.event_ndim:
+            raise ValueError(
+                f"expected a space of points with {energy.event_ndim} axes, as the energy "
+                f"takes, got points of shape {tuple(x.shape[1:])}"
+            )
+        floating = [weight for weight in weights if weight.is_floating_point()]
+        if floating and x.is_floating_point():
+            x = x.to(floating[0].dtype)
+    assert x is not None
+    numbers = "integers" if space.integers else "floating point"
+    if x.is_floating_point() == space.integers or x.ndim < energy.event_ndim:
+        raise ValueError(
+            f"expected x of {numbers} and shape (*batch, *event) with {energy.event_ndim} "
+            f"event axes, got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    _check_devices(x, generator, weights)
+    # Elsewhere reading would wait for the device.
+    bounded = not isinstance(space, Unbounded)
+    if bounded and x.device.type == "cpu" and not space.contains(x).all():
+        raise ValueError(
+            f"expected starting points in the {type(space).__name__}, got some outside: "
+            "n=... draws them there"
+        )
+    return x.clone() if x.is_inference() else x.contiguous()
+
+
+def _check_types(energy: Energy, generator: torch.Generator) -> None:
+    check_energy(energy)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"expected a torch.Generator, got {type(generator).__name__}: "
+            "torch.Generator().manual_seed(0)"
+        )
+
+
+def _check_devices(x: Tensor, generator: torch.Generator, weights: list[Tensor]) -> None:
+    if generator.device.type != x.device.type:
+        raise ValueError(
+            f"expected a generator on {x.device}, where x is, got one on {generator.device}: "
+            f"torch.Generator({str(x.device)!r})"
+        )
+    if weights and weights[0].device.type != x.device.type:
+        raise ValueError(
+            f"expected x and generator on {weights[0].device}, where the energy is, got them on "
+            f"{x.device}"
+        )
+
+
+def check_numbers(steps: int, step_size: Number, temperature: Number) -> None:
+    """Raise `ValueError` for impossible numbers. Tensors are not read: that waits for the host."""
+    if steps < 0:
+        raise ValueError(f"expected steps >= 0, got {steps}")
+    if not isinstance(step_size, Tensor) and not step_size > 0:
+        raise ValueError(f"expected a positive step_size, got {step_size}")
+    if not isinstance(temperature, Tensor) and not temperature >= 0:
+        raise ValueError(f"expected temperature >= 0, got {temperature}")

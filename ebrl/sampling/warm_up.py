@@ -1,0 +1,129 @@
+"""Warm-up: the step size and the preconditioner that suit an energy, in windows as Stan's.
+
+kernel, step_size, x = warm_up(NUTS(), energy, x, 1000, generator=generator)
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy, Number
+from ebrl.energies.evaluating import evaluating
+from ebrl.kernels.protocol import Kernel
+from ebrl.sampling.adaptation import DualAveraging
+from ebrl.sampling.paths import Stage
+from ebrl.sampling.run import Run
+from ebrl.spaces import Space, Unbounded
+
+FIRST, LAST = 0.15, 0.1  # shares of the steps before and after the preconditioner is fitted
+NARROWEST = 25  # steps of the first window that fits it; each next one is twice as long
+
+
+class WarmedUp(NamedTuple):
+    """What a warm-up found."""
+
+    kernel: Kernel
+    step_size: Tensor  # a scalar
+    x: Tensor  # (*batch, *event), where the chains are
+
+
+def warm_up(
+    kernel: Kernel,
+    energy: Energy,
+    x: Tensor,
+    steps: int,
+    *,
+    generator: torch.Generator,
+    space: Space | None = None,
+    temperature: Number = 1.0,
+    acceptance: float | None = None,
+) -> WarmedUp:
+    """Fit step size and preconditioner to an energy (Stan reference manual, section 14.2).
+
+    The first moves only adapt the step size. Windows of growing length follow, and after each the
+    kernel is preconditioned by the variance of the coordinates over the window and the chains, and
+    the step size is searched anew. The last moves settle the step size.
+
+    Args:
+        kernel: One with a preconditioner or mass: MALA, HMC, GHMC or NUTS.
+        energy: An energy of x alone, the same for all chains.
+        x: Starting points `(*batch, *event)`.
+        steps: Moves of the whole warm-up; at least 20.
+        generator: The random stream.
+        space: Where x may be; all of R^d by default.
+        temperature: T.
+        acceptance: The mean acceptance to reach; by default the best one of the kernel.
+
+    Returns:
+        The preconditioned kernel, the step size, and where the chains ended.
+
+    Raises:
+        ValueError: For fewer than 20 steps and for a kernel that cannot be warmed up.
+    """
+    if steps < 20:
+        raise ValueError(f"expected a warm-up of at least 20 steps, got {steps}")
+    space = space or Unbounded()
+    step_size = x.new_ones(())
+    windows = window_lengths(steps)
+    with evaluating(energy), torch.no_grad():
+        for index, length in enumerate(windows):
+            stage = Stage(energy, length, step_size, temperature)
+            run = Run(kernel, space, stage, x)
+            run.step_size = first_step_size(kernel, run, generator)
+            adaptation = DualAveraging(acceptance).to(x.device)
+            adaptation.start(run.step_size, kernel)
+            positions = [run.state.x for _ in run.moves(generator, adaptation)]
+            x, step_size = space.from_free(run.state.x), adaptation.step_size
+            if 0 < index < len(windows) - 1:
+                kernel = kernel.preconditioned(shrunk_variance(torch.stack(positions), run))
+    return WarmedUp(kernel, step_size, x)
+
+
+def window_lengths(steps: int) -> list[int]:
+    """Return the lengths of the windows: the first, those that precondition, and the last."""
+    first, last = int(FIRST * steps), int(LAST * steps)
+    rest, windows = steps - first - last, []
+    length = min(NARROWEST, rest)
+    while rest > 0:
+        # A window that would leave less than its successor's length takes the rest, too.
+        length = rest if rest < 3 * length else length
+        windows.append(length)
+        rest, length = rest - length, 2 * length
+    return [first, *windows, last]
+
+
+def first_step_size(kernel: Kernel, run: Run, generator: torch.Generator) -> Tensor:
+    """Double or halve the step size until the acceptance of one step crosses .8.
+
+    After Hoffman and Gelman 2014, algorithm 4, with the mean over all chains.
+    """
+    probe, step_size = kernel.probe(), torch.as_tensor(run.step_size, dtype=torch.float64)
+    state: Any = probe.start(run.energy, run.state.x)
+    rises = None
+    for _ in range(60):
+        noise = probe.draw(state, generator)
+        size = step_size.to(state.energy)
+        _, info = probe.step(run.energy, state, noise, size, run.temperature)
+        accepts = bool(info.acceptance.mean() > 0.8)
+        if rises is None:
+            rises = accepts
+        if accepts != rises:
+            break
+        step_size = step_size * (2.0 if rises else 0.5)
+    return step_size.to(run.state.energy)
+
+
+def shrunk_variance(positions: Tensor, run: Run) -> Tensor:
+    """Return the variance of each coordinate, `(*event,)`, shrunk a little towards .001, as Stan's.
+
+    Args:
+        positions: `(steps, *batch, *event)`.
+        run: The run that they are of.
+    """
+    event = positions.shape[positions.ndim - run.energy.event_ndim :]
+    rows = positions.reshape(-1, *event)
+    weight = len(rows) / (len(rows) + 5)
+    return weight * rows.var(0) + 1e-3 * (1 - weight)

@@ -1,0 +1,82 @@
+"""Warm-up: step size and preconditioner in windows, and the draws after it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import generator
+
+from ebrl import FunctionEnergy, Gaussian, Sampler
+from ebrl.diagnostics import effective_sample_size, split_r_hat
+from ebrl.kernels import GHMC, HMC, MALA, NUTS, SVGD, ULA, Kernel
+from ebrl.sampling import warm_up
+from ebrl.sampling.warm_up import window_lengths
+from ebrl.spaces import Box
+
+DEVIATIONS = torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0])
+WIDE = Gaussian(torch.tensor([0.0, 1.0, 2.0, 3.0, 400.0]), DEVIATIONS, 5)
+
+
+@pytest.mark.parametrize("steps", [20, 100, 150, 1000, 2000])
+def test_windows_fill_the_warm_up_and_grow(steps: int) -> None:
+    first, *windows, last = window_lengths(steps)
+    assert first + sum(windows) + last == steps
+    assert windows == sorted(windows)
+    assert (first, last) == (int(0.15 * steps), int(0.1 * steps))
+
+
+@pytest.mark.parametrize(
+    "kernel", [MALA(), HMC(5), GHMC(5), NUTS(6)], ids=["MALA", "HMC", "GHMC", "NUTS"]
+)
+def test_scales_five_orders_apart_are_found(kernel: Kernel) -> None:
+    x = torch.zeros(4, 5)
+    steps = 2000 if isinstance(kernel, MALA) else 500  # which goes far in many moves alone
+    warm = warm_up(kernel, WIDE, x, steps, generator=generator())
+    sampler = Sampler(warm.kernel, steps=200, step_size=warm.step_size)
+    info = sampler.sample(WIDE, warm.x, generator=generator(1)).info
+    assert info.acceptance.mean().item() == pytest.approx(kernel.best_acceptance, abs=0.25)
+    found = getattr(warm.kernel, "mass", None)
+    variance = warm.kernel.preconditioner.tensor if found is None else 1 / found.tensor
+    assert ((variance.sqrt() / DEVIATIONS).log().abs() < 0.8).all()
+
+
+def test_a_posterior_in_one_call() -> None:
+    samples = Sampler(NUTS(), steps=1).sample(
+        WIDE, torch.zeros(4, 5), warmup=500, draws=250, generator=generator()
+    )
+    assert samples.x.shape == (250, 4, 5)
+    assert samples.energy.shape == (250, 4)
+    assert samples.info.extra["leapfrogs"].mean() < 20
+    assert effective_sample_size(samples.x).min() > 300
+    assert split_r_hat(samples.x).max() < 1.03
+    error = WIDE.deviation / effective_sample_size(samples.x).sqrt()
+    assert ((samples.x.mean((0, 1)) - WIDE.mean).abs() < 4 * error).all()
+    assert ((samples.x.std((0, 1)) / DEVIATIONS - 1).abs() < 0.2).all()
+
+
+def test_draws_are_every_so_manyeth_move() -> None:
+    x, sampler = torch.zeros(3, 5), Sampler(MALA(), steps=6, step_size=1e-4)
+    trace = sampler.trace(WIDE, x, generator=generator())
+    thinned = sampler.sample(WIDE, x, draws=3, thin=2, generator=generator())
+    assert torch.equal(thinned.x, trace.x[1::2])
+    assert torch.equal(thinned.energy, trace.energy[1::2])
+
+
+def test_a_warm_up_in_a_box_stays_there() -> None:
+    box = Box(torch.zeros(2), torch.tensor([1.0, 1000.0]), walls="tanh")
+    energy = FunctionEnergy(lambda x: x[:, 0] * 3 + x[:, 1] / 100)
+    samples = Sampler(NUTS(), box, steps=1).sample(
+        energy, torch.full((4, 2), 0.5), warmup=300, draws=200, generator=generator()
+    )
+    assert box.contains(samples.x).all()
+    exponential = lambda rate: 1 / rate - 1 / (torch.tensor(rate).exp() - 1) * 1  # noqa: E731
+    assert abs(samples.x[..., 0].mean() - exponential(3.0)) < 0.06
+    assert abs(samples.x[..., 1].mean() / 1000 - exponential(10.0)) < 0.03
+
+
+@pytest.mark.parametrize("kernel", [ULA(), SVGD()], ids=["ULA", "SVGD"])
+def test_kernels_that_cannot_be_warmed_up_are_refused(kernel: Kernel) -> None:
+    with pytest.raises(ValueError, match="expected a kernel"):
+        warm_up(kernel, WIDE, torch.zeros(4, 5), 100, generator=generator())
+    with pytest.raises(ValueError, match="at least 20 steps, got 5"):
+        warm_up(MALA(), WIDE, torch.zeros(4, 5), 5, generator=generator())
