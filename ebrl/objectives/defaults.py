@@ -16,6 +16,7 @@ from ebrl.spaces import Box, Space
 
 MARGIN = 0.1  # of a column's range, between the data and each wall
 FIRST_STEP = 0.005  # in units of the squared widths of the space
+LARGEST_STEP = 0.25  # in the same units: what a flat, untrained energy would let grow
 
 
 def persistent(
@@ -81,7 +82,8 @@ def _persistent(
     jump = IndependenceMetropolis(ReferenceProposal(space))
     kernel = Cycle([jump, *[MALA(preconditioner)] * 4])
     step_size = 0.05 if preconditioner is None else FIRST_STEP
-    sampler = Sampler(kernel, space, steps=moves, step_size=step_size, adaptation=DualAveraging())
+    adaptation = DualAveraging(largest=LARGEST_STEP)
+    sampler = Sampler(kernel, space, steps=moves, step_size=step_size, adaptation=adaptation)
     return ContrastiveDivergence(sampler, Chains(chains, space, restart))
 
 

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from ebrl import schema
-from ebrl.energies import Energy, check_one_number_each
+from ebrl.energies import Energy, check_energy, check_one_number_each
 from ebrl.energies.evaluating import evaluating
 from ebrl.networks import MLPEnergy
 from ebrl.objectives.contrastive import contrastive_parts
@@ -136,8 +136,9 @@ def check_fit(
         ValueError: If the energy has no weights, the data are not finite, of another dtype or shape
             than the energy takes, fewer than a batch, or outside the space of the objective's
             chains, or the energy returns other than one number for each x.
-        TypeError: If the data have conditions and the energy takes none.
+        TypeError: If the energy is no `Energy`, or the data have conditions and it takes none.
     """
+    check_energy(energy)
     weight = next((p for p in energy.parameters() if p.requires_grad), None)
     if weight is None:
         raise ValueError(
