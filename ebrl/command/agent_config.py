@@ -36,7 +36,8 @@ CLASSES_IN_POLICY_KWARGS: dict[str, type] = {
     "optimizer_class": torch.optim.Optimizer,
 }
 
-# Arguments of any algorithm whose type is wider than their meaning: lowest and highest.
+# Arguments of Stable-Baselines3's algorithms whose type is wider than their meaning: lowest and
+# highest. Our own agents check the rest.
 RANGES: dict[str, tuple[float, float]] = {
     "gamma": (0.0, 1.0),
     "tau": (0.0, 1.0),
@@ -49,10 +50,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "target_update_interval": (1, 2**40),
     "policy_delay": (1, 2**24),
     "n_steps": (1, 2**24),
-    "candidates": (1, 2**16),
-    "components": (1, 2**16),
-    "acting_candidates": (1, 2**16),
-    "moves": (0, 2**16),
     "exploration_fraction": (0.0, 1.0),
     "exploration_initial_eps": (0.0, 1.0),
     "exploration_final_eps": (0.0, 1.0),

@@ -99,7 +99,7 @@ class Film:
     def _landscape(self, observation: Any, side: int) -> np.ndarray:
         figure = Figure(figsize=(side / DPI, side / DPI), dpi=DPI, layout="constrained")
         canvas = FigureCanvasAgg(figure)
-        draw_actions(figure.subplots(), self.agent, observation, self.unit)  # type: ignore[arg-type]
+        draw_actions(figure.subplots(), self.agent, observation, self.unit)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -133,7 +133,8 @@ def opened(video: str | None, frames_per_second: int) -> Iterator[Show]:
     if video.endswith(".mp4"):
         options = {"fps": frames_per_second, "macro_block_size": 2}
     try:
-        with imageio.get_writer(half, **options) as writer:
+        writer: Any = imageio.get_writer(half, **options)
+        with writer:
             yield writer.append_data
         os.replace(half, video)
     except (ImportError, RuntimeError) as error:

@@ -94,7 +94,8 @@ def train_trial(plan: Plan, task: str, folder: Path, parameters: dict[str, Any])
 
 def _scored(results: tune.ResultGrid) -> list[Scored]:
     """Return the trials whose seeds all came to their end, not those that ASHA stopped."""
-    ends = [(result.config, (result.metrics or {}).get("scores")) for result in results]
+    each = [results[i] for i in range(len(results))]
+    ends = [(result.config, (result.metrics or {}).get("scores")) for result in each]
     return [Scored(config, list(scores)) for config, scores in ends if config and scores]
 
 
