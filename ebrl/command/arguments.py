@@ -105,7 +105,7 @@ class Parser(ArgumentParser):
         """Say which number is none, or out of bounds; '' when it is something else."""
         for token, following in zip_longest(arguments, arguments[1:], fillvalue=""):
             name, equals, value = token.partition("=")
-            kind = self.types.get(name)
+            kind: Any = self.types.get(name)
             words = WORDS.get(getattr(kind, "__name__", ""))
             if words and not _is(kind, value if equals else following):
                 return f"{name}: expected {words}, got {value if equals else following}"

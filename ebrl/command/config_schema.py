@@ -214,7 +214,7 @@ def _faults_of_values(
     prefix: str, made_by: Callable[..., Any], values: dict[str, Any]
 ) -> Iterator[str]:
     """Yield the arguments that are unknown, missing or of another type."""
-    parser, names = _parser_of(made_by, set())
+    _, names = _parser_of(made_by, set())
     owner = f": {made_by.__name__} has no such argument" if prefix else ""
     for key in values:
         if key not in names:
@@ -224,7 +224,7 @@ def _faults_of_values(
     for key, value in values.items():
         if key not in names:
             continue
-        parser, _ = _parser_of(made_by, needed - {key})
+        parser, _ = _parser_of(made_by, {*needed} - {key})
         try:
             parser.parse_object({key: value})
         except (ArgumentError, ValueError, TypeError, KeyError):
@@ -235,7 +235,9 @@ def _faults_of_values(
         yield f"missing: {', '.join(missing)}."
 
 
-def _parser_of(made_by: Callable[..., Any], skip: set[str]) -> tuple[ArgumentParser, list[str]]:
+def _parser_of(
+    made_by: Callable[..., Any], skip: set[str | int]
+) -> tuple[ArgumentParser, list[str]]:
     """Return a parser of the arguments of a class or function but some, and their names."""
     parser = ArgumentParser(exit_on_error=False)
     add = parser.add_class_arguments if inspect.isclass(made_by) else parser.add_function_arguments

@@ -44,7 +44,7 @@ class Lasting:
 def lasting_output() -> Iterator[None]:
     """Print to streams that outlive their readers while a training runs."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Lasting(before[0]), Lasting(before[1])  # type: ignore[assignment]
+    sys.stdout, sys.stderr = Lasting(before[0]), Lasting(before[1])
     try:
         yield
     finally:
