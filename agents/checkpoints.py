@@ -38,6 +38,7 @@ from torch import Tensor
 from ebrl import rolling, storage
 from ebrl.schema import integer, numbers
 from ebrl.storage import Source, StorageError
+from ebrl.training.watch import check_finite_weights
 
 from . import schemas
 from . import state as parts
@@ -181,6 +182,7 @@ def save_checkpoint(
     Raises:
         OSError: When the disk refuses.
         TypeError: For a state that a file cannot hold.
+        DivergedError: For weights that are not finite.
     """
     storage.save(path, *_contents(agent, callbacks or []))
 
@@ -197,6 +199,7 @@ def _contents(
     """Return the tensors and facts of a checkpoint."""
     if agent.env is None:
         raise ValueError("expected an agent with its environment, got one without")
+    check_finite_weights(agent.policy)  # the checkpoints before are better
     tensors, state = storage.flatten(
         {
             "learnt": parts.learnt(agent),

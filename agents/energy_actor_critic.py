@@ -14,6 +14,7 @@ and (s', a') makes target networks unnecessary (CrossQ, Bhatt et al. 2024).
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -35,9 +36,12 @@ from ebrl.agents.proposal import (
     reverse_kl,
 )
 from ebrl.agents.soft_agent import Due, Observation, SoftAgent, Transitions
+from ebrl.agents.views import View
 from ebrl.estimators import SoftValue, soft_value
 from ebrl.networks.normalization import Normalization
 
+# Arguments of the policy in SAC with state-dependent exploration.
+OF_SDE = ("use_sde", "log_std_init", "use_expln", "clip_mean")
 # Arguments of the policy that are given to the agent.
 OF_THE_AGENT = ("components", "moves", "acting_candidates", "normalization", "target")
 
@@ -136,10 +140,13 @@ class EnergyActorCritic(SoftAgent):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
-        ent_coef: float | Literal["auto"] = "auto",
+        ent_coef: float | str = "auto",
         initial_ent_coef: float = 1.0,
         target_update_interval: int = 1,
         target_entropy: float | Literal["auto"] = "auto",
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
         compile: bool = False,
         precision: Literal["float32", "bfloat16"] = "float32",
         stats_window_size: int = 100,
@@ -182,9 +189,26 @@ class EnergyActorCritic(SoftAgent):
         self.ent_coef, self.initial_ent_coef = ent_coef, initial_ent_coef
         self.target_entropy, self.target_update_interval = target_entropy, target_update_interval
         self.compile, self.precision = compile, precision
+        self._leave_out_sde(use_sde)
         self._check_parameters()
         if _init_setup_model:
             self._setup_model()
+
+    @property
+    def actor(self) -> View:
+        """The policy's; Stable-Baselines3's name for what acts."""
+        return self.policy.actor
+
+    def _leave_out_sde(self, use_sde: bool) -> None:
+        """Leave out SAC's arguments of state-dependent exploration, which have no place here."""
+        if use_sde or self.policy_kwargs.get("use_sde", False):
+            warnings.warn(
+                "use_sde=True is left out: this agent explores by draws from its energy; for noise "
+                "that lasts over steps give action_noise=OrnsteinUhlenbeckActionNoise(...)",
+                stacklevel=3,
+            )
+        given = self.policy_kwargs.items()
+        self.policy_kwargs = {name: value for name, value in given if name not in OF_SDE}
 
     def _check_parameters(self) -> None:
         if self.target not in ("average", "none"):
@@ -227,11 +251,26 @@ class EnergyActorCritic(SoftAgent):
             assert self._last_obs is not None  # set by `learn`
             self.policy.set_training_mode(False)
             observation, _ = self.policy.obs_to_tensor(self._last_obs)
-            sampled = self.policy.sample(observation, adapt=True).squeeze(1).cpu().numpy()
+            sampled = self._sample_finite(observation).squeeze(1).cpu().numpy()
             scaled = sampled.reshape(n_envs, *self.action_space.shape)
         if action_noise is not None:
             scaled = np.clip(scaled + action_noise(), -1, 1)
         return self.policy.unscale_action(scaled), scaled
+
+    def _sample_finite(self, observation: Any) -> Tensor:
+        """Return one action for each observation, adapting the sampler.
+
+        Raises:
+            DivergedError: If the networks' weights are no longer finite.
+        """
+        try:
+            actions = self.policy.sample(observation, adapt=True)
+        except ValueError as error:  # a sampler that starts nowhere
+            self._check_weights()
+            raise error
+        if not actions.isfinite().all():
+            raise self._diverged("an action is not finite")
+        return actions
 
     def _draw(self, batch_size: int) -> UpdateNoise:
         stream, dimension = self.generators["training"], self.proposal.dimension
@@ -265,7 +304,7 @@ class EnergyActorCritic(SoftAgent):
 
     def _improve(self, batch: Transitions, noise: UpdateNoise, alpha: Tensor) -> Divergence:
         """Move the proposal towards the energy, and the temperature towards the entropy."""
-        energy = self.critic(batch.observations, "max")
+        energy = self.critic.bound(batch.observations, "max")
         divergence = reverse_kl(self.proposal(batch.observations), noise.proposal, energy, alpha)
         self._descend("proposal", divergence.loss)
         divergence = divergence.detached()
@@ -285,8 +324,8 @@ class EnergyActorCritic(SoftAgent):
         if self.critic_target is None:
             return self._joint_energies(batch, candidates)
         with torch.no_grad():
-            after = self.critic_target(batch.next_observations, "max")(candidates)
-        return self.critic(batch.observations).batch_values(batch.actions)[0], after
+            after = self.critic_target.bound(batch.next_observations, "max")(candidates)
+        return self.critic.bound(batch.observations).batch_values(batch.actions)[0], after
 
     def _joint_energies(self, batch: Transitions, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """Return `_energies` of one pass, whose batch statistics are those of both moments.

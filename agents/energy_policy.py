@@ -20,6 +20,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from ebrl.agents.proposal import MixtureProposal, TanhMixture
+from ebrl.agents.views import View
 from ebrl.energies import Energy
 from ebrl.estimators import soft_value
 from ebrl.kernels import MALA
@@ -57,6 +58,8 @@ class EnergyCritic(BaseModel):
             features_extractor=features_extractor,
             normalize_images=normalize_images,
         )
+        if not net_arch:  # a linear energy: one hidden unit that passes its input on
+            net_arch, activation_fn = [1], nn.Identity
         self.energy = MLPEnergy(
             get_action_dim(action_space),
             net_arch,
@@ -72,14 +75,23 @@ class EnergyCritic(BaseModel):
         self.energy.eval()
         return self
 
-    def forward(self, observation: PyTorchObs, reduction: Reduction = "mean") -> BoundMLP:
+    def forward(self, observation: PyTorchObs, actions: Tensor) -> tuple[Tensor, ...]:
+        """Return Q of actions in [-1, 1]^d by each critic, `(batch, 1)`, as SB3's critics do."""
+        energies = self.given(observation).member_values(actions)  # (members, batch)
+        return tuple(-energies.unsqueeze(-1))
+
+    def q1_forward(self, observation: PyTorchObs, actions: Tensor) -> Tensor:
+        """Return Q by the first critic, `(batch, 1)`."""
+        return self(observation, actions)[0]
+
+    def bound(self, observation: PyTorchObs, reduction: Reduction = "mean") -> BoundMLP:
         """Return the energy of actions in [-1, 1]^d given preprocessed observations."""
         return self.energy.given(self.features_extractor(observation), reduction)
 
     def given(self, observation: PyTorchObs, reduction: Reduction = "mean") -> BoundMLP:
         """Return the energy of actions in [-1, 1]^d given the observations."""
         space, normalize = self.observation_space, self.normalize_images
-        return self(preprocess_obs(observation, space, normalize), reduction)
+        return self.bound(preprocess_obs(observation, space, normalize), reduction)
 
 
 class EnergyPolicy(BasePolicy):
@@ -115,6 +127,7 @@ class EnergyPolicy(BasePolicy):
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         n_critics: int = 2,
+        share_features_extractor: bool = False,
     ):
         if optimizer_class is torch.optim.Adam:
             optimizer_kwargs = {"fused": True, **(optimizer_kwargs or {})}
@@ -130,6 +143,7 @@ class EnergyPolicy(BasePolicy):
         )
         self.net_arch = [256, 256] if net_arch is None else net_arch
         self.activation_fn, self.n_critics = activation_fn, n_critics
+        self.share_features_extractor = share_features_extractor
         self.components, self.acting_candidates, self.moves = components, acting_candidates, moves
         self.normalization, self.target = normalization, target
         self.log_deviation_bounds, self.epsilon = log_deviation_bounds, epsilon
@@ -146,7 +160,10 @@ class EnergyPolicy(BasePolicy):
         self._build()
         settings: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
         for network in (self.proposal, self.critic):
-            network.optimizer = self.optimizer_class(network.parameters(), **settings)
+            learnt = dict(network.named_parameters())
+            if network is self.critic and share_features_extractor:  # the proposal's loss moves it
+                learnt = {k: v for k, v in learnt.items() if "features_extractor" not in k}
+            network.optimizer = self.optimizer_class(learnt.values(), **settings)
 
     def _build(self) -> None:
         actor_arch, critic_arch = get_actor_critic_arch(self.net_arch)
@@ -165,18 +182,20 @@ class EnergyPolicy(BasePolicy):
             epsilon=self.epsilon,
         )
 
-        def make_critic() -> EnergyCritic:
+        def make_critic(extractor: BaseFeaturesExtractor) -> EnergyCritic:
             return EnergyCritic(
                 **shared,
-                features_extractor=self.make_features_extractor(),
+                features_extractor=extractor,
                 net_arch=critic_arch,
                 members=self.n_critics,
                 normalization=self.normalization,
             )
 
-        self.critic, self.critic_target = make_critic(), None
+        sharing = self.share_features_extractor
+        own = self.proposal.features_extractor if sharing else self.make_features_extractor()
+        self.critic, self.critic_target = make_critic(own), None
         if self.target == "average":
-            self.critic_target = make_critic()
+            self.critic_target = make_critic(self.make_features_extractor())
             self.critic_target.load_state_dict(self.critic.state_dict())
             self.critic_target.requires_grad_(False).set_training_mode(False)
 
@@ -186,6 +205,11 @@ class EnergyPolicy(BasePolicy):
         self.proposal.set_training_mode(mode)
         self.critic.set_training_mode(mode)
         self.training = mode
+
+    @property
+    def actor(self) -> View:
+        """The proposal, called as SB3's actors: `actor(observation, deterministic)` acts."""
+        return View(self.proposal, self._predict)
 
     def preprocess(self, observation: PyTorchObs) -> PyTorchObs:
         """Return observations as the networks take them: pixels in [0, 1], one-hot categories."""
@@ -200,9 +224,11 @@ class EnergyPolicy(BasePolicy):
             return self.greedy(observation)
         return self.sample(observation).squeeze(1)
 
-    @torch.no_grad()
     def greedy(self, observation: PyTorchObs) -> Tensor:
-        """Return the lowest-energy mean of the components that carry weight; draws nothing."""
+        """Return the lowest-energy mean of the components that carry weight; draws nothing.
+
+        It is differentiable by the observation.
+        """
         observation = self.preprocess(observation)
         mixture = self.proposal(observation)
         means = torch.tanh(mixture.mean)  # (batch, components, action_dim)
@@ -210,8 +236,9 @@ class EnergyPolicy(BasePolicy):
             return means.squeeze(1)
         weights = mixture.log_weights.exp()
         least = weights.amax(-1, keepdim=True).clamp_max(MINIMUM_WEIGHT)
-        energy = self.critic(observation)(means)
-        lowest = energy.masked_fill(weights < least, torch.inf).argmin(-1)
+        with torch.no_grad():
+            energy = self.critic.bound(observation)(means)
+            lowest = energy.masked_fill(weights < least, torch.inf).argmin(-1)
         return take(means, lowest)
 
     @torch.no_grad()
@@ -224,7 +251,7 @@ class EnergyPolicy(BasePolicy):
         actions = torch.tanh(free)
         if self.acting_candidates == 1 and self.moves == 0:
             return actions
-        energy = self.critic(observation)
+        energy = self.critic.bound(observation)
         if self.acting_candidates > 1:
             groups = (batch, n, self.acting_candidates)
             weights = soft_value(
@@ -277,6 +304,7 @@ class EnergyPolicy(BasePolicy):
             log_deviation_bounds=self.log_deviation_bounds,
             epsilon=self.epsilon,
             n_critics=self.n_critics,
+            share_features_extractor=self.share_features_extractor,
             lr_schedule=self._dummy_schedule,
             optimizer_class=self.optimizer_class,
             optimizer_kwargs=self.optimizer_kwargs,

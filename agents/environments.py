@@ -28,6 +28,7 @@ from ebrl.schema import (
     each,
     integer,
     like,
+    named,
     numbers,
     one_of,
     optional,
@@ -125,7 +126,7 @@ def normalized(env: VecEnv, state: dict[str, Any] | None) -> VecEnv:
         return env
     record(dict.fromkeys((*SETTINGS, "norm_obs_keys", "moments"), anything))(state, "")
     settings = {name: state[name] for name in SETTINGS}
-    each(real(0))(settings | {"norm_obs": 1, "norm_reward": 1}, "statistics")
+    named(real(0))(settings | {"norm_obs": 1, "norm_reward": 1}, "statistics")
     wrapped = VecNormalize(env, **settings, norm_obs_keys=state["norm_obs_keys"] or None)
     forms = {name: _moments_like(rms) for name, rms in _statistics(wrapped)}
     record(forms)(state["moments"], "statistics/moments")

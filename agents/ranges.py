@@ -53,6 +53,29 @@ def check_numbers(agent: Any) -> None:
         )
 
 
+def read_temperature(ent_coef: float | str, initial: float) -> tuple[float | str, float]:
+    """Return "auto" or the temperature, and where an automatic one starts.
+
+    Args:
+        ent_coef: As Stable-Baselines3 takes it: "auto", "auto_0.1", or a number from 0.
+        initial: Where an automatic temperature starts, unless `ent_coef` says it.
+    """
+    try:
+        if ent_coef == "auto" or str(ent_coef).startswith("auto_"):
+            start = float(str(ent_coef)[5:] or initial)
+            if not 0 < start < math.inf:
+                raise ValueError(f"expected initial_ent_coef finite and above 0, got {start}")
+            return "auto", start
+        temperature = float(ent_coef)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"expected ent_coef 'auto', 'auto_<start>' or a number, got {ent_coef!r} ({error})"
+        ) from error
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"expected ent_coef finite and at least 0, got {temperature}")
+    return temperature, initial
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 

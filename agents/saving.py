@@ -41,15 +41,15 @@ Self = TypeVar("Self", bound="Saving")
 KIND = "agent"
 STATE = schema.record(
     {
-        "arguments": schema.each(schema.anything),
-        "left_out": schema.each(schema.one_of(str)),
-        "observation_space": schema.each(schema.anything),
-        "action_space": schema.each(schema.anything),
+        "arguments": schema.named(schema.anything),
+        "left_out": schema.named(schema.one_of(str)),
+        "observation_space": schema.named(schema.anything),
+        "action_space": schema.named(schema.anything),
         "n_envs": schema.integer(1, 100_000),
-        "learnt": schema.each(schema.each(schema.anything)),
-        "counters": schema.each(schema.real()),
-        "generators": schema.each(schema.anything),
-        "statistics": schema.optional(schema.each(schema.anything)),
+        "learnt": schema.named(schema.named(schema.anything)),
+        "counters": schema.named(schema.real()),
+        "generators": schema.named(schema.anything),
+        "statistics": schema.optional(schema.named(schema.anything)),
     }
 )
 
@@ -319,9 +319,11 @@ def _complete(
             f"a file cannot hold {shown}; give it again: {cls.__name__}.load(..., {again})"
         )
     stored = {key: value for key, value in state["arguments"].items() if key in allowed}
-    if "policy" not in arguments and stored.get("policy") not in tuple(cls.policy_aliases):
+    policy = stored.get("policy")
+    known = isinstance(policy, str) and policy in cls.policy_aliases
+    if "policy" not in arguments and not known:
         raise StorageError(
-            f"expected a policy of {list(cls.policy_aliases)}, got {str(stored.get('policy'))[:60]}"
+            f"expected a policy of {list(cls.policy_aliases)}, got {str(policy)[:60]}"
         )
     return {**decode(stored), **arguments}
 

@@ -68,9 +68,7 @@ def counters(agent: OffPolicyAlgorithm) -> Schema:
     here = parts.counters(agent)
 
     def check(value: Any, place: str) -> None:
-        schema.each(schema.real())(value, place)
-        if not isinstance(value, dict):
-            raise refuse(place, "counters by name", value)
+        schema.named(schema.real())(value, place)
         for name, number in value.items():
             if name in here:
                 schema.like(here[name])(number, f"{place}/{name}")
@@ -117,7 +115,7 @@ def replay(agent: OffPolicyAlgorithm) -> Schema:
                 "capacity": schema.each(schema.integer()),
                 "pos": schema.integer(0, buffer.buffer_size),
                 "full": schema.one_of(bool),
-                "arrays": schema.each(schema.numbers),
+                "arrays": schema.named(schema.numbers),
             }
         )(value, place)
         rows = parts.filled(buffer, value["pos"], value["full"])
@@ -186,15 +184,15 @@ def environments(env: VecEnv) -> Schema:
             **dict.fromkeys(MONITORED, schema.each(schema.numbers)),
             "total_steps": schema.integer(0),
             "needs_reset": schema.one_of(bool),
-            "current_reset_info": schema.each(schema.anything),
+            "current_reset_info": schema.named(schema.anything),
         }
     )
     episode = schema.record(
         {
             "seed": schema.optional(schema.integer(0)),
-            "options": schema.optional(schema.each(schema.anything)),
-            "streams_before": schema.each(schema.each(schema.anything)),
-            "streams_now": schema.each(schema.each(schema.anything)),
+            "options": schema.optional(schema.named(schema.anything)),
+            "streams_before": schema.named(schema.named(schema.anything)),
+            "streams_now": schema.named(schema.named(schema.anything)),
             "actions": _actions(env.action_space),
             "digest": schema.integer(0, schema.WORD),
         }
@@ -204,7 +202,7 @@ def environments(env: VecEnv) -> Schema:
             "episodes": schema.each(schema.optional(episode), env.num_envs),
             "monitors": schema.each(schema.optional(monitor), env.num_envs),
             "seeds": schema.each(schema.optional(schema.integer(0)), env.num_envs),
-            "options": schema.each(schema.each(schema.anything), env.num_envs),
+            "options": schema.each(schema.named(schema.anything), env.num_envs),
             "wrappers": wrapper_states(env),
         }
     )
@@ -215,10 +213,10 @@ def _actions(space: spaces.Space) -> Schema:
 
     def check(value: Any, place: str) -> None:
         shape = () if space.shape is None else space.shape
-        if isinstance(value, np.ndarray) and len(value) == 0:
-            return
         if not isinstance(value, np.ndarray) or value.ndim == 0:
             raise refuse(place, "an array of actions", value)
+        if len(value) == 0:
+            return
         schema.array((len(value), *shape))(value, place)
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise StorageError(f"{place}: expected finite actions")
@@ -249,5 +247,5 @@ def _bytes(value: Any, place: str) -> None:
 
 
 CALLBACK = schema.record(
-    {"kind": schema.one_of(str), "numbers": schema.each(schema.anything)},
+    {"kind": schema.one_of(str), "numbers": schema.named(schema.anything)},
 )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import (
     DictReplayBufferSamples,
     MaybeCallback,
@@ -17,14 +18,21 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import get_parameters_by_name
 from torch import Tensor
 
+from ebrl.training import DivergedError
+from ebrl.training.watch import check_finite_weights
+
 from . import compilation
+from .finite import check_transition, is_finite
 from .optimization import AdamState, adam_step, check_is_adam, trainable_parameters
-from .ranges import check_numbers
+from .ranges import check_numbers, read_temperature
 from .saving import Saving
 
 Self = TypeVar("Self", bound="SoftAgent")
 Observations = Tensor | dict[str, Tensor]
 Observation = np.ndarray | dict[str, np.ndarray]
+
+
+COLDEST = 1e-8  # the temperature that stands for 0, in units of reward
 
 
 class Transitions(NamedTuple):
@@ -55,7 +63,7 @@ class SoftAgent(Saving):
     streams: ClassVar[tuple[str, ...]] = ("acting",)
     trained: ClassVar[tuple[str, ...]] = ("critic",)
     policy: Any  # a subclass names its own
-    ent_coef: float | Literal["auto"]
+    ent_coef: float | str
     initial_ent_coef: float
     target_update_interval: int
     policy_delay: int = 1
@@ -64,21 +72,16 @@ class SoftAgent(Saving):
 
     def _check_parameters(self) -> None:
         check_numbers(self)
-        automatic = self.ent_coef == "auto"
-        temperature = self.initial_ent_coef if automatic else self.ent_coef
-        if isinstance(temperature, str) or not 0 < temperature < math.inf:
-            name = "initial_ent_coef" if automatic else "ent_coef"
-            either = "" if automatic else "'auto' or "
-            raise ValueError(
-                f"expected {name} to be {either}finite and above 0, got {temperature!r}"
-            )
+        self.ent_coef, self.initial_ent_coef = read_temperature(
+            self.ent_coef, self.initial_ent_coef
+        )
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"expected precision 'float32' or 'bfloat16', got {self.precision!r}")
 
     def _setup_model(self) -> None:
         self.generators = {name: torch.Generator(self.device) for name in self.streams}
-        for generator in self.generators.values():
-            generator.seed()
+        for generator in self.generators.values():  # torch's global seed reproduces a run
+            generator.manual_seed(int(torch.randint(2**62, ())))
         super()._setup_model()  # sets the seed, if there is one
         self.policy.generator = self.generators["acting"]
         for name in (*self.trained, "critic_target"):
@@ -121,7 +124,12 @@ class SoftAgent(Saving):
             )
             self.policy.temperature.fill_(self.initial_ent_coef)
         else:
-            self.policy.temperature.fill_(self.ent_coef)
+            self.policy.temperature.fill_(max(self.ent_coef, COLDEST))
+
+    @property
+    def ent_coef_tensor(self) -> Tensor:
+        """The temperature now, 0-dim; Stable-Baselines3's name for it."""
+        return self.policy.temperature
 
     # ---- training ---------------------------------------------------------------------------
 
@@ -139,6 +147,36 @@ class SoftAgent(Saving):
                 target=self._n_updates % self.target_update_interval == 0,
             )
             self._report = self._run_update(batch, self._draw(batch_size), due)
+        self._record_metrics()
+
+    def _record_metrics(self) -> None:
+        """Give the last update's metrics to the logger, where every callback finds them.
+
+        Raises:
+            DivergedError: If one of them is not finite.
+        """
+        metrics = self._metrics()
+        means = [value.detach().float().mean() for value in metrics.values()]
+        numbers = torch.stack(means).tolist() if means else []  # the host waits once
+        for name, number in zip(metrics, numbers, strict=True):
+            if not math.isfinite(number):
+                raise self._diverged(f"the metric {name} is {number}")
+            self.logger.record(f"train/{name}", number)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _check_weights(self) -> None:
+        """Raise DivergedError if a weight of the policy is not finite."""
+        try:
+            check_finite_weights(self.policy)
+        except DivergedError as error:
+            raise self._diverged(str(error)) from error
+
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(
+            f"{what} after step {self.num_timesteps:,} and {self._n_updates:,} updates: the "
+            "training diverged; go back to the last good checkpoint, and lower the learning rate "
+            "or scale the rewards down"
+        )
 
     def _transitions(self, samples: ReplayBufferSamples | DictReplayBufferSamples) -> Transitions:
         discounts = self.gamma if samples.discounts is None else samples.discounts
@@ -204,12 +242,16 @@ class SoftAgent(Saving):
         if self.log_ent_coef is not None:
             yield self.log_ent_coef
 
-    def _descend(self, name: str, loss: Tensor) -> None:
+    def _descend(self, name: str, loss: Tensor, max_norm: float | None = None) -> None:
         """Take a step of one network's optimizer down the loss; no other network has a gradient."""
         parameters = trainable_parameters(getattr(self.policy, name))
         if not parameters or not loss.requires_grad:  # all of it is frozen
             return
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if max_norm is not None:
+            norms = torch._foreach_norm([one for one in gradients if one is not None])
+            shrink = (max_norm / (torch.stack(norms).norm() + 1e-6)).clamp_max(1.0)
+            gradients = tuple(one if one is None else one * shrink for one in gradients)
         self._step(name, parameters, gradients)
 
     def _step(
@@ -254,7 +296,7 @@ class SoftAgent(Saving):
         )
 
     def _metrics(self) -> dict[str, Tensor]:
-        """What the last update saw, of any shape, to be averaged; empty before the first.
+        """Return what the last update saw, of any shape, to be averaged; empty before the first.
 
         One name is one thing for all agents: over the replayed observations `energy` is the mean
         under the policy of the energy that it follows, and `entropy` the policy's; `soft_value` is
@@ -262,12 +304,40 @@ class SoftAgent(Saving):
         """
         raise NotImplementedError(f"{type(self).__name__} defines no _metrics()")
 
-    def dump_logs(self) -> None:
-        """Write the logs; only here does the host wait for the device."""
-        for name, value in self._metrics().items():
-            self.logger.record(f"train/{name}", value.mean().item())
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        super().dump_logs()
+    # ---- numbers that are not finite --------------------------------------------------------
+
+    def predict(
+        self,
+        observation: Observation,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """As Stable-Baselines3.
+
+        Raises:
+            ValueError: For an observation that is not finite.
+        """
+        if not is_finite(observation):
+            raise ValueError("expected a finite observation, got NaN or infinity in it")
+        return super().predict(observation, state, episode_start, deterministic)
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: Observation,
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """As Stable-Baselines3, for finite numbers alone.
+
+        Raises:
+            ValueError: For an observation or a reward that is not finite.
+        """
+        check_transition(self.env, self.num_timesteps, new_obs, reward, infos)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _one(self, observation: Observation) -> Any:
         """Return one observation as tensors `(1, ...)`; ValueError for a batch of them."""
@@ -286,7 +356,7 @@ class SoftAgent(Saving):
         """As Stable-Baselines3; a temperature that was given to the agent stays."""
         super().set_parameters(*arguments, **named)
         if self.ent_coef != "auto":
-            self.policy.temperature.fill_(self.ent_coef)
+            self.policy.temperature.fill_(max(self.ent_coef, COLDEST))
 
     def _put_learnt(self, state: dict[str, Any]) -> None:
         """As `Saving`; a temperature that was given needs nothing of one that was tuned."""

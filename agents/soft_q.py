@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import LinearSchedule
 from torch import Tensor
 
 from .soft_agent import Due, Observation, SoftAgent, Transitions
@@ -31,20 +33,22 @@ from .soft_q_policy import (
     SoftQPolicy,
     boltzmann,
 )
+from .views import View
 
 
 class SoftQ(SoftAgent):
     """A native Stable-Baselines3 algorithm for discrete actions.
 
-    Exploration is the policy's own; there is no epsilon. The critics, two unless
-    `policy_kwargs={"n_critics": 1}`, act by their mean and back up their smallest Q: against
+    Exploration is the policy's own. Where one of DQN's `exploration_*` arguments is given, its
+    random actions come on top while training, and the others have DQN's defaults. The critics, two
+    unless `policy_kwargs={"n_critics": 1}`, act by their mean and back up their smallest Q: against
     overestimation, at the price of a bias where Q is noisy. Returns over `n_steps > 1` leave out
     the entropy, and the Munchausen term, of the steps in between. Arguments that are not listed are
     named as in `stable_baselines3.DQN`.
 
     Args:
         tau: How far the target network moves after every `target_update_interval` updates; 1 copies
-            the critic.
+            the critic. By default 0.05, and 1 as in DQN where an interval is given.
         ent_coef: The temperature alpha, in units of reward. "auto" tunes it so that the policy's
             exact entropy, averaged over the replayed observations, meets `target_entropy`.
         initial_ent_coef: Where an automatic temperature starts.
@@ -53,6 +57,10 @@ class SoftQ(SoftAgent):
         munchausen: Weight of the log-policy in the reward, from 0 (none) to below 1; 0.9 in the
             paper.
         munchausen_clip: Floor of `alpha log pi`, below 0 and in units of reward.
+        exploration_fraction: The part of the training in which epsilon falls; 0.1 in DQN.
+        exploration_initial_eps: Epsilon at first; 1.0 in DQN.
+        exploration_final_eps: Epsilon from then on; 0.05 in DQN.
+        max_grad_norm: Largest norm of a gradient; none by default.
         compile: Run each update as one compiled program, which takes tens of seconds to make. It
             needs a C++ compiler and torch's Adam.
         precision: Of the products in an update. "bfloat16" keeps weights and optimisers in float32.
@@ -76,7 +84,7 @@ class SoftQ(SoftAgent):
         buffer_size: int = 1_000_000,
         learning_starts: int = 1_000,
         batch_size: int = 64,
-        tau: float = 0.05,
+        tau: float | None = None,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 2,
         gradient_steps: int = 1,
@@ -84,12 +92,16 @@ class SoftQ(SoftAgent):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
-        ent_coef: float | Literal["auto"] = "auto",
+        ent_coef: float | str = "auto",
         initial_ent_coef: float = 1.0,
         target_entropy: float = 0.3,
         munchausen: float = 0.0,
         munchausen_clip: float = -1.0,
         target_update_interval: int = 1,
+        exploration_fraction: float | None = None,
+        exploration_initial_eps: float | None = None,
+        exploration_final_eps: float | None = None,
+        max_grad_norm: float | None = None,
         compile: bool = False,
         precision: Literal["float32", "bfloat16"] = "float32",
         stats_window_size: int = 100,
@@ -107,7 +119,7 @@ class SoftQ(SoftAgent):
             buffer_size,
             learning_starts,
             batch_size,
-            tau,
+            (0.05 if target_update_interval == 1 else 1.0) if tau is None else tau,
             gamma,
             train_freq,
             gradient_steps,
@@ -128,6 +140,11 @@ class SoftQ(SoftAgent):
         self.ent_coef, self.initial_ent_coef = ent_coef, initial_ent_coef
         self.target_entropy, self.target_update_interval = target_entropy, target_update_interval
         self.munchausen, self.munchausen_clip = munchausen, munchausen_clip
+        self.exploration_fraction = exploration_fraction
+        self.exploration_initial_eps = exploration_initial_eps
+        self.exploration_final_eps = exploration_final_eps
+        self.exploration_rate = 0.0
+        self.max_grad_norm = max_grad_norm
         self.compile, self.precision = compile, precision
         self._check_parameters()
         if _init_setup_model:
@@ -142,8 +159,58 @@ class SoftQ(SoftAgent):
             )
         if not 0 <= self.munchausen < 1:
             raise ValueError(f"expected munchausen >= 0 and < 1, got {self.munchausen}")
+        for name in ("initial_eps", "final_eps", "fraction"):
+            value = getattr(self, f"exploration_{name}")
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"expected exploration_{name} between 0 and 1, got {value}")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"expected max_grad_norm > 0, got {self.max_grad_norm}")
         if not self.munchausen_clip < 0:
             raise ValueError(f"expected munchausen_clip < 0, got {self.munchausen_clip}")
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        given = (
+            self.exploration_initial_eps,
+            self.exploration_final_eps,
+            self.exploration_fraction,
+        )
+        self._epsilon: LinearSchedule | None = None
+        if any(one is not None for one in given):
+            pairs = zip(given, (1.0, 0.05, 0.1), strict=True)
+            self._epsilon = LinearSchedule(*(usual if one is None else one for one, usual in pairs))
+            self.exploration_rate = self._epsilon(1.0)
+
+    def _on_step(self) -> None:
+        super()._on_step()
+        if self._epsilon is not None:
+            self.exploration_rate = float(self._epsilon(self._current_progress_remaining))
+            self.logger.record("rollout/exploration_rate", self.exploration_rate)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As Stable-Baselines3, and a random action with the probability `exploration_rate`."""
+        actions, stored = super()._sample_action(learning_starts, action_noise, n_envs)
+        if self.exploration_rate > 0 and self.num_timesteps >= learning_starts:
+            stream = self.generators["acting"]
+            chance = torch.rand(n_envs, generator=stream, device=stream.device)
+            size = (n_envs,)
+            count = int(self.action_space.n)
+            random = torch.randint(count, size, generator=stream, device=stream.device)
+            explores = (chance < self.exploration_rate).cpu().numpy()
+            actions = stored = np.where(explores, random.cpu().numpy(), actions)
+        return actions, stored
+
+    @property
+    def q_net(self) -> View:
+        """The critics, called as DQN's network: Q of every action, `(batch, actions)`."""
+        return self.policy.q_net
+
+    @property
+    def q_net_target(self) -> View:
+        """The averaged critics, called as DQN's target network."""
+        return self.policy.q_net_target
 
     def _update(self, batch: Transitions, noise: Any, due: Due) -> dict[str, Tensor]:
         """Do one update of the critics and the temperature."""
@@ -157,7 +224,7 @@ class SoftQ(SoftAgent):
         index = batch.actions.expand(energies.shape[0], -1, -1)
         taken = energies.gather(-1, index).squeeze(-1)  # (members, batch)
         loss = 0.5 * (taken + target).square().mean(-1).sum()  # E = -Q
-        self._descend("critic", loss)
+        self._descend("critic", loss, self.max_grad_norm)
         if due.target:
             self._update_target()
         return {

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from ebrl.kernels.importance import pick
 
+from .views import View
+
 
 class Boltzmann(NamedTuple):
     """`p(a) = exp(-E(a)/T) / Z` over finitely many actions, without sampling."""
@@ -155,6 +157,20 @@ class SoftQPolicy(BasePolicy):
             normalize_images=self.normalize_images,
         )
 
+    @property
+    def q_net(self) -> View:
+        """The critics, called as DQN's network: the mean Q of every action, `(batch, actions)`."""
+        return View(self.critic, lambda observation: -self._mean_energies(self.critic, observation))
+
+    @property
+    def q_net_target(self) -> View:
+        """The averaged critics, called as DQN's target network."""
+        target = self.critic_target
+        return View(target, lambda observation: -self._mean_energies(target, observation))
+
+    def _mean_energies(self, critic: DiscreteCritic, observation: PyTorchObs) -> Tensor:
+        return critic(self.preprocess(observation)).mean(0)
+
     def set_training_mode(self, mode: bool) -> None:
         self.critic.set_training_mode(mode)
         self.training = mode
@@ -175,7 +191,7 @@ class SoftQPolicy(BasePolicy):
     @torch.no_grad()
     def energies(self, observation: PyTorchObs) -> Tensor:
         """Return the energy of every action, `(batch, actions)`."""
-        return self.critic(self.preprocess(observation)).mean(0)
+        return self._mean_energies(self.critic, observation)
 
     @torch.no_grad()
     def probabilities(self, observation: PyTorchObs) -> Tensor:

@@ -148,14 +148,25 @@ def record(fields: dict[Any, Schema], may_lack: Collection[Any] = (), rest: bool
 
 
 def each(schema: Schema, length: int | None = None) -> Schema:
-    """A list of values of one schema, or a dict of them."""
+    """A list of values of one schema."""
 
     def check(value: Any, place: str) -> None:
-        if not isinstance(value, list | dict) or length not in (None, len(value)):
+        if not isinstance(value, list) or length not in (None, len(value)):
             raise refuse(place, f"a list of {'' if length is None else length} values", value)
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in items:
-            schema(item, f"{place}/{key}")
+        for i, item in enumerate(value):
+            schema(item, f"{place}/{i}")
+
+    return check
+
+
+def named(schema: Schema) -> Schema:
+    """A dict of values of one schema by their names."""
+
+    def check(value: Any, place: str) -> None:
+        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+            raise refuse(place, "values by their names", value)
+        for name, item in value.items():
+            schema(item, f"{place}/{name}")
 
     return check
 

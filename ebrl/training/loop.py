@@ -162,7 +162,7 @@ class Training:
         here = self.state()
         fields = {name: schema.like(part) for name, part in here.items()}
         if "objective" in here:  # its populations change their sizes; it checks its own optimiser
-            fields["objective"] = schema.each(schema.anything)
+            fields["objective"] = schema.named(schema.anything)
         return schema.record(
             {
                 **fields,

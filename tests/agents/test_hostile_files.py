@@ -150,10 +150,10 @@ def test_a_refused_checkpoint_changes_nothing() -> None:
     ],
 )
 def test_arguments_that_ask_for_too_much_are_refused(arguments: dict[str, Any]) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     changed = edited("SoftQ", 0, lambda state: state["arguments"].update(arguments))
     refused("SoftQ", 0, changed, "expected|cannot be built from the stored arguments")
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_an_episode_that_its_environment_refuses_starts_anew() -> None:
@@ -245,10 +245,10 @@ def mutated(data: st.DataObject, name: str, which: int) -> bytes:
 
 def survives(data: st.DataObject, name: str, which: int) -> None:
     file = mutated(data, name, which)
-    begun = time.perf_counter()
+    begun = time.process_time()
     with suppress(StorageError):
         take(name, which, file)
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 QUICK = settings(max_examples=30, deadline=None, derandomize=True, database=None)

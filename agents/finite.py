@@ -1,0 +1,42 @@
+"""Numbers that are not finite: found before they reach the replay, or a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+
+def is_finite(value: Any) -> bool:
+    """Whether there is no NaN and no infinity in an array, or in a dict or list of them."""
+    if isinstance(value, dict):
+        return all(map(is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(is_finite, value))
+    array = np.asarray(value)
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def check_transition(
+    env: VecEnv | None, step: int, observation: Any, reward: np.ndarray, infos: list[dict]
+) -> None:
+    """Raise ValueError, with the environment and the step, for numbers that are not finite.
+
+    One NaN in the replay ruins all weights.
+    """
+    last = [info["terminal_observation"] for info in infos if "terminal_observation" in info]
+    for what, value in (("reward", reward), ("observation", observation), ("observation", last)):
+        if not is_finite(value):
+            raise ValueError(
+                f"expected a finite {what}, got NaN or infinity from the environment "
+                f"{_name_of(env)} at step {step:,}; nothing of it is stored or learnt"
+            )
+
+
+def _name_of(env: VecEnv | None) -> str:
+    """Return the registered name of the environments, or their class."""
+    if env is None:
+        return "without a name"
+    spec = env.get_attr("spec", [0])[0]
+    return spec.id if spec is not None else type(env.get_attr("unwrapped", [0])[0]).__name__

@@ -1,0 +1,312 @@
+"""Names, arguments and habits of Stable-Baselines3 that its users and their tools rely on."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import nn
+
+from ebrl.agents import EnergyActorCritic, SoftQ
+from ebrl.agents.checkpoints import Checkpoints, restore, save_checkpoint
+from ebrl.agents.replayable import Replayable
+from ebrl.storage import load
+from ebrl.training import DivergedError
+
+SMALL: dict[str, Any] = {"learning_starts": 20, "batch_size": 8, "buffer_size": 200}
+NETS: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}}
+
+
+def continuous(**arguments: Any) -> EnergyActorCritic:
+    return EnergyActorCritic(
+        "MlpPolicy", "Pendulum-v1", **{**SMALL, **NETS, "seed": 0, **arguments}
+    )
+
+
+def discrete(**arguments: Any) -> SoftQ:
+    return SoftQ("MlpPolicy", "CartPole-v1", **{**SMALL, **NETS, "seed": 0, **arguments})
+
+
+both = pytest.mark.parametrize("build", [continuous, discrete])
+
+
+# ---- temperatures ---------------------------------------------------------------------------
+
+
+@both
+def test_temperatures_are_written_as_sac_writes_them(build: Any) -> None:
+    assert build(ent_coef="auto_0.1").ent_coef_tensor.item() == pytest.approx(0.1)
+    assert build(ent_coef="0.2").ent_coef_tensor.item() == pytest.approx(0.2)
+    assert build(ent_coef=0.3).ent_coef_tensor.item() == pytest.approx(0.3)
+
+
+@both
+def test_without_a_temperature_it_learns_and_acts_greedily(build: Any) -> None:
+    agent = build(ent_coef=0.0, train_freq=1).learn(40)
+    for parameter in agent.policy.parameters():
+        assert parameter.isfinite().all()
+    if build is discrete:
+        seen = agent.observation_space.sample()
+        sampled = {int(agent.predict(seen)[0]) for _ in range(20)}
+        assert sampled == {int(agent.predict(seen, deterministic=True)[0])}
+
+
+# ---- SAC's and DQN's arguments ----------------------------------------------------------------
+
+
+def test_gsde_is_left_out_with_a_word_of_what_to_use() -> None:
+    continuous(use_sde=False, sde_sample_freq=4, use_sde_at_warmup=True)
+    with pytest.warns(UserWarning, match=r"use_sde=True is left out.*OrnsteinUhlenbeck"):
+        continuous(use_sde=True)
+    given = {"net_arch": [8], "log_std_init": -3, "use_expln": False, "clip_mean": 2.0}
+    assert continuous(policy_kwargs=given).policy_kwargs == {"net_arch": [8]}
+    assert len(given) == 4  # the caller's own
+
+
+@both
+def test_networks_without_hidden_layers_learn(build: Any) -> None:
+    build(policy_kwargs={"net_arch": []}).learn(30)
+
+
+class Pixels(gym.ObservationWrapper):
+    """A small picture of Pendulum's angle, as far as an extractor needs one."""
+
+    def __init__(self) -> None:
+        super().__init__(gym.make("Pendulum-v1"))
+        self.observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return np.full((36, 36, 1), 127 + 100 * observation[0], np.uint8)
+
+
+def test_a_shared_features_extractor_is_moved_by_the_proposal_alone() -> None:
+    kwargs = {"net_arch": [8], "share_features_extractor": True}
+    agent = EnergyActorCritic("CnnPolicy", Pixels(), policy_kwargs=kwargs, seed=0, **SMALL)
+    assert agent.critic.features_extractor is agent.proposal.features_extractor
+    assert agent.critic_target.features_extractor is not agent.proposal.features_extractor
+    shared = {id(p) for p in agent.proposal.features_extractor.parameters()}
+    moved_by = [p for group in agent.critic.optimizer.param_groups for p in group["params"]]
+    assert not shared & {id(p) for p in moved_by}
+    before = copy.deepcopy(agent.proposal.features_extractor.state_dict())
+    agent.learn(24)
+    after = agent.proposal.features_extractor.state_dict()
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_epsilon_falls_as_dqns_and_its_actions_are_uniform() -> None:
+    assert discrete().exploration_rate == 0.0
+    agent = discrete(exploration_fraction=0.5, exploration_final_eps=0.2, learning_starts=0)
+    assert agent.exploration_rate == 1.0
+    agent.learn(50)
+    assert agent.exploration_rate == pytest.approx(0.2)
+    certain = discrete(exploration_initial_eps=1.0, exploration_final_eps=1.0, learning_starts=0)
+    certain.learn(10)
+    with torch.no_grad():
+        certain.critic.biases[-1][:, 0, 0] = -1e3  # so that the policy always takes action 0
+    certain._last_obs = np.zeros((1, 4), np.float32)
+    taken = [int(certain._sample_action(0)[0][0]) for _ in range(400)]
+    assert abs(np.mean(taken) - 0.5) < 4 * 0.5 / 20  # four standard errors
+
+
+def test_a_target_update_interval_copies_the_target_as_dqns_does() -> None:
+    assert (discrete().tau, discrete(target_update_interval=10).tau) == (0.05, 1.0)
+    assert discrete(target_update_interval=10, tau=0.5).tau == 0.5
+    agent = discrete(target_update_interval=5, train_freq=1, learning_starts=0).learn(12)
+    agent.train(-agent._n_updates % 5)
+    assert agent._n_updates % 5 == 0
+    for averaged, current in zip(
+        agent.critic_target.parameters(), agent.critic.parameters(), strict=True
+    ):
+        assert torch.equal(averaged, current)
+
+
+def test_the_norm_of_a_gradient_is_clipped() -> None:
+    agent = discrete(max_grad_norm=1e-3).learn(30)
+    norms = [parameter.grad.norm() for parameter in agent.critic.parameters()]
+    assert torch.stack(norms).norm() <= 1e-3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"gamma": 1e3},
+        {"tau": -0.5},
+        {"batch_size": -1},
+        {"batch_size": 2.5},
+        {"buffer_size": 0},
+        {"learning_rate": float("nan")},
+        {"gradient_steps": None},
+        {"moves": 2**63},
+        {"candidates": 2**63},
+    ],
+)
+def test_nonsense_numbers_are_refused_before_the_first_step(arguments: dict[str, Any]) -> None:
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"expected {name}"):
+        continuous(**arguments)
+
+
+# ---- names of networks ------------------------------------------------------------------------
+
+
+def test_networks_have_sacs_names() -> None:
+    agent = continuous(components=3)
+    seen, action = torch.randn(5, 3), torch.rand(5, 1) * 2 - 1
+    acted = agent.policy.actor(seen, deterministic=True)
+    assert torch.equal(acted, agent.policy(seen, deterministic=True))
+    assert agent.actor.optimizer is agent.proposal.optimizer
+    values = agent.critic(seen, action)
+    assert [value.shape for value in values] == [(5, 1), (5, 1)]
+    assert torch.equal(agent.critic.q1_forward(seen, action), values[0])
+    one, other = agent.energy(seen[0].numpy(), 2 * action[:1].numpy()), -sum(values)[0] / 2
+    np.testing.assert_allclose(one, other.detach(), rtol=1e-5)  # torques go from -2 to 2
+
+
+def test_networks_have_dqns_names() -> None:
+    agent = discrete()
+    seen = torch.randn(5, 4)
+    torch.testing.assert_close(agent.q_net(seen), -agent.policy.energies(seen))
+    torch.testing.assert_close(agent.q_net_target(seen), agent.q_net(seen))
+    assert agent.q_net.optimizer is agent.critic.optimizer
+    assert set(agent.q_net.parameters()) == set(agent.critic.parameters())
+
+
+# ---- training -------------------------------------------------------------------------------
+
+
+class Watch(BaseCallback):
+    """Keeps what the logger holds after each rollout's training."""
+
+    def _on_training_start(self) -> None:
+        self.seen: list[set[str]] = []
+
+    def _on_step(self) -> bool:
+        self.seen.append(set(self.logger.name_to_value))
+        return True
+
+
+@both
+def test_callbacks_see_the_metrics_of_the_last_training(build: Any) -> None:
+    watch = Watch()
+    build(train_freq=1).learn(25, callback=watch)
+    assert {"train/critic_loss", "train/ent_coef", "train/n_updates"} <= watch.seen[-1]
+    assert not any(name.startswith("train/") for name in watch.seen[10])
+
+
+@both
+def test_a_global_seed_reproduces_an_agent_without_one(build: Any) -> None:
+    def run() -> dict[str, torch.Tensor]:
+        np.random.seed(3)  # noqa: NPY002, the stream that SB3's buffers draw from
+        torch.manual_seed(3)
+        agent = build(seed=None)
+        agent.action_space.seed(3)
+        agent.env.seed(3)
+        return agent.learn(40).policy.state_dict()
+
+    one, other = run(), run()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", ["proposal", "critic"])
+def test_frozen_networks_stay(name: str) -> None:
+    agent = continuous()
+    network = getattr(agent, name).requires_grad_(False)
+    before = copy.deepcopy(network.state_dict())
+    agent.learn(30)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_the_greedy_action_has_a_gradient(components: int) -> None:
+    agent = continuous(components=components)
+    seen = torch.randn(2, 3, requires_grad=True)
+    agent.policy(seen, deterministic=True).sum().backward()
+    assert (seen.grad != 0).any()
+    assert agent.predict(seen.detach().numpy(), deterministic=True)[0].shape == (2, 1)
+
+
+@both
+def test_hooks_of_the_networks_fire(build: Any) -> None:
+    agent, fired = build(), []
+    for network in (agent.critic.features_extractor, getattr(agent, "proposal", agent.critic)):
+        network.register_forward_hook(lambda module, *_: fired.append(module))
+    agent.predict(agent.observation_space.sample(), deterministic=True)
+    assert fired
+    fired.clear()
+    agent.learn(25)
+    assert agent.critic.features_extractor in fired
+
+
+# ---- numbers that are not finite --------------------------------------------------------------
+
+
+class Broken(gym.Wrapper):
+    """Gives NaN, as an observation or a reward, at step 30."""
+
+    def __init__(self, env: gym.Env, where: str) -> None:
+        super().__init__(env)
+        self.where, self.steps = where, 0
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        observation, reward, *rest = self.env.step(action)
+        if self.steps == 30 and self.where == "observation":
+            observation = np.full_like(observation, np.nan)
+        if self.steps == 30 and self.where == "reward":
+            reward = float("nan")
+        return observation, reward, *rest
+
+
+@pytest.mark.parametrize("where", ["observation", "reward"])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(EnergyActorCritic, "Pendulum-v1"), (SoftQ, "CartPole-v1")]
+)
+def test_nan_from_an_environment_stops_before_a_weight_changes(
+    kind: Any, name: str, where: str
+) -> None:
+    agent = kind("MlpPolicy", Broken(gym.make(name), where), **SMALL, **NETS, seed=0)
+    with pytest.raises(ValueError, match=f"finite {where}, got NaN .* {name} at step 30"):
+        agent.learn(60)
+    assert agent.replay_buffer.size() == 29
+    assert all(parameter.isfinite().all() for parameter in agent.policy.parameters())
+
+
+@both
+def test_nan_cannot_be_acted_on(build: Any) -> None:
+    agent = build()
+    seen = np.full(agent.observation_space.shape, np.nan, np.float32)
+    with pytest.raises(ValueError, match="expected a finite observation"):
+        agent.predict(seen, deterministic=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "rate"),
+    [(EnergyActorCritic, "Pendulum-v1", 1e6), (SoftQ, "CartPole-v1", 1e12)],
+)
+def test_a_diverged_training_stops_and_its_good_checkpoint_stays(
+    kind: Any, name: str, rate: float, tmp_path: Path
+) -> None:
+    env = Replayable(gym.make(name))
+    agent = kind("MlpPolicy", env, learning_rate=rate, **SMALL, **NETS, seed=0, train_freq=1)
+    with pytest.raises(DivergedError, match="diverge"):
+        agent.learn(400, callback=Checkpoints(tmp_path, every=1))
+    for path in tmp_path.glob("*.zip"):
+        for key, tensor in load(path).tensors.items():
+            if "learnt/parameters/policy/" in key and "adaptation" not in key:
+                assert tensor.isfinite().all(), key
+
+
+def test_a_checkpoint_of_lost_weights_is_refused(tmp_path: Path) -> None:
+    agent = SoftQ("MlpPolicy", Replayable(gym.make("CartPole-v1")), **SMALL, **NETS, seed=0)
+    agent.learn(20, callback=Checkpoints(tmp_path, every=20))
+    nn.init.constant_(agent.critic.biases[0], float("nan"))
+    with pytest.raises(DivergedError, match="the weights diverged"):
+        save_checkpoint(tmp_path / "checkpoint-000000000020.zip", agent)
+    restore(agent, tmp_path)  # the good one
