@@ -60,20 +60,19 @@ def read_temperature(ent_coef: float | str, initial: float) -> tuple[float | str
         ent_coef: As Stable-Baselines3 takes it: "auto", "auto_0.1", or a number from 0.
         initial: Where an automatic temperature starts, unless `ent_coef` says it.
     """
+    automatic = ent_coef == "auto" or str(ent_coef).startswith("auto_")
+    text = str(ent_coef).removeprefix("auto").removeprefix("_")
     try:
-        if ent_coef == "auto" or str(ent_coef).startswith("auto_"):
-            start = float(str(ent_coef)[5:] or initial)
-            if not 0 < start < math.inf:
-                raise ValueError(f"expected initial_ent_coef finite and above 0, got {start}")
-            return "auto", start
-        temperature = float(ent_coef)
+        number = float(text or initial)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"expected ent_coef 'auto', 'auto_<start>' or a number, got {ent_coef!r} ({error})"
+            f"expected ent_coef 'auto', 'auto_<start>' or a number, got {ent_coef!r}"
         ) from error
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"expected ent_coef finite and at least 0, got {temperature}")
-    return temperature, initial
+    if automatic and not 0 < number < math.inf:
+        raise ValueError(f"expected initial_ent_coef finite and above 0, got {number}")
+    if not 0 <= number < math.inf:
+        raise ValueError(f"expected ent_coef finite and at least 0, got {number}")
+    return ("auto", number) if automatic else (number, initial)
 
 
 def _is_whole(value: Any) -> bool:
