@@ -87,7 +87,7 @@ class Saving(OffPolicyAlgorithm):
         """
         arguments, left_out = split_arguments(self)
         excluded = set(exclude or ()) - set(include or ())
-        state = {
+        state: dict[str, Any] = {
             "arguments": {k: v for k, v in arguments.items() if k not in excluded},
             "left_out": {k: v for k, v in left_out.items() if k not in excluded},
             "observation_space": from_space(self.observation_space),

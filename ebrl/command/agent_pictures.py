@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def draw_run(
     rows = figure.subfigures(1 if left_out else 2, 1, squeeze=False)
     draw_learning_curve(rows[0, 0].subplots(), evaluations, configuration.settings.total_timesteps)
     if not left_out:
-        draw_landscapes(rows[1, 0], configuration, agent)
+        draw_landscapes(rows[1, 0], configuration, cast(SoftAgent, agent))
     save_figure(figure, path)
     return [f"The picture shows the learning curve only: {left_out}."] if left_out else []
 

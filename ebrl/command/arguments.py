@@ -107,7 +107,7 @@ class Parser(ArgumentParser):
             name, equals, value = token.partition("=")
             kind: Any = self.types.get(name)
             words = WORDS.get(getattr(kind, "__name__", ""))
-            if words and not _is(kind, value if equals else following):
+            if kind and words and not _is(kind, value if equals else following):
                 return f"{name}: expected {words}, got {value if equals else following}"
         return ""
 

@@ -187,7 +187,7 @@ def show(
     from ebrl.vision.images import picture
     from ebrl.vision.pages import before_after_page
 
-    shown = [in_eight_bits(one, data_range) for one in (before, after)]
+    shown = in_eight_bits(before, data_range), in_eight_bits(after, data_range)
     if PICTURE in job.beside:
         save(side_by_side(shown), job.beside[PICTURE])
     if PAGE in job.beside:

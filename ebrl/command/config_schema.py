@@ -241,7 +241,7 @@ def _parser_of(
     """Return a parser of the arguments of a class or function but some, and their names."""
     parser = ArgumentParser(exit_on_error=False)
     add = parser.add_class_arguments if inspect.isclass(made_by) else parser.add_function_arguments
-    return parser, add(made_by, fail_untyped=False, skip=skip)
+    return parser, add(made_by, fail_untyped=False, skip={*skip})
 
 
 def _no_class(dotted: str) -> str:

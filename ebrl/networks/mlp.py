@@ -251,7 +251,7 @@ class BoundMLP(Energy):
         """
         affines: list[Affine] = []
 
-        def normalize(normalization: nn.Module, h: Tensor) -> Tensor:
+        def normalize(normalization: Any, h: Tensor) -> Tensor:
             affines.append(normalization.of_batch(h))
             return affines[-1](h)
 

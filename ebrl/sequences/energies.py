@@ -165,11 +165,10 @@ class ScorerEnergy(TransformerEnergy):
 
     def __init__(self, transformer: Transformer, hidden: int = 128):
         super().__init__(transformer)
-        self.head = nn.Sequential(
-            nn.Linear(2 * transformer.width + 1, hidden), nn.SiLU(), nn.Linear(hidden, 1)
-        )
-        nn.init.zeros_(self.head[2].weight)  # it begins at energy 0
-        nn.init.zeros_(self.head[2].bias)
+        first, last = nn.Linear(2 * transformer.width + 1, hidden), nn.Linear(hidden, 1)
+        self.head = nn.Sequential(first, nn.SiLU(), last)
+        nn.init.zeros_(last.weight)  # it begins at energy 0
+        nn.init.zeros_(last.bias)
 
     def relaxed(self, embedded: Tensor, x: Tensor) -> Tensor:
         left = read_from_the_left(self.transformer, embedded, x)

@@ -87,7 +87,7 @@ def save(language: Language, path: str | Path) -> None:
     tensors = {f"transformer.{k}": v for k, v in language.causal.transformer.state_dict().items()}
     for name, scorer in language.scorers.items():
         tensors |= {f"{name}.{k}": v for k, v in scorer.head.state_dict().items()}
-    stored = {}
+    stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         stored |= quantized(name, tensor)
     stored["log_frequencies"] = language.log_frequencies.half()

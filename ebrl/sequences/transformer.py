@@ -64,6 +64,7 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.embedding.weight, std=0.02)
         for block in self.blocks:  # each begins as the identity
+            assert isinstance(block, Block)
             nn.init.zeros_(block.attention.out.weight)
             nn.init.zeros_(block.network.out.weight)
 

@@ -29,8 +29,8 @@ class Muon(Optimizer):
 
     def __init__(
         self,
-        matrices: Iterable[nn.Parameter],
-        others: Iterable[nn.Parameter],
+        matrices: Iterable[Tensor],
+        others: Iterable[Tensor],
         learning_rate: float = 3e-3,
         momentum: float = 0.95,
         weight_decay: float = 0.1,
@@ -62,6 +62,7 @@ class Muon(Optimizer):
     def _orthogonal(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         if not state:
             state["mean"] = torch.zeros_like(parameter)
+        assert parameter.grad is not None  # as `step` saw
         state["mean"].lerp_(parameter.grad, 1 - group["momentum"])
         ahead = torch.lerp(parameter.grad, state["mean"], group["momentum"])  # Nesterov's
         scale = 0.2 * max(parameter.shape) ** 0.5

@@ -69,7 +69,8 @@ def enlarged(photograph: Photograph, factor: int) -> Photograph:
     height, width, channels = pixels.shape[-3:]
     sides = (factor * width, factor * height)
     planes = np.moveaxis(pixels, -1, -3).reshape(-1, height, width).astype(np.float32)
-    large = [Image.fromarray(p).resize(sides, Image.Resampling.BICUBIC) for p in planes]
+    bicubic = Image.Resampling.BICUBIC
+    large = [np.asarray(Image.fromarray(plane).resize(sides, bicubic)) for plane in planes]
     result = np.stack(large).reshape(*pixels.shape[:-3], channels, *sides[::-1])
     if pixels.dtype.kind == "u":
         result = result.round().clip(0, np.iinfo(pixels.dtype).max)

@@ -41,7 +41,7 @@ def _pattern(random: np.random.Generator) -> Image.Image:
     else:
         on = (rows // (period // 2) + columns // (period // 2)) % 2 == 0
     ink, paper = _colours(random)
-    pixels = np.where(on[..., None], np.uint8(ink), np.uint8(paper))
+    pixels = np.where(on[..., None], np.array(ink, np.uint8), np.array(paper, np.uint8))
     return Image.fromarray(pixels)
 
 
@@ -92,10 +92,10 @@ def _colours(random: np.random.Generator) -> tuple[Colour, Colour]:
     """Return ink and paper: greys, dark on white or any, or two colours."""
     kind = random.random()
     if kind < 0.4:
-        ink, paper = random.integers(0, 80), random.integers(180, 256)
+        ink, paper = int(random.integers(0, 80)), int(random.integers(180, 256))
         return _grey(ink), _grey(paper)
     if kind < 0.7:
-        return _grey(random.integers(256)), _grey(random.integers(256))
+        return _grey(int(random.integers(256))), _grey(int(random.integers(256)))
     one, other = random.integers(0, 256, (2, 3)).tolist()
     return (one[0], one[1], one[2]), (other[0], other[1], other[2])
 

@@ -32,7 +32,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95},
 }
-HELD = {  # channels that a format holds, by the bits of a number; TIFF holds all
+# Channels that a format holds, by the bits of a number; TIFF holds all.
+HELD: dict[str, dict[int, tuple[int, ...]]] = {
     "JPEG": {8: (1, 3)},
     "BMP": {8: (1, 3, 4)},
     "WEBP": {8: (1, 3, 4)},

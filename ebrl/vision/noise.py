@@ -96,7 +96,7 @@ def estimate(image: Tensor) -> Estimate:
         )
     planes = image.detach().double().cpu().numpy()
     fine = np.mean([_median_deviation(pywt.dwt2(plane, WAVELET)[1][2]) for plane in planes])
-    clipped = ((planes < CLIPPED) | (planes > 1 - CLIPPED)).any(0)
+    clipped = np.any((planes < CLIPPED) | (planes > 1 - CLIPPED), axis=0)
     if len(planes) == 3:
         red, green, blue = planes
         differences = (red - blue) / 2**0.5, (red + blue - 2 * green) / 6**0.5

@@ -66,7 +66,7 @@ def to_pil(photograph: Photograph) -> Image.Image:
     kind = pixels.dtype.newbyteorder("=")
     kind = np.dtype(np.float32) if kind.kind == "f" else kind
     image = Image.fromarray((pixels[..., 0] if grey else pixels).astype(kind, copy=False))
-    image.info = kept(photograph.about)
+    image.info.update(kept(photograph.about))
     return image
 
 

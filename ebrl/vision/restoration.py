@@ -172,7 +172,7 @@ def denoise_samples(
     if samples < 2 or tile < 1:
         raise ValueError(f"expected samples >= 2 and tile >= 1, got {samples=}, {tile=}")
     pixels, white, back = picture(image)
-    if np.ndim(sigma):
+    if sigma is not None and np.ndim(sigma):
         raise ValueError("expected one sigma for the whole image to sample, got a map")
     level = noise_levels(pixels, sigma, white).mean()
     tiled = Tiled(prior or prior_of(pixels), tile)
