@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, get_args
@@ -11,6 +12,15 @@ from torch import Tensor, nn
 
 from ebrl.energies import Energy
 from ebrl.networks import perceptron
+from ebrl.networks.linear import (
+    EnsembleLinear,
+    bias_of,
+    fold,
+    has_hooks,
+    is_linear,
+    make_linear,
+    weight_of,
+)
 from ebrl.networks.normalization import (
     Affine,
     BatchNormalization,
@@ -20,28 +30,6 @@ from ebrl.networks.normalization import (
 from ebrl.networks.perceptron import ACTIVATIONS, Layer, Reduction, Weights
 
 REDUCTIONS = get_args(Reduction)
-
-
-class EnsembleLinear(nn.Module):
-    """A linear layer for each member of an ensemble, as one batched program.
-
-    It maps `(members, rows, inputs)`, or `(rows, inputs)` shared by all members, to
-    `(members, rows, outputs)`.
-    """
-
-    weight: nn.Parameter  # (members, inputs, outputs)
-    bias: nn.Parameter | None  # (members, 1, outputs)
-
-    def __init__(self, members: int, inputs: int, outputs: int, bias: bool = True):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
-        self.bias = nn.Parameter(torch.empty(members, 1, outputs)) if bias else None
-
-    def forward(self, rows: Tensor) -> Tensor:
-        rows = rows.expand(len(self.weight), -1, -1)
-        if self.bias is None:
-            return torch.bmm(rows, self.weight)
-        return torch.baddbmm(self.bias, rows, self.weight)
 
 
 class MLPEnergy(Energy):
@@ -95,13 +83,16 @@ class MLPEnergy(Energy):
         self.members, self.hidden = members, tuple(hidden)
         self.activation = activation()
         fan_in = condition_dimension + dimension
-        first = _linear(members, dimension, hidden[0], fan_in, bias=condition_dimension == 0)
+        first = make_linear(members, dimension, hidden[0], fan_in, bias=condition_dimension == 0)
         self.condition_layer = None
         if condition_dimension > 0:
-            self.condition_layer = _linear(members, condition_dimension, hidden[0], fan_in)
-        self.layers = nn.ModuleList([first, *(_linear(members, *io) for io in pairwise(hidden))])
-        self.head = _linear(members, hidden[-1], 1)
+            self.condition_layer = make_linear(members, condition_dimension, hidden[0], fan_in)
+        self.layers = nn.ModuleList(
+            [first, *(make_linear(members, *io) for io in pairwise(hidden))]
+        )
+        self.head = make_linear(members, hidden[-1], 1)
         self.normalization = normalization
+        self._kept: tuple[Any, MLPEnergy] | None = None  # a tuple, so that it is no submodule
         of_layers = LayerNormalization if normalization == "layer" else BatchNormalization
         widths = hidden if normalization is not None else ()
         self.normalizations = nn.ModuleList(of_layers(members, width) for width in widths)
@@ -164,7 +155,7 @@ class MLPEnergy(Energy):
         return self.unconditional()(x)
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if _has_hooks(self):
+        if has_hooks(self):
             return super().value_and_gradient(x)
         return self.unconditional().value_and_gradient(x)
 
@@ -178,28 +169,64 @@ class MLPEnergy(Energy):
         """Return the weights, parametrised ones as they apply, or None.
 
         It is None where the network is more than its weights: with hooks on a layer, with a layer
-        that was replaced, or with an activation whose derivative is not in the table.
+        that was replaced, with a normalisation, or with an activation whose derivative is not in
+        the table.
         """
         activate = ACTIVATIONS.get(type(self.activation))
         layers: list[Any] = [*self.layers, self.head]
-        if activate is None or _has_hooks(self.activation) or not all(map(_is_linear, layers)):
+        if activate is None or self.normalization is not None:
+            return None
+        if has_hooks(self.activation) or not all(map(is_linear, layers)):
             return None
         first, *others = layers
         if any(layer.bias is None for layer in (others if self.takes_condition else layers)):
             return None
-        if self.normalization == "layer" or (self.normalization == "batch" and self.training):
-            return None
-        *hidden, head = (Layer(_weight(layer), _bias(layer)) for layer in others)
-        if self.normalization is None:
-            return Weights(_weight(first), hidden, head, activate)
-        return self._folded(Weights(_weight(first), hidden, head, activate))
+        *hidden, head = (Layer(weight_of(layer), bias_of(layer)) for layer in others)
+        return Weights(weight_of(first), hidden, head, activate)
 
-    def _folded(self, weights: Weights) -> Weights:
-        """Return the weights of the plain perceptron that this is in evaluation mode."""
-        before, *between, last = (n.running() for n in (self.x_normalization, *self.normalizations))
-        hidden = [_fold(a, layer) for a, layer in zip(between, weights.hidden, strict=True)]
-        first = before.scale.mT * weights.first
-        return weights._replace(first=first, hidden=hidden, head=_fold(last, weights.head))
+    def folded(self) -> MLPEnergy | None:
+        """Return the plain perceptron that a batch-normalised one is in evaluation mode.
+
+        It is made anew when weights or statistics have changed. It is None for other networks, and
+        where a layer is more than its weights.
+        """
+        if self.normalization != "batch" or self.training:
+            return None
+        layers: list[Any] = [*self.layers, self.head]
+        normalizations = [self.x_normalization, *self.normalizations]
+        if self.condition_layer is not None:
+            layers.append(self.condition_layer)
+            normalizations.append(self.condition_normalization)
+        if not all(type(layer) in (nn.Linear, EnsembleLinear) for layer in layers):
+            return None
+        parts = [*layers, *normalizations]
+        if any(map(has_hooks, (*parts, self.activation))):
+            return None
+        tensors = (t for one in parts for t in (*one._parameters.values(), *one._buffers.values()))
+        now = tuple((t.data_ptr(), t._version) for t in tensors if t is not None)
+        if self._kept is None or self._kept[0] != now:
+            self._kept = (now, self._fold(None if self._kept is None else self._kept[1]))
+        return self._kept[1]
+
+    @torch.no_grad()
+    def _fold(self, plain: MLPEnergy | None) -> MLPEnergy:
+        """Return a perceptron without normalisations that does the same, `plain` where it fits."""
+        here, there = self.head.weight, None if plain is None else plain.head.weight
+        if there is None or (here.device, here.dtype) != (there.device, there.dtype):
+            plain = copy.deepcopy(self).requires_grad_(False)
+            plain.normalization, plain.normalizations = None, nn.ModuleList()
+            plain.x_normalization = plain.condition_normalization = None
+        affines = [one.running() for one in (self.x_normalization, *self.normalizations)]
+        layers = zip([*self.layers, self.head], [*plain.layers, plain.head], strict=True)
+        for affine, (layer, target) in zip(affines, layers, strict=True):
+            fold(affine, layer, target)
+        if self.condition_layer is not None:
+            fold(
+                self.condition_normalization.running(), self.condition_layer, plain.condition_layer
+            )
+            bias_of(plain.condition_layer).add_(affines[0].shift @ weight_of(self.layers[0]))
+        plain.mean, plain.deviation = self.mean, self.deviation
+        return plain
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         for name in ("mean", "deviation"):  # what is loaded may be standardised where this is not
@@ -221,6 +248,8 @@ class BoundMLP(Energy):
         self.network, self.condition, self.reduction = network, condition, reduction
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and (plain := self._plain()) is not None:
+            return plain(x)
         values = self.member_values(x)
         return values.mean(0) if self.reduction == "mean" else values.amax(0)
 
@@ -271,9 +300,18 @@ class BoundMLP(Energy):
                 h = normalize(network.normalizations[k], h)
         return network.head(h).view(network.members, *x.shape[:-1])
 
+    def _plain(self) -> BoundMLP | None:
+        """Return the same energy of the folded network, where there is one."""
+        if self.network.normalization is None or torch.compiler.is_compiling():
+            return None
+        folded = self.network.folded()
+        return None if folded is None else BoundMLP(folded, self.condition, self.reduction)
+
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if (plain := self._plain()) is not None:
+            return plain.value_and_gradient(x)
         autocast = torch.is_autocast_enabled(x.device.type)
-        if torch.compiler.is_compiling() or autocast or _has_hooks(self):
+        if torch.compiler.is_compiling() or autocast or has_hooks(self):
             return super().value_and_gradient(x)
         with torch.no_grad():
             weights = self.network.plain_weights()
@@ -282,12 +320,8 @@ class BoundMLP(Energy):
             self._check_aligned(x)
             shift = self._condition_shift()
             if shift is None:
-                shift = _bias(self.network.layers[0])
+                shift = bias_of(self.network.layers[0])
             shift = shift.view(self.network.members, -1, shift.shape[-1])
-            if self.network.x_normalization is not None:
-                shift = shift + self.network.x_normalization.running().shift @ _weight(
-                    self.network.layers[0]
-                )
             rows = self.network.standardised(x.reshape(-1, self.network.dimension))
             value, gradient = perceptron.value_and_gradient(rows, weights, shift, self.reduction)
             if self.network.deviation is not None:
@@ -304,11 +338,15 @@ class BoundMLP(Energy):
         if shift is None:
             return first(rows)
         runs = shift.shape[-2]
-        if runs > 1 and runs == rows.shape[-2] and _is_linear(first):  # one addition less
+        if not is_linear(first):  # whose hooks may keep what it returns
+            return (first(rows).unflatten(-2, (runs, -1)) + shift.unsqueeze(-2)).flatten(-3, -2)
+        if 1 < runs == rows.shape[-2]:  # one condition for each x
             shift = shift.view(network.members, runs, -1)
-            sums = torch.baddbmm(shift, rows.expand(network.members, -1, -1), _weight(first))
+            sums = torch.baddbmm(shift, rows.expand(network.members, -1, -1), weight_of(first))
             return sums if network.members > 1 else sums.squeeze(0)
-        return (first(rows).unflatten(-2, (runs, -1)) + shift.unsqueeze(-2)).flatten(-3, -2)
+        sums = first(rows)
+        sums.unflatten(-2, (runs, -1)).add_(shift.unsqueeze(-2))
+        return sums
 
     def _condition_shift(
         self, normalize: Callable[[nn.Module, Tensor], Tensor] = lambda one, h: one(h)
@@ -335,51 +373,3 @@ class BoundMLP(Energy):
                 "expected the condition's batch axes to be the leading ones of x, got a condition "
                 f"of shape {tuple(self.condition.shape)} for x of shape {tuple(x.shape)}"
             )
-
-
-def _linear(
-    members: int, inputs: int, outputs: int, fan_in: int | None = None, bias: bool = True
-) -> nn.Linear | EnsembleLinear:
-    """Return a linear layer with weights from `U(-1/√fan_in, 1/√fan_in)`, as `nn.Linear` has."""
-    layer = (
-        nn.Linear(inputs, outputs, bias)
-        if members == 1
-        else EnsembleLinear(members, inputs, outputs, bias)
-    )
-    bound = (fan_in or inputs) ** -0.5
-    for parameter in layer.parameters():
-        nn.init.uniform_(parameter, -bound, bound)
-    return layer
-
-
-def _fold(affine: Affine, layer: Layer) -> Layer:
-    """Return the linear layer that does what the map and then the layer do."""
-    bias = layer.bias + affine.shift @ layer.weight
-    return Layer(affine.scale.mT * layer.weight, bias)
-
-
-def _is_linear(layer: nn.Module) -> bool:
-    """Whether calling the layer does no more than its weights say; these may be parametrised."""
-    forward = type(layer).forward
-    return forward in (nn.Linear.forward, EnsembleLinear.forward) and not _has_hooks(layer)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
-
-def _weight(layer: Any) -> Tensor:
-    """Return the weight of a linear layer, `(members, inputs, outputs)`."""
-    weight: Tensor = layer.weight
-    return weight if weight.ndim == 3 else weight.mT.unsqueeze(0)
-
-
-def _bias(layer: Any) -> Tensor:
-    """Return the bias of a linear layer, `(members, 1, outputs)`."""
-    bias: Tensor = layer.bias
-    return bias.view(-1, 1, bias.shape[-1])

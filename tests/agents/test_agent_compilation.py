@@ -68,6 +68,19 @@ def state(agent: SoftAgent) -> dict[str, Tensor]:
     return found
 
 
+def check_acts_on_the_weights_of_now(agent: SoftAgent) -> None:
+    """A compiled program writes below autograd, and what is folded must notice."""
+    if isinstance(agent, SoftQ):
+        return
+    for _ in range(2):
+        agent.train(1, batch_size=16)
+        bound = agent.critic.given(torch.zeros(4, 3))
+        x = torch.zeros(4, 1)
+        with torch.no_grad():
+            found = bound(x)
+        torch.testing.assert_close(found, bound(x).detach(), rtol=1e-4, atol=1e-5)
+
+
 def check_same_training(compiled: SoftAgent, eager: SoftAgent, updates: int, atol: float) -> None:
     start = {name: value.clone() for name, value in state(eager).items()}
     train(with_replay(compiled), updates)

@@ -44,9 +44,13 @@ def trained(members: int, normalization: str | None, condition: int = 4) -> MLPE
 def test_folded_it_is_the_unfolded_energy(members: int, condition: int) -> None:
     energy, x = trained(members, "batch", condition), rows(5, 7, 3)
     bound = energy.given(rows(5, condition), "max") if condition else energy.unconditional()
-    assert energy.plain_weights() is not None
+    folded = energy.folded()
+    assert folded is not None
+    assert folded.normalization is None
     value, gradient = bound.value_and_gradient(x)
-    expected_value, expected_gradient = Energy.value_and_gradient(bound, x)  # by autograd
+    expected_value, expected_gradient = Energy.value_and_gradient(bound, x)  # unfolded, autograd
+    with torch.no_grad():
+        torch.testing.assert_close(bound(x), expected_value, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(value, expected_value, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
 
@@ -65,10 +69,40 @@ def test_what_is_folded_follows_the_weights_and_the_statistics() -> None:
     torch.testing.assert_close(after, bound(x).detach(), rtol=1e-5, atol=1e-5)
 
 
+def test_nothing_of_what_is_folded_is_drawn_saved_or_trained() -> None:
+    energy, bare = trained(2, "batch"), trained(2, "batch")
+    state = torch.get_rng_state()
+    energy.given(rows(5, 4)).value_and_gradient(rows(5, 3))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(energy.state_dict()) == list(bare.state_dict())
+    assert len(list(energy.parameters())) == len(list(bare.parameters()))
+
+
+def test_weights_put_under_the_parameters_are_folded_anew() -> None:
+    energy, x = trained(2, "batch"), rows(5, 3)
+    bound = energy.given(rows(5, 4))
+    bound.value_and_gradient(x)
+    vector = nn.utils.parameters_to_vector(energy.parameters())
+    nn.utils.vector_to_parameters(1.1 * vector, energy.parameters())
+    torch.testing.assert_close(bound.value_and_gradient(x)[0], bound(x).detach())
+
+
+@pytest.mark.parametrize("change", ["hook", "parametrization"])
+def test_layers_that_do_more_are_not_folded(change: str) -> None:
+    energy, x = trained(2, "batch"), rows(5, 3)
+    if change == "hook":
+        energy.layers[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    else:
+        nn.utils.parametrizations.weight_norm(energy.layers[1])
+    assert energy.folded() is None
+    bound = energy.given(rows(5, 4))
+    torch.testing.assert_close(bound.value_and_gradient(x)[0], bound(x).detach())
+
+
 def test_a_layer_normalised_energy_has_the_gradient_of_autograd() -> None:
     energy, x = trained(2, "layer"), rows(5, 3)
     bound = energy.given(rows(5, 4))
-    assert energy.plain_weights() is None
+    assert energy.folded() is None
     value, gradient = bound.value_and_gradient(x)
     torch.testing.assert_close(value, bound(x).detach())
     assert gradient.shape == x.shape

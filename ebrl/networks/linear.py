@@ -1,0 +1,83 @@
+"""Linear layers of one network or of an ensemble, and their weights in one shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebrl.networks.normalization import Affine
+
+
+class EnsembleLinear(nn.Module):
+    """A linear layer for each member of an ensemble, as one batched program.
+
+    It maps `(members, rows, inputs)`, or `(rows, inputs)` shared by all members, to
+    `(members, rows, outputs)`.
+    """
+
+    weight: nn.Parameter  # (members, inputs, outputs)
+    bias: nn.Parameter | None  # (members, 1, outputs)
+
+    def __init__(self, members: int, inputs: int, outputs: int, bias: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(members, 1, outputs)) if bias else None
+
+    def forward(self, rows: Tensor) -> Tensor:
+        rows = rows.expand(len(self.weight), -1, -1)
+        if self.bias is None:
+            return torch.bmm(rows, self.weight)
+        return torch.baddbmm(self.bias, rows, self.weight)
+
+
+def make_linear(
+    members: int, inputs: int, outputs: int, fan_in: int | None = None, bias: bool = True
+) -> nn.Linear | EnsembleLinear:
+    """Return a linear layer with weights from `U(-1/√fan_in, 1/√fan_in)`, as `nn.Linear` has."""
+    layer = (
+        nn.Linear(inputs, outputs, bias)
+        if members == 1
+        else EnsembleLinear(members, inputs, outputs, bias)
+    )
+    bound = (fan_in or inputs) ** -0.5
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -bound, bound)
+    return layer
+
+
+def fold(affine: Affine, layer: nn.Module, target: nn.Module) -> None:
+    """Write the linear layer that does what the map and then `layer` do into `target`."""
+    weight = weight_of(layer)
+    weight_of(target).copy_(affine.scale.mT * weight)
+    if target.bias is not None:
+        bias_of(target).copy_(bias_of(layer) + affine.shift @ weight)
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Whether calling the layer does no more than its weights say; these may be parametrised."""
+    forward = type(layer).forward
+    return forward in (nn.Linear.forward, EnsembleLinear.forward) and not has_hooks(layer)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module runs more than its forward."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def weight_of(layer: Any) -> Tensor:
+    """Return the weight of a linear layer, `(members, inputs, outputs)`."""
+    weight: Tensor = layer.weight
+    return weight if weight.ndim == 3 else weight.mT.unsqueeze(0)
+
+
+def bias_of(layer: Any) -> Tensor:
+    """Return the bias of a linear layer, `(members, 1, outputs)`."""
+    bias: Tensor = layer.bias
+    return bias.view(-1, 1, bias.shape[-1])
