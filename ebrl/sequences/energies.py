@@ -165,10 +165,10 @@ class ScorerEnergy(TransformerEnergy):
 
     def __init__(self, transformer: Transformer, hidden: int = 128):
         super().__init__(transformer)
-        first, last = nn.Linear(2 * transformer.width + 1, hidden), nn.Linear(hidden, 1)
-        self.head = nn.Sequential(first, nn.SiLU(), last)
-        nn.init.zeros_(last.weight)  # it begins at energy 0
-        nn.init.zeros_(last.bias)
+        last = nn.Linear(hidden, 1)
+        for parameter in last.parameters():  # it begins at energy 0
+            nn.init.zeros_(parameter)
+        self.head = nn.Sequential(nn.Linear(2 * transformer.width + 1, hidden), nn.SiLU(), last)
 
     def relaxed(self, embedded: Tensor, x: Tensor) -> Tensor:
         left = read_from_the_left(self.transformer, embedded, x)

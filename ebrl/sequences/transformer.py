@@ -63,10 +63,6 @@ class Transformer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary - PREDICTED))
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        for block in self.blocks:  # each begins as the identity
-            assert isinstance(block, Block)
-            nn.init.zeros_(block.attention.out.weight)
-            nn.init.zeros_(block.network.out.weight)
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the features of tokens `(n, length)`, or of one-hot `(n, length, vocabulary)`."""
@@ -135,6 +131,8 @@ class Block(nn.Module):
         self.network = Gated(width, hidden)
         self.norms = nn.ModuleList(nn.LayerNorm(width, bias=False) for _ in range(2))
         self.dropout = nn.Dropout(dropout)
+        for part in (self.attention, self.network):  # a block begins as the identity
+            nn.init.zeros_(part.out.weight)
 
     def forward(
         self,

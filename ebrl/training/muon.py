@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,8 @@ class Muon(Optimizer):
 
     def __init__(
         self,
-        matrices: Iterable[Tensor],
-        others: Iterable[Tensor],
+        matrices: Iterable[nn.Parameter],
+        others: Iterable[nn.Parameter],
         learning_rate: float = 3e-3,
         momentum: float = 0.95,
         weight_decay: float = 0.1,
@@ -46,7 +46,8 @@ class Muon(Optimizer):
     @classmethod
     def of(cls, network: nn.Module, learning_rate: float = 3e-3) -> Muon:
         """Return the optimizer of a network, the weights of its linear layers as matrices."""
-        matrices = [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear)]
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+        matrices = [cast(nn.Parameter, layer.weight) for layer in layers]
         chosen = {id(matrix) for matrix in matrices}
         others = [each for each in network.parameters() if id(each) not in chosen]
         return cls(matrices, others, learning_rate)
@@ -57,19 +58,22 @@ class Muon(Optimizer):
             move = self._orthogonal if group["orthogonal"] else self._adam
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    move(parameter, self.state[parameter], group)
+                    move(parameter, parameter.grad, self.state[parameter], group)
 
-    def _orthogonal(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def _orthogonal(
+        self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
         if not state:
             state["mean"] = torch.zeros_like(parameter)
-        assert parameter.grad is not None  # as `step` saw
-        state["mean"].lerp_(parameter.grad, 1 - group["momentum"])
-        ahead = torch.lerp(parameter.grad, state["mean"], group["momentum"])  # Nesterov's
+        state["mean"].lerp_(gradient, 1 - group["momentum"])
+        ahead = torch.lerp(gradient, state["mean"], group["momentum"])  # Nesterov's
         scale = 0.2 * max(parameter.shape) ** 0.5
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(orthogonal(ahead).to(parameter), alpha=-group["lr"] * scale)
 
-    def _adam(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def _adam(
+        self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
         if not state:
             state["step"] = 0
             state["mean"], state["square"] = (
@@ -78,10 +82,8 @@ class Muon(Optimizer):
             )
         state["step"] += 1
         decay, square_decay = group["betas"]
-        state["mean"].lerp_(parameter.grad, 1 - decay)
-        state["square"].mul_(square_decay).addcmul_(
-            parameter.grad, parameter.grad, value=1 - square_decay
-        )
+        state["mean"].lerp_(gradient, 1 - decay)
+        state["square"].mul_(square_decay).addcmul_(gradient, gradient, value=1 - square_decay)
         root = (state["square"] / (1 - square_decay ** state["step"])).sqrt_().add_(1e-8)
         parameter.addcdiv_(state["mean"], root, value=-group["lr"] / (1 - decay ** state["step"]))
 
