@@ -15,7 +15,7 @@ gives the same repair.
 
 examples:
   ebrl repair "The cat sat in on mat."
-  ebrl repair "The cat sat in on mat." --cost 6                changes less
+  ebrl repair "The cat sat in on mat." --cost 9                changes less
   ebrl repair "The cat sat in on mat." --steps 400             looks longer
 """
 
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser("repair", HELP)
     parser.add_argument("text", metavar="SENTENCE", help="in quotes")
     add_language(parser)
-    parser.add_argument("--cost", type=NonNegativeFloat, default=3.0, help="nats for each edit")
+    parser.add_argument("--cost", type=NonNegativeFloat, default=6.0, help="nats for each edit")
     parser.add_argument("--steps", type=Count, default=96, help="of each chain")
     parser.add_argument("--chains", type=Count, default=16, help="that look independently")
     parser.add_argument("--seed", type=Seed, default=0, help="of the chains")
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
             found = repair(
                 given.text,
                 language=by.language,
-                energy=None if given.energy is None else by.energy,
+                energy=by.energy,
                 cost=given.cost,
                 steps=given.steps,
                 chains=given.chains,

@@ -30,7 +30,7 @@ class Judge(NamedTuple):
     """The language and the energy that were asked for."""
 
     language: Language
-    energy: Energy
+    energy: Energy | None  # None: the verb's default
 
 
 def save_language(data: Ragged, energy: Energy, run: Run, step: int) -> None:
@@ -70,7 +70,7 @@ def add_language(parser: Parser) -> None:
     )
     parser.add_argument(
         "--energy",
-        help="causal, masked, or another that the language has (default: its own choice)",
+        help="causal, masked, sum or another (default: sum to rank, causal for all else)",
     )
 
 
@@ -89,9 +89,9 @@ def judge(given: Namespace) -> Judge:
         raise UsageError(f"--model: there is no language {where}: ebrl fit trains one.") from error
     except StorageError as error:
         raise RunError(f"--model: {error}.") from error
-    energies = language.energies
+    energies = {**language.energies, "sum": language.energy}
     if given.energy is None:
-        return Judge(language, language.energy)
+        return Judge(language, None)
     if given.energy not in energies:
         raise UsageError(
             f"--energy: expected one of {', '.join(energies)}, got {given.energy}."

@@ -38,7 +38,7 @@ def repair(
     *,
     language: Language | None = None,
     energy: Energy | None = None,
-    cost: float = 3.0,
+    cost: float = 6.0,
     temperature: float = 0.3,
     chains: int = 16,
     steps: int = 96,

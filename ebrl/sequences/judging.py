@@ -41,7 +41,7 @@ def score(
     Args:
         texts: Sentences.
         language: By default the English one that comes with the package.
-        energy: A weighted sum of the language's energies; by default its own.
+        energy: A weighted sum of the language's energies; by default the causal one, -log p.
 
     Raises:
         SentenceError: A text is empty, too long, or not of the language's letters.
@@ -53,7 +53,7 @@ def score(
     sentences = [as_sentence(text, language) for text in texts]
     pieces = [language.tokenizer.pieces(text) for text in sentences]
     rows = [torch.tensor([piece.token for piece in each]) for each in pieces]
-    parts = parts_of_rows(energy or language.energy, rows)
+    parts = parts_of_rows(energy or language.causal, rows)
     scores = []
     for text, each, values in zip(sentences, pieces, parts, strict=True):
         spelled = [text[piece.start : piece.end] for piece in each]
@@ -65,7 +65,13 @@ def score(
 def rank(
     texts: Sequence[str], *, language: Language | None = None, energy: Energy | None = None
 ) -> list[Score]:
-    """Return the scores of the texts, the most likely first. Arguments and errors as `score`."""
+    """Return the scores of the texts, the most likely first.
+
+    The energy is by default the language's sum of several, which its validation data chose. Other
+    arguments and errors are those of `score`.
+    """
+    language = language or english()
+    energy = energy or language.energy
     return sorted(score(texts, language=language, energy=energy), key=lambda each: each.total)
 
 
@@ -101,7 +107,7 @@ def with_rows(language: Language, rows: Sequence[Tensor]) -> Language:
     """Return the same from rows of tokens, `(length,)` each."""
     total, alone = (
         sum(float(part.sum()) for part in parts_of_rows(energy, rows))
-        for energy in (language.energy, language.frequency)
+        for energy in (language.causal, language.frequency)
     )
     quantiles = fluency(language, rows).quantile(torch.linspace(0, 1, 201))
     return language._replace(balance=total / alone, fluency=quantiles)

@@ -39,7 +39,7 @@ class Language(NamedTuple):
     scorers: dict[str, ScorerEnergy]  # "contrastive" and "residual", where they were trained
     shares: dict[str, float]  # of each energy in `energy`, chosen on validation data
     log_frequencies: Tensor  # (vocabulary,), of single tokens in the training text
-    balance: float  # the share of `frequency` that a typical sentence's energy is of
+    balance: float  # the share of `frequency` that the causal energy of typical sentences is
     fluency: Tensor  # ascending quantiles of `judging.fluency` of held-out sentences, or empty
     alphabet: str  # the letters of the training text
     card: dict[str, Any]  # data, steps, time, figures, command
@@ -56,11 +56,12 @@ class Language(NamedTuple):
 
     @property
     def coherence(self) -> Energy:
-        """The energy less what typical sentences of such tokens have: 0 in the mean.
+        """The causal energy less what typical sentences of such tokens have: 0 in the mean.
 
-        Unlike the energy it does not grow with the length, and a rare word may stand.
+        It does not grow with the length, and a rare word may stand. The scorers have no part in
+        it: they tell sentences apart, and a search for their minimum leads astray.
         """
-        return self.energy - self.balance * self.frequency
+        return self.causal - self.balance * self.frequency
 
     @property
     def energies(self) -> dict[str, SentenceEnergy]:
@@ -74,7 +75,7 @@ class Language(NamedTuple):
 
     @property
     def energy(self) -> Energy:
-        """The energy that judges by default: the weighted sum that `shares` name."""
+        """The energy that ranks by default: the weighted sum that `shares` name."""
         (first, share), *rest = self.shares.items()
         total: Energy = self.energies[first] if share == 1 else share * self.energies[first]
         for name, share in rest:
