@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,8 @@ class Muon(Optimizer):
 
     def __init__(
         self,
-        matrices: Iterable[nn.Parameter],
-        others: Iterable[nn.Parameter],
+        matrices: Iterable[Tensor],
+        others: Iterable[Tensor],
         learning_rate: float = 3e-3,
         momentum: float = 0.95,
         weight_decay: float = 0.1,
@@ -46,8 +46,7 @@ class Muon(Optimizer):
     @classmethod
     def of(cls, network: nn.Module, learning_rate: float = 3e-3) -> Muon:
         """Return the optimizer of a network, the weights of its linear layers as matrices."""
-        layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
-        matrices = [cast(nn.Parameter, layer.weight) for layer in layers]
+        matrices = [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear)]
         chosen = {id(matrix) for matrix in matrices}
         others = [each for each in network.parameters() if id(each) not in chosen]
         return cls(matrices, others, learning_rate)
