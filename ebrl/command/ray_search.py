@@ -7,6 +7,7 @@ see. A trial whose worker died resumes there from its checkpoints; a driver that
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -22,6 +23,7 @@ from ebrl.command.sweep_space import Grid, Plan, Range
 from ebrl.command.trials import folder_of, train_run
 
 NAME = "ray"  # Tune's own folder, inside the sweep's
+ANSWER = 5  # seconds that a cluster has to answer in
 FAILURES = 3  # deaths of a worker that a trial outlives
 
 
@@ -109,12 +111,16 @@ def _domain(dimension: Grid | Range) -> Any:
 
 
 def _connect(address: str, jobs: int) -> None:
+    """Join a cluster, or start one here; raise RunError where nobody answers."""
     try:
         if address == "local":
             ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False)
-        else:
-            ray.init(address, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+            return
+        host, _, port = address.rpartition(":")
+        if port.isdecimal():  # Ray itself would ask for minutes
+            socket.create_connection((host, int(port)), timeout=ANSWER).close()
+        ray.init(address, log_to_driver=False)
+    except (OSError, RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())
         raise RunError(
             f"no Ray cluster answers at {address} ({said}). Start one: ray start --head"
