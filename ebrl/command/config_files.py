@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ class Shipped(NamedTuple):
     """A config that comes with the package."""
 
     path: Path
-    about: str  # its first comment
+    about: str  # the first sentence of its first comment
 
 
 def shipped(verb: str) -> dict[str, Shipped]:
@@ -32,8 +33,13 @@ def shipped(verb: str) -> dict[str, Shipped]:
         text = path.read_text(encoding="utf-8")
         if ("\nagent:" in text) == (verb == "train"):
             name = path.relative_to(folder).with_suffix("").as_posix()
-            found[name] = Shipped(path, text.partition("\n")[0].lstrip("# "))
+            found[name] = Shipped(path, _first_sentence(text))
     return dict(sorted(found.items(), key=lambda item: ("/" in item[0], item[0])))
+
+
+def _first_sentence(text: str) -> str:
+    lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return " ".join(line.lstrip("# ") for line in lines).partition(". ")[0].rstrip(".") + "."
 
 
 def find(config: str, verb: str) -> Path:

@@ -72,10 +72,10 @@ class HMC(Kernel[GradientState, MetropolisNoise]):
         self.leapfrogs = self.gradients = leapfrogs
         self.mass = as_positive_diagonal("mass", mass)
 
-    def preconditioned(self, variance: Tensor) -> HMC:
+    def preconditioned(self, variance: Tensor) -> Kernel:
         return HMC(self.leapfrogs, 1 / variance)
 
-    def probe(self) -> HMC:
+    def probe(self) -> Kernel:
         return HMC(1, None if self.mass is None else self.mass.tensor)
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
@@ -134,10 +134,10 @@ class GHMC(Kernel[VelocityState, MetropolisNoise]):
         self.gradients = leapfrogs
         self.mass = as_positive_diagonal("mass", mass)
 
-    def preconditioned(self, variance: Tensor) -> GHMC:
+    def preconditioned(self, variance: Tensor) -> Kernel:
         return GHMC(self.leapfrogs, self.friction, 1 / variance)
 
-    def probe(self) -> HMC:
+    def probe(self) -> Kernel:
         return HMC(1, None if self.mass is None else self.mass.tensor)
 
     def start(self, energy: Energy, x: Tensor) -> VelocityState:

@@ -67,7 +67,7 @@ class ULA(Kernel[GradientState, Tensor]):
     def __init__(self, preconditioner: Tensor | None = None):
         self.preconditioner = as_positive_diagonal("preconditioner", preconditioner)
 
-    def preconditioned(self, variance: Tensor) -> ULA:
+    def preconditioned(self, variance: Tensor) -> Kernel:
         return ULA(variance)
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
@@ -103,7 +103,7 @@ class MALA(Kernel[GradientState, MetropolisNoise]):
     def __init__(self, preconditioner: Tensor | None = None):
         self.preconditioner = as_positive_diagonal("preconditioner", preconditioner)
 
-    def preconditioned(self, variance: Tensor) -> MALA:
+    def preconditioned(self, variance: Tensor) -> Kernel:
         return MALA(variance)
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:

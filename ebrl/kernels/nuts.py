@@ -91,10 +91,10 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
         self.max_depth = max_depth
         self.mass = as_positive_diagonal("mass", mass)
 
-    def preconditioned(self, variance: Tensor) -> NUTS:
+    def preconditioned(self, variance: Tensor) -> Kernel:
         return NUTS(self.max_depth, 1 / variance)
 
-    def probe(self) -> HMC:
+    def probe(self) -> Kernel:
         return HMC(1, None if self.mass is None else self.mass.tensor)
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:

@@ -45,7 +45,11 @@ class Info(NamedTuple):
 
 
 class Kernel(Protocol[State, Noise]):
-    """One move of a batch of chains."""
+    """One move of a batch of chains.
+
+    Kernels annotate what they override as it is here, narrower types too: a config is checked
+    against these signatures.
+    """
 
     couples_chains: bool = False  # whether the move of one chain depends on others
     best_acceptance: float | None = None  # to adapt the step size to; None where there is none
