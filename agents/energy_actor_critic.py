@@ -195,7 +195,7 @@ class EnergyActorCritic(SoftAgent):
             self._setup_model()
 
     @property
-    def actor(self) -> View:
+    def actor(self) -> View:  # type: ignore[override]  # SB3 has an attribute
         """The policy's; Stable-Baselines3's name for what acts."""
         return self.policy.actor
 

@@ -63,6 +63,8 @@ class SoftAgent(Saving):
     streams: ClassVar[tuple[str, ...]] = ("acting",)
     trained: ClassVar[tuple[str, ...]] = ("critic",)
     policy: Any  # a subclass names its own
+    critic: Any  # likewise
+    critic_target: Any
     ent_coef: float | str
     initial_ent_coef: float
     target_update_interval: int
@@ -260,7 +262,7 @@ class SoftAgent(Saving):
         if torch.compiler.is_compiling():
             pairs = zip(parameters, gradients, strict=True)
             used = [(parameter, gradient) for parameter, gradient in pairs if gradient is not None]
-            adam_step(*zip(*used, strict=True), self._adam[name])
+            adam_step([p for p, _ in used], [gradient for _, gradient in used], self._adam[name])
             return
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -294,6 +296,10 @@ class SoftAgent(Saving):
         return super().learn(
             total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar
         )
+
+    def sample_actions(self, observation: Observation, n: int) -> np.ndarray:
+        """Draw `n` actions of the policy for one observation, in the environment's units."""
+        raise NotImplementedError(f"{type(self).__name__} defines no sample_actions")
 
     def _metrics(self) -> dict[str, Tensor]:
         """Return what the last update saw, of any shape, to be averaged; empty before the first.

@@ -235,9 +235,7 @@ def _faults_of_values(
         yield f"missing: {', '.join(missing)}."
 
 
-def _parser_of(
-    made_by: Callable[..., Any], skip: set[str | int]
-) -> tuple[ArgumentParser, list[str]]:
+def _parser_of(made_by: Callable[..., Any], skip: set[str]) -> tuple[ArgumentParser, list[str]]:
     """Return a parser of the arguments of a class or function but some, and their names."""
     parser = ArgumentParser(exit_on_error=False)
     add = parser.add_class_arguments if inspect.isclass(made_by) else parser.add_function_arguments

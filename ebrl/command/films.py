@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
@@ -99,7 +99,7 @@ class Film:
     def _landscape(self, observation: Any, side: int) -> np.ndarray:
         figure = Figure(figsize=(side / DPI, side / DPI), dpi=DPI, layout="constrained")
         canvas = FigureCanvasAgg(figure)
-        draw_actions(figure.subplots(), self.agent, observation, self.unit)
+        draw_actions(figure.subplots(), cast(Any, self.agent), observation, self.unit)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
