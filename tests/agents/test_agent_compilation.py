@@ -96,6 +96,7 @@ def check_same_training(compiled: SoftAgent, eager: SoftAgent, updates: int, ato
     assert max(moved) > 100 * atol
     for name, value in eager._metrics().items():
         torch.testing.assert_close(compiled._metrics()[name], value, rtol=1e-3, atol=10 * atol)
+    check_acts_on_the_weights_of_now(compiled)
 
 
 def test_five_compiled_updates_are_five_eager_ones() -> None:
