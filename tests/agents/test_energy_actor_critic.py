@@ -146,7 +146,7 @@ def test_acting_and_improving_leave_the_statistics_alone() -> None:
     assert all(torch.equal(value, before[name]) for name, value in agent.critic.named_buffers())
 
 
-def test_the_policy_moves_at_every_so_manieth_update() -> None:
+def test_the_policy_is_updated_once_in_policy_delay_updates() -> None:
     agent = build(policy_delay=3, learning_starts=0)
     agent.set_logger(configure(None, []))
     agent.learn(12)
