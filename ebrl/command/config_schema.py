@@ -23,6 +23,7 @@ from ebrl.command.errors import UsageError, did_you_mean
 from ebrl.command.trust import check_known
 
 PART = ("class_path", "init_args", "dict_kwargs")
+FLAGS = ("help", "print_config")  # options without a value
 OF_ANOTHER_VERB = {"agent": "train", "energy": "fit", "objective": "fit"}
 
 
@@ -110,7 +111,8 @@ def _pairs(options: Sequence[str]) -> Iterator[tuple[str, str]]:
     rest = iter(options)
     for option in rest:
         key, equals, value = option.removeprefix("--").partition("=")
-        yield key, value if equals else next(rest, "")
+        if key not in FLAGS:
+            yield key, value if equals else next(rest, "")
 
 
 def merge(tree: dict[str, Any], pairs: Iterator[tuple[str, str]]) -> dict[str, Any]:
@@ -164,7 +166,7 @@ def _unknown_key(schema: Schema, tree: dict[str, Any], options: Sequence[str]) -
         if not option.startswith("--"):
             return f"unexpected `{option}`: after the config come options such as --seed 1."
         key, equals, _ = option[2:].partition("=")
-        if key in ("help", "print_config"):
+        if key in FLAGS:
             continue
         if key.partition(".")[0] not in schema.keys:
             return f"unknown option `--{key}`.{did_you_mean(key, schema.keys)}"
