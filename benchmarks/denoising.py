@@ -69,15 +69,13 @@ def total_variation(y: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def non_local_means(y: np.ndarray, sigma: float) -> np.ndarray:
-    settings = {"patch_size": 5, "patch_distance": 6, "fast_mode": True}
-    return denoise_nl_means(
-        y, h=0.6 * sigma, sigma=sigma, channel_axis=_channel_axis(y), **settings
-    )
+    settings = {"patch_size": 5, "patch_distance": 6, "channel_axis": _channel_axis(y)}
+    return denoise_nl_means(y, h=0.6 * sigma, sigma=sigma, fast_mode=True, **settings)
 
 
 def wavelets(y: np.ndarray, sigma: float) -> np.ndarray:
-    options = {"rescale_sigma": True, "sigma": sigma, "channel_axis": _channel_axis(y)}
     axis = _channel_axis(y)
+    options = {"rescale_sigma": True, "sigma": sigma, "channel_axis": axis}
     return cycle_spin(y, max_shifts=3, func=denoise_wavelet, func_kw=options, channel_axis=axis)
 
 
@@ -89,7 +87,9 @@ def bm3d(y: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def ours(y: np.ndarray, sigma: float) -> np.ndarray:
-    return vision.denoise(y.astype(np.float32), sigma)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of doubt
+        return vision.denoise(y.astype(np.float32), sigma)
 
 
 def ours_camera(y: np.ndarray, sigma: float) -> np.ndarray:
@@ -174,9 +174,8 @@ class Record:
         for clean in images:
             y = clean + sigma / 255 * np.random.RandomState(0).randn(*clean.shape)
             error = np.abs(np.clip(method(y, sigma / 255), 0, 1) - clean)
-            more = (error - np.abs(y - clean)).max()
-            rms = np.sqrt(np.square(error).mean())
-            self.worst[key].append([round(255 / sigma * float(x), 3) for x in (rms, more)])
+            found = np.sqrt(np.square(error).mean()), (error - np.abs(y - clean)).max()
+            self.worst[key].append([round(255 / sigma * float(x), 3) for x in found])
         self.write()
 
     def mean(self, key: str, column: int = 0, places: int = 2) -> str:
@@ -297,7 +296,7 @@ def run_other_noise(record: Record, grey: Images, few: Images) -> None:
 
 
 def _flat(method: Denoiser) -> Denoiser:
-    """Tell a method that takes one sigma the root mean square of a map of them."""
+    """Tell a method the root mean square of a map of sigmas."""
     return lambda y, sigma: method(y, float(np.sqrt(np.mean(np.square(sigma)))))
 
 
@@ -308,7 +307,9 @@ def tables(record: Record, sets: dict[str, Images]) -> str:
     lines = []
     for key, images in sets.items():
         title = f"{key} ({len(images)} images), PSNR" if images else f"{key}, PSNR"
-        lines += _table(title, record, lambda name, sigma, key=key: _cell(record, key, name, sigma))
+        lines += _table(
+            title, record, lambda name, sigma, key=key: record.mean(f"{key}/{name}/{sigma}")
+        )
     lines += [
         "Line art: root mean square error over sigma, and the most that a pixel gets worse.",
         "",
@@ -321,8 +322,8 @@ def tables(record: Record, sets: dict[str, Images]) -> str:
     kinds = ("Poisson-Gaussian", "correlated", "JPEG")
     lines += ["", f"| other noise, PSNR on 6 images | {' | '.join(kinds)} |", "|---|---|---|---|"]
     for name in ["noisy", "non-local means", *sorted(SLOW), "ebrl", "ebrl, gray-camera"]:
-        cells = [record.mean(f"other noise/{name}/{kind}") for kind in kinds]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        cells = " | ".join(record.mean(f"other noise/{name}/{kind}") for kind in kinds)
+        lines.append(f"| {name} | {cells} |")
     for name, found in record.facts.get("cost", {}).items():
         lines += ["", f"{name} pixels, colour: {found['seconds']} CPU s, {found['MB']} MB more."]
     return "\n".join(lines) + "\n"
@@ -332,10 +333,6 @@ def _table(title: str, record: Record, cell: Callable[[str, int], str]) -> list[
     head = [f"| {title} | {' | '.join(map(str, SIGMAS))} |", "|---" * (len(SIGMAS) + 1) + "|"]
     rows = {name: [cell(name, sigma) for sigma in SIGMAS] for name in METHODS}
     return [*head, *(f"| {n} | {' | '.join(row)} |" for n, row in rows.items() if any(row)), ""]
-
-
-def _cell(record: Record, key: str, name: str, sigma: int) -> str:
-    return record.mean(f"{key}/{name}/{sigma}")
 
 
 def _worst(record: Record, name: str, sigma: int) -> str:
