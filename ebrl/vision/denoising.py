@@ -19,8 +19,8 @@ from ebrl.vision.tiles import Tiled
 
 SIDE = 512  # pixels of a tile that keep the memory bounded
 FAINTEST = 1e-4  # an energy has no level 0
-WINDOW = 17  # pixels a side of the neighbourhood in which the energy is judged
-TRUSTED = 1.25  # times half a pixel: energies up to here are noise, by 3 standard errors
+WINDOW = 25  # pixels a side of the neighbourhood in which the energy is judged
+ERRORS = 3  # standard errors by which the energy of noise may lie above half a pixel
 OUTSIDE = 1e-3  # share of pixels that noise may carry further than 4 deviations out of [0, 1]
 
 
@@ -98,18 +98,26 @@ def guarded(prior: Energy, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """Return the denoised images D, and how far they are trusted, `(*batch, 1, height, width)`.
 
     Where a prior is right, `|y - D|²` is on average at most `σ²` a pixel: the energy of noise, half
-    a pixel. Where the mean over a neighbourhood is larger, D takes away more than noise, and
-    `y + w (D - y)` with the trust `w = σ² / |y - D|²` minimises the error that is expected if all
-    that is taken beyond σ² is signal.
+    a pixel. Where the mean over a neighbourhood is larger, D removes more than noise. There
+    `y + w (D - y)` with `w = σ² / |y - D|²` minimises the expected error if D removes all noise. In
+    texture it leaves some, so that less of what it removes is noise: the trust is `w²`.
     """
     with torch.inference_mode(False):
         y, sigma = y.clone() if y.is_inference() else y, sigma.clone()
         step = tweedie(prior, y, sigma).sub_(y)
         level = over_images(sigma, y).clamp_min(FAINTEST)
         excess = (step / level).square_().mean(-3, keepdim=True)
-        trust = (TRUSTED / _neighbourhood_mean(excess)).clamp_(max=1)
+        trust = (noise_limit(y.shape[-3]) / _neighbourhood_mean(excess)).square_().clamp_(max=1)
         trust = torch.where(over_images(sigma, y) > 0, trust, 0)
         return step.mul_(trust).add_(y), trust
+
+
+def noise_limit(channels: int) -> float:
+    """Return the largest mean of `|y - D|² / σ²` over a neighbourhood that is still noise.
+
+    The mean of the squares of n standard normal numbers has the standard error `√(2 / n)`.
+    """
+    return 1 + ERRORS * (2 / (WINDOW**2 * channels)) ** 0.5
 
 
 def tweedie(prior: Energy, y: Tensor, sigma: Tensor) -> Tensor:

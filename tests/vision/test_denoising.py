@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ebrl import vision
 from ebrl.energies import Energy, FunctionEnergy
-from ebrl.vision.denoising import TRUSTED, denoised, guarded, tweedie
+from ebrl.vision.denoising import denoised, guarded, tweedie
 from ebrl.vision.noise import estimate, noise_levels
 from ebrl.vision.photograph import ImageError
 from ebrl.vision.tiles import Tiled
@@ -58,11 +58,12 @@ def test_what_is_no_more_than_noise_is_taken_away() -> None:
 
 @pytest.mark.parametrize("times", [1.0, 3.0, 1e6])
 def test_more_than_noise_is_taken_in_the_measure_that_it_is_more(times: float) -> None:
-    """`w = TRUSTED σ² / |y - D|²`: nothing is left of a prior that diverges."""
+    """Trust is `(limit σ² / |y - D|²)²`: nothing is left of a prior that diverges."""
     y, sigma = torch.rand(2, 1, 40, 30, generator=generator()), torch.tensor([0.1, 0.02])
     pull = times * 0.1 * torch.ones(2, 1, 40, 30)
     x, trust = guarded(Towards(pull), y, sigma)
-    expected = (TRUSTED * sigma**2 / (times * 0.1) ** 2).clamp(max=1).view(2, 1, 1, 1)
+    limit = 1 + 3 * (2 / 25**2) ** 0.5
+    expected = (limit * sigma**2 / (times * 0.1) ** 2).square().clamp(max=1).view(2, 1, 1, 1)
     torch.testing.assert_close(trust, expected.expand(2, 1, 40, 30), rtol=1e-4, atol=1e-12)
     torch.testing.assert_close(x, y + expected * pull, rtol=1e-4, atol=1e-5)
 
