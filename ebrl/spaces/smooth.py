@@ -1,0 +1,161 @@
+"""Spaces that smooth maps carry to R^d: half-lines, the simplex, the torus, affine coordinates."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, pad
+
+from ebrl.constants import Constant
+from ebrl.spaces.space import Space
+
+
+class HalfLine(Space):
+    """Vectors with `x > low`, by `x = low + exp(u)`; the reference is exponential, of mean 1.
+
+    Args:
+        dimension: Size of x.
+        low: The bound of every coordinate.
+    """
+
+    def __init__(self, dimension: int, low: float = 0.0):
+        self.dimension, self.low = dimension, low
+
+    def to_free(self, x: Tensor) -> Tensor:
+        return (x - self.low).clamp_min(torch.finfo(x.dtype).tiny).log()
+
+    def from_free(self, free: Tensor) -> Tensor:
+        return self.low + free.exp()
+
+    def log_slope(self, free: Tensor) -> Tensor:
+        return free.sum(-1)
+
+    def contains(self, x: Tensor) -> Tensor:
+        return ((x >= self.low) & x.isfinite()).all(-1)
+
+    def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        x = torch.empty(*batch, self.dimension, device=generator.device)
+        return self.low + x.exponential_(generator=generator)
+
+    def reference_log_density(self, x: Tensor) -> Tensor:
+        return torch.where(self.contains(x), (self.low - x).sum(-1), -math.inf)
+
+
+class Simplex(Space):
+    """Probabilities of `categories`, `x: (*batch, categories)`, by stick-breaking (Stan, 10.7).
+
+    Its free coordinates are one fewer, and 0 stands for equal probabilities. Densities are those of
+    the first `categories - 1` probabilities; the reference is uniform.
+
+    Raises:
+        ValueError: For fewer than two categories.
+    """
+
+    def __init__(self, categories: int):
+        if categories < 2:
+            raise ValueError(f"expected at least 2 categories, got {categories}")
+        self.categories = categories
+        # So that u = 0 breaks 1/k off what k categories share.
+        self.shift = Constant(torch.arange(categories - 1, 0, -1).double().log())
+
+    def to_free(self, x: Tensor) -> Tensor:
+        x = x.clamp_min(torch.finfo(x.dtype).tiny)
+        rest = x.flip(-1).cumsum(-1).flip(-1)  # (*batch, categories), what is left to share
+        return x[..., :-1].log() - rest[..., 1:].log() + self.shift.to(x)
+
+    def from_free(self, free: Tensor) -> Tensor:
+        sticks = free - self.shift.to(free)
+        left = pad(logsigmoid(-sticks).cumsum(-1), (1, 0))  # log of what is left
+        return (pad(logsigmoid(sticks), (0, 1)) + left).exp()
+
+    def log_slope(self, free: Tensor) -> Tensor:
+        sticks = free - self.shift.to(free)
+        left = pad(logsigmoid(-sticks).cumsum(-1), (1, 0))[..., :-1]
+        return (logsigmoid(sticks) + logsigmoid(-sticks) + left).sum(-1)
+
+    def contains(self, x: Tensor) -> Tensor:
+        return (x >= 0).all(-1) & ((x.sum(-1) - 1).abs() < 1e-4)
+
+    def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        x = torch.empty(*batch, self.categories, device=generator.device)
+        x.exponential_(generator=generator)
+        return x / x.sum(-1, keepdim=True)
+
+    def reference_log_density(self, x: Tensor) -> Tensor:
+        uniform = math.lgamma(self.categories)
+        return torch.where(self.contains(x), uniform, -math.inf).to(x.dtype)
+
+
+class Torus(Space):
+    """Angles in [0, period): the free coordinates are angles without end; the reference is uniform.
+
+    Args:
+        dimension: Size of x.
+        period: Of every coordinate, of which the energy must be a periodic function.
+    """
+
+    def __init__(self, dimension: int, period: float = 2 * math.pi):
+        self.dimension, self.period = dimension, period
+
+    def from_free(self, free: Tensor) -> Tensor:
+        return torch.remainder(free, self.period)
+
+    def contains(self, x: Tensor) -> Tensor:
+        return ((x >= 0) & (x <= self.period)).all(-1)
+
+    def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        uniform = torch.rand(*batch, self.dimension, generator=generator, device=generator.device)
+        return self.period * uniform
+
+    def reference_log_density(self, x: Tensor) -> Tensor:
+        uniform = -self.dimension * math.log(self.period)
+        return torch.where(self.contains(x), uniform, -math.inf).to(x.dtype)
+
+
+class Affine(Space):
+    """R^d in coordinates of another mean and covariance: `x = mean + L u` with `L Lᵀ = covariance`.
+
+    Under every kernel it is a dense preconditioner: HMC in u is HMC in x with the inverse of the
+    covariance as its mass. The reference is the Gaussian of this mean and covariance.
+
+    Args:
+        mean: `(d,)`.
+        covariance: `(d, d)`.
+
+    Raises:
+        ValueError: For a covariance that is not symmetric and positive definite.
+    """
+
+    def __init__(self, mean: Tensor, covariance: Tensor):
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        if failed.any() or not torch.allclose(covariance, covariance.mT):
+            raise ValueError("expected a symmetric, positive definite covariance (d, d)")
+        self.mean, self.factor = Constant(mean), Constant(factor)
+        self.log_determinant = float(factor.diagonal().log().sum())
+
+    def to_free(self, x: Tensor) -> Tensor:
+        factor = self.factor.to(x)
+        away = (x - self.mean.to(x)).unsqueeze(-1)
+        return torch.linalg.solve_triangular(factor, away, upper=False).squeeze(-1)
+
+    def from_free(self, free: Tensor) -> Tensor:
+        return self.mean.to(free) + free @ self.factor.to(free).mT
+
+    def log_slope(self, free: Tensor) -> Tensor:
+        return free.new_full(free.shape[:-1], self.log_determinant)
+
+    def contains(self, x: Tensor) -> Tensor:
+        return x.isfinite().all(-1)
+
+    def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        mean = self.mean.on(generator.device)
+        shape = (*batch, len(mean))
+        noise = torch.randn(shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return self.from_free(noise)
+
+    def reference_log_density(self, x: Tensor) -> Tensor:
+        free = self.to_free(x)
+        normal = -(0.5 * free.square() + 0.5 * math.log(2 * math.pi)).sum(-1)
+        return normal - self.log_determinant

@@ -1,0 +1,112 @@
+"""What a space is, the energy of its free coordinates, and R^d."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ebrl.energies import Energy, Number, align_left
+
+
+class Space:
+    """Where x may be. Kernels see its free coordinates alone.
+
+    A space of one's own defines `to_free`, `from_free`, `log_slope` if it is not 0, `contains`, and
+    the reference distribution if chains are to start from it. The energy that a sampler reports is
+    the user's, of x.
+    """
+
+    integers: bool = False  # whether x are integers, which no gradient moves
+
+    def free(self, energy: Energy, temperature: Number, step_size: Number) -> Energy:
+        """Return the energy of the free coordinates."""
+        return FreeEnergy(self, energy, temperature, step_size)
+
+    def to_free(self, x: Tensor) -> Tensor:
+        """Return the free coordinates of x."""
+        return x
+
+    def from_free(self, free: Tensor) -> Tensor:
+        """Return the x of free coordinates."""
+        return free
+
+    def log_slope(self, free: Tensor) -> Tensor | float:
+        """Return `log |dx/du|` of `from_free`, `(*batch,)`: what densities of x lack in u."""
+        return 0.0
+
+    def contains(self, x: Tensor) -> Tensor:
+        """Return whether each x lies in the space, `(*batch,)` bool."""
+        raise NotImplementedError
+
+    def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw starting points `(*batch, *event)`: uniform where bounded, normal where not."""
+        raise NotImplementedError
+
+    def reference_log_density(self, x: Tensor) -> Tensor:
+        """Return the normalised log density of the starting points at x, `(*batch,)`."""
+        raise NotImplementedError
+
+
+class Unbounded(Space):
+    """All of R^shape. `shape` is needed only to draw starting points."""
+
+    def __init__(self, *shape: int):
+        self.shape = shape
+
+    def free(self, energy: Energy, temperature: Number, step_size: Number) -> Energy:
+        return energy
+
+    def contains(self, x: Tensor) -> Tensor:
+        return x.isfinite().flatten(-max(len(self.shape), 1)).all(-1)
+
+    def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        if not self.shape:
+            raise ValueError(
+                "to draw starting points the space must know its event shape: "
+                "Unbounded(2), or pass x to sample"
+            )
+        return torch.randn(*batch, *self.shape, generator=generator, device=generator.device)
+
+    def reference_log_density(self, x: Tensor) -> Tensor:
+        event_axes = tuple(range(-max(len(self.shape), 1), 0))
+        return -(0.5 * x.square() + 0.5 * math.log(2 * math.pi)).sum(event_axes)
+
+
+class FreeEnergy(Energy):
+    """The energy of a space's free coordinates u: `E(x(u)) - T log |dx/du|`.
+
+    The temperature T, which divides the whole, must not divide the Jacobian.
+    """
+
+    def __init__(self, space: Space, energy: Energy, temperature: Number, step_size: Number):
+        super().__init__()
+        self.space, self.energy = space, energy
+        self.event_ndim, self.coupled_axis = energy.event_ndim, energy.coupled_axis
+        self.temperature, self.step_size = temperature, step_size
+
+    def forward(self, free: Tensor) -> Tensor:
+        return self.energy(self.space.from_free(free)) + self.added(free)
+
+    def added(self, free: Tensor) -> Tensor | float:
+        """Return what the space adds to the energy of x, `(*batch,)`."""
+        log_slope = self.space.log_slope(free)
+        if not isinstance(log_slope, Tensor):
+            return 0.0
+        return -align_left(self.temperature, log_slope.ndim) * log_slope
+
+    def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.compiler.is_compiling():
+            return self.traced_value_and_gradient(free)
+        with torch.enable_grad():
+            free = free.detach().requires_grad_()
+            x, added = self.space.from_free(free), self.added(free)
+        value, gradient = self.energy.value_and_gradient(x.detach())
+        outputs, upstream = [x], [gradient]
+        if isinstance(added, Tensor):
+            if added.requires_grad:  # otherwise it is the same everywhere
+                outputs, upstream = [x, added], [gradient, torch.ones_like(added)]
+            added = added.detach()
+        (pulled,) = torch.autograd.grad(outputs, free, upstream)
+        return value + added, pulled
