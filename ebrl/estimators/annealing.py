@@ -80,6 +80,8 @@ class Annealing:
 
     def fit_step_sizes(self, chains: int, generator: torch.Generator) -> None:
         """Adapt the step size of each rung to an acceptance of .65, on chains of its own."""
+        if self.kernel.best_acceptance is None:  # a kernel without a step size, such as Gibbs
+            return
         sampler = Sampler(
             self.kernel,
             self.space,

@@ -22,7 +22,7 @@ class ChainInfo(NamedTuple):
     acceptance: Tensor  # (*batch,), mean acceptance probability over the steps
     diverged: Tensor  # (*batch,), proposals rejected as NaN, infinite or of energy -inf
     step_size: Tensor  # the step size after the run, a scalar or (*batch,)
-    extra: dict[str, Tensor]  # means over the steps of what the kernel itself reports
+    extra: dict[str, Tensor] | None = None  # means over the steps of what the kernel itself reports
 
 
 class Run:
@@ -36,7 +36,7 @@ class Run:
         self.state: Any = kernel.start(self.energy, space.to_free(x))
         check_one_number_each(self.state.energy, self.state.x, self.energy.event_ndim)
         check_gradient_shape(self.state)
-        _check_numbers_at_start(self.state)
+        _check_numbers_at_start(self.state, energy)
         zero = torch.zeros_like(self.state.energy.detach())
         self.total = Info(zero, zero)
 
@@ -114,16 +114,19 @@ def joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:
     )
 
 
-def _check_numbers_at_start(state: Any) -> None:
+def _check_numbers_at_start(state: Any, energy: Energy) -> None:
     """Raise `ValueError` for a NaN where a chain starts, from which no move would be accepted.
 
-    Away from the CPU nothing is read: that would wait for the device.
+    Away from the CPU nothing is read: that would wait for the device. An energy with a NaN among
+    its weights is left to the training that spoilt them, whose loss is then NaN.
     """
     if state.x.device.type != "cpu":
         return
     known = {"energy": state.energy, "gradient": state.gradient}
     for name, values in known.items():
         if values is not None and values.isnan().any():
+            if any(weight.isnan().any() for weight in energy.parameters()):
+                return
             raise ValueError(
                 f"expected a number for the {name} where every chain starts, got NaN: start the "
                 "chains elsewhere, or see why the energy is NaN there"

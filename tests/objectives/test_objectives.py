@@ -576,6 +576,17 @@ def test_nan_is_not_hidden(name: str) -> None:
     assert ALL[name]()(spoilt, data(), generator=generator()).loss.isnan()
 
 
+class AllAxes(Energy):
+    """A function that sees all batch axes of x, as `FunctionEnergy`'s does not."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_the_condition_is_used_row_by_row(name: str) -> None:
     torch.manual_seed(0)
@@ -585,7 +596,7 @@ def test_the_condition_is_used_row_by_row(name: str) -> None:
     swapped = objective(energy, data(), condition.flip(0), generator=generator(1)).loss
     assert (loss - swapped).abs() > 1e-6
     # As if every row's own energy were called alone.
-    by_hand = FunctionEnergy(lambda x: energy.given(condition)(x))
+    by_hand = AllAxes(lambda x: energy.given(condition)(x))
     torch.testing.assert_close(objective(by_hand, data(), generator=generator(1)).loss, loss)
     with pytest.raises(TypeError, match="conditional"):
         objective(energy, data(), generator=generator(1))
@@ -627,7 +638,7 @@ def test_a_proposal_may_follow_the_condition() -> None:
         takes_condition = True  # type: ignore[assignment]
 
         def given(self, condition: Tensor) -> Energy:
-            return FunctionEnergy(
+            return AllAxes(
                 lambda x: 0.5 * (self.precision * (x - condition.unsqueeze(1)).square()).sum(-1)
             )
 
