@@ -100,6 +100,17 @@ class EnergyPolicy(BasePolicy):
     Actions are drawn from `exp(-E(a|s)/temperature)`: `acting_candidates` draws of the proposal are
     resampled by their importance, then moved by `moves` steps of MALA. `temperature` is set by the
     algorithm and saved with the weights; `generator` is the stream that acting draws from.
+    Arguments that are not listed are those of Stable-Baselines3's policies.
+
+    Args:
+        components: Gaussians in the proposal's mixture.
+        acting_candidates: Draws of the proposal for each action.
+        moves: Steps of MALA for each action.
+        normalization: Of the critics: "batch", "layer" or None.
+        target: "average" keeps a moving average of the critics, "none" does not.
+        log_deviation_bounds: Clamp the log standard deviations of the proposal.
+        epsilon: Added inside the logarithm of the Jacobian of tanh: 0 is exact, SB3 has 1e-6.
+        n_critics: Members of the ensemble of critics.
     """
 
     action_space: spaces.Box
