@@ -7,9 +7,9 @@ import torch
 from problems import generator
 from torch import Tensor
 
-from ebrl import networks
+from ebrl import FunctionEnergy, networks
 from ebrl.objectives import ContrastiveDivergence, JointClassification, persistent
-from ebrl.spaces import Box
+from ebrl.spaces import Box, Unbounded
 from ebrl.training import fit, two_moons
 
 SCALES = torch.tensor([1.0, 1_000.0, 0.01])
@@ -46,6 +46,15 @@ def test_it_trains_in_many_dimensions_where_data_stand_at_walls() -> None:
     )  # fmt: skip
     assert training.step == 100
     assert training.alarm.level < 10
+
+
+def test_a_flat_energy_does_not_throw_the_chains_away() -> None:
+    objective = persistent(Unbounded(2), 64)
+    flat, stream = FunctionEnergy(lambda x: 0.0 * x.sum(-1)), generator()
+    for _ in range(5):
+        objective(flat, torch.zeros(64, 2), generator=stream)
+    assert objective.sampler.step_size <= 1
+    assert objective.chains.positions.abs().max() < 60
 
 
 def test_a_network_that_has_a_scale_keeps_it_and_one_that_needs_none_gets_none() -> None:
