@@ -107,17 +107,23 @@ def guarded(prior: Energy, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         step = tweedie(prior, y, sigma).sub_(y)
         level = over_images(sigma, y).clamp_min(FAINTEST)
         excess = (step / level).square_().mean(-3, keepdim=True)
-        trust = (noise_limit(y.shape[-3]) / _neighbourhood_mean(excess)).square_().clamp_(max=1)
+        trust = (noise_limit(y) / _neighbourhood_mean(excess)).square_().clamp_(max=1)
         trust = torch.where(over_images(sigma, y) > 0, trust, 0)
         return step.mul_(trust).add_(y), trust
 
 
-def noise_limit(channels: int) -> float:
-    """Return the largest mean of `|y - D|² / σ²` over a neighbourhood that is still noise.
+def noise_limit(y: Tensor) -> Tensor:
+    """Return the largest mean of `|y - D|² / σ²` around a pixel that is still noise, `(1, h, w)`.
 
-    The mean of the squares of n standard normal numbers has the standard error `√(2 / n)`.
+    The mean of the squares of n standard normal numbers has the standard error `√(2 / n)`; at the
+    borders of y, `(*batch, channels, h, w)`, a neighbourhood has fewer pixels.
     """
-    return 1 + ERRORS * (2 / (WINDOW**2 * channels)) ** 0.5
+    rows, columns = (
+        (torch.arange(n) + WINDOW // 2 + 1).clamp(max=min(n, WINDOW)).float() for n in y.shape[-2:]
+    )
+    rows, columns = torch.minimum(rows, rows.flip(0)), torch.minimum(columns, columns.flip(0))
+    count = y.shape[-3] * rows[:, None] * columns
+    return (1 + ERRORS * (2 / count).sqrt()).unsqueeze(0).to(y)
 
 
 def tweedie(prior: Energy, y: Tensor, sigma: Tensor) -> Tensor:

@@ -62,10 +62,13 @@ def test_more_than_noise_is_taken_in_the_measure_that_it_is_more(times: float) -
     y, sigma = torch.rand(2, 1, 40, 30, generator=generator()), torch.tensor([0.1, 0.02])
     pull = times * 0.1 * torch.ones(2, 1, 40, 30)
     x, trust = guarded(Towards(pull), y, sigma)
-    limit = 1 + 3 * (2 / 25**2) ** 0.5
-    expected = (limit * sigma**2 / (times * 0.1) ** 2).square().clamp(max=1).view(2, 1, 1, 1)
-    torch.testing.assert_close(trust, expected.expand(2, 1, 40, 30), rtol=1e-4, atol=1e-12)
-    torch.testing.assert_close(x, y + expected * pull, rtol=1e-4, atol=1e-5)
+    for place, pixels in ((20, 25 * 25), (0, 13 * 13)):  # in the middle, and in a corner
+        limit = 1 + 3 * (2 / pixels) ** 0.5
+        expected = (limit * sigma**2 / (times * 0.1) ** 2).square().clamp(max=1)
+        torch.testing.assert_close(
+            trust[:, 0, place, place * 3 // 4], expected, rtol=1e-4, atol=1e-12
+        )
+    torch.testing.assert_close(x, y + trust * pull, rtol=1e-4, atol=1e-5)
 
 
 def test_doubt_stays_where_it_arises() -> None:
@@ -74,7 +77,7 @@ def test_doubt_stays_where_it_arises() -> None:
     pull[:, :10, :10] = 100.0
     _, trust = guarded(Towards(pull), y, torch.tensor(0.1))
     assert trust[:, :10, :10].max() < 1e-3
-    assert (trust[:, 20:, 20:] == 1).all()
+    assert (trust[:, 23:, 23:] == 1).all()
 
 
 def test_without_noise_everything_stays() -> None:
@@ -100,7 +103,7 @@ def test_fine_lines_are_no_worse_than_before(sigma: float) -> None:
             result = vision.denoise(y, sigma / 255)
         after = np.abs(255 * result - clean)
         assert np.sqrt(np.square(after).mean()) < 1.4 * sigma
-        assert (after - np.abs(255 * y - clean)).max() < 3.6 * sigma
+        assert (after - np.abs(255 * y - clean)).max() < 4 * sigma
 
 
 def test_doubt_is_said() -> None:
@@ -172,7 +175,7 @@ def test_floats_of_another_range_are_refused(image: np.ndarray) -> None:
 
 def test_noise_may_leave_the_range() -> None:
     y = 0.2 * noise(64, 64).numpy()  # black
-    assert vision.denoise(y, sigma=0.2, prior=GaussianImages()).shape == (64, 64)
+    assert vision.denoise(y, sigma=0.2, prior=GaussianImages(1.0)).shape == (64, 64)
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14, 16])
