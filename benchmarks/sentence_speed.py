@@ -51,6 +51,8 @@ def main() -> None:
             n_embd=sizes["width"],
             n_layer=sizes["layers"],
             n_head=sizes["heads"],
+            bos_token_id=2,
+            eos_token_id=2,
             n_inner=sizes["hidden"] * 3 // 2,  # two matrices of as many numbers as our three
         )
     ).eval()
