@@ -184,7 +184,7 @@ def test_other_kernels_are_refused(kernel: Kernel) -> None:
 
 def test_adapting_and_unrolling_are_refused() -> None:
     x = torch.zeros(3, 2)
-    _, compiled = pair(MALA(), adaptation=DualAveraging())
+    compiled = Sampler(MALA(), steps=5, adaptation=DualAveraging(), compile=True)
     with pytest.raises(ValueError, match="pass adapt=False, or adapt with compile=False"):
         compiled.sample(GAUSSIAN, x, generator=generator())
     _, compiled = pair(MALA())
