@@ -3,8 +3,8 @@
     EBRL_DATA=… python benchmarks/sentence_repair.py --out benchmarks/results/sentence_repair
 
 Held-out sentences of 5 to 15 words with one word replaced by another of like frequency.
-`sequences.repair` may edit anything; the 5-gram and the language model alone choose one word of the
-sentence and one of the 200 that fit there best by a bigram of the text, the one of least energy.
+`sequences.repair` may edit anything; the 5-gram and the language model alone substitute one word by
+one of the 40 most frequent ones after the word before it, that of least energy.
 Reported: the share restored exactly, and the share whose energy is no higher than the original's,
 by the language model.
 """
@@ -106,7 +106,7 @@ def main() -> None:
         print(name, found[name], flush=True)
     lines = [[name, *values.values()] for name, values in found.items()]
     text = f"{len(texts)} held-out sentences, one word of each replaced.\n\n"
-    text += markdown(["by", *next(iter(found.values()))], lines) + "\n\nThe last one's first:\n\n"
+    text += markdown(["by", *next(iter(found.values()))], lines) + "\n\nThe first ten:\n\n"
     text += markdown(
         ["held out", "corrupted", "repaired"],
         [

@@ -132,7 +132,8 @@ def main() -> None:
         **language.card,
         "data": "Brown, ABC news, US presidents' speeches, film reviews and plots (nltk_data); "
         "3.5 million words",
-        "licence of the data": "public domain (speeches); plots CC BY 4.0; the rest research use",
+        "licence of the data": "speeches: public domain; plots: CC BY 4.0; the others: as "
+        "nltk_data has them",
         "scorer steps": given.steps,
         "scorer seconds": round(time.process_time() - began),
         "valid nats a token": round(float(nats.sum()) / tokens, 4),
