@@ -47,7 +47,8 @@ class Resemblance(NamedTuple):
 def compare(made: Tensor, real: Tensor, classifier: Features) -> Resemblance:
     """Compare images `(n, channels, height, width)` in [0, 1] in the classifier's features.
 
-    Raises `ValueError` for sets too small to have neighbourhoods.
+    Raises:
+        ValueError: For sets too small to have neighbourhoods.
     """
     ours, theirs = (in_batches(classifier.features, images) for images in (made, real))
     label = in_batches(classifier, made).argmax(1)
