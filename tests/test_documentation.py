@@ -96,6 +96,7 @@ def test_the_python_of_a_page_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # trainings of minutes, on a machine that may be busy
 @pytest.mark.parametrize("page", LONG)
 def test_the_python_of_a_page_runs_as_printed(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

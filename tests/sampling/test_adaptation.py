@@ -147,7 +147,7 @@ def test_what_does_not_fit_the_shape_is_refused() -> None:
             adaptation.update(torch.rand(wrong))
 
 
-@pytest.mark.parametrize("kernel", [ULA(), Underdamped(), SVGD(), GradientDescent()], ids=str)
+@pytest.mark.parametrize("kernel", [ULA(), Underdamped(), SVGD(), GradientDescent()])
 def test_a_kernel_that_never_rejects_is_refused(kernel: Kernel) -> None:
     with pytest.raises(ValueError, match="a kernel whose step size changes its acceptance"):
         Sampler(kernel, steps=3, adaptation=DualAveraging())
