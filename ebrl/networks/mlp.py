@@ -211,8 +211,11 @@ class MLPEnergy(Energy):
     @torch.no_grad()
     def _fold(self, plain: MLPEnergy | None) -> MLPEnergy:
         """Return a perceptron without normalisations that does the same, `plain` where it fits."""
-        here, there = self.head.weight, None if plain is None else plain.head.weight
-        if there is None or (here.device, here.dtype) != (there.device, there.dtype):
+        here = self.head.weight
+        if plain is None or (plain.head.weight.device, plain.head.weight.dtype) != (
+            here.device,
+            here.dtype,
+        ):
             plain = copy.deepcopy(self).requires_grad_(False)
             plain.normalization, plain.normalizations = None, nn.ModuleList()
             plain.x_normalization = plain.condition_normalization = None
@@ -220,11 +223,11 @@ class MLPEnergy(Energy):
         layers = zip([*self.layers, self.head], [*plain.layers, plain.head], strict=True)
         for affine, (layer, target) in zip(affines, layers, strict=True):
             fold(affine, layer, target)
-        if self.condition_layer is not None:
-            fold(
-                self.condition_normalization.running(), self.condition_layer, plain.condition_layer
-            )
-            bias_of(plain.condition_layer).add_(affines[0].shift @ weight_of(self.layers[0]))
+        if self.condition_layer is not None and self.condition_normalization is not None:
+            target = plain.condition_layer
+            assert target is not None  # as in the network that it was copied from
+            fold(self.condition_normalization.running(), self.condition_layer, target)
+            bias_of(target).add_(affines[0].shift @ weight_of(self.layers[0]))
         plain.mean, plain.deviation = self.mean, self.deviation
         return plain
 
