@@ -47,7 +47,9 @@ examples:
   ebrl denoise photo.jpg                                       photo-denoised.jpg beside it
   ebrl restore photo.jpg --blur gaussian:1.6                   photo-restored.jpg beside it
   ebrl generate --out grid.png                                 64 images of clothes
+  ebrl serve                                                   a page to denoise photographs on
   ebrl score "The cat sat on the mat."                         its energy, token by token
+  ebrl rank candidates.txt                                     the likeliest first
   ebrl repair "The cat sat in on mat."                         the fewest edits that mend it
   ebrl evaluate runs/pendulum/EnergyActorCritic-0 --episodes 100
   ebrl plot runs/pendulum/EnergyActorCritic-0

@@ -15,7 +15,7 @@ from torch.distributions import TransformedDistribution as Transformed
 from torch.distributions.transforms import TanhTransform
 
 from ebrl.agents.proposal import MixtureProposal, TanhMixture, perplexity, reverse_kl
-from ebrl.energies import FunctionEnergy, Gaussian
+from ebrl.energies import Energy, Gaussian
 
 components = pytest.mark.parametrize("count", [1, 3])
 
@@ -168,10 +168,21 @@ def test_the_gradient_of_the_divergence(count: int, epsilon: float) -> None:
     assert torch.autograd.gradcheck(loss, fields)
 
 
+class PolicyEnergy(Energy):
+    """`-T log q` of a mixture q: the energy whose policy at temperature T is q."""
+
+    def __init__(self, policy: TanhMixture, temperature: float):
+        super().__init__()
+        self.policy, self.temperature = policy, temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -self.temperature * self.policy.log_density(torch.atanh(x))
+
+
 def test_the_divergence_is_least_where_the_proposal_is_the_policy() -> None:
     # exp(-E/T) with E = -T log q* is q* itself: there T KL(q, q*) = 0 and its gradient vanishes.
     best = mixture(1, dimension=1, batch=1)
-    energy = FunctionEnergy(lambda a: -0.7 * best.log_density(torch.atanh(a)))
+    energy = PolicyEnergy(best, temperature=0.7)
     temperature = torch.tensor(0.7, dtype=torch.float64)
     normal = torch.randn(20_000, 1, 1, generator=generator(), dtype=torch.float64)
 

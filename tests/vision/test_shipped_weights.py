@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ebrl.vision.shipped import ENERGIES, WEIGHTS, card, pretrained
+from ebrl.vision.shipped import WEIGHTS, available, card, pretrained
 
 
-@pytest.mark.parametrize("name", ENERGIES)
+@pytest.mark.parametrize("name", available())
 def test_shipped_weights_are_those_that_are_used(name: str) -> None:
     stored = load_file(WEIGHTS / f"{name}.safetensors")
     used = pretrained(name).state_dict()
