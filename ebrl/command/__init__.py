@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
 from ebrl.command.errors import NO_ROOM, RunError, UsageError, did_you_mean
-from ebrl.command.output import open_output
+from ebrl.command.output import abandon_output, open_output
 
 VERBS = {
     "train": "train an agent from a config, into a new run folder",
@@ -75,12 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ebrl: {' '.join(str(error).split())}", file=sys.stderr)  # one line
         return error.exit_code
     except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_output()
         return 141
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
         room = "no room left on the disk: " if error.errno in NO_ROOM else ""
         print(f"ebrl: {room}{error.strerror}{where}.", file=sys.stderr)
+        abandon_output()
         return RunError.exit_code
     except KeyboardInterrupt:
         print("ebrl: interrupted.", file=sys.stderr)

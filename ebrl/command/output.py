@@ -59,3 +59,14 @@ def open_output() -> None:
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+
+
+def abandon_output() -> None:
+    """Send what standard output can no longer take to nowhere.
+
+    The interpreter's own last flush would otherwise fail and change the exit code to 120.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

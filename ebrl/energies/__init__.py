@@ -3,10 +3,8 @@
 from ebrl.energies.analytic import Banana as Banana
 from ebrl.energies.analytic import DoubleWell as DoubleWell
 from ebrl.energies.analytic import Funnel as Funnel
-from ebrl.energies.analytic import Gaussian as Gaussian
 from ebrl.energies.analytic import GaussianMixture as GaussianMixture
 from ebrl.energies.analytic import Ring as Ring
-from ebrl.energies.analytic import Target as Target
 from ebrl.energies.analytic import TruncatedGaussian as TruncatedGaussian
 from ebrl.energies.classifier import ClassifierEnergy as ClassifierEnergy
 from ebrl.energies.energy import Energy as Energy
@@ -21,6 +19,8 @@ from ebrl.energies.energy import check_energy as check_energy
 from ebrl.energies.energy import check_one_number_each as check_one_number_each
 from ebrl.energies.energy import first_order as first_order
 from ebrl.energies.energy import over_event as over_event
+from ebrl.energies.gaussian import Gaussian as Gaussian
+from ebrl.energies.gaussian import Target as Target
 from ebrl.energies.lattices import RBM as RBM
 from ebrl.energies.lattices import Ising as Ising
 from ebrl.energies.lattices import Potts as Potts

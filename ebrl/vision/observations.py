@@ -9,16 +9,14 @@ denoised image back to the measurement: in closed form, or by conjugate gradient
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ebrl.energies import Energy, Number, over_event
+from ebrl.energies import Energy, Number
+from ebrl.vision.conjugate_gradients import IMAGE, Operator, conjugate_gradients
 
-Operator = Callable[[Tensor], Tensor]
-IMAGE = (-3, -2, -1)
 EXACT = 1e-3  # deviation, of white 1, of what was measured without noise
 
 
@@ -385,37 +383,3 @@ def tension(x: Tensor) -> Tensor:
         pull.narrow(axis, 1, length).add_(difference)
         pull.narrow(axis, 0, length).sub_(difference)
     return pull
-
-
-def conjugate_gradients(
-    normal: Operator,
-    wanted: Tensor,
-    x: Tensor,
-    inverse: Operator = lambda x: x,
-    steps: int = 30,
-    tolerance: float = 1e-5,
-) -> Tensor:
-    """Solve `normal(x) = wanted` for a symmetric positive operator, image by image.
-
-    Args:
-        normal: The operator.
-        wanted: `(*batch, channels, height, width)`.
-        x: Where to begin, of the same shape.
-        inverse: An approximate inverse of the operator, symmetric and positive: the preconditioner.
-        steps: The most iterations.
-        tolerance: Norm of the residual, over that of `wanted`, at which an image is solved.
-    """
-    residual = wanted - normal(x)
-    better = inverse(residual)
-    direction, power = better, (residual * better).sum(IMAGE)
-    enough = tolerance**2 * wanted.square().sum(IMAGE)
-    for _ in range(steps):
-        if bool((residual.square().sum(IMAGE) <= enough).all()):
-            break
-        image = normal(direction)
-        length = over_event(power / (direction * image).sum(IMAGE).clamp_min(1e-30), 3)
-        x, residual = x + length * direction, residual - length * image
-        better = inverse(residual)
-        before, power = power, (residual * better).sum(IMAGE)
-        direction = better + over_event(power / before.clamp_min(1e-30), 3) * direction
-    return x

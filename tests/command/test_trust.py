@@ -30,6 +30,7 @@ from ebrl.command.trust import is_known
     ],
 )
 def test_parts_of_the_libraries_are_known(text: str) -> None:
+    pytest.importorskip(text.partition(".")[0])
     assert is_known(text)
 
 

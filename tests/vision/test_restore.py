@@ -16,6 +16,7 @@ from ebrl.energies import Energy, FunctionEnergy
 from ebrl.kernels import MALA
 from ebrl.sampling import Sampler
 from ebrl.sampling.sampler import Stage
+from ebrl.vision.conjugate_gradients import conjugate_gradients
 from ebrl.vision.denoising import denoised
 from ebrl.vision.observations import (
     Blurred,
@@ -25,7 +26,6 @@ from ebrl.vision.observations import (
     Linear,
     Masked,
     Observation,
-    conjugate_gradients,
     gaussian_kernel,
     padded,
 )

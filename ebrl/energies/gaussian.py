@@ -1,0 +1,81 @@
+"""What a target is, and the first of them: a density whose law is known."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ebrl.energies.energy import Energy, Number
+
+
+class Target(Energy):
+    """An energy whose law is known: normalised, with its moments and with exact draws.
+
+    `E(x) = U(x) + log_normalizer`, where U is the formula of the docstring: `exp(-E)` is a density,
+    so that a target is a proposal, too. Subclasses define `value_and_gradient`, differentiably.
+    """
+
+    log_normalizer: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value_and_gradient(x)[0]
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each coordinate, `(dimension,)`; `mean` likewise."""
+        raise NotImplementedError(f"{type(self).__name__} defines no variance")
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw `(*batch, dimension)` exactly, on the generator's device."""
+        raise NotImplementedError(f"{type(self).__name__} defines no sample")
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Return the normalised log density, `(*batch,)`."""
+        return -self(x)
+
+
+class Gaussian(Target):
+    """`|x - mean|² / 2s²` with independent coordinates and s the deviation.
+
+    `mean` and `deviation` are numbers or `(dimension,)`. Raises `ValueError` for a deviation that
+    is not positive.
+    """
+
+    mean: Tensor  # (dimension,)
+    deviation: Tensor  # (dimension,)
+
+    def __init__(self, mean: Number, deviation: Number, dimension: int):
+        super().__init__()
+        deviation = torch.as_tensor(deviation, dtype=torch.get_default_dtype())
+        if not (deviation > 0).all():
+            raise ValueError(f"expected a positive deviation, got {deviation}")
+        mean = torch.as_tensor(mean, dtype=torch.get_default_dtype())
+        self.register_buffer("mean", mean.expand(dimension).clone())
+        self.register_buffer("deviation", deviation.expand(dimension).clone())
+        self.log_normalizer = float(
+            0.5 * dimension * math.log(2 * math.pi) + self.deviation.log().sum()
+        )
+
+    @property
+    def variance(self) -> Tensor:
+        return self.deviation.square()
+
+    def tempered(self, temperature: float) -> Gaussian:
+        """Return the Gaussian with the law `exp(-E/T)`."""
+        return Gaussian(self.mean, temperature**0.5 * self.deviation, len(self.mean))
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        standard = (x - self.mean) / self.deviation
+        return 0.5 * standard.square().sum(-1) + self.log_normalizer, standard / self.deviation
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        noise = torch.randn(
+            *batch,
+            len(self.mean),
+            generator=generator,
+            device=generator.device,
+            dtype=self.mean.dtype,
+        )
+        return self.mean + self.deviation * noise
