@@ -72,7 +72,11 @@ def test_gsde_is_left_out_with_a_word_of_what_to_use() -> None:
 
 @both
 def test_networks_without_hidden_layers_learn(build: Any) -> None:
-    build(policy_kwargs={"net_arch": []}).learn(30)
+    agent = build(policy_kwargs={"net_arch": []})
+    before = [parameter.clone() for parameter in agent.critic.parameters()]
+    agent.learn(30)
+    moved = zip(before, agent.critic.parameters(), strict=True)
+    assert all(not torch.equal(old, new) for old, new in moved)
 
 
 class Pixels(gym.ObservationWrapper):
