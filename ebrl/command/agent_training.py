@@ -26,8 +26,12 @@ from ebrl.command.runs import Run, read_evaluations, write_evaluations
 from ebrl.storage import StorageError
 
 
-def build(configuration: Configuration) -> OffPolicyAlgorithm:
+def build(configuration: Configuration, device: torch.device | None = None) -> OffPolicyAlgorithm:
     """Build the untrained agent of a run, with its environments; the same each time.
+
+    Args:
+        configuration: Of the run.
+        device: Where it computes, in place of the config's.
 
     Raises:
         UsageError: Agent and environment do not fit.
@@ -35,6 +39,8 @@ def build(configuration: Configuration) -> OffPolicyAlgorithm:
     torch.set_num_threads(configuration.settings.threads)
     environment = training_environment(configuration)
     arguments = {**configuration.agent_arguments, "env": environment}
+    if device is not None:
+        arguments["device"] = device
     try:
         agent = configuration.agent_class(**arguments, seed=configuration.settings.seed)
         _check_train_freq(agent)
@@ -69,19 +75,22 @@ def restore_newest(agent: OffPolicyAlgorithm, run: Run) -> Restored | None:
     return restored
 
 
-def rebuild(run: Run, *, trust: bool = False) -> tuple[OffPolicyAlgorithm, Configuration]:
+def rebuild(
+    run: Run, *, trust: bool = False, device: torch.device | None = None
+) -> tuple[OffPolicyAlgorithm, Configuration]:
     """Build the agent of a run as its newest checkpoint has it, to look at and to play with.
 
     Args:
         run: Its folder.
         trust: Whether its config may name code of any package.
+        device: Where it computes, in place of the config's.
 
     Raises:
         RunError: The run has no checkpoint yet.
         UsageError: The config names code that is not trusted.
     """
     configuration = read(run.config, trust=trust)
-    agent = build(configuration)
+    agent = build(configuration, device)
     if restore_newest(agent, run) is None:
         raise RunError(f"{run.folder} has no checkpoint yet. Train it: ebrl resume {run.folder}")
     return agent, configuration

@@ -11,10 +11,9 @@ from jsonargparse import ActionYesNo, Namespace
 from tqdm import tqdm
 
 from ebrl.command.arguments import EightBit, Parser
-from ebrl.command.errors import UsageError
+from ebrl.command.devices import add_device
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from ebrl.command.photographs import Job, Refusal
@@ -79,32 +78,7 @@ def add_photographs(parser: Parser) -> None:
         default="white",
         help="the noise that the energy was trained for: white, or correlated as cameras leave it",
     )
-    parser.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
-
-
-def device_of(given: Namespace) -> torch.device:
-    """Return the device of `--device`, or the best there is.
-
-    Raises:
-        UsageError: For a device that this machine lacks.
-    """
-    import torch
-
-    best = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.zeros(1, device=given.device or best).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UsageError(f"--device: {given.device} cannot be used here ({reason}).") from error
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 faster than float32."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    add_device(parser)
 
 
 def prior_for(pixels: Tensor, given: Namespace) -> NoisyImageEnergy:

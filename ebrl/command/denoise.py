@@ -14,12 +14,12 @@ from ebrl.command.batch import (
     Outcome,
     add_photographs,
     check_reference,
-    device_of,
     doubts,
     prior_for,
     show,
     work_through,
 )
+from ebrl.command.devices import device_of
 from ebrl.command.errors import extra
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     )
     given = parser.read(arguments)
     with extra("vision", "PIL", "skimage", "tifffile", "imagecodecs", "pywt"):
-        device = device_of(given)
+        device = device_of(given.device)
         return work_through(given, "denoised", lambda job, bar: _denoise(job, bar, given, device))
 
 

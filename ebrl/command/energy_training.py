@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from contextlib import closing
+from typing import cast
 
 import torch
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from ebrl.command.runs import Run
 from ebrl.command.sentences import save_language
 from ebrl.storage import StorageError
 from ebrl.training import Training, fit, load_average
-from ebrl.training.loop import Metrics
+from ebrl.training.loop import Metrics, Precision
 from ebrl.training.muon import Muon
 from ebrl.training.ragged import Ragged
 
@@ -88,14 +89,14 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
             setup.data,
             setup.objective,
             steps=settings.steps,
-            generator=torch.Generator().manual_seed(settings.seed),
+            generator=torch.Generator(setup.device).manual_seed(settings.seed),
             batch_size=settings.batch_size,
             learning_rate=rate,
             optimizer=muon,
             schedule=settings.schedule,
             ema_decay=settings.ema_decay,
             clip=settings.clip,
-            precision=settings.precision,
+            precision=cast(Precision, settings.precision),  # `read_fit` settled `fastest`
             folder=run.folder,
             resume=True,
             checkpoint_every=settings.checkpoint_every,
@@ -110,7 +111,7 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
 
 
 def _finish(configuration: FitConfiguration, setup: Setup, run: Run, training: Training) -> None:
-    energy = training.average
+    energy = training.average.cpu()
     storage.save(run.model, energy.state_dict(), {"kind": "energy", "step": training.step})
     if isinstance(setup.data, Ragged):
         save_language(setup.data, energy, run, training.step)

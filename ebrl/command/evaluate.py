@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ebrl.command.arguments import Count, Parser, Seed
+from ebrl.command.devices import add_device, device_of
 
 HELP = """
 Plays greedy episodes with the agent of the run's newest checkpoint, from starts that the
@@ -24,6 +25,7 @@ def main(arguments: list[str]) -> int:
         "--seed", type=Seed, default=20_000, help="of the first start; the others follow it"
     )
     parser.add_argument("--render", action="store_true", help="watch them: `ebrl play` does that")
+    add_device(parser)
     given = parser.read(arguments)
     import sys
 
@@ -36,7 +38,7 @@ def main(arguments: list[str]) -> int:
     if given.render:
         raise UsageError(f"to watch an agent: ebrl play {given.run}")
     run = existing(given.run)
-    agent, configuration = rebuild(run, trust=given.trust)
+    agent, configuration = rebuild(run, trust=given.trust, device=device_of(given.device))
     environments = evaluation_environments(configuration, SIDE_BY_SIDE)
     longest = configuration.settings.evaluation_steps
     episodes = play(agent, environments, given.seed, given.episodes, longest=longest)

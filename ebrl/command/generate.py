@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from tqdm import tqdm
 
 from ebrl.command.arguments import TRUST, Count, Levels, Parser, Seed, Strength
-from ebrl.command.batch import device_of
+from ebrl.command.devices import add_device, device_of
 from ebrl.command.errors import RunError, UsageError, did_you_mean, extra
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _parse(arguments: list[str]) -> Namespace:
     parser.add_argument(
         "--strength", type=Strength, default=2.0, help="how much the label's energy counts"
     )
-    parser.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
+    add_device(parser)
     parser.add_argument("--run", help="the folder of a run of `ebrl fit` on images")
     parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser.read(arguments)
@@ -198,7 +198,7 @@ def _draw(source: Source, given: Namespace) -> tuple[Tensor, Tensor]:
     from ebrl.vision.denoising import tweedie
     from ebrl.vision.generation import descend, generation_levels
 
-    device = device_of(given)
+    device = device_of(given.device)
     energy = source.energy.to(device)
     generator = torch.Generator(device).manual_seed(given.seed)
     levels = generation_levels(rungs=given.levels).to(device)

@@ -14,13 +14,12 @@ from ebrl.command.batch import (
     Outcome,
     add_photographs,
     check_reference,
-    device_of,
     doubts,
-    has_bfloat16,
     prior_for,
     show,
     work_through,
 )
+from ebrl.command.devices import device_of, has_bfloat16
 from ebrl.command.errors import UsageError, extra
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def main(arguments: list[str]) -> int:
     with extra("vision", "PIL", "skimage", "tifffile", "imagecodecs", "pywt"):
         from ebrl.command.photographs import DEVIATION
 
-        damage, device = _damage(given), device_of(given)
+        damage, device = _damage(given), device_of(given.device)
 
         def work(job: Job, bar: tqdm) -> Outcome:
             return _restore(job, bar, damage, given, device)

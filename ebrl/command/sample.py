@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ebrl.command.arguments import Count, Parser, Seed
+from ebrl.command.devices import add_device, device_of
 from ebrl.command.errors import RunError, UsageError
 
 HELP = """
@@ -27,6 +28,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--n", type=Count, default=1_000, help="how many samples")
     parser.add_argument("--seed", type=Seed, default=0, help="of the sampler's noise")
     parser.add_argument("--out", help="the file that they go to, .npy or .csv")
+    add_device(parser)
     given = parser.read(arguments)
     from ebrl.command.runs import existing
 
@@ -44,7 +46,8 @@ def main(arguments: list[str]) -> int:
     from ebrl.command.energy_training import restore_average
 
     configuration = read_fit(run.config, trust=given.trust)
-    setup = build(configuration)
+    device = device_of(given.device)
+    setup = build(configuration, device)
     steps = restore_average(setup, run)
     if setup.energy.takes_condition:
         raise RunError(
@@ -52,14 +55,14 @@ def main(arguments: list[str]) -> int:
         )
     if setup.sampler is None:
         raise RunError(f"{run.config} names no sampler: add one, as `ebrl fit --help` shows it.")
-    generator = torch.Generator().manual_seed(given.seed)
-    x = draw(setup.energy, setup.sampler, given.n, generator)
+    generator = torch.Generator(device).manual_seed(given.seed)
+    x = draw(setup.energy, setup.sampler, given.n, generator).cpu()
     _write(out, x.numpy())
     print(f"{configuration.title}, after {steps:,} steps: {given.n:,} samples\n  samples  {out}")
     data = shown(setup.data)
     if not why_no_picture(setup.energy, data):
         beside = out.with_suffix(".png")
-        picture(beside, configuration.title, setup.energy, data, x)
+        picture(beside, configuration.title, setup.energy.cpu(), data, x)
         print(f"  picture  {beside}")
     return 0
 

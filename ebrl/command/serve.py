@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from jsonargparse.typing import restricted_number_type
 
 from ebrl.command.arguments import Parser
-from ebrl.command.batch import WHITE, device_of
+from ebrl.command.batch import WHITE
+from ebrl.command.devices import add_device, device_of
 from ebrl.command.errors import extra
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ def main(arguments: list[str]) -> int:
     parser = Parser("serve", HELP)
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at")
     parser.add_argument("--port", type=Port, default=7860, help="the port to listen at")
-    parser.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
+    add_device(parser)
     given = parser.read(arguments)
     with extra("serve", "gradio"), extra("vision", "PIL", "skimage", "tifffile", "imagecodecs"):
-        page = build(device_of(given))
+        page = build(device_of(given.device))
         page.launch(server_name=given.host, server_port=given.port, quiet=True)
     return 0
 

@@ -114,8 +114,12 @@ def joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:
     )
 
 
+class StartError(ValueError):
+    """Chains start where the energy or its gradient is NaN."""
+
+
 def _check_numbers_at_start(state: Any, energy: Energy) -> None:
-    """Raise `ValueError` for a NaN where a chain starts, from which no move would be accepted.
+    """Raise `StartError` for a NaN where a chain starts, from which no move would be accepted.
 
     Away from the CPU nothing is read: that would wait for the device. An energy with a NaN among
     its weights is left to the training that spoilt them, whose loss is then NaN.
@@ -127,7 +131,7 @@ def _check_numbers_at_start(state: Any, energy: Energy) -> None:
         if values is not None and values.isnan().any():
             if any(weight.isnan().any() for weight in energy.parameters()):
                 return
-            raise ValueError(
+            raise StartError(
                 f"expected a number for the {name} where every chain starts, got NaN: start the "
                 "chains elsewhere, or see why the energy is NaN there"
             )

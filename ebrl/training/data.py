@@ -100,10 +100,12 @@ class LengthOrder(Order):
     def shuffled(self, generator: Generator) -> Tensor:
         whole = self.size // self.batch_size * self.batch_size
         rows = super().shuffled(generator)[:whole]
+        lengths = self.lengths.to(rows.device)
         pools = rows.split(self.POOL * self.batch_size)
-        rows = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
+        rows = torch.cat([pool[lengths[pool].argsort(stable=True)] for pool in pools])
         batches = rows.view(-1, self.batch_size)
-        return batches[torch.randperm(len(batches), generator=generator)].flatten()
+        order = torch.randperm(len(batches), generator=generator, device=generator.device)
+        return batches[order].flatten()
 
 
 def order_of(data: Tensor | Dataset, batch_size: int) -> Order:
@@ -119,7 +121,7 @@ def take_rows(
     """Return rows of the data and their conditions, None where there are none, on `device`."""
     batch: Any = [tensor[index.to(tensor.device)] for tensor in _tensors(data)]
     if isinstance(data, Ragged):
-        batch = [data.batch(index)]
+        batch = [data.batch(index.cpu())]
     if not batch:
         batch = default_collate([data[i] for i in index.tolist()])
         batch = [batch] if isinstance(batch, Tensor) else batch

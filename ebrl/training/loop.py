@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from ebrl import schedules, schema
 from ebrl.energies import Energy
 from ebrl.objectives.protocol import Objective, SelfTrained
-from ebrl.sampling import Sampler
+from ebrl.sampling import Sampler, StartError
 from ebrl.schema import Schema
 from ebrl.storage import StorageError
 from ebrl.training.averaging import moving_average
@@ -87,7 +87,10 @@ class Training:
         x, condition = take_rows(self.data, self.order.next(self.generator), self.device)
         mixed = self.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-            loss, metrics = self.objective(self.energy, x, condition, generator=self.generator)
+            try:
+                loss, metrics = self.objective(self.energy, x, condition, generator=self.generator)
+            except StartError as error:  # weights so large that the energy overflows
+                raise self._diverged(NonFiniteError(str(error)), {}) from error
         self.optimizer.zero_grad()
         loss.backward()
         loss, norm = loss.detach(), self._gradient_norm()
@@ -95,8 +98,7 @@ class Training:
             self.alarm = watch(self.alarm, loss, metrics.get("energy_gap"))
             check_finite_numbers(norm_of_the_gradient=norm)
         except DivergedError as error:
-            cure = advice(self.objective, metrics)
-            raise type(error)(f"diverged at step {self.step + 1}: {error}; {cure}") from error
+            raise self._diverged(error, metrics) from error
         if self.clip is not None:
             limit = self.clip(norm) if isinstance(self.clip, RunningClip) else self.clip
             nn.utils.clip_grads_with_norm_(self._parameters(), limit, norm)
@@ -105,6 +107,11 @@ class Training:
             self.averaged.update_parameters(self.energy)
         self.step += 1
         return {"loss": loss, "gradient_norm": norm, **metrics}
+
+    def _diverged(self, error: DivergedError, metrics: Metrics) -> DivergedError:
+        """Return the error with the step and the cure."""
+        cure = advice(self.objective, metrics)
+        return type(error)(f"diverged at step {self.step + 1}: {error}; {cure}")
 
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]

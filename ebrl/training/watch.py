@@ -97,11 +97,11 @@ def advice(objective: Objective, metrics: dict[str, Tensor]) -> str:
             changes.insert(
                 0,
                 "use walls='tanh', as persistent.around(data) does: in many dimensions "
-                f"walls='reject' leave the chains a step size of {float(metrics['step_size']):.2g}",
+                "walls='reject' leave the chains tiny steps",
             )
         elif sampler.adaptation is None:
             changes.insert(0, "let the step size adapt, as objectives.persistent does")
-        elif float(metrics["acceptance"]) < RARE:
+        elif float(metrics.get("acceptance", 1.0)) < RARE:
             changes.insert(
                 0, f"take more moves: only {float(metrics['acceptance']):.0%} of them are accepted"
             )

@@ -323,3 +323,24 @@ def test_the_shipped_config_is_whole() -> None:
     setup = build(read_fit(ROOT / "configs" / "fit" / "two_moons.yaml"))
     assert isinstance(setup.energy, networks.MLPEnergy)
     assert setup.settings.steps == 1_500
+
+
+def test_a_run_keeps_its_device_and_the_precision_that_was_fastest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = config(tmp_path, precision="fastest")
+    for faster, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda faster=faster: faster)
+        parsed = read_fit(path, ["--device", "cpu"]).parsed
+        assert (parsed.device, parsed.precision) == ("cpu", precision)
+
+
+def test_a_device_that_is_not_there_gets_one_line(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sample", str(trained), "--device", "nowhere"]) == 2
+    assert main(["fit", str(config(tmp_path)), "--device", "nowhere"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert all("nowhere cannot be used here" in line for line in said)
+    assert main(["sample", str(trained), "--device", "cpu", "--out", str(tmp_path / "x.npy")]) == 0

@@ -1,0 +1,49 @@
+"""Which device a command computes on, and in which precision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from jsonargparse import ArgumentParser
+
+from ebrl.command.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+HELP = "cpu, cuda, … (default: a GPU where there is one)"
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """Add the option `--device`."""
+    parser.add_argument("--device", help=HELP)
+
+
+def device_of(name: str | None) -> torch.device:
+    """Return the device of this name; for None a GPU where there is one, else the CPU.
+
+    Raises:
+        UsageError: This machine lacks the device.
+    """
+    import torch
+
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=name or best).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UsageError(f"device: {name} cannot be used here ({reason}).") from error
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 faster than float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def fastest_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
+    """Return the precision in which the device multiplies matrices fastest."""
+    return "bfloat16" if has_bfloat16(device) else "float32"
