@@ -22,6 +22,7 @@ LAYERS = [  # a room sees those before it, and in its own row unless the row say
     {"ebrl"},  # the names at the top
     {"agents", "sequences", "vision"},  # worlds never meet
     {"command"},  # sees everything, and nothing sees it
+    {"__main__"},  # the command again, for `python -m`
 ]
 WORLDS = {"agents", "sequences", "vision"}
 THIRD_PARTIES = {  # package: the rooms that may import it; "*" is every room but envs

@@ -19,6 +19,7 @@ import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from jsonargparse.typing import (
     ClosedUnitInterval,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     register_type,
@@ -42,6 +43,9 @@ from ebrl.training import (
     moving_average,
     take_rows,
 )
+from ebrl.training.processes import process_count
+from ebrl.training.shares import check_shares
+from ebrl.training.workers import check_workers
 
 
 def _tensor(numbers: object) -> Tensor:
@@ -77,6 +81,9 @@ class Settings:
         clip: The largest norm of the gradient, or ebrl.training.RunningClip; none if not given.
         precision: `bfloat16` computes under autocast; `fastest` does so where the
             device multiplies bfloat16 faster than float32.
+        shares: Parts of a batch, each with noise and chains of its own; one for each process if not
+            given.
+        workers: Processes that make the rows of a dataset ahead, such as images of a folder.
         log_every: Updates between two entries in TensorBoard.
         checkpoint_every: Updates between two checkpoints; one more comes at the end.
         threads: Threads of PyTorch on the CPU.
@@ -94,6 +101,8 @@ class Settings:
     ema_decay: ClosedUnitInterval = 0.99
     clip: PositiveFloat | RunningClip | None = None
     precision: Literal["float32", "bfloat16", "fastest"] = "float32"
+    shares: PositiveInt | None = None
+    workers: NonNegativeInt = 0
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 500
     threads: Threads = 1
@@ -167,6 +176,8 @@ def read_fit(path: Path, options: Sequence[str] = (), *, trust: bool = False) ->
     parsed = parse_config(known, path, options, trust)
     if isinstance(parsed.data, str):  # so that the run can be resumed from anywhere
         parsed.data = str(Path(parsed.data).resolve())
+    if parsed.shares is None:
+        parsed.shares = process_count()
     if parsed.run is None:
         parsed.run = f"runs/{parsed.name}/{_name(parsed.objective)}-{parsed.seed}"
     if parsed.device is None:  # a run goes on where it began, in the precision that it began with
@@ -195,6 +206,8 @@ def build(configuration: FitConfiguration, device: torch.device | None = None) -
         if isinstance(made["data"], str):
             made["data"] = load_table(made["data"])
         check_fit(made["energy"], made["data"], parsed.batch_size, made["objective"])
+        check_shares(parsed.shares, made["objective"], parsed.batch_size)
+        check_workers(parsed.workers, made["data"])
     except (ValueError, TypeError, OSError) as error:
         raise UsageError(f"{configuration.title}: {error}.") from error
     settings = Settings(**{f.name: instantiate(parsed[f.name]) for f in fields(Settings)})

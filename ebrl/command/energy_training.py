@@ -22,6 +22,7 @@ from ebrl.storage import StorageError
 from ebrl.training import Training, fit, load_average
 from ebrl.training.loop import Metrics, Precision
 from ebrl.training.muon import Muon
+from ebrl.training.processes import any_process, rank
 from ebrl.training.ragged import Ragged
 
 LINES = 5  # about a training, whether there is a bar or not
@@ -52,7 +53,7 @@ class Progress:
         if not self.bar.disable:
             self.bar.set_postfix_str(f"loss {float(metrics['loss']):.3g}", refresh=False)
         self.bar.update(training.step - self.bar.n)
-        if self.stopping:
+        if any_process(self.stopping):
             training.save(self.run.checkpoints)
             raise KeyboardInterrupt
 
@@ -97,6 +98,8 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
             ema_decay=settings.ema_decay,
             clip=settings.clip,
             precision=cast(Precision, settings.precision),  # `read_fit` settled `fastest`
+            shares=settings.shares,
+            workers=settings.workers,
             folder=run.folder,
             resume=True,
             checkpoint_every=settings.checkpoint_every,
@@ -106,7 +109,8 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
         )
     for warning in said:
         print(f"ebrl: note: {warning.message}", file=sys.stderr)
-    _finish(configuration, setup, run, training)
+    if rank() == 0:
+        _finish(configuration, setup, run, training)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 HELP = """usage: ebrl fit CONFIG [--KEY VALUE ...]
 
 Train an energy. CONFIG is a YAML file, or the name of one that comes with ebrl: `ebrl fit` lists
@@ -33,6 +35,12 @@ examples:
   ebrl fit fit/two_moons --seed 3 --steps 5000 --learning_rate 3e-4
   ebrl fit fit/two_moons --energy.hidden [256,256]
   ebrl fit fit/two_moons --print_config                        every key with its value
+  ebrl fit fit/two_moons --devices 2                           two processes share each batch
+  torchrun --nproc-per-node 2 -m ebrl fit fit/two_moons        the same, on many machines too
+
+Processes of `--devices` or torchrun average their gradients (PyTorch's DistributedDataParallel).
+Each takes a share of the batch, with noise and chains of its own; `shares` in the config keeps
+their number, and as many processes, or fewer that divide it, train the same energy.
 
 Ctrl-C saves before it stops; `ebrl resume RUN` goes on to the same result, bit for bit.
 """
@@ -50,10 +58,17 @@ def main(arguments: list[str]) -> int:
         return print_help(HELP, schema())
     path, options = config_and_options("fit", arguments)
     from ebrl.command.energy_training import train_to_end
-    from ebrl.command.runs import new_run
+    from ebrl.command.processes import joined, take_devices, train_in
+    from ebrl.command.runs import Run, new_run
 
-    configuration = read_fit(path, options, trust=True)
-    setup = build(configuration)
-    expect_working(configuration, setup)
-    with new_run(configuration.run, configuration.text) as run:
-        return train_to_end(configuration, setup, run)
+    devices, options = take_devices(options)
+    if devices > 1:
+        return train_in(devices, ["fit", str(path), *options])
+    with joined() as rank:
+        configuration = read_fit(path, options, trust=True)
+        setup = build(configuration)
+        expect_working(configuration, setup)
+        if rank > 0:
+            return train_to_end(configuration, setup, Run(Path(configuration.run)))
+        with new_run(configuration.run, configuration.text) as run:
+            return train_to_end(configuration, setup, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ examples:
   ebrl resume runs/pendulum/EnergyActorCritic-0
   ebrl resume runs/pendulum/EnergyActorCritic-0 --total_timesteps 50000
   ebrl resume runs/two_moons/persistent-0 --steps 5000
+  ebrl resume runs/two_moons/persistent-0 --devices 2          where its batch has 2 shares, or 4
 """
 
 
@@ -29,6 +31,12 @@ def main(arguments: list[str]) -> int:
     parser.add_run()
     parser.add_argument("--total_timesteps", type=Count, help="of an agent's run")
     parser.add_argument("--steps", type=Count, help="of an energy's run")
+    parser.add_argument(
+        "--devices",
+        type=Count,
+        default=1,
+        help="processes that train an energy; they divide the shares of its batch",
+    )
     given = parser.read(arguments)
     from ebrl.command.errors import UsageError
     from ebrl.command.runs import existing, sole_writer, trains_energy
@@ -39,24 +47,33 @@ def main(arguments: list[str]) -> int:
     if given[foreign] is not None:
         own = "steps" if fits else "total_timesteps"
         raise UsageError(f"--{foreign}: the length of {run.folder} is --{own}.")
+    if given.devices > 1:
+        from ebrl.command.processes import take_devices, train_in
+
+        if not fits:
+            raise UsageError("--devices: an agent is trained by one process.")
+        return train_in(given.devices, ["resume", *take_devices(arguments)[1]])
+    if fits:
+        return _resume_energy(run, given.steps, trust=given.trust)
     with sole_writer(run):
-        if fits:
-            return _resume_energy(run, given.steps, trust=given.trust)
         return _resume_agent(run, given.total_timesteps, trust=given.trust)
 
 
 def _resume_energy(run: Run, steps: int | None, *, trust: bool) -> int:
     from ebrl.command.energy_config import build, read_fit
     from ebrl.command.energy_training import train_to_end
-    from ebrl.command.runs import write
+    from ebrl.command.processes import joined
+    from ebrl.command.runs import sole_writer, write
     from ebrl.rolling import checkpoints_in
 
     options = [] if steps is None else ["--steps", str(steps)]
-    configuration = read_fit(run.config, options, trust=trust)
-    _expect_no_shorter(configuration.parsed.steps, checkpoints_in(run.checkpoints), steps)
-    if steps is not None:
-        write(run.config, configuration.text)
-    return train_to_end(configuration, build(configuration), run)
+    with joined() as rank, sole_writer(run) if rank == 0 else nullcontext():
+        configuration = read_fit(run.config, options, trust=trust)
+        _expect_no_shorter(configuration.parsed.steps, checkpoints_in(run.checkpoints), steps)
+        setup = build(configuration)
+        if steps is not None and rank == 0:
+            write(run.config, configuration.text)
+        return train_to_end(configuration, setup, run)
 
 
 def _resume_agent(run: Run, total_timesteps: int | None, *, trust: bool) -> int:

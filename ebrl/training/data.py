@@ -52,6 +52,10 @@ class Order:
         self.position += self.batch_size
         return self.permutation[self.position - self.batch_size : self.position]
 
+    def fills(self, rows: Tensor) -> bool:
+        """Return whether the rows fill a batch, as the last ones of an epoch may not."""
+        return len(rows) == self.batch_size
+
     def shuffled(self, generator: Generator) -> Tensor:
         """Return the rows of an epoch in the order in which batches take them."""
         return torch.randperm(self.size, generator=generator, device=generator.device)
@@ -124,9 +128,19 @@ def take_rows(
         batch = [data.batch(index.cpu())]
     if not batch:
         batch = default_collate([data[i] for i in index.tolist()])
-        batch = [batch] if isinstance(batch, Tensor) else batch
+    return on_device(batch, device)
+
+
+def on_device(batch: Any, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Return the x of a collated batch and its conditions, None where there are none."""
+    batch = [batch] if isinstance(batch, Tensor) else batch
     x, condition = [*batch, None][:2]
     return x.to(device), condition if condition is None else condition.to(device)
+
+
+def is_in_memory(data: Tensor | Dataset) -> bool:
+    """Return whether the rows are tensors, which no worker needs to make."""
+    return bool(_tensors(data)) or isinstance(data, Ragged)
 
 
 def check_fit(

@@ -4,7 +4,8 @@
 
 A step is `Training.advance`; all else (TensorBoard, checkpoints, progress) is a callback between
 two steps. A checkpoint holds everything that a step changes, so that a training that was killed
-continues to the same weights, bit for bit, on the same machine and versions.
+continues to the same weights, bit for bit, on the same machine and versions. Where
+`torch.distributed` is initialised, as under `torchrun`, all its processes train one energy.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch.utils.data import Dataset
 from ebrl import schedules, schema
 from ebrl.energies import Energy
 from ebrl.objectives.protocol import Objective, SelfTrained
+from ebrl.rolling import checkpoint_path, step_of
 from ebrl.sampling import Sampler, StartError
 from ebrl.schema import Schema
 from ebrl.storage import StorageError
@@ -32,6 +34,8 @@ from ebrl.training.checkpoints import checkpoints_in, newest_checkpoint, write_c
 from ebrl.training.clipping import RunningClip
 from ebrl.training.data import Data, Order, check_fit, order_of, standardise_input, take_rows
 from ebrl.training.log import POINTS, TensorBoardLog
+from ebrl.training.processes import process_count, rank, same_in_all
+from ebrl.training.shares import Shares, check_shares
 from ebrl.training.tables import load_table
 from ebrl.training.watch import (
     Alarm,
@@ -42,6 +46,7 @@ from ebrl.training.watch import (
     check_finite_weights,
     watch,
 )
+from ebrl.training.workers import Workers
 
 Precision = Literal["float32", "bfloat16"]
 Metrics = dict[str, Tensor]
@@ -61,9 +66,13 @@ class Training:
     averaged: AveragedModel | None = None
     clip: RunningClip | float | None = None
     precision: Precision = "float32"
+    share_count: int = 1
+    worker_count: int = 0
     step: int = 0
     alarm: Alarm = field(default_factory=Alarm)
     device: torch.device = field(init=False)
+    shares: Shares = field(init=False)
+    source: Tensor | Dataset | Workers = field(init=False)
 
     def __post_init__(self) -> None:
         self.device = next(self.energy.parameters()).device
@@ -71,6 +80,12 @@ class Training:
             raise ValueError(f"expected precision in {get_args(Precision)}, got {self.precision!r}")
         if isinstance(self.clip, float | int) and not self.clip > 0:
             raise ValueError(f"expected clip > 0, the largest norm, got {self.clip}")
+        self.shares = Shares(
+            self.energy, self.objective, self.generator, self.device, self.share_count
+        )
+        self.source = self.data
+        if self.worker_count:
+            self.source = Workers(self.data, self.order, self.worker_count, self.shares.split)
 
     @property
     def average(self) -> Energy:
@@ -84,16 +99,15 @@ class Training:
             DivergedError: If the loss or the gradient is not finite or the energy gap runs away
                 (`ebrl.training.watch.watch`). The weights are those before the step.
         """
-        x, condition = take_rows(self.data, self.order.next(self.generator), self.device)
         mixed = self.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-            try:
-                loss, metrics = self.objective(self.energy, x, condition, generator=self.generator)
-            except StartError as error:  # weights so large that the energy overflows
-                raise self._diverged(NonFiniteError(str(error)), {}) from error
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
         self.optimizer.zero_grad()
-        loss.backward()
-        loss, norm = loss.detach(), self._gradient_norm()
+        rows = self.order.next(self.generator)
+        try:
+            loss, metrics = self.shares.backward(self.source, rows, autocast)
+        except StartError as error:  # weights so large that the energy overflows
+            raise self._diverged(NonFiniteError(str(error)), {}) from error
+        norm = self._gradient_norm()
         try:
             self.alarm = watch(self.alarm, loss, metrics.get("energy_gap"))
             check_finite_numbers(norm_of_the_gradient=norm)
@@ -122,15 +136,20 @@ class Training:
     def save(self, folder: Path, keep: int = 2) -> Path:
         """Write a checkpoint into `folder` and drop all but the newest; return its path.
 
+        Of several processes all must call it after the same step; rank 0 writes.
+
         Raises:
             NonFiniteError: If weights are not finite; the checkpoints there stay as they are.
         """
         for part in self._modules().values():
             check_finite_weights(part)
-        return write_checkpoint(folder, self.step, self.state(), keep)
+        state = self.state()
+        if rank() > 0:
+            return checkpoint_path(folder, self.step)
+        return write_checkpoint(folder, self.step, state, keep)
 
     def state(self) -> dict[str, Any]:
-        """Return everything that a step changes."""
+        """Return everything that a step changes, which all processes must ask for together."""
         state = {
             "step": self.step,
             "alarm": tuple(self.alarm),
@@ -142,6 +161,8 @@ class Training:
         }
         if self.device.type == "cuda":  # and there from that of the device
             state["device_generator"] = torch.cuda.get_rng_state(self.device)
+        if self.share_count > 1:
+            state["shares"] = self.shares.state()
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -162,6 +183,8 @@ class Training:
         torch.set_rng_state(state["global_generator"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["device_generator"], self.device)
+        if self.share_count > 1:
+            self.shares.load_state(state["shares"])
         self.step, self.alarm = state["step"], Alarm(*state["alarm"])
 
     def _schema(self) -> Schema:
@@ -170,6 +193,8 @@ class Training:
         fields = {name: schema.like(part) for name, part in here.items()}
         if "objective" in here:  # its populations change their sizes; it checks its own optimiser
             fields["objective"] = schema.named(schema.anything)
+        if self.share_count > 1:
+            fields["shares"] = self.shares.schema()
         return schema.record(
             {
                 **fields,
@@ -185,7 +210,7 @@ class Training:
     def _modules(self) -> dict[str, nn.Module]:
         parts = {
             "energy": self.energy,
-            "objective": self.objective,
+            "objective": self.objective if self.share_count == 1 else None,  # with its share
             "averaged": self.averaged,
             "clip": self.clip,
         }
@@ -209,6 +234,8 @@ def fit(
     ema_decay: float = 0.0,
     clip: RunningClip | float | None = None,
     precision: Precision = "float32",
+    shares: int | None = None,
+    workers: int = 0,
     standardise: bool = True,
     folder: str | Path | None = None,
     resume: bool = False,
@@ -234,6 +261,11 @@ def fit(
         clip: The largest norm of the gradient, or a `RunningClip`.
         precision: "bfloat16" computes under autocast: losses, and energies while sampling, whose
             acceptance then sees energies rounded to three digits. Weights stay float32.
+        shares: Parts of a batch, each with noise and chains of its own. As many processes take one
+            each, or fewer several in turn, with the same result (`ebrl.training.shares`). By
+            default one for each process.
+        workers: Processes that make the rows of a dataset ahead of the training, such as the images
+            of a folder.
         standardise: Shift and scale the input of an `MLPEnergy` that was never standardised, where
             the data's means or deviations are far from 0 and 1 (`standardise_input`).
         folder: Gets TensorBoard events and checkpoints; without it nothing is written.
@@ -251,6 +283,8 @@ def fit(
     """
     data = load_table(data) if isinstance(data, str | Path) else data
     check_fit(energy, data, batch_size, objective)
+    shares = process_count() if shares is None else shares
+    check_shares(shares, objective, batch_size)
     if standardise:
         standardise_input(energy, data)
     training = Training(
@@ -263,16 +297,19 @@ def fit(
         averaged=moving_average(energy, ema_decay) if ema_decay else None,
         clip=clip,
         precision=precision,
+        share_count=shares,
+        worker_count=workers,
     )
     with ExitStack() as stack:
         if folder is not None:
             checkpoints = Path(folder) / "checkpoints"
             _restore(training, checkpoints, resume)
-            keep = _keep(checkpoints, checkpoint_every, steps)
-            log = TensorBoardLog(folder, log_every, training.step, pictures)
-            stack.enter_context(closing(log))
             stack.enter_context(_saving(training, checkpoints))
-            callbacks = [_log(log, training), keep, *callbacks]
+            callbacks = [_keep(checkpoints, checkpoint_every, steps), *callbacks]
+            if rank() == 0:
+                log = TensorBoardLog(folder, log_every, training.step, pictures)
+                stack.enter_context(closing(log))
+                callbacks = [_log(log, training), *callbacks]
         while training.step < steps:
             scale_learning_rate(training.optimizer, schedule(training.step / steps))
             metrics = training.advance()
@@ -284,7 +321,10 @@ def fit(
 
 def _restore(training: Training, folder: Path, resume: bool) -> None:
     """Restore the newest checkpoint in `folder` if there is one and it is wanted."""
-    if not checkpoints_in(folder):
+    found = checkpoints_in(folder)
+    if not same_in_all(step_of(found[0]) if found else -1):
+        raise StorageError(f"{folder}: the processes see different checkpoints: share the folder")
+    if not found:
         return
     if not resume:
         raise ValueError(

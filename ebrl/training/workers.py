@@ -1,0 +1,82 @@
+"""Rows of a dataset that makes its items, such as a folder of images, made ahead by processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ebrl.training.data import Order, is_in_memory
+
+
+class Workers:
+    """Worker processes that make the batches of an epoch before they are asked for.
+
+    The order of the rows is drawn at the start of an epoch, and none beyond: random streams, and so
+    the training, are the same for any number of workers. Each epoch seeds what a dataset draws in
+    its workers anew.
+
+    Args:
+        data: What `torch.utils.data.DataLoader` takes, with a length.
+        order: The training's. `take` is called after `order.next`.
+        count: Processes.
+        split: The rows of a batch to those of each call of `take`.
+
+    Raises:
+        ValueError: If the data are in memory.
+    """
+
+    def __init__(
+        self,
+        data: Tensor | Dataset,
+        order: Order,
+        count: int,
+        split: Callable[[Tensor], Sequence[Tensor]],
+    ):
+        check_workers(count, data)
+        self.order, self.split = order, split
+        self.epoch: Tensor | None = None  # the permutation that the batches are of
+        self.coming: list[list[int]] = []
+        self.loader: DataLoader[Any] = DataLoader(
+            data,  # type: ignore[arg-type]
+            batch_sampler=_Coming(self),
+            num_workers=count,
+            persistent_workers=True,
+            generator=torch.Generator(),  # seeds the workers; the global stream stays as it is
+        )
+        self.batches: Iterator[Any] = iter(())
+
+    def take(self) -> Any:
+        """Return the next rows, collated: those of the order's last `next`, split by split."""
+        if self.epoch is not self.order.permutation:
+            self.epoch = self.order.permutation
+            left = self.epoch[self.order.position - self.order.batch_size :]
+            steps = [rows for rows in left.split(self.order.batch_size) if self.order.fills(rows)]
+            self.coming = [part.tolist() for rows in steps for part in self.split(rows)]
+            self.batches = iter(self.loader)
+        return next(self.batches)
+
+
+class _Coming:
+    """The batches that are to be made, each a list of rows."""
+
+    def __init__(self, workers: Workers):
+        self.workers = workers
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.workers.coming)
+
+    def __len__(self) -> int:
+        return len(self.workers.coming)
+
+
+def check_workers(count: int, data: Tensor | Dataset) -> None:
+    """Raise `ValueError` if workers are asked for where they have nothing to make."""
+    if count and is_in_memory(data):
+        raise ValueError(
+            f"expected workers for a dataset that makes its items, got {count} for "
+            f"{type(data).__name__}: tensors are in memory and need none, workers=0"
+        )
