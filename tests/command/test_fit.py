@@ -378,11 +378,16 @@ def test_what_processes_cannot_share_is_one_line(
         assert said in capsys.readouterr().err
 
 
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
 @pytest.mark.slow
-def test_torchrun_starts_the_processes_and_a_signal_stops_them_alike(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("launch", "devices"), [(TORCHRUN, []), ([], ["--devices", "2"])])
+def test_a_signal_stops_all_processes_after_the_same_step(
+    launch: list[str], devices: list[str], tmp_path: Path
+) -> None:
     path = config(tmp_path, steps=100_000)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *launch, "-m", "ebrl", "fit", str(path)]
+    command = [sys.executable, *launch, "-m", "ebrl", "fit", str(path), *devices]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not list((tmp_path / "run").glob("checkpoints/*.zip")):
         assert process.poll() is None
