@@ -55,6 +55,22 @@ def fold(affine: Affine, layer: nn.Module, target: nn.Module) -> None:
         bias_of(target).copy_(bias_of(layer) + affine.shift @ weight)
 
 
+@torch.no_grad()
+def project(*layers: nn.Module) -> None:
+    """Divide the weights and biases of linear layers by the norm of the weights into each unit.
+
+    Args:
+        layers: Layers whose outputs are added, and whose weights therefore have one norm together.
+    """
+    squares = [weight_of(layer).square().sum(1, keepdim=True) for layer in layers]
+    norm = torch.stack(squares).sum(0).sqrt()  # (members, 1, outputs)
+    norm = torch.where(norm > 0, norm, 1.0)
+    for layer in layers:
+        weight_of(layer).div_(norm)
+        if layer.bias is not None:
+            bias_of(layer).div_(norm)
+
+
 def is_linear(layer: nn.Module) -> bool:
     """Whether calling the layer does no more than its weights say; these may be parametrised."""
     forward = type(layer).forward

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, get_args
@@ -12,13 +11,14 @@ from torch import Tensor, nn
 
 from ebrl.energies import Energy
 from ebrl.networks import perceptron
+from ebrl.networks.folding import fold_network
 from ebrl.networks.linear import (
     EnsembleLinear,
     bias_of,
-    fold,
     has_hooks,
     is_linear,
     make_linear,
+    project,
     weight_of,
 )
 from ebrl.networks.normalization import (
@@ -30,6 +30,7 @@ from ebrl.networks.normalization import (
 from ebrl.networks.perceptron import ACTIVATIONS, Layer, Reduction, Weights
 
 REDUCTIONS = get_args(Reduction)
+BUFFERS = ("mean", "deviation", "output_scale")  # each of them None unless it is set
 
 
 class MLPEnergy(Energy):
@@ -58,6 +59,7 @@ class MLPEnergy(Energy):
     condition_layer: nn.Module | None
     mean: Tensor | None  # (dimension,)
     deviation: Tensor | None  # (dimension,)
+    output_scale: Tensor | None  # 0-dim
 
     def __init__(
         self,
@@ -101,8 +103,8 @@ class MLPEnergy(Energy):
             self.x_normalization = BatchNormalization(members, dimension)
             if condition_dimension > 0:
                 self.condition_normalization = BatchNormalization(members, condition_dimension)
-        self.register_buffer("mean", None)
-        self.register_buffer("deviation", None)
+        for name in BUFFERS:
+            self.register_buffer(name, None)
 
     @torch.no_grad()
     def standardise(self, data: Tensor) -> None:
@@ -121,6 +123,27 @@ class MLPEnergy(Energy):
         if self.mean is None or self.deviation is None:
             return x
         return (x - self.mean) / self.deviation
+
+    @torch.no_grad()
+    def project_weights(self) -> None:
+        """Scale the weights into every hidden unit to norm 1, and its bias with them.
+
+        Batch normalisation undoes a unit's scale if the activation is homogeneous, as ReLU is.
+        Called after every step of an optimiser, it keeps the angle of a step from shrinking as the
+        weights grow.
+
+        Raises:
+            ValueError: For a network without batch normalisation, whose values would change.
+        """
+        if self.normalization != "batch":
+            raise ValueError(
+                f"expected normalization 'batch', got {self.normalization!r}: without it the norm "
+                "of the weights matters"
+            )
+        first, *others = self.layers
+        project(first, *(() if self.condition_layer is None else (self.condition_layer,)))
+        for layer in others:
+            project(layer)
 
     @property
     def takes_condition(self) -> bool:
@@ -182,6 +205,8 @@ class MLPEnergy(Energy):
         if any(layer.bias is None for layer in (others if self.takes_condition else layers)):
             return None
         *hidden, head = (Layer(weight_of(layer), bias_of(layer)) for layer in others)
+        if self.output_scale is not None:
+            head = Layer(*(part * self.output_scale for part in head))
         return Weights(weight_of(first), hidden, head, activate)
 
     def folded(self) -> MLPEnergy | None:
@@ -202,37 +227,15 @@ class MLPEnergy(Energy):
         parts = [*layers, *normalizations]
         if any(map(has_hooks, (*parts, self.activation))):
             return None
-        tensors = (t for one in parts for t in (*one._parameters.values(), *one._buffers.values()))
+        tensors = [t for one in parts for t in (*one._parameters.values(), *one._buffers.values())]
+        tensors.append(self.output_scale)
         now = tuple((t.data_ptr(), t._version) for t in tensors if t is not None)
         if self._kept is None or self._kept[0] != now:
-            self._kept = (now, self._fold(None if self._kept is None else self._kept[1]))
+            self._kept = (now, fold_network(self, None if self._kept is None else self._kept[1]))
         return self._kept[1]
 
-    @torch.no_grad()
-    def _fold(self, plain: MLPEnergy | None) -> MLPEnergy:
-        """Return a perceptron without normalisations that does the same, `plain` where it fits."""
-        here = self.head.weight
-        if plain is None or (plain.head.weight.device, plain.head.weight.dtype) != (
-            here.device,
-            here.dtype,
-        ):
-            plain = copy.deepcopy(self).requires_grad_(False)
-            plain.normalization, plain.normalizations = None, nn.ModuleList()
-            plain.x_normalization = plain.condition_normalization = None
-        affines = [one.running() for one in (self.x_normalization, *self.normalizations)]
-        layers = zip([*self.layers, self.head], [*plain.layers, plain.head], strict=True)
-        for affine, (layer, target) in zip(affines, layers, strict=True):
-            fold(affine, layer, target)
-        if self.condition_layer is not None and self.condition_normalization is not None:
-            target = plain.condition_layer
-            assert target is not None  # as in the network that it was copied from
-            fold(self.condition_normalization.running(), self.condition_layer, target)
-            bias_of(target).add_(affines[0].shift @ weight_of(self.layers[0]))
-        plain.mean, plain.deviation = self.mean, self.deviation
-        return plain
-
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        for name in ("mean", "deviation"):  # what is loaded may be standardised where this is not
+        for name in BUFFERS:  # what is loaded may have some where this has none
             loaded = state_dict.get(prefix + name)
             setattr(
                 self, name, None if loaded is None else loaded.to(next(self.parameters())).clone()
@@ -301,7 +304,8 @@ class BoundMLP(Energy):
             h = network.activation(h)
             if network.normalization == "batch":
                 h = normalize(network.normalizations[k], h)
-        return network.head(h).view(network.members, *x.shape[:-1])
+        values = network.head(h).view(network.members, *x.shape[:-1])
+        return values if network.output_scale is None else values * network.output_scale
 
     def _plain(self) -> BoundMLP | None:
         """Return the same energy of the folded network, where there is one."""

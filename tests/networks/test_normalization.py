@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ebrl.energies import Energy
 from ebrl.networks import MLPEnergy
+from ebrl.networks.linear import weight_of
 from ebrl.networks.normalization import BatchNormalization, LayerNormalization
 
 
@@ -106,6 +107,68 @@ def test_a_layer_normalised_energy_has_the_gradient_of_autograd() -> None:
     value, gradient = bound.value_and_gradient(x)
     torch.testing.assert_close(value, bound(x).detach())
     assert gradient.shape == x.shape
+
+
+@pytest.mark.parametrize("normalization", [None, "batch", "layer"])
+def test_a_scaled_energy_is_the_plain_one_times_the_scale(normalization: str | None) -> None:
+    energy, x = trained(2, normalization), rows(5, 3)
+    bound = energy.given(rows(5, 4))
+    value, gradient = bound.value_and_gradient(x)
+    energy.output_scale = torch.tensor(7.0)
+    torch.testing.assert_close(bound(x).detach(), 7 * value, rtol=1e-5, atol=1e-4)
+    for scale in (7.0, 0.5):  # the second is written in place
+        energy.output_scale.fill_(scale)
+        scaled = bound.value_and_gradient(x)
+        torch.testing.assert_close(scaled, (scale * value, scale * gradient), rtol=1e-5, atol=1e-4)
+    again = MLPEnergy(
+        3, (16, 8), condition_dimension=4, members=2, activation=nn.SiLU,
+        normalization=normalization,
+    ).eval()  # fmt: skip
+    again.load_state_dict(energy.state_dict())
+    torch.testing.assert_close(again.given(rows(5, 4))(x), bound(x))
+
+
+# ---- projected weights --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("condition", [0, 4])
+@pytest.mark.parametrize("members", [1, 2])
+def test_projected_weights_have_norm_1_and_the_values_of_before(
+    members: int, condition: int
+) -> None:
+    energy, x = trained(members, "batch", condition), rows(32, 3)
+    energy.activation = nn.ReLU()
+    for one in energy.modules():
+        if isinstance(one, BatchNormalization):
+            one.epsilon = 1e-12
+    bound = energy.given(rows(32, 4)) if condition else energy.unconditional()
+    before, _ = bound.batch_values(x)
+    head = energy.head.weight.clone()
+    energy.project_weights()
+    first, hidden = (weight_of(layer) for layer in energy.layers)
+    if energy.condition_layer is not None:
+        first = torch.cat([first, weight_of(energy.condition_layer)], 1)
+    for weight in (first, hidden):
+        norms = weight.norm(dim=1)  # (members, units)
+        torch.testing.assert_close(norms, torch.ones_like(norms))
+    assert torch.equal(energy.head.weight, head)
+    torch.testing.assert_close(bound.batch_values(x)[0], before, rtol=1e-3, atol=1e-4)
+
+
+def test_a_unit_without_weights_stays_as_it_is_when_the_others_are_projected() -> None:
+    energy = trained(1, "batch", condition=0)
+    with torch.no_grad():
+        energy.layers[1].weight[3] = 0
+        energy.layers[1].bias[3] = 0.5
+    energy.project_weights()
+    assert not energy.layers[1].weight[3].any()
+    assert energy.layers[1].bias[3] == 0.5
+    torch.testing.assert_close(energy.layers[1].weight[4].norm(), torch.ones(()))
+
+
+def test_weights_without_batch_normalisation_are_not_projected() -> None:
+    with pytest.raises(ValueError, match="expected normalization 'batch', got 'layer'"):
+        trained(2, "layer").project_weights()
 
 
 # ---- statistics ---------------------------------------------------------------------------------

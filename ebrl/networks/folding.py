@@ -1,0 +1,41 @@
+"""A batch-normalised perceptron in evaluation mode, written into a plain one."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from ebrl.networks.linear import bias_of, fold, weight_of
+
+
+@torch.no_grad()
+def fold_network(network: Any, plain: Any | None) -> Any:
+    """Return an `MLPEnergy` without normalisations that does the same as one with them.
+
+    Args:
+        network: An `MLPEnergy` with `normalization="batch"`.
+        plain: What this function returned for it before. It is written to if it fits.
+    """
+    here = network.head.weight
+    if plain is None or (plain.head.weight.device, plain.head.weight.dtype) != (
+        here.device,
+        here.dtype,
+    ):
+        plain = copy.deepcopy(network).requires_grad_(False)
+        plain.normalization, plain.normalizations = None, nn.ModuleList()
+        plain.x_normalization = plain.condition_normalization = None
+    affines = [one.running() for one in (network.x_normalization, *network.normalizations)]
+    layers = zip([*network.layers, network.head], [*plain.layers, plain.head], strict=True)
+    for affine, (layer, target) in zip(affines, layers, strict=True):
+        fold(affine, layer, target)
+    if network.condition_layer is not None and network.condition_normalization is not None:
+        target = plain.condition_layer
+        assert target is not None  # as in the network that it was copied from
+        fold(network.condition_normalization.running(), network.condition_layer, target)
+        bias_of(target).add_(affines[0].shift @ weight_of(network.layers[0]))
+    plain.mean, plain.deviation = network.mean, network.deviation
+    plain.output_scale = network.output_scale
+    return plain
