@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -32,51 +32,26 @@ from ebrl.agents.proposal import (
     Divergence,
     MixtureProposal,
     TanhMixture,
-    perplexity,
     reverse_kl,
 )
 from ebrl.agents.soft_agent import Due, Observation, SoftAgent, Transitions
+from ebrl.agents.updates import UpdateNoise, UpdateReport
 from ebrl.agents.views import View
-from ebrl.estimators import SoftValue, soft_value
+from ebrl.estimators import soft_value
 from ebrl.networks.normalization import Normalization
 
 # Arguments of the policy in SAC with state-dependent exploration.
 OF_SDE = ("use_sde", "log_std_init", "use_expln", "clip_mean")
 # Arguments of the policy that are given to the agent.
-OF_THE_AGENT = ("components", "moves", "acting_candidates", "normalization", "target")
-
-
-class UpdateNoise(NamedTuple):
-    """All the randomness of one update."""
-
-    proposal: Tensor  # (batch, components, action_dim), normal
-    candidates: Tensor  # (batch, candidates, action_dim), normal
-    offset: Tensor  # (batch, 1), uniform
-
-
-class UpdateReport(NamedTuple):
-    """What the last update saw; averaged and read by the host only when the logs are written."""
-
-    critic_loss: Tensor
-    divergence: Divergence | None  # None where the policy was not due
-    soft: SoftValue  # of the next observations
-
-    def metrics(self) -> dict[str, Tensor]:
-        """Return what is logged; of the policy only where there was an update of it."""
-        found = {
-            "critic_loss": self.critic_loss,
-            "soft_value": self.soft.value,
-            "effective_sample_size": self.soft.effective_sample_size,
-        }
-        if self.divergence is not None:
-            found |= {
-                "actor_loss": self.divergence.loss,
-                "ent_coef": self.divergence.temperature,
-                "entropy": self.divergence.entropy,
-                "energy": self.divergence.energy,
-                "mixture_perplexity": perplexity(self.divergence.weights),
-            }
-        return found
+OF_THE_AGENT = (
+    "components",
+    "moves",
+    "acting_candidates",
+    "normalization",
+    "proposal_normalization",
+    "scale_rewards",
+    "target",
+)
 
 
 class EnergyActorCritic(SoftAgent):
@@ -91,6 +66,11 @@ class EnergyActorCritic(SoftAgent):
         acting_candidates: Draws that are resampled by their importance when acting; 1 acts by the
             proposal alone, None takes `candidates`.
         normalization: Of the critics: "batch", "layer" or None.
+        proposal_normalization: Of the proposal, likewise.
+        unit_weights: Scale the critics' weights into every hidden unit to norm 1 after each update,
+            which takes `normalization="batch"`.
+        scale_rewards: Learn in units of the running deviation of the discounted return. Energies
+            and temperatures stay in units of reward.
         target: Which critic the next observation is valued by: "average" is the moving average of
             SAC, "none" the critic itself, by the batch statistics of both moments together.
         policy_delay: Updates of the critics for each one of the proposal and the temperature.
@@ -133,6 +113,9 @@ class EnergyActorCritic(SoftAgent):
         moves: int = 2,
         acting_candidates: int | None = None,
         normalization: Normalization | None = None,
+        proposal_normalization: Normalization | None = None,
+        unit_weights: bool = False,
+        scale_rewards: bool = False,
         target: Literal["average", "none"] = "average",
         policy_delay: int = 1,
         action_noise: ActionNoise | None = None,
@@ -185,7 +168,9 @@ class EnergyActorCritic(SoftAgent):
         )
         self.candidates, self.components, self.moves = candidates, components, moves
         self.acting_candidates = acting_candidates
-        self.normalization, self.target, self.policy_delay = normalization, target, policy_delay
+        self.normalization, self.proposal_normalization = normalization, proposal_normalization
+        self.unit_weights, self.scale_rewards = unit_weights, scale_rewards
+        self.target, self.policy_delay = target, policy_delay
         self.ent_coef, self.initial_ent_coef = ent_coef, initial_ent_coef
         self.target_entropy, self.target_update_interval = target_entropy, target_update_interval
         self.compile, self.precision = compile, precision
@@ -213,6 +198,10 @@ class EnergyActorCritic(SoftAgent):
     def _check_parameters(self) -> None:
         if self.target not in ("average", "none"):
             raise ValueError(f"expected target 'average' or 'none', got {self.target!r}")
+        if self.unit_weights and self.normalization != "batch":
+            raise ValueError(
+                f"expected normalization='batch' for unit_weights=True, got {self.normalization!r}"
+            )
         entropy = self.target_entropy
         if entropy != "auto" and (isinstance(entropy, str) or not math.isfinite(entropy)):
             raise ValueError(f"expected target_entropy to be 'auto' or finite, got {entropy!r}")
@@ -228,6 +217,10 @@ class EnergyActorCritic(SoftAgent):
         self.policy_kwargs = self._policy_arguments()
         super()._setup_model()
         self.policy_kwargs = users
+        if self.unit_weights:
+            self.critic.energy.project_weights()
+            if self.critic_target is not None:
+                self.critic_target.energy.project_weights()
         if self.target_entropy == "auto":
             self.target_entropy = -float(get_action_dim(self.action_space))
 
@@ -295,8 +288,10 @@ class EnergyActorCritic(SoftAgent):
         energies, after = self._energies(batch, torch.tanh(free))
         soft = soft_value(after, log_density, alpha)
         target = batch.rewards + batch.discounts * soft.value  # (batch,)
-        critic_loss = 0.5 * (energies + target).square().mean(-1).sum()  # E = -Q
+        critic_loss = self._bellman_loss(energies, target)
         self._descend("critic", critic_loss)
+        if self.unit_weights:
+            self.critic.energy.project_weights()
         divergence = self._improve(batch, noise, alpha) if due.policy else None
         if due.target and self.target == "average":
             self._update_target()
@@ -305,7 +300,8 @@ class EnergyActorCritic(SoftAgent):
     def _improve(self, batch: Transitions, noise: UpdateNoise, alpha: Tensor) -> Divergence:
         """Move the proposal towards the energy, and the temperature towards the entropy."""
         energy = self.critic.bound(batch.observations, "max")
-        divergence = reverse_kl(self.proposal(batch.observations), noise.proposal, energy, alpha)
+        mixture = self.proposal.of_batch(batch.observations)
+        divergence = reverse_kl(mixture, noise.proposal, energy, alpha)
         self._descend("proposal", divergence.loss)
         divergence = divergence.detached()
         self._update_temperature(divergence.entropy, float(self.target_entropy))

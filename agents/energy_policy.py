@@ -50,6 +50,7 @@ class EnergyCritic(BaseModel):
         activation_fn: type[nn.Module],
         members: int,
         normalization: Normalization | None = None,
+        scaled: bool = False,
         normalize_images: bool = True,
     ):
         super().__init__(
@@ -68,6 +69,13 @@ class EnergyCritic(BaseModel):
             activation=activation_fn,
             normalization=normalization,
         )
+        if scaled:
+            self.energy.output_scale = torch.ones(())
+
+    @property
+    def output_scale(self) -> Tensor | None:
+        """What the networks' outputs are multiplied by, 0-dim, in units of reward."""
+        return self.energy.output_scale
 
     def train(self: Self, mode: bool = True) -> Self:
         """Set the mode of the features; running statistics move in `energy.batch_values` alone."""
@@ -107,6 +115,8 @@ class EnergyPolicy(BasePolicy):
         acting_candidates: Draws of the proposal for each action.
         moves: Steps of MALA for each action.
         normalization: Of the critics: "batch", "layer" or None.
+        proposal_normalization: Of the proposal, likewise.
+        scale_rewards: Give the critics an output scale, which is the algorithm's to set.
         target: "average" keeps a moving average of the critics, "none" does not.
         log_deviation_bounds: Clamp the log standard deviations of the proposal.
         epsilon: Added inside the logarithm of the Jacobian of tanh: 0 is exact, SB3 has 1e-6.
@@ -129,6 +139,8 @@ class EnergyPolicy(BasePolicy):
         acting_candidates: int = 1,
         moves: int = 0,
         normalization: Normalization | None = None,
+        proposal_normalization: Normalization | None = None,
+        scale_rewards: bool = False,
         target: Literal["average", "none"] = "average",
         log_deviation_bounds: tuple[float, float] = (-20.0, 2.0),
         epsilon: float = 0.0,
@@ -156,7 +168,8 @@ class EnergyPolicy(BasePolicy):
         self.activation_fn, self.n_critics = activation_fn, n_critics
         self.share_features_extractor = share_features_extractor
         self.components, self.acting_candidates, self.moves = components, acting_candidates, moves
-        self.normalization, self.target = normalization, target
+        self.normalization, self.proposal_normalization = normalization, proposal_normalization
+        self.scale_rewards, self.target = scale_rewards, target
         self.log_deviation_bounds, self.epsilon = log_deviation_bounds, epsilon
         self.generator = torch.Generator()
         self.acceptance: Tensor | None = None  # of the last moves
@@ -189,6 +202,7 @@ class EnergyPolicy(BasePolicy):
             features_extractor=self.make_features_extractor(),
             net_arch=actor_arch,
             components=self.components,
+            normalization=self.proposal_normalization,
             log_deviation_bounds=self.log_deviation_bounds,
             epsilon=self.epsilon,
         )
@@ -200,6 +214,7 @@ class EnergyPolicy(BasePolicy):
                 net_arch=critic_arch,
                 members=self.n_critics,
                 normalization=self.normalization,
+                scaled=self.scale_rewards,
             )
 
         sharing = self.share_features_extractor
@@ -311,6 +326,8 @@ class EnergyPolicy(BasePolicy):
             acting_candidates=self.acting_candidates,
             moves=self.moves,
             normalization=self.normalization,
+            proposal_normalization=self.proposal_normalization,
+            scale_rewards=self.scale_rewards,
             target=self.target,
             log_deviation_bounds=self.log_deviation_bounds,
             epsilon=self.epsilon,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from gymnasium import spaces
@@ -14,8 +14,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
 from ebrl.energies import Energy
+from ebrl.networks.normalization import BatchNormalization, Normalization, normalized
 from ebrl.spaces import log_tanh_slope
 
+Self = TypeVar("Self", bound="MixtureProposal")
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -145,7 +147,8 @@ def perplexity(weights: Tensor) -> Tensor:
 class MixtureProposal(BaseModel):
     """A network from observations to the `TanhMixture` over actions.
 
-    `log_deviation_bounds` clamp the log standard deviations; SB3's are (-20, 2).
+    `log_deviation_bounds` clamp the log standard deviations; SB3's are (-20, 2). `normalization` is
+    as in `MLPEnergy`: "batch" of the features and every activation, "layer" before each activation.
     """
 
     features_extractor: BaseFeaturesExtractor
@@ -159,6 +162,7 @@ class MixtureProposal(BaseModel):
         net_arch: list[int],
         activation_fn: type[nn.Module],
         components: int,
+        normalization: Normalization | None = None,
         log_deviation_bounds: tuple[float, float] = (-20.0, 2.0),
         epsilon: float = 0.0,
         normalize_images: bool = True,
@@ -172,13 +176,30 @@ class MixtureProposal(BaseModel):
         self.components, self.dimension = components, get_action_dim(action_space)
         self.log_deviation_bounds, self.epsilon = log_deviation_bounds, epsilon
         features = features_extractor.features_dim
-        self.trunk = nn.Sequential(*create_mlp(features, -1, net_arch, activation_fn))
+        layers = create_mlp(features, -1, net_arch, activation_fn)
+        self.trunk = nn.Sequential(*normalized(layers, features, normalization))
         width = net_arch[-1] if net_arch else features
         self.head = nn.Linear(width, components * (2 * self.dimension + 1))
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """Set the mode of the features; running statistics move in `of_batch` alone."""
+        super().train(mode)
+        self.trunk.eval()
+        return self
 
     def forward(self, observation: PyTorchObs) -> TanhMixture:
         """Return the mixture for each preprocessed observation."""
         return self._mixture(self.head(self.trunk(self.features_extractor(observation))))
+
+    def of_batch(self, observation: PyTorchObs) -> TanhMixture:
+        """Return what `forward` does, normalised by the statistics of this batch.
+
+        It moves the running statistics.
+        """
+        h = self.features_extractor(observation)
+        for layer in self.trunk:
+            h = layer.of_batch(h)(h) if isinstance(layer, BatchNormalization) else layer(h)
+        return self._mixture(self.head(h))
 
     def _mixture(self, head: Tensor) -> TanhMixture:
         each = head.unflatten(-1, (self.components, -1))  # (batch, components, 2 d + 1)

@@ -159,6 +159,7 @@ def progress(agent: OffPolicyAlgorithm) -> Schema:
             schema.real()(value, place)
 
     observation = schema.optional(_observation(agent.observation_space, agent.n_envs))
+    returns = getattr(agent, "returns", None)
     return schema.record(
         {
             "observation": observation,
@@ -166,6 +167,7 @@ def progress(agent: OffPolicyAlgorithm) -> Schema:
             "episode_starts": schema.optional(schema.array((agent.n_envs,), kinds="b")),
             "episodes": schema.each(episode),
             "successes": schema.each(success),
+            "returns": schema.like(None if returns is None else returns.current),
         }
     )
 

@@ -25,7 +25,7 @@ from . import compilation
 from .finite import check_transition, is_finite
 from .optimization import AdamState, adam_step, check_is_adam, trainable_parameters
 from .ranges import check_numbers, read_temperature
-from .saving import Saving
+from .scaled_rewards import ScaledRewards
 
 Self = TypeVar("Self", bound="SoftAgent")
 Observations = Tensor | dict[str, Tensor]
@@ -52,7 +52,7 @@ class Due(NamedTuple):
     target: bool
 
 
-class SoftAgent(Saving):
+class SoftAgent(ScaledRewards):
     """An off-policy algorithm whose policy has a temperature, a critic and its moving average.
 
     `streams` are its random streams, `trained` the networks of the policy that have optimisers.
@@ -63,8 +63,6 @@ class SoftAgent(Saving):
     streams: ClassVar[tuple[str, ...]] = ("acting",)
     trained: ClassVar[tuple[str, ...]] = ("critic",)
     policy: Any  # a subclass names its own
-    critic: Any  # likewise
-    critic_target: Any
     ent_coef: float | str
     initial_ent_coef: float
     target_update_interval: int
@@ -138,6 +136,7 @@ class SoftAgent(Saving):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update networks and temperature on `gradient_steps` batches of the replay."""
         self.policy.set_training_mode(True)
+        self._scale_critics()
         self._update_learning_rate(list(self._optimizers().values()))
         assert self.replay_buffer is not None  # made by _setup_model
         for _ in range(gradient_steps):
@@ -375,6 +374,7 @@ class SoftAgent(Saving):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts = ["policy", *(f"{name}.optimizer" for name in self.trained)]
+        variables = [] if self.returns is None else ["returns.moments"]
         if self.ent_coef_optimizer is None:
-            return state_dicts, []
-        return [*state_dicts, "ent_coef_optimizer"], ["log_ent_coef"]
+            return state_dicts, variables
+        return [*state_dicts, "ent_coef_optimizer"], [*variables, "log_ent_coef"]

@@ -187,13 +187,18 @@ def arrays_of(buffer: ReplayBuffer) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def progress(agent: OffPolicyAlgorithm) -> dict[str, Any]:
-    """Where the loop stands: the last observation, and the episodes that the logs average over."""
+    """Where the loop stands: the last observation, and the episodes that the logs average over.
+
+    And, for an agent that scales its rewards, the discounted returns of the running episodes.
+    """
+    returns = getattr(agent, "returns", None)
     return {
         "observation": agent._last_obs,
         "original_observation": agent._last_original_obs,
         "episode_starts": agent._last_episode_starts,
         "episodes": list(agent.ep_info_buffer or []),
         "successes": list(agent.ep_success_buffer or []),
+        "returns": None if returns is None else returns.current,
     }
 
 
@@ -204,6 +209,9 @@ def put_progress(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
     agent._last_episode_starts = state["episode_starts"]
     agent.ep_info_buffer = deque(state["episodes"], maxlen=agent._stats_window_size)
     agent.ep_success_buffer = deque(state["successes"], maxlen=agent._stats_window_size)
+    returns = getattr(agent, "returns", None)
+    if returns is not None:
+        returns.current[:] = state["returns"]
 
 
 def noise(agent: OffPolicyAlgorithm) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from ebrl.networks.normalization import (
     BatchNormalization,
     LayerNormalization,
     Normalization,
+    check_normalization,
 )
 from ebrl.networks.perceptron import ACTIVATIONS, Layer, Reduction, Weights
 
@@ -77,10 +78,7 @@ class MLPEnergy(Energy):
                 "expected dimension, members and every hidden size at least 1, got "
                 f"{dimension=}, {members=}, {hidden=}, {condition_dimension=}"
             )
-        if normalization not in (None, "batch", "layer"):
-            raise ValueError(
-                f"expected normalization 'batch', 'layer' or None, got {normalization!r}"
-            )
+        check_normalization(normalization)
         self.dimension, self.condition_dimension = dimension, condition_dimension
         self.members, self.hidden = members, tuple(hidden)
         self.activation = activation()

@@ -8,6 +8,7 @@ CrossQ).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -114,3 +115,36 @@ class LayerNormalization(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         normal = nn.functional.layer_norm(h, (self.features,), eps=self.epsilon)
         return normal * self.weight + self.bias
+
+
+def normalized(
+    layers: Iterable[nn.Module], features: int, normalization: Normalization | None
+) -> Iterator[nn.Module]:
+    """Yield the layers of a perceptron, linear ones and activations, with normalisations between.
+
+    Args:
+        layers: They map `(rows, features)` and begin and end anywhere.
+        features: Size of the rows that enter.
+        normalization: "batch" normalises what enters and every activation, "layer" what enters
+            each activation.
+
+    Raises:
+        ValueError: For another normalisation.
+    """
+    check_normalization(normalization)
+    if normalization == "batch":
+        yield BatchNormalization(1, features)
+    for layer in layers:
+        features = layer.out_features if isinstance(layer, nn.Linear) else features
+        linear = isinstance(layer, nn.Linear)
+        if normalization == "layer" and not linear:
+            yield LayerNormalization(1, features)
+        yield layer
+        if normalization == "batch" and not linear:
+            yield BatchNormalization(1, features)
+
+
+def check_normalization(normalization: Normalization | None) -> None:
+    """Raise `ValueError` for what is no normalisation."""
+    if normalization not in (None, "batch", "layer"):
+        raise ValueError(f"expected normalization 'batch', 'layer' or None, got {normalization!r}")

@@ -19,6 +19,7 @@ from ebrl.agents.soft_agent import SoftAgent
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 TINY: dict[str, Any] = {"buffer_size": 300, "learning_starts": 0, "batch_size": 16, "seed": 1}
+NORMALISED: dict[str, Any] = {"normalization": "batch", "target": "none", "policy_delay": 3}
 
 
 def schedule(remaining: float) -> float:
@@ -112,9 +113,15 @@ def test_five_compiled_updates_are_five_eager_ones() -> None:
     [
         {},
         {"components": 3, "target_update_interval": 2},
-        {"normalization": "batch", "target": "none", "policy_delay": 3},
+        NORMALISED,
+        {
+            **NORMALISED,
+            "proposal_normalization": "batch",
+            "unit_weights": True,
+            "scale_rewards": True,
+        },
     ],
-    ids=["plain", "mixture", "normalised"],
+    ids=["plain", "mixture", "normalised", "with every option"],
 )
 def test_a_hundred_compiled_updates_are_a_hundred_eager_ones(arguments: dict[str, Any]) -> None:
     arguments = {"learning_rate": schedule, **arguments}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,10 +14,12 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from ebrl.agents import EnergyActorCritic
-from ebrl.agents.energy_actor_critic import UpdateNoise
+from ebrl.agents.scaled_rewards import RunningReturns
 from ebrl.agents.soft_agent import Due, Transitions
+from ebrl.agents.updates import UpdateNoise
 
 TINY: dict[str, Any] = {"learning_starts": 20, "buffer_size": 200, "batch_size": 8, "seed": 1}
 
@@ -170,6 +173,110 @@ def test_without_a_target_there_is_no_second_critic() -> None:
     assert not [name for name in agent.policy.state_dict() if name.startswith("critic_target")]
 
 
+def test_the_proposals_statistics_move_when_it_is_improved() -> None:
+    agent = build(proposal_normalization="batch", ent_coef=0.3).learn(20)
+    first = agent.proposal.trunk[0]
+    batch, _ = update(agent, Due(policy=False, target=False))
+    agent.predict(np.zeros((5, 3), np.float32))
+    assert first.running_batches == 0
+    batch, _ = update(agent, Due(policy=True, target=False))
+    assert first.running_batches == 1
+    expected = 0.01 * batch.observations.mean(0, keepdim=True)
+    torch.testing.assert_close(first.running_mean, expected)
+
+
+@pytest.mark.parametrize("target", ["none", "average"])
+def test_unit_weights_stay_of_norm_1(target: str) -> None:
+    agent = build(normalization="batch", target=target, unit_weights=True, learning_rate=0.1)
+    agent.learn(40)
+    energy = agent.critic.energy
+    first = torch.cat([energy.layers[0].weight, energy.condition_layer.weight], 1)
+    torch.testing.assert_close(first.norm(dim=1), torch.ones(2, 8))
+    assert agent.critic.energy.head.weight.norm() != 1
+
+
+# ---- scaled rewards -----------------------------------------------------------------------------
+
+
+class Rewarded(gym.Env):
+    """Episodes of three steps with rewards near `scale`, by the action and the observation."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, scale: float):
+        self.scale = scale
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observe(), {}
+
+    def _observe(self) -> np.ndarray:
+        self.seen = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return self.seen
+
+    def step(self, action: np.ndarray) -> tuple:
+        reward = self.scale * (1 + float(self.seen[0]) - float(action[0]) ** 2)
+        self.steps += 1
+        return self._observe(), reward, self.steps == 3, False, {}
+
+
+SCALED: dict[str, Any] = {"normalization": "batch", "target": "none", "scale_rewards": True}
+
+
+def test_in_other_units_of_reward_the_training_is_the_same() -> None:
+    # Sums that are 64 times as large round alike. Adam's epsilon and the step of MALA alone know
+    # the unit.
+    one, other = (
+        build(Rewarded(unit), ent_coef=0.5 * unit, moves=0, **SCALED).learn(60)
+        for unit in (1.0, 64.0)
+    )
+    observation, actions = np.array([0.3, -0.2], np.float32), np.linspace(-1, 1, 5)[:, None]
+    np.testing.assert_allclose(
+        other.energy(observation, actions), 64 * one.energy(observation, actions), rtol=1e-3
+    )
+    for name, value in one.policy.state_dict().items():
+        if name not in ("temperature", "critic.energy.output_scale"):
+            torch.testing.assert_close(other.policy.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_the_scale_is_the_deviation_of_the_discounted_returns() -> None:
+    agent = build(Rewarded(5.0), gamma=0.9, **SCALED).learn(60)
+    rewards = agent.replay_buffer.rewards[:60].reshape(-1, 3).astype(float)
+    first, second, third = rewards.T
+    returns = np.concatenate([first, second + 0.9 * first, third + 0.9 * second + 0.81 * first])
+    assert agent.returns.scale() == pytest.approx(returns.std(), rel=1e-6)
+    assert agent.critic.output_scale.item() == pytest.approx(returns.std(), rel=1e-6)
+    np.testing.assert_array_equal(agent.returns.current, 0)  # the last episode has ended
+
+
+@pytest.mark.parametrize(("reward", "scale"), [(0.0, 1.0), (0.5, 0.05)])
+def test_returns_that_are_all_the_same(reward: float, scale: float) -> None:
+    returns = RunningReturns(2)
+    for _ in range(10):
+        returns.update(np.full(2, reward), np.array([True, True]), 0.99)
+    assert returns.scale() == pytest.approx(scale)
+
+
+def test_a_saved_agent_keeps_its_scale(tmp_path: Path) -> None:
+    agent = build(Rewarded(50.0), **SCALED).learn(50)
+    agent.save(tmp_path / "agent")
+    loaded = EnergyActorCritic.load(tmp_path / "agent", env=Rewarded(50.0))
+    assert loaded.returns.scale() == agent.returns.scale()
+    observation, actions = np.zeros(2, np.float32), np.zeros((1, 1))
+    assert loaded.energy(observation, actions) == agent.energy(observation, actions)
+    loaded.learn(3, reset_num_timesteps=False)
+    assert loaded.returns.moments[0] == agent.returns.moments[0] + 3
+
+
+def test_rewards_are_not_scaled_twice() -> None:
+    plain = DummyVecEnv([lambda: Rewarded(1.0)])
+    build(VecNormalize(plain, norm_reward=False), **SCALED).learn(30)
+    with pytest.raises(ValueError, match="rewards that are scaled once, got scale_rewards=True"):
+        build(VecNormalize(plain), **SCALED).learn(1)
+
+
 # ---- refusals ---------------------------------------------------------------------------------
 
 
@@ -183,6 +290,8 @@ def test_without_a_target_there_is_no_second_critic() -> None:
         ({"policy_delay": 0}, "expected policy_delay >= 1"),
         ({"target": "copy"}, "expected target 'average' or 'none', got 'copy'"),
         ({"normalization": "group"}, "expected normalization 'batch', 'layer' or None"),
+        ({"proposal_normalization": "group"}, "expected normalization 'batch', 'layer' or None"),
+        ({"unit_weights": True}, "expected normalization='batch' for unit_weights=True, got None"),
         ({"target_entropy": math.inf}, "expected target_entropy to be 'auto' or finite, got inf"),
         ({"policy_kwargs": {"moves": 0}}, r"without \['moves'\]: .*\(\.\.\., moves=0\)"),
         ({"policy_kwargs": {"components": 3}}, r"without \['components'\]"),

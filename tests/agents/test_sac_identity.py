@@ -13,7 +13,7 @@ from stable_baselines3.common.logger import configure
 from torch import Tensor, nn
 
 from ebrl.agents import EnergyActorCritic
-from ebrl.agents.energy_actor_critic import UpdateNoise
+from ebrl.agents.updates import UpdateNoise
 
 UPDATES, BATCH = 5, 64
 SETTINGS = {"learning_rate": 1e-3, "batch_size": BATCH, "learning_starts": 0, "seed": 0}

@@ -1,0 +1,43 @@
+"""What goes into one update of `EnergyActorCritic`, and what it reports."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ebrl.agents.proposal import Divergence, perplexity
+from ebrl.estimators import SoftValue
+
+
+class UpdateNoise(NamedTuple):
+    """All the randomness of one update."""
+
+    proposal: Tensor  # (batch, components, action_dim), normal
+    candidates: Tensor  # (batch, candidates, action_dim), normal
+    offset: Tensor  # (batch, 1), uniform
+
+
+class UpdateReport(NamedTuple):
+    """What the last update saw; averaged and read by the host only when the logs are written."""
+
+    critic_loss: Tensor
+    divergence: Divergence | None  # None where the policy was not due
+    soft: SoftValue  # of the next observations
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Return what is logged; of the policy only where there was an update of it."""
+        found = {
+            "critic_loss": self.critic_loss,
+            "soft_value": self.soft.value,
+            "effective_sample_size": self.soft.effective_sample_size,
+        }
+        if self.divergence is not None:
+            found |= {
+                "actor_loss": self.divergence.loss,
+                "ent_coef": self.divergence.temperature,
+                "entropy": self.divergence.entropy,
+                "energy": self.divergence.energy,
+                "mixture_perplexity": perplexity(self.divergence.weights),
+            }
+        return found
