@@ -33,7 +33,7 @@ class Agent(NamedTuple):
     arguments: dict[str, Any]
 
 
-MUJOCO = {"learning_starts": 5_000}
+MUJOCO = {"learning_starts": 5_000, "batch_size": 256}
 TUNED = {"learning_rate": 1e-3}
 TASKS = {
     "hopper": Task("Hopper-v5", 100_000, 5_000, 10, 2_800, MUJOCO),
@@ -49,7 +49,7 @@ TASKS = {
         500,
         20,
         -150,
-        {"learning_rate": 1e-3, "policy_kwargs": {"net_arch": [64, 64]}},
+        {"learning_rate": 1e-3, "batch_size": 256, "policy_kwargs": {"net_arch": [64, 64]}},
     ),
 }
 NORMALISED = {
@@ -82,10 +82,15 @@ AGENTS = {
     "4 candidates, acting plainly": normalised(candidates=4, acting_candidates=1),
     "4 candidates, 4 components": normalised(candidates=4, components=4),
     "2 moves": normalised(moves=2),
+    "unit weights": normalised(unit_weights=True),
+    "scaled rewards": normalised(scale_rewards=True),
+    "unit weights, scaled rewards": normalised(unit_weights=True, scale_rewards=True),
+    "normalised proposal": normalised(proposal_normalization="batch"),
     "SAC": Agent(SAC, {}),
     "SAC tuned": Agent(SAC, TUNED),
     "SAC tuned, 2 updates": Agent(SAC, {**TUNED, "gradient_steps": 2}),
     "TQC": Agent(TQC, TUNED),
+    "CrossQ": Agent(CrossQ, {}),  # critics 1,024 wide
     "CrossQ 256": Agent(CrossQ, {"policy_kwargs": {"net_arch": [256, 256]}}),
 }
 
@@ -100,6 +105,5 @@ def make(task: Task, name: str, seed: int) -> OffPolicyAlgorithm:
         policy="MlpPolicy",
         env=Replayable(gym.make(task.env)),
         seed=seed,
-        batch_size=256,
         **settings,
     )

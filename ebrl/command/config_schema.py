@@ -12,6 +12,7 @@ import pydoc
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from ebrl.command.trust import check_known
 
 PART = ("class_path", "init_args", "dict_kwargs")
 FLAGS = ("help", "print_config")  # options without a value
+EXTRAS = {"sb3_contrib": "contrib"}  # package of a class: the extra that installs it
 OF_ANOTHER_VERB = {"agent": "train", "energy": "fit", "objective": "fit"}
 
 
@@ -97,6 +99,9 @@ def locate(class_path: str) -> Callable[..., Any]:
     except pydoc.ErrorDuringImport as error:
         raise UsageError(f"{class_path} cannot be imported: {error.value!r}.") from error
     if not callable(found):
+        package = class_path.partition(".")[0]
+        if package in EXTRAS and find_spec(package) is None:
+            raise UsageError(f"{class_path} needs {package}: pip install 'ebrl[{EXTRAS[package]}]'")
         home, _, name = class_path.rpartition(".")
         module = pydoc.locate(home) if home else None
         known = getattr(module, "__all__", dir(module)) if module else []

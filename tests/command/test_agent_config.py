@@ -11,6 +11,8 @@ import yaml
 
 from ebrl.command.agent_config import read
 from ebrl.command.agent_training import build
+from ebrl.command.config_schema import EXTRAS
+from ebrl.command.errors import UsageError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -65,19 +67,29 @@ def test_a_config_can_hold_schedules_noise_and_classes(tmp_path: Path) -> None:
     assert read(tmp_path / "again.yaml").text == read(path).text
 
 
-AGENTS = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("baselines/*.yaml")])
+TASKS = sorted(CONFIGS.glob("*.yaml"))
+TWINS = sorted((CONFIGS / "baselines").rglob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", AGENTS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_every_config_is_valid_and_says_what_it_compares_with(path: Path) -> None:
-    configuration = read(path)
-    twin = (
-        CONFIGS / path.name
-        if path.parent.name == "baselines"
-        else CONFIGS / "baselines" / path.name
-    )
-    other = read(twin)
-    assert other.environment == configuration.environment
-    assert other.settings.total_timesteps == configuration.settings.total_timesteps
-    assert other.settings.evaluate_every == configuration.settings.evaluate_every
-    assert other.run != configuration.run
+@pytest.mark.parametrize("path", TASKS, ids=lambda path: path.name)
+def test_every_task_has_a_baseline(path: Path) -> None:
+    assert path.name in {twin.name for twin in TWINS}
+    assert read(path).settings.name == path.stem
+
+
+@pytest.mark.parametrize("path", TWINS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_baseline_is_of_a_task(path: Path) -> None:
+    baseline, task = read(path), read(CONFIGS / path.name)
+    assert baseline.environment == task.environment
+    assert baseline.settings.total_timesteps == task.settings.total_timesteps
+    assert baseline.settings.evaluate_every == task.settings.evaluate_every
+    assert baseline.agent_class is not task.agent_class
+
+
+def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EXTRAS, "no_package", "contrib")
+    agent = {"class_path": "no_package.TQC", "init_args": {"policy": "MlpPolicy"}}
+    with pytest.raises(UsageError, match=r"TQC needs no_package: pip install 'ebrl\[contrib\]'"):
+        read(config(tmp_path, agent=agent), trust=True)

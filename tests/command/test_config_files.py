@@ -21,7 +21,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 @pytest.mark.parametrize(
     ("name", "verb"),
-    [("pendulum", "train"), ("baselines/hopper", "train"), ("fit/two_moons", "fit")],
+    [("pendulum", "train"), ("baselines/sac/hopper", "train"), ("fit/two_moons", "fit")],
 )
 def test_a_shipped_config_is_found_by_name_and_by_path_from_any_folder(
     name: str, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
