@@ -42,16 +42,6 @@ from ebrl.networks.normalization import Normalization
 
 # Arguments of the policy in SAC with state-dependent exploration.
 OF_SDE = ("use_sde", "log_std_init", "use_expln", "clip_mean")
-# Arguments of the policy that are given to the agent.
-OF_THE_AGENT = (
-    "components",
-    "moves",
-    "acting_candidates",
-    "normalization",
-    "proposal_normalization",
-    "scale_rewards",
-    "target",
-)
 
 
 class EnergyActorCritic(SoftAgent):
@@ -89,6 +79,15 @@ class EnergyActorCritic(SoftAgent):
         "MultiInputPolicy": MultiInputPolicy,
     }
     streams = ("acting", "training")
+    given_to_policy = (
+        "components",
+        "moves",
+        "acting_candidates",
+        "normalization",
+        "proposal_normalization",
+        "scale_rewards",
+        "target",
+    )
     trained = ("proposal", "critic")
     policy: EnergyPolicy
     action_space: spaces.Box
@@ -196,8 +195,6 @@ class EnergyActorCritic(SoftAgent):
         self.policy_kwargs = {name: value for name, value in given if name not in OF_SDE}
 
     def _check_parameters(self) -> None:
-        if self.target not in ("average", "none"):
-            raise ValueError(f"expected target 'average' or 'none', got {self.target!r}")
         if self.unit_weights and self.normalization != "batch":
             raise ValueError(
                 f"expected normalization='batch' for unit_weights=True, got {self.normalization!r}"
@@ -205,18 +202,10 @@ class EnergyActorCritic(SoftAgent):
         entropy = self.target_entropy
         if entropy != "auto" and (isinstance(entropy, str) or not math.isfinite(entropy)):
             raise ValueError(f"expected target_entropy to be 'auto' or finite, got {entropy!r}")
-        if taken := [name for name in OF_THE_AGENT if name in self.policy_kwargs]:
-            raise ValueError(
-                f"expected policy_kwargs without {taken}: give them to the agent, "
-                f"{type(self).__name__}(..., {taken[0]}={self.policy_kwargs[taken[0]]!r})"
-            )
         super()._check_parameters()
 
     def _setup_model(self) -> None:
-        users = self.policy_kwargs  # what is saved, and given again when loading
-        self.policy_kwargs = self._policy_arguments()
         super()._setup_model()
-        self.policy_kwargs = users
         if self.unit_weights:
             self.critic.energy.project_weights()
             if self.critic_target is not None:
@@ -225,10 +214,8 @@ class EnergyActorCritic(SoftAgent):
             self.target_entropy = -float(get_action_dim(self.action_space))
 
     def _policy_arguments(self) -> dict[str, Any]:
-        """Return the policy's arguments: the user's, and those that are given to the agent."""
-        own = {name: getattr(self, name) for name in OF_THE_AGENT}
-        own["acting_candidates"] = self.acting_candidates or self.candidates
-        return {**self.policy_kwargs, **own}
+        arguments = super()._policy_arguments()
+        return {**arguments, "acting_candidates": self.acting_candidates or self.candidates}
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -293,7 +280,7 @@ class EnergyActorCritic(SoftAgent):
         if self.unit_weights:
             self.critic.energy.project_weights()
         divergence = self._improve(batch, noise, alpha) if due.policy else None
-        if due.target and self.target == "average":
+        if due.target:
             self._update_target()
         return UpdateReport(critic_loss.detach(), divergence, soft)
 

@@ -13,7 +13,7 @@ import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from torch import Tensor
 
-from .saving import Saving
+from .policy_arguments import PolicyArguments
 
 Self = TypeVar("Self", bound="ScaledRewards")
 
@@ -60,7 +60,7 @@ class RunningReturns:
         return max(variance, 0.01 * (variance + mean**2)) ** 0.5 or 1.0
 
 
-class ScaledRewards(Saving):
+class ScaledRewards(PolicyArguments):
     """An algorithm whose critics are scaled by the deviation of its returns, if it is asked to."""
 
     critic: Any  # a subclass names its own

@@ -66,11 +66,15 @@ class SoftAgent(ScaledRewards):
     ent_coef: float | str
     initial_ent_coef: float
     target_update_interval: int
+    target: Literal["average", "none"]
     policy_delay: int = 1
     compile: bool
     precision: Literal["float32", "bfloat16"]
 
     def _check_parameters(self) -> None:
+        if self.target not in ("average", "none"):
+            raise ValueError(f"expected target 'average' or 'none', got {self.target!r}")
+        self._check_policy_kwargs()
         check_numbers(self)
         self.ent_coef, self.initial_ent_coef = read_temperature(
             self.ent_coef, self.initial_ent_coef
@@ -276,6 +280,8 @@ class SoftAgent(ScaledRewards):
 
     @torch.no_grad()
     def _update_target(self) -> None:
+        if self.critic_target is None:
+            return
         averages, current = self._averaged
         torch._foreach_lerp_(averages, current, self.tau)
         for average, running in zip(*self._running, strict=True):

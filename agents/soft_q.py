@@ -25,6 +25,8 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import LinearSchedule
 from torch import Tensor
 
+from ebrl.networks.normalization import Normalization
+
 from .soft_agent import Due, Observation, SoftAgent, Transitions
 from .soft_q_policy import (
     DiscreteCritic,
@@ -54,6 +56,11 @@ class SoftQ(SoftAgent):
         initial_ent_coef: Where an automatic temperature starts.
         target_entropy: A fraction of `log |A|`, the entropy of the uniform policy. Near 1 the
             temperature grows without end; 0.3 to 0.6 is safe.
+        normalization: Of the critics: "batch", "layer" or None.
+        target: Which critic the next observation is valued by: "average" is the target network,
+            "none" the critic itself, by the batch statistics of both moments together.
+        scale_rewards: Learn in units of the running deviation of the discounted return. Energies
+            and temperatures stay in units of reward.
         munchausen: Weight of the log-policy in the reward, from 0 (none) to below 1; 0.9 in the
             paper.
         munchausen_clip: Floor of `alpha log pi`, below 0 and in units of reward.
@@ -71,10 +78,11 @@ class SoftQ(SoftAgent):
         "CnnPolicy": SoftQCnnPolicy,
         "MultiInputPolicy": SoftQMultiInputPolicy,
     }
+    given_to_policy = ("normalization", "scale_rewards", "target")
     policy: SoftQPolicy
     action_space: spaces.Discrete
     critic: DiscreteCritic
-    critic_target: DiscreteCritic
+    critic_target: DiscreteCritic | None
 
     def __init__(
         self,
@@ -95,6 +103,9 @@ class SoftQ(SoftAgent):
         ent_coef: float | str = "auto",
         initial_ent_coef: float = 1.0,
         target_entropy: float = 0.3,
+        normalization: Normalization | None = None,
+        target: Literal["average", "none"] = "average",
+        scale_rewards: bool = False,
         munchausen: float = 0.0,
         munchausen_clip: float = -1.0,
         target_update_interval: int = 1,
@@ -139,6 +150,8 @@ class SoftQ(SoftAgent):
         )
         self.ent_coef, self.initial_ent_coef = ent_coef, initial_ent_coef
         self.target_entropy, self.target_update_interval = target_entropy, target_update_interval
+        self.normalization, self.target = normalization, target
+        self.scale_rewards = scale_rewards
         self.munchausen, self.munchausen_clip = munchausen, munchausen_clip
         self.exploration_fraction = exploration_fraction
         self.exploration_initial_eps = exploration_initial_eps
@@ -209,21 +222,24 @@ class SoftQ(SoftAgent):
 
     @property
     def q_net_target(self) -> View:
-        """The averaged critics, called as DQN's target network."""
+        """The critics that are backed up, called as DQN's target network."""
         return self.policy.q_net_target
 
     def _update(self, batch: Transitions, noise: Any, due: Due) -> dict[str, Tensor]:
         """Do one update of the critics and the temperature."""
-        energies = self.critic(batch.observations)  # (members, batch, actions)
+        energies, after = self._energies(batch)
         alpha = self.policy.temperature.clone()
         current = boltzmann(energies.detach().mean(0), alpha)
         entropy = current.entropy.mean()
         self._update_temperature(entropy, self.target_entropy * math.log(energies.shape[-1]))
 
-        target, value = self._target(batch, alpha)  # (batch,)
+        before = energies
+        if self.munchausen > 0 and self.critic_target is not None:
+            before = self.critic_target(batch.observations)
+        target, value = self._target(batch, before, after, alpha)  # (batch,)
         index = batch.actions.expand(energies.shape[0], -1, -1)
         taken = energies.gather(-1, index).squeeze(-1)  # (members, batch)
-        loss = 0.5 * (taken + target).square().mean(-1).sum()  # E = -Q
+        loss = self._bellman_loss(taken, target)
         self._descend("critic", loss, self.max_grad_norm)
         if due.target:
             self._update_target()
@@ -238,16 +254,41 @@ class SoftQ(SoftAgent):
     def _metrics(self) -> dict[str, Tensor]:
         return self._report or {}
 
+    def _energies(self, batch: Transitions) -> tuple[Tensor, Tensor]:
+        """Return the energies of all actions now and after, `(members, batch, actions)` each.
+
+        The latter are without a graph. Without a target network both are of one pass, whose batch
+        statistics are those of both moments.
+        """
+        extract = self.critic.features_extractor
+        if self.critic_target is not None:
+            with torch.no_grad():
+                after = self.critic_target(batch.next_observations)
+            return self.critic.batch_energies(extract(batch.observations)), after
+        with torch.no_grad():
+            next_features = extract(batch.next_observations)
+        features = torch.cat([extract(batch.observations), next_features])
+        now, after = self.critic.batch_energies(features).chunk(2, 1)
+        return now, after.detach()
+
     @torch.no_grad()
-    def _target(self, batch: Transitions, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    def _target(
+        self, batch: Transitions, energies: Tensor, energies_after: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the soft Bellman target and the next observations' soft value, `(batch,)` each.
 
         The target has the Munchausen term if there is one.
+
+        Args:
+            batch: A batch of the replay.
+            energies: By the critics that are backed up, `(members, batch, actions)`.
+            energies_after: Likewise, of the next observations.
+            alpha: The temperature, 0-dim.
         """
-        after = boltzmann(self.critic_target(batch.next_observations).amax(0), alpha)
+        after = boltzmann(energies_after.amax(0), alpha)
         target = batch.rewards + batch.discounts * after.soft_value
         if self.munchausen > 0:
-            before = boltzmann(self.critic_target(batch.observations).amax(0), alpha)
+            before = boltzmann(energies.amax(0), alpha)
             log_taken = before.log_probabilities.gather(-1, batch.actions).squeeze(-1)
             target += self.munchausen * (alpha * log_taken).clamp_min(self.munchausen_clip)
         return target, after.soft_value

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import partialmethod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from gymnasium import spaces
@@ -21,8 +22,16 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from ebrl.kernels.importance import pick
+from ebrl.networks.normalization import (
+    BatchNormalization,
+    LayerNormalization,
+    Normalization,
+    check_normalization,
+)
 
 from .views import View
+
+Self = TypeVar("Self", bound="DiscreteCritic")
 
 
 class Boltzmann(NamedTuple):
@@ -51,11 +60,13 @@ def boltzmann(energies: Tensor, temperature: Tensor) -> Boltzmann:
 class DiscreteCritic(BaseModel):
     """An ensemble of networks from observations to `E_i(a|s) = -Q_i(s, a)`, in units of reward.
 
-    The members run as one batched program on the same features.
+    The members run as one batched program on the same features. `normalization` is as in
+    `MLPEnergy`; energies are multiplied by `output_scale` where the critic is `scaled`.
     """
 
     features_extractor: BaseFeaturesExtractor
     optimizer: torch.optim.Optimizer
+    output_scale: Tensor | None  # 0-dim
 
     def __init__(
         self,
@@ -65,6 +76,8 @@ class DiscreteCritic(BaseModel):
         net_arch: list[int],
         activation_fn: type[nn.Module],
         members: int,
+        normalization: Normalization | None = None,
+        scaled: bool = False,
         normalize_images: bool = True,
     ):
         super().__init__(
@@ -78,6 +91,20 @@ class DiscreteCritic(BaseModel):
         pairs = list(itertools.pairwise(sizes))
         self.weights = nn.ParameterList(_uniform(i, members, i, o) for i, o in pairs)
         self.biases = nn.ParameterList(_uniform(i, members, 1, o) for i, o in pairs)
+        check_normalization(normalization)
+        self.normalization = normalization
+        self.normalizations = nn.ModuleList()
+        if normalization == "batch":  # of what enters each linear layer
+            self.normalizations.extend(BatchNormalization(members, i) for i, _ in pairs)
+        if normalization == "layer":  # of what enters each activation
+            self.normalizations.extend(LayerNormalization(members, i) for i, _ in pairs[1:])
+        self.register_buffer("output_scale", torch.ones(()) if scaled else None)
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """Set the mode of the features; running statistics move in `batch_energies` alone."""
+        super().train(mode)
+        self.normalizations.eval()
+        return self
 
     def forward(self, observation: PyTorchObs) -> Tensor:
         """Return the energy of every action, `(members, batch, actions)`.
@@ -85,22 +112,50 @@ class DiscreteCritic(BaseModel):
         The observation is preprocessed: pixels in [0, 1], one-hot categories.
         """
         features = self.features_extractor(observation)
+        return self._energies(features, lambda normalization, h: normalization(h))
+
+    def batch_energies(self, features: Tensor) -> Tensor:
+        """Return the energy of every action, normalised by the statistics of this batch.
+
+        It moves the running statistics.
+
+        Args:
+            features: What `features_extractor` made of the observations, `(batch, features)`.
+        """
+        return self._energies(features, lambda normalization, h: normalization.of_batch(h)(h))
+
+    def _energies(
+        self, features: Tensor, normalize: Callable[[nn.Module, Tensor], Tensor]
+    ) -> Tensor:
         h = features.expand(self.members, *features.shape)  # (members, batch, features)
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            h = torch.baddbmm(bias, h if layer == 0 else self.activation(h), weight)
-        return h
+        for k, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if k > 0:
+                h = self.normalizations[k - 1](h) if self.normalization == "layer" else h
+                h = self.activation(h)
+            if self.normalization == "batch":
+                h = normalize(self.normalizations[k], h)
+            h = torch.baddbmm(bias, h, weight)
+        return h if self.output_scale is None else h * self.output_scale
 
 
 class SoftQPolicy(BasePolicy):
     """Energy critics with their targets; acts by exact draws from `exp(-E(a|s)/temperature)`.
 
     E is the mean of the critics. `temperature` is set by the algorithm and saved with the weights;
-    `generator` is the stream that acting draws from.
+    `generator` is the stream that acting draws from. Arguments that are not listed are those of
+    Stable-Baselines3's policies.
+
+    Args:
+        normalization: Of the critics: "batch", "layer" or None.
+        scale_rewards: Give the critics an output scale, which is the algorithm's to set.
+        target: "average" keeps a moving average of the critics, "none" does not.
+        n_critics: Members of the ensemble of critics.
     """
 
     action_space: spaces.Discrete
     features_extractor_class: type[BaseFeaturesExtractor]
     temperature: Tensor
+    critic_target: DiscreteCritic | None
 
     def __init__(
         self,
@@ -109,6 +164,9 @@ class SoftQPolicy(BasePolicy):
         lr_schedule: Schedule,
         net_arch: list[int] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
+        normalization: Normalization | None = None,
+        scale_rewards: bool = False,
+        target: Literal["average", "none"] = "average",
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
@@ -137,11 +195,14 @@ class SoftQPolicy(BasePolicy):
         if net_arch is None:  # as in SB3's DQN: NatureCNN already ends in a layer of 512
             net_arch = [] if features_extractor_class is NatureCNN else [256, 256]
         self.net_arch, self.activation_fn, self.n_critics = net_arch, activation_fn, n_critics
+        self.normalization, self.scale_rewards, self.target = normalization, scale_rewards, target
         self.generator = torch.Generator()
         self.register_buffer("temperature", torch.ones(()))
-        self.critic, self.critic_target = self._make_critic(), self._make_critic()
-        self.critic_target.load_state_dict(self.critic.state_dict())
-        self.critic_target.requires_grad_(False).set_training_mode(False)
+        self.critic, self.critic_target = self._make_critic(), None
+        if target == "average":
+            self.critic_target = self._make_critic()
+            self.critic_target.load_state_dict(self.critic.state_dict())
+            self.critic_target.requires_grad_(False).set_training_mode(False)
         self.critic.optimizer = self.optimizer_class(
             self.critic.parameters(), **{"lr": lr_schedule(1), **self.optimizer_kwargs}
         )
@@ -154,6 +215,8 @@ class SoftQPolicy(BasePolicy):
             net_arch=self.net_arch,
             activation_fn=self.activation_fn,
             members=self.n_critics,
+            normalization=self.normalization,
+            scaled=self.scale_rewards,
             normalize_images=self.normalize_images,
         )
 
@@ -164,8 +227,8 @@ class SoftQPolicy(BasePolicy):
 
     @property
     def q_net_target(self) -> View:
-        """The averaged critics, called as DQN's target network."""
-        target = self.critic_target
+        """The critics that are backed up, called as DQN's target network."""
+        target = self.critic_target or self.critic
         return View(target, lambda observation: -self._mean_energies(target, observation))
 
     def _mean_energies(self, critic: DiscreteCritic, observation: PyTorchObs) -> Tensor:
@@ -213,6 +276,9 @@ class SoftQPolicy(BasePolicy):
             net_arch=self.net_arch,
             activation_fn=self.activation_fn,
             n_critics=self.n_critics,
+            normalization=self.normalization,
+            scale_rewards=self.scale_rewards,
+            target=self.target,
             lr_schedule=self._dummy_schedule,
             optimizer_class=self.optimizer_class,
             optimizer_kwargs=self.optimizer_kwargs,

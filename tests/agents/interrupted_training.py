@@ -110,6 +110,20 @@ def soft_q() -> OffPolicyAlgorithm:
     )
 
 
+def normalised_soft_q() -> OffPolicyAlgorithm:
+    return SoftQ(
+        "MlpPolicy",
+        Replayable(gym.make("CartPole-v1")),
+        learning_starts=30,
+        buffer_size=200,
+        normalization="batch",
+        target="none",
+        scale_rewards=True,
+        policy_kwargs=SMALL,
+        seed=3,
+    )
+
+
 def energy_actor_critic() -> OffPolicyAlgorithm:
     return EnergyActorCritic(
         "MlpPolicy",
@@ -143,7 +157,8 @@ def normalised() -> OffPolicyAlgorithm:
 
 
 TASKS: dict[str, Callable[[], OffPolicyAlgorithm]] = {
-    task.__name__: task for task in (dqn, sac, td3, soft_q, energy_actor_critic, normalised)
+    task.__name__: task
+    for task in (dqn, sac, td3, soft_q, normalised_soft_q, energy_actor_critic, normalised)
 }
 
 

@@ -108,6 +108,14 @@ def test_five_compiled_updates_are_five_eager_ones() -> None:
 
 
 @pytest.mark.slow
+def test_compiled_updates_of_normalised_discrete_critics_are_the_eager_ones() -> None:
+    arguments = {"normalization": "batch", "target": "none", "scale_rewards": True}
+    check_same_training(
+        discrete(compile=True, **arguments), discrete(**arguments), updates=20, atol=1e-5
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -44,7 +44,13 @@ spec.loader.exec_module(training)
 
 TINY: dict[str, Any] = {"learning_starts": 20, "buffer_size": 100, "batch_size": 8, "seed": 1}
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-OTHERS = (training.td3, training.soft_q, training.energy_actor_critic, training.normalised)
+OTHERS = (
+    training.td3,
+    training.soft_q,
+    training.normalised_soft_q,
+    training.energy_actor_critic,
+    training.normalised,
+)
 
 
 def cartpole(**arguments: Any) -> DQN:

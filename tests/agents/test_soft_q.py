@@ -58,7 +58,10 @@ def target_q(agent: SoftQ) -> np.ndarray:
 
 
 def target_of(agent: SoftQ, batch: ReplayBufferSamples) -> np.ndarray:
-    return agent._target(agent._transitions(batch), agent.policy.temperature)[0].numpy()
+    transitions = agent._transitions(batch)
+    moments = transitions.observations, transitions.next_observations
+    energies = (agent.critic_target(one) for one in moments)
+    return agent._target(transitions, *energies, agent.policy.temperature)[0].numpy()
 
 
 # ---- the Boltzmann distribution -----------------------------------------------------------------
