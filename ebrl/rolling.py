@@ -61,11 +61,7 @@ def remove_litter(folder: Path) -> None:
 
 
 def read_newest(folder: str | Path, kind: str) -> Newest:
-    """Read the newest checkpoint of a kind, passing over all that cannot be read.
-
-    Args:
-        folder: Where `write_newest` wrote.
-        kind: What the fact `"kind"` must be.
+    """Read the newest checkpoint whose fact `"kind"` is `kind`, passing over unreadable ones.
 
     Raises:
         FileNotFoundError: When there is no checkpoint.
@@ -84,12 +80,7 @@ def read_newest(folder: str | Path, kind: str) -> Newest:
 
 
 def read_checkpoint(path: Source, kind: str) -> Stored:
-    """Read one checkpoint.
-
-    Raises:
-        FileNotFoundError: When there is none.
-        StorageError: When it cannot be read, or is of another kind.
-    """
+    """Read one checkpoint; `StorageError` when it cannot be read, or is of another kind."""
     stored = storage.load(path)
     if stored.facts.get("kind") != kind:
         raise StorageError(f"{path}: expected a {kind}, got {stored.facts.get('kind')!r}")

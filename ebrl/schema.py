@@ -48,55 +48,12 @@ def refuse(place: str, expected: str, value: Any) -> StorageError:
 # ---- single values --------------------------------------------------------------------------
 
 
-def integer(low: int = -(2**63), below: int = 2**63) -> Schema:
-    """A whole number in a range."""
+def where(fits: Callable[[Any], bool], expected: str) -> Schema:
+    """A value for which `fits` is true; `expected` says what that is."""
 
     def check(value: Any, place: str) -> None:
-        if type(value) is not int or not low <= value < below:
-            raise refuse(place, f"a whole number from {low} to below {below}", value)
-
-    return check
-
-
-def real(low: float = -math.inf) -> Schema:
-    """A finite number."""
-
-    def check(value: Any, place: str) -> None:
-        is_number = type(value) in (int, float) or isinstance(value, np.floating | np.integer)
-        if not is_number or not math.isfinite(value) or value < low:
-            raise refuse(place, "a finite number", value)
-
-    return check
-
-
-def one_of(*types: type) -> Schema:
-    """A value of exactly one of the types."""
-
-    def check(value: Any, place: str) -> None:
-        if type(value) not in types:
-            raise refuse(place, " or ".join(one.__name__ for one in types), value)
-
-    return check
-
-
-def array(*shapes: tuple[int, ...], kinds: str = "biuf") -> Schema:
-    """A NumPy array of one of the shapes, of these kinds of numbers."""
-
-    def check(value: Any, place: str) -> None:
-        fits = isinstance(value, np.ndarray) and value.shape in shapes and value.dtype.kind in kinds
-        if not fits:
-            raise refuse(place, f"an array of shape {' or '.join(map(str, shapes))}", value)
-
-    return check
-
-
-def tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Schema:
-    """A tensor of this shape and dtype."""
-
-    def check(value: Any, place: str) -> None:
-        fits = isinstance(value, Tensor) and value.shape == shape and value.dtype == dtype
-        if not fits:
-            raise refuse(place, f"a tensor of shape {tuple(shape)} and {dtype}", value)
+        if not fits(value):
+            raise refuse(place, expected, value)
 
     return check
 
@@ -105,16 +62,49 @@ def anything(value: Any, place: str) -> None:
     """Any value that a file can hold, where its reader checks what it needs."""
 
 
-def numbers(value: Any, place: str) -> None:
-    """Numbers and arrays of any nesting; no text."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            numbers(item, f"{place}/{key}")
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            numbers(item, f"{place}/{i}")
-    elif value is not None and not isinstance(value, bool | int | float | np.ndarray | np.generic):
-        raise refuse(place, "numbers", value)
+def integer(low: int = -(2**63), below: int = 2**63) -> Schema:
+    """A whole number in a range."""
+    expected = f"a whole number from {low} to below {below}"
+    return where(lambda value: type(value) is int and low <= value < below, expected)
+
+
+def real(low: float = -math.inf) -> Schema:
+    """A finite number."""
+
+    def fits(value: Any) -> bool:
+        number = type(value) in (int, float) or isinstance(value, np.floating | np.integer)
+        return number and math.isfinite(value) and value >= low
+
+    return where(fits, "a finite number")
+
+
+def one_of(*types: type) -> Schema:
+    """A value of exactly one of the types."""
+    return where(lambda value: type(value) in types, " or ".join(one.__name__ for one in types))
+
+
+def exactly(reference: Any) -> Schema:
+    """This value."""
+    kind, expected = type(reference), repr(reference)[:60]
+    return where(lambda value: type(value) is kind and value == reference, expected)
+
+
+def array(*shapes: tuple[int, ...], kinds: str = "biuf") -> Schema:
+    """A NumPy array of one of the shapes, of these kinds of numbers."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, np.ndarray) and value.shape in shapes and value.dtype.kind in kinds
+
+    return where(fits, f"an array of shape {' or '.join(map(str, shapes))}")
+
+
+def tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Schema:
+    """A tensor of this shape and dtype."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, Tensor) and value.shape == shape and value.dtype == dtype
+
+    return where(fits, f"a tensor of shape {tuple(shape)} and {dtype}")
 
 
 # ---- nested values --------------------------------------------------------------------------
@@ -132,15 +122,13 @@ def optional(schema: Schema) -> Schema:
 
 def record(fields: dict[Any, Schema], may_lack: Collection[Any] = (), rest: bool = False) -> Schema:
     """A dict of these keys, each with its schema; with `rest`, others beside them."""
+    names = sorted(map(str, fields))
 
     def check(value: Any, place: str) -> None:
-        if not isinstance(value, dict):
-            raise refuse(place, f"a dict of {sorted(map(str, fields))}", value)
+        one_of(dict)(value, place)
         unknown = set() if rest else value.keys() - fields.keys()
         if unknown or fields.keys() - value.keys() - set(may_lack):
-            raise StorageError(
-                f"{place}: expected {sorted(map(str, fields))}, got {sorted(map(str, value))}"
-            )
+            raise StorageError(f"{place}: expected {names}, got {sorted(map(str, value))}")
         for key in (key for key in fields if key in value):
             fields[key](value[key], f"{place}/{key}")
 
@@ -175,8 +163,7 @@ def fixed_list(schemas: dict[int, Schema]) -> Schema:
     """A list of as many values as there are schemas, each with its own."""
 
     def check(value: Any, place: str) -> None:
-        if not isinstance(value, list) or len(value) != len(schemas):
-            raise refuse(place, f"a list of {len(schemas)} values", value)
+        each(anything, len(schemas))(value, place)
         for i, item in enumerate(value):
             schemas[i](item, f"{place}/{i}")
 
@@ -185,29 +172,45 @@ def fixed_list(schemas: dict[int, Schema]) -> Schema:
 
 def like(reference: Any) -> Schema:
     """A value built as the reference: its keys and lengths, types, shapes and dtypes."""
+    match reference:
+        case dict():
+            return record({key: like(item) for key, item in reference.items()})
+        case list() | tuple():
+            return _like_sequence(reference)
+        case Tensor():
+            return tensor(reference.shape, reference.dtype)
+        case np.ndarray() | np.generic():
+            kind, shape, dtype = type(reference), reference.shape, reference.dtype
+            return where(
+                lambda value: type(value) is kind and value.shape == shape and value.dtype == dtype,
+                f"a {kind.__name__} of shape {shape} and {dtype}",
+            )
+        case float():
+            return one_of(int, float)
+    return one_of(type(reference))
+
+
+def _like_sequence(reference: list | tuple) -> Schema:
+    schemas = [like(item) for item in reference]
 
     def check(value: Any, place: str) -> None:
-        match reference:
-            case dict():
-                record({key: like(item) for key, item in reference.items()})(value, place)
-            case list() | tuple():
-                if type(value) is not type(reference) or len(value) != len(reference):
-                    raise refuse(place, f"{len(reference)} values", value)
-                for i, (item, other) in enumerate(zip(value, reference, strict=True)):
-                    like(other)(item, f"{place}/{i}")
-            case Tensor():
-                tensor(reference.shape, reference.dtype)(value, place)
-            case np.ndarray() | np.generic():
-                fits = type(value) is type(reference) and value.shape == reference.shape
-                if not fits or value.dtype != reference.dtype:
-                    shown = f"{type(reference).__name__} of shape {reference.shape}"
-                    raise refuse(place, f"a {shown} and {reference.dtype}", value)
-            case float():
-                one_of(int, float)(value, place)
-            case _:
-                one_of(type(reference))(value, place)
+        if type(value) is not type(reference) or len(value) != len(schemas):
+            raise refuse(place, f"{len(schemas)} values", value)
+        for i, (schema, item) in enumerate(zip(schemas, value, strict=True)):
+            schema(item, f"{place}/{i}")
 
     return check
+
+
+def numbers(value: Any, place: str) -> None:
+    """Numbers and arrays of any nesting; no text."""
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for key, item in value.items():
+            numbers(item, f"{place}/{key}")
+    elif value is not None and not isinstance(value, bool | int | float | np.ndarray | np.generic):
+        raise refuse(place, "numbers", value)
 
 
 # ---- optimisers and random streams -----------------------------------------------------------
@@ -217,14 +220,13 @@ def optimizer_state(optimizer: Optimizer) -> Schema:
     """The `state_dict` of this optimiser: moments of its parameters' shapes, its own switches."""
     moments: dict[int, Schema] = {}
     groups: dict[int, Schema] = {}
-    for index, (group, described) in enumerate(
-        zip(optimizer.param_groups, optimizer.state_dict()["param_groups"], strict=True)
-    ):
-        groups[index] = _group(described)
-        for number, parameter in zip(described["params"], group["params"], strict=True):
+    described = optimizer.state_dict()["param_groups"]
+    for index, (group, plain) in enumerate(zip(optimizer.param_groups, described, strict=True)):
+        groups[index] = _group(plain)
+        for number, parameter in zip(plain["params"], group["params"], strict=True):
             moments[number] = _moments(optimizer, group, parameter)
-    fields = {"state": record(moments, may_lack=moments), "param_groups": fixed_list(groups)}
-    return record(fields)
+    state = record(moments, may_lack=moments)
+    return record({"state": state, "param_groups": fixed_list(groups)})
 
 
 def _moments(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> Schema:
@@ -245,9 +247,7 @@ def _group(group: dict[str, Any]) -> Schema:
             return like(here)
         if isinstance(here, tuple):
             return coefficients(len(here))
-        if type(here) in (int, float):
-            return real(0)
-        return exactly(here)
+        return real(0) if type(here) in (int, float) else exactly(here)
 
     fields = {name: setting(value) for name, value in group.items()}
     return record({**fields, "initial_lr": real(0)}, may_lack=["initial_lr"])
@@ -256,25 +256,12 @@ def _group(group: dict[str, Any]) -> Schema:
 def coefficients(length: int) -> Schema:
     """A tuple of coefficients of moving averages, from 0 to below 1."""
 
-    def check(value: Any, place: str) -> None:
+    def fits(value: Any) -> bool:
         if type(value) is not tuple or len(value) != length:
-            raise refuse(place, f"a tuple of {length} numbers", value)
-        for item in value:
-            real(0)(item, place)
-            if item >= 1:
-                raise refuse(place, "coefficients below 1", value)
+            return False
+        return all(type(item) in (int, float) and 0 <= item < 1 for item in value)
 
-    return check
-
-
-def exactly(reference: Any) -> Schema:
-    """This value."""
-
-    def check(value: Any, place: str) -> None:
-        if type(value) is not type(reference) or value != reference:
-            raise refuse(place, repr(reference)[:60], value)
-
-    return check
+    return where(fits, f"{length} coefficients from 0 to below 1")
 
 
 def torch_stream(generator: torch.Generator) -> Schema:
@@ -295,17 +282,13 @@ def numpy_stream(reference: Any) -> Schema:
 
     def check(value: Any, place: str) -> None:
         like(reference)(value, place)
-        if value["bit_generator"] != reference["bit_generator"]:
-            raise refuse(place, reference["bit_generator"], value["bit_generator"])
-        for name, item in [*value.items(), *_inside(value["state"])]:
+        exactly(reference["bit_generator"])(value["bit_generator"], place)
+        inner = value["state"]
+        for name, item in [*value.items(), *(inner.items() if isinstance(inner, dict) else ())]:
             if type(item) is int:
                 integer(0, RANGES.get(name, 2**63))(item, f"{place}/{name}")
 
     return check
-
-
-def _inside(state: Any) -> list[tuple[str, Any]]:
-    return list(state.items()) if isinstance(state, dict) else []
 
 
 def python_stream(value: Any, place: str) -> None:

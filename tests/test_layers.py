@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # a room sees those before it, and in its own row unless the row says otherwise
-    {"constants", "energies", "networks", "rolling", "schedules", "schema", "spaces", "storage"}
-    | {"strings"},
+    {"constants", "energies", "networks", "ranges", "rolling", "schedules", "schema", "spaces"}
+    | {"storage", "strings"},
     {"kernels"},
     {"sampling"},
     {"estimators", "objectives"},

@@ -227,8 +227,7 @@ def expect_working(configuration: FitConfiguration, setup: Setup) -> None:
         with torch.random.fork_rng(devices=[]):
             settings.schedule(0.0)
             objective(energy, x, condition, generator=generator)
-            if settings.ema_decay:
-                moving_average(energy, settings.ema_decay)
+            moving_average(energy, settings.ema_decay)
             if sampler is not None and not energy.takes_condition:
                 sampler.sample(energy, n=1, generator=generator)
     except (ValueError, TypeError, RuntimeError) as error:

@@ -1,14 +1,12 @@
 """Classification: the distribution of the label given x, and beside it the density of x itself.
 
-A classifier's logits say two things (Grathwohl et al. 2020): their differences are
-`log p(y|x)`, and their `log Σ_y exp` is `log p(x)` up to a constant. Cross-entropy sees only the
-first: any function of x may be added to all logits. A classifier's energy says how likely x is only
-where an objective for the density has trained it.
+A classifier's logits say two things (Grathwohl et al. 2020): their differences are `log p(y|x)`,
+and their `log Σ_y exp` is `log p(x)` up to a constant. Cross-entropy trains only the first: it does
+not change when a function of x is added to all logits. The classifier's energy says how likely x is
+only where an objective for the density has trained it.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -16,6 +14,7 @@ from torch import Generator, Tensor, nn
 from ebrl.energies import ClassifierEnergy, Energy, FunctionEnergy
 from ebrl.energies.classifier import as_labels
 from ebrl.objectives.protocol import Loss, Objective
+from ebrl.ranges import check_positive
 
 
 class CrossEntropy(nn.Module, Objective):
@@ -52,15 +51,12 @@ class JointClassification(nn.Module, Objective):
             and has no chains that could fail; its energy is that of the data blurred by its sigma.
         weight: Weight of the density's loss.
 
-    Raises:
-        ValueError: If the weight is not positive; as `CrossEntropy`.
-        TypeError: As `CrossEntropy`.
+    Errors are those of `CrossEntropy`.
     """
 
     def __init__(self, density: Objective, weight: float = 1.0):
         super().__init__()
-        if not 0 < weight < math.inf:
-            raise ValueError(f"expected a weight > 0, got {weight}")
+        check_positive(weight=weight)
         self.density, self.weight = density, weight
         self.classification = CrossEntropy()
 

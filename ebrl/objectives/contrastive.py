@@ -1,9 +1,9 @@
 """Contrastive divergence: lower the energy of the data, raise that of the model's own samples.
 
-The gradient of `-log p(x)` is `∇E(x) - E_p ∇E`, and chains stand in for `p`. What they do not
-reach is not corrected: short chains that start at the data (CD) leave the mass between separated
-modes undetermined and may leave modes where no data are; persistent ones (PCD) see both, as far
-as they mix. At a temperature T of the sampler the density that fits the data is `exp(-E/T)`.
+The gradient of `-log p(x)` is `∇E(x) - E_p ∇E`, and chains stand in for draws of `p`. What they do
+not reach is not corrected. Short chains that start at the data (CD) leave the weights of separated
+modes undetermined, and may leave modes where there are no data. Persistent chains (PCD) correct
+both, as far as they mix. With a sampler at temperature T, `exp(-E/T)` fits the data.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, first_order
-from ebrl.objectives.protocol import Loss, Objective, check_weights, conditioned
+from ebrl.objectives.protocol import Loss, Objective, conditioned
+from ebrl.ranges import check_at_least
 from ebrl.sampling import ChainBatch, ChainInfo, Chains, Sampler, Samples
 from ebrl.sampling.sampler import Gradient
 
@@ -24,27 +25,26 @@ from ebrl.sampling.sampler import Gradient
 class ContrastiveDivergence(nn.Module, Objective):
     """Contrastive divergence (Hinton 2002), persistent (Tieleman 2008) where there are `chains`.
 
-    Use a sampler that adapts (`persistent`): the error of unadjusted Langevin with a step too large
-    for the energy feeds back into training until the energy diverges.
+    Use a sampler that adapts its step size (`persistent`): where unadjusted Langevin's is too large
+    for the energy, its error feeds back into training until the energy diverges.
 
     Args:
         sampler: Moves the samples. Without chains it starts at the data, and its number of steps is
             the k of CD-k.
         chains: The persistent population, of which each call moves as many as the batch has rows.
-            Of a conditional energy, each chain keeps the condition that it started under.
+            Under a conditional energy, each chain keeps the condition that it started under.
         energy_penalty: Weight of the mean squares of both energies (Du and Mordatch 2019). It holds
             back an energy whose chains cannot follow, and flattens it.
 
     Raises:
-        ValueError: If the penalty is negative, there are fewer chains than rows or they are of
-            another dtype, or data lie outside the space of the chains.
+        ValueError: If there are fewer chains than rows of data, or they have another dtype.
     """
 
     def __init__(
         self, sampler: Sampler, chains: Chains | None = None, *, energy_penalty: float = 0.0
     ):
         super().__init__()
-        check_weights(energy_penalty=energy_penalty)
+        check_at_least(0, energy_penalty=energy_penalty)
         self.sampler, self.chains, self.energy_penalty = sampler, chains, energy_penalty
 
     def forward(
@@ -60,7 +60,7 @@ class ContrastiveDivergence(nn.Module, Objective):
         generator: Generator,
         gradient: Gradient = "none",
     ) -> tuple[Loss, Samples]:
-        """Return the loss and the samples behind it, differentiable as `Sampler.sample` has it."""
+        """Return the loss and its samples, with the graph that `gradient` asks `sample` for."""
         data = conditioned(energy, condition)(x.detach())  # (batch,)
         start = self._start(x, condition, generator)
         model = conditioned(energy, start.condition)
@@ -72,7 +72,7 @@ class ContrastiveDivergence(nn.Module, Objective):
         return loss, samples
 
     def check_inside(self, x: Tensor) -> None:
-        """Raise `ValueError` if data lie where the chains never go: nothing holds them there."""
+        """Raise `ValueError` if data lie where the chains never go: nothing would oppose them."""
         space = self.sampler.space
         outside = int((~space.contains(x)).sum())
         if outside:
@@ -104,28 +104,25 @@ class ImprovedContrastiveDivergence(nn.Module, Objective):
 
     The samples depend on the energy too: `kl` weighs `KL(q || exp(-E/T))`, where q is the
     distribution of the samples, differentiated through the sampler with the energy itself held
-    fixed. Its entropy is estimated from near neighbours in the batch.
+    fixed. The entropy of q is estimated from neighbours in the batch.
 
-    The term asks for energies that chains can follow. It does not complete contrastive divergence,
-    whose own gradient has it with the other sign. For chains in equilibrium it vanishes in the
-    mean, and the noise of the neighbours remains: with `kl=1` four times that of contrastive
-    divergence. Adam divides by it, so that the weights learn slower: after the 1,500 steps of
-    `benchmarks/two_moons.py` the model is still much too broad, where `kl=.1` and persistent
-    chains alone are not.
+    The term rewards energies that chains can follow. It does not complete contrastive divergence,
+    whose own gradient has it with the opposite sign. For chains in equilibrium its mean is 0 and
+    its noise remains: with `kl=1` four times that of contrastive divergence, which slows Adam down.
+    After the 1,500 steps of `benchmarks/two_moons.py` the model is much too broad with `kl=1`, and
+    not with `kl=.1` or persistent chains alone.
 
     Args:
         sampler: As for `ContrastiveDivergence`.
         chains: As for `ContrastiveDivergence`.
         kl: Weight of the divergence.
-        entropy: Weight of the entropy in it: 1 makes it the divergence; 0 leaves the energy alone,
-            which draws samples together.
+        entropy: Weight of the entropy in the divergence; 0 keeps only the energy, which contracts
+            the samples.
         gradient: Differentiate through the sampler's "last" step, or "unroll" all of them.
         energy_penalty: As for `ContrastiveDivergence`.
 
     Raises:
-        TypeError: For a condition: neighbours tell the entropy of one distribution, not of one for
-            each condition.
-        ValueError: If a weight is negative, and as `ContrastiveDivergence`.
+        TypeError: For a condition: neighbours estimate the entropy of a single distribution.
     """
 
     def __init__(
@@ -139,7 +136,7 @@ class ImprovedContrastiveDivergence(nn.Module, Objective):
         energy_penalty: float = 0.0,
     ):
         super().__init__()
-        check_weights(kl=kl, entropy=entropy)
+        check_at_least(0, kl=kl, entropy=entropy)
         if gradient not in ("last", "unroll"):
             raise ValueError(f"expected gradient 'last' or 'unroll', got {gradient!r}")
         self.contrastive = ContrastiveDivergence(sampler, chains, energy_penalty=energy_penalty)
@@ -186,10 +183,10 @@ def contrastive_loss(data: Tensor, model: Tensor, info: ChainInfo, penalty: floa
 def nearest_neighbour_entropy(x: Tensor, neighbour: int = 4) -> Tensor:
     """Return the entropy of the distribution of `x: (n, *event)` in nats, differentiable.
 
-    `d mean log ρ + log V_d + ψ(n) - ψ(k)`, ρ the distance to the k-th nearest other draw and V_d
+    `d mean log ρ + log V_d + ψ(n) - ψ(k)` with ρ the distance to the k-th nearest neighbour and V_d
     the volume of the unit ball (Kozachenko and Leonenko 1987, Singh et al. 2003): consistent for
-    independent draws. Its gradient goes with 1/ρ, whose variance is infinite for k d <= 2, hence
-    k = 4. Draws that coincide with their k-th neighbour are left out.
+    independent draws. Its gradient is of the order of 1/ρ, whose variance is infinite for
+    k d <= 2, hence k = 4. Draws that coincide with their k-th neighbour are left out.
 
     Raises:
         ValueError: If there are not more than k draws.
@@ -199,8 +196,8 @@ def nearest_neighbour_entropy(x: Tensor, neighbour: int = 4) -> Tensor:
     if n <= neighbour:
         raise ValueError(f"expected more than {neighbour} draws, to have that neighbour, got {n}")
     with torch.no_grad():
-        # The nearest of all is the draw itself.
-        centred = rows - rows.mean(0)  # far from the origin, distances would be all rounding
+        centred = rows - rows.mean(0)  # far from the origin rounding would swamp the distances
+        # The nearest neighbour of all is the draw itself.
         index = torch.cdist(centred, centred).topk(neighbour + 1, largest=False).indices[:, -1]
     squared = (rows - rows[index]).square().sum(1)
     distinct = squared > 0

@@ -26,18 +26,16 @@ def persistent(
 
     The step size follows the acceptance; in a box MALA is preconditioned by the squared
     half-widths, so that columns of any scale move alike. A jump proposes a draw of the space's
-    reference, `IndependenceMetropolis`: it moves mass between modes that no gradient connects.
-    Without it the chains cannot answer when one mode's energy drifts from another's, and in the end
-    it runs away. In many dimensions no jump is accepted, and the chains are those of MALA alone.
+    reference, which moves mass between modes that no gradient connects: without it the chains
+    cannot answer when one mode's energy drifts from another's, and training diverges. In many
+    dimensions no jump is accepted, and the chains are those of MALA alone.
 
     Args:
-        space: Where the chains live, such as a box around the data; `persistent.around(data)` makes
-            one.
+        space: Where the chains live, such as a box around the data; see `persistent.around(data)`.
         chains: Number of chains.
         moves: Moves of a chain each time that it is drawn.
-        restart: Probability that a drawn chain restarts without a test, which pulls the weights of
-            modes towards the reference's. Of use where jumps are not accepted and where conditions
-            keep changing.
+        restart: Probability that a drawn chain restarts untested, which pulls the weights of modes
+            towards the reference's. Of use where no jump is accepted and conditions keep changing.
     """
     widths = None
     if isinstance(space, Box) and space.walls != "tanh":
@@ -46,15 +44,10 @@ def persistent(
 
 
 def around(data: Tensor, chains: int = 10_000, moves: int = 5) -> ContrastiveDivergence:
-    """Return the default PCD in a box around data, with chains that start at the data.
+    """Return the default PCD in a box around `data: (n, dimension)`.
 
     The walls are tanh: unlike walls that reject, they refuse no moves in many dimensions. MALA is
-    preconditioned by the variances of the data.
-
-    Args:
-        data: `(n, dimension)`.
-        chains: Number of chains.
-        moves: Moves of a chain each time that it is drawn.
+    preconditioned by the variances of the data. The other arguments are those of `persistent`.
 
     Raises:
         ValueError: If data are no vectors, or a column is constant or not finite.
@@ -71,19 +64,20 @@ def around(data: Tensor, chains: int = 10_000, moves: int = 5) -> ContrastiveDiv
         )
     margin = MARGIN * (high - low)
     space = Box(low - margin, high + margin, walls="tanh")
-    variances = space.to_free(data).var(0)
-    objective = _persistent(space, variances, chains, moves, restart=0.0)
-    return objective
+    return _persistent(space, space.to_free(data).var(0), chains, moves, restart=0.0)
 
 
 def _persistent(
     space: Space, preconditioner: Tensor | None, chains: int, moves: int, restart: float
 ) -> ContrastiveDivergence:
     jump = IndependenceMetropolis(ReferenceProposal(space))
-    kernel = Cycle([jump, *[MALA(preconditioner)] * 4])
-    step_size = 0.05 if preconditioner is None else FIRST_STEP
-    adaptation = DualAveraging(largest=LARGEST_STEP)
-    sampler = Sampler(kernel, space, steps=moves, step_size=step_size, adaptation=adaptation)
+    sampler = Sampler(
+        Cycle([jump, *[MALA(preconditioner)] * 4]),
+        space,
+        steps=moves,
+        step_size=0.05 if preconditioner is None else FIRST_STEP,
+        adaptation=DualAveraging(largest=LARGEST_STEP),
+    )
     return ContrastiveDivergence(sampler, Chains(chains, space, restart))
 
 

@@ -1,11 +1,11 @@
 """Objectives for binary and categorical energies: each site against its alternatives.
 
 The distribution of one site given all others needs no normalizer. Both objectives are proper scores
-of these conditionals, the logarithmic and the quadratic one, so that the data's own energy is their
-optimum. They compare states that differ in one site: they are blind to the weights of modes that
-lie several improbable changes apart (for two patterns 8 changes apart, one datum moves the weight
-by less than .01 standard deviations of its own noise). `x` is binary, `(batch, *sites)` of 0 and 1,
-or one-hot, `(batch, *sites, categories)`.
+of these conditionals, one logarithmic and one quadratic, so that the data's own energy is their
+optimum. They compare states that differ in one site and are blind to the weights of modes that lie
+several improbable changes apart (for two patterns 8 changes apart, one datum moves the weight by
+less than .01 standard deviations of its own noise). `x` is binary, `(batch, *sites)`, or one-hot,
+`(batch, *sites, categories)`; other x are a `ValueError`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy
 from ebrl.kernels.protocol import uniform_like
-from ebrl.objectives.protocol import Loss, Objective, check_counts, conditioned
+from ebrl.objectives.protocol import Loss, Objective, conditioned
+from ebrl.ranges import check_at_least
 
 
 class _SiteObjective(nn.Module, Objective):
@@ -24,7 +25,7 @@ class _SiteObjective(nn.Module, Objective):
     def __init__(self, *, categorical: bool = False, sites: int | None = None):
         super().__init__()
         if sites is not None:
-            check_counts(sites=sites)
+            check_at_least(1, sites=sites)
         self.categorical, self.sites = categorical, sites
 
     def forward(
@@ -54,9 +55,6 @@ class PseudoLikelihood(_SiteObjective):
     Args:
         categorical: True for one-hot x.
         sites: Number of sites drawn for each x, the sum scaled to be unbiased; all if None.
-
-    Raises:
-        ValueError: If `sites` is below 1, or x is neither binary nor one-hot.
     """
 
     def score(self, log_p: Tensor) -> Tensor:
@@ -67,7 +65,7 @@ class RatioMatching(_SiteObjective):
     """`½ Σ_i Σ_k (p(k | all others) - [x_i = k])²` (Hyvärinen 2007, there for two categories).
 
     Bounded where a site is badly predicted: steadier than pseudo-likelihood, and slower there.
-    Arguments, cost and errors are those of `PseudoLikelihood`.
+    Arguments and cost are those of `PseudoLikelihood`.
     """
 
     def score(self, log_p: Tensor) -> Tensor:

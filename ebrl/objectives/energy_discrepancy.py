@@ -3,10 +3,10 @@
 Perturb each x to y, then y to M candidates by the same symmetric kernel q, and lower the energy of
 x against theirs: `E log(w/M + 1/M Σ_j exp(E(x) - E(x_j)))`. With a stabiliser w of 1 the optimum is
 exact for every M, not only in the limit: given y, the datum has a density ∝ `p(x) q(y|x)` and a
-candidate `q(x|y) = q(y|x)`, which makes the loss ranking NCE. It sees as far as its perturbations
-reach and is blind to the weights of modes further apart. For two modes 4 apart with deviation .4,
-one datum moves the weight by less than .01 standard deviations of its own noise at sigma .25, by .2
-at 1 and by .3 at 2; but wide perturbations see little detail.
+candidate `q(x|y) = q(y|x)`, which makes the loss ranking NCE. It is blind to the weights of modes
+further apart than its perturbations reach. For two modes 4 apart with deviation .4, one datum moves
+the weight by less than .01 standard deviations of its own noise at sigma .25, by .2 at 1 and by .3
+at 2; but wide perturbations resolve little detail.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from ebrl.kernels.protocol import normal_like, uniform_like
 from ebrl.objectives.discrete import check_discrete
 from ebrl.objectives.levels import as_levels, draw_levels
 from ebrl.objectives.noise_contrast import candidate_metrics
-from ebrl.objectives.protocol import Loss, Objective, check_counts, check_weights, conditioned
+from ebrl.objectives.protocol import Loss, Objective, conditioned
+from ebrl.ranges import check_at_least
 
 
 class EnergyDiscrepancy(nn.Module, Objective):
@@ -32,18 +33,14 @@ class EnergyDiscrepancy(nn.Module, Objective):
             small ones for detail, large ones for mode weights.
         candidates: Number M of candidates for each x.
         stabiliser: Weight w; 0 lets one candidate dominate the loss.
-
-    Raises:
-        ValueError: If a sigma is not finite and positive, `candidates` is below 1 or the
-            stabiliser negative.
     """
 
     sigma: Tensor
 
     def __init__(self, sigma: Number = 0.25, candidates: int = 16, *, stabiliser: float = 1.0):
         super().__init__()
-        check_counts(candidates=candidates)
-        check_weights(stabiliser=stabiliser)
+        check_at_least(1, candidates=candidates)
+        check_at_least(0, stabiliser=stabiliser)
         self.register_buffer("sigma", as_levels(sigma), persistent=False)
         self.candidates, self.stabiliser = candidates, stabiliser
 
@@ -71,8 +68,7 @@ class DiscreteEnergyDiscrepancy(nn.Module, Objective):
         stabiliser: Weight w; 0 lets one candidate dominate the loss.
 
     Raises:
-        ValueError: If `change` is outside (0, 1), `candidates` below 1, the stabiliser negative, or
-            x neither binary nor one-hot.
+        ValueError: If x is neither binary nor one-hot.
     """
 
     def __init__(
@@ -86,8 +82,8 @@ class DiscreteEnergyDiscrepancy(nn.Module, Objective):
         super().__init__()
         if not 0 < change < 1:
             raise ValueError(f"expected a probability of change between 0 and 1, got {change}")
-        check_counts(candidates=candidates)
-        check_weights(stabiliser=stabiliser)
+        check_at_least(1, candidates=candidates)
+        check_at_least(0, stabiliser=stabiliser)
         self.change, self.candidates = change, candidates
         self.categorical, self.stabiliser = categorical, stabiliser
 
@@ -104,7 +100,7 @@ class DiscreteEnergyDiscrepancy(nn.Module, Objective):
         if not self.categorical:
             return torch.where(uniform_like(x, generator) < self.change, 1 - x, x)
         changed = uniform_like(x[..., 0], generator) < self.change
-        # The least of independent uniforms: every category but the present one, all as likely.
+        # The smallest of independent uniforms: every other category is equally likely.
         other = uniform_like(x, generator).masked_fill(x > 0.5, 2).argmin(-1)
         moved = nn.functional.one_hot(other, x.shape[-1]).to(x)
         return torch.where(changed.unsqueeze(-1), moved, x)

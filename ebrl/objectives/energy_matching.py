@@ -1,8 +1,8 @@
 """Energy Matching (Balcerak et al. 2025): one energy, without time, for transport and density.
 
-Far from the data, descent on the energy carries noise to data along straight paths; near them, its
-Boltzmann distribution at a small temperature is to be the data's. The first is regression and
-cheap, the second is contrastive and needs chains.
+Far from the data, descent on the energy carries noise to data along straight paths: regression, and
+cheap. Near them, its Boltzmann distribution at a small temperature is that of the data:
+contrastive, with chains.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class EnergyMatching(nn.Module, Objective):
 
     The default is phase 1 (algorithm 1 of the paper): cutoff 1, no contrastive term. Alone it is no
     density model: for a Gaussian its optimum is a parabola whose curvature depends on the coupling,
-    and it knows of mode weights only what transport needs. Phase 2 (algorithm 2) continues from its
-    weights with a cutoff below 1 and a contrastive divergence. It compromises between both terms;
-    its density is the better the less weight the flow has near t = 1. The paper's clamp on the
-    contrastive loss, its trimming and the start of its chains belong to `contrastive`.
+    and it learns of mode weights only what transport needs. Phase 2 (algorithm 2) continues from
+    its weights with a cutoff below 1 and a contrastive divergence: a compromise, whose density is
+    better the less weight the flow has near t = 1. How the paper clamps and trims the contrastive
+    loss and starts its chains are settings of `contrastive`.
 
     Args:
-        contrastive: A contrastive divergence whose sampler runs at the temperature ε of the wanted
+        contrastive: A contrastive divergence whose sampler runs at the temperature ε of the target
             distribution, `exp(-E/ε)`.
         contrast: Weight of the contrastive loss; 1e-3 in the paper.
         coupling: "transport" pairs the noise and data of a batch by entropic optimal transport
@@ -43,9 +43,7 @@ class EnergyMatching(nn.Module, Objective):
         cutoff: Time at which the flow's weight begins to fall.
 
     Raises:
-        ValueError: If the coupling is unknown, the cutoff outside (0, 1], the regularisation not
-            positive or `contrast` negative, and for a condition with transport, which would make
-            the noise depend on the condition.
+        ValueError: For a condition with transport, which would make the noise depend on it.
     """
 
     def __init__(

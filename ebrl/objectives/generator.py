@@ -10,8 +10,9 @@ from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, first_order
 from ebrl.kernels.protocol import normal_like
-from ebrl.objectives.protocol import Loss, Objective, SelfTrained, check_weights, conditioned
+from ebrl.objectives.protocol import Loss, Objective, SelfTrained, conditioned
 from ebrl.objectives.score_matching import gradient_with_graph
+from ebrl.ranges import check_at_least, check_positive
 
 
 class Generated(NamedTuple):
@@ -28,12 +29,12 @@ class LearnedGenerator(SelfTrained, Objective):
     each call first moves it one step of its own Adam down `KL(q || exp(-E))`, then returns the
     energy's loss on new draws.
 
-    The entropy in the divergence enters by its gradient alone, `-E[∇ log q(x) · dx]`. The score is
-    that of the mixture over z, `∇ log q(x) = E[(network(z) - x)/σ² | x]`, estimated from
-    `particles` draws of z around the one that made x, `N(z, η²)`, weighted by
-    `q(z) q(x|z) / N(z; ·, η²)` and self-normalised: consistent in their number, biased towards the
-    score of a single component for few; η is learnt by the lower bound of `log q(x)`. The energy is
-    not raised where the generator does not draw, so it must keep its modes.
+    The entropy in the divergence enters by its gradient, `-E[∇ log q(x) · dx]`. The score is that
+    of the mixture over z, `∇ log q(x) = E[(network(z) - x)/σ² | x]`, estimated from `particles`
+    draws `N(z, η²)` around the z that made x, with self-normalised weights `q(z) q(x|z) / N(z; ·,
+    η²)`: consistent for many particles, biased towards the score of a single component for few. η
+    is learnt by the lower bound of `log q(x)`. Where the generator does not draw, nothing raises
+    the energy: the generator must not lose modes.
 
     Args:
         network: Maps `(n, latent_dimension)` to `(n, *event)`.
@@ -46,7 +47,6 @@ class LearnedGenerator(SelfTrained, Objective):
             than the generator can follow.
 
     Raises:
-        ValueError: If a weight is negative, or noise, particles or the dimension not positive.
         TypeError: For a condition: the generator is not conditional.
     """
 
@@ -62,17 +62,10 @@ class LearnedGenerator(SelfTrained, Objective):
         gradient_penalty: float = 0.0,
     ):
         super().__init__()
-        check_weights(
-            learning_rate=learning_rate, entropy=entropy, gradient_penalty=gradient_penalty
-        )
-        if not noise > 0 or particles < 1 or latent_dimension < 1:
-            raise ValueError(
-                "expected positive noise, particles and latent_dimension, got "
-                f"{noise=}, {particles=}, {latent_dimension=}"
-            )
+        check_at_least(0, entropy=entropy, gradient_penalty=gradient_penalty)
+        check_positive(noise=noise, particles=particles, latent_dimension=latent_dimension)
         self.network, self.latent_dimension = network, latent_dimension
-        self.entropy, self.particles = entropy, particles
-        self.gradient_penalty = gradient_penalty
+        self.entropy, self.particles, self.gradient_penalty = entropy, particles, gradient_penalty
         self.log_noise = nn.Parameter(torch.tensor(math.log(noise)))
         self.log_posterior = nn.Parameter(torch.full((latent_dimension,), math.log(noise)))
         self.optimizer = torch.optim.Adam(self.parameters(), learning_rate, betas=(0.0, 0.9))

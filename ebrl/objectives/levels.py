@@ -9,11 +9,7 @@ from ebrl.energies import Number
 
 
 def as_levels(sigma: Number) -> Tensor:
-    """Return noise levels as a tensor, `()` or `(levels,)`.
-
-    Raises:
-        ValueError: If a level is not finite and positive.
-    """
+    """Return noise levels, `()` or `(levels,)`; `ValueError` unless all are finite and positive."""
     sigma = torch.as_tensor(sigma, dtype=torch.get_default_dtype())
     if sigma.ndim > 1 or sigma.numel() == 0 or not ((sigma > 0) & sigma.isfinite()).all():
         raise ValueError(f"expected sigma > 0, a number or (levels,), got {sigma.tolist()}")

@@ -1,9 +1,9 @@
 """Noise contrast: tell the data from draws of a known proposal, by the energy.
 
 The proposal's log density enters the loss, so that the optimum is the data's own energy, mode
-weights included, wherever the proposal goes. Both objectives are blind where it does not go, and
-learn slowly where it rarely goes. For the weights of two modes 4 apart with deviation .4, one datum
-tells .5 (NCE) and .7 (InfoNCE) standard deviations of its own noise.
+weights included, wherever the proposal has mass. Both objectives are blind where it has none, and
+learn slowly where it has little. For two modes 4 apart with deviation .4, one datum moves the
+weight by .5 (NCE) and .7 (InfoNCE) standard deviations of its own noise.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.distributions import Normal
 from torch.nn.functional import softplus
 
 from ebrl.energies import Energy
 from ebrl.kernels.importance import Proposal
-from ebrl.objectives.protocol import Loss, Objective, check_counts, conditioned
+from ebrl.objectives.protocol import Loss, Objective, conditioned
+from ebrl.ranges import check_at_least
 
 
 class ConditionalProposal(Protocol):
@@ -39,11 +41,8 @@ class NormalNoise(NamedTuple):
         """Return the normal distribution with the mean of the data and a larger deviation.
 
         Args:
-            data: `(n, *event)`.
+            data: `(n, *event)`, whose coordinates all vary.
             spread: Deviation in units of the data's: above 1, to cover all of them.
-
-        Raises:
-            ValueError: If a coordinate is constant or not finite.
         """
         mean, deviation = data.mean(0), spread * data.std(0)
         if not (deviation > 0).all():
@@ -56,31 +55,26 @@ class NormalNoise(NamedTuple):
         return mean + deviation * noise.normal_(generator=generator)
 
     def log_density(self, x: Tensor) -> Tensor:
-        deviation = self.deviation.to(x)
-        squares = ((x - self.mean.to(x)) / deviation).square() / 2
-        event = tuple(range(-self.mean.ndim, 0))
-        return -(squares + deviation.log() + 0.5 * math.log(2 * math.pi)).sum(event)
+        normal = Normal(self.mean.to(x), self.deviation.to(x), validate_args=False)
+        return normal.log_prob(x).sum(tuple(range(-self.mean.ndim, 0)))
 
 
 class NCE(nn.Module, Objective):
     """Noise-contrastive estimation (Gutmann and Hyvärinen 2012).
 
-    Binary classification of data and noise with the log odds `-E(x) - log Z - log(ratio q(x))`. The
-    energy must learn its own log normalizer: `log_normalizer` is a parameter of this objective, to
-    be optimised with the energy's. It is one number; with conditions, whose normalizers differ, the
-    energy must be able to add a function of the condition (networks are).
+    Binary classification of data and noise with the log odds `-E(x) - log Z - log(ratio q(x))`. Its
+    parameter `log_normalizer` is log Z, to be optimised with the energy's weights. It is one
+    number: where conditions have different normalizers, the energy must be able to add a function
+    of the condition, as networks are.
 
     Args:
         noise: The proposal q, or one for each condition.
         ratio: Draws of noise for each x.
-
-    Raises:
-        ValueError: If the ratio is below 1.
     """
 
     def __init__(self, noise: Proposal | ConditionalProposal, ratio: int = 4):
         super().__init__()
-        check_counts(ratio=ratio)
+        check_at_least(1, ratio=ratio)
         self.noise, self.ratio = noise, ratio
         self.log_normalizer = nn.Parameter(torch.zeros(()))
 
@@ -106,14 +100,11 @@ class InfoNCE(nn.Module, Objective):
     Args:
         proposal: The proposal q, or one for each condition.
         candidates: Draws of the proposal for each x.
-
-    Raises:
-        ValueError: If `candidates` is below 1.
     """
 
     def __init__(self, proposal: Proposal | ConditionalProposal, candidates: int = 16):
         super().__init__()
-        check_counts(candidates=candidates)
+        check_at_least(1, candidates=candidates)
         self.proposal, self.candidates = proposal, candidates
 
     def forward(
@@ -152,14 +143,10 @@ def with_candidates(
 
 
 def candidate_metrics(value: Tensor, log_odds: Tensor) -> dict[str, Tensor]:
-    """Return how hard the candidates are to tell from the data.
+    """Return the energy gap, and the share of the candidates that rank below their datum.
 
-    Args:
-        value: Energies, `(batch, 1 + candidates)`, the datum first.
-        log_odds: Log odds of being the datum, of the same shape.
-
-    Returns:
-        The energy gap, and the share of the candidates that rank below their datum.
+    Both arguments are `(batch, 1 + candidates)` with the datum first: energies, and log odds of
+    being the datum.
     """
     value, log_odds = value.detach(), log_odds.detach()
     rank = (log_odds[:, 1:] < log_odds[:, :1]).to(value).mean()

@@ -3,16 +3,16 @@
     loss, metrics = objective(energy, x, condition, generator=generator)
     loss.backward()
 
-Samplers, chains and settings are arguments of an objective's constructor; the energy never is. Each
-objective here is an `nn.Module`, so that its chains and learned numbers are in `state_dict` and in
-the checkpoints. It leaves the data unchanged, draws random numbers from `generator` alone, and
-propagates a NaN in the data or the energy to the loss, where the training loop raises.
+Samplers, chains and settings are arguments of an objective's constructor, which raises `ValueError`
+for numbers out of range; the energy never is one. Each objective here is an `nn.Module`, so that
+its chains and learned numbers are in `state_dict` and in checkpoints. An objective leaves the data
+unchanged, draws random numbers from `generator` alone, and propagates a NaN in the data or the
+energy to the loss, where the training loop raises.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -79,17 +79,3 @@ def conditioned(energy: Energy, condition: Tensor | None) -> Energy:
     if energy.takes_condition:
         raise TypeError("this energy is conditional: pass the objective a condition for each x")
     return energy
-
-
-def check_weights(**weights: float) -> None:
-    """Raise `ValueError` unless each weight of a term in a loss is finite and at least 0."""
-    for name, weight in weights.items():
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"expected a weight {name} >= 0, got {weight}")
-
-
-def check_counts(**counts: int) -> None:
-    """Raise `ValueError` unless each count is at least 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"expected {name} >= 1, got {count}")

@@ -25,21 +25,20 @@ class RecoveryLikelihood(nn.Module, Objective):
         p(x | y) ∝ exp(-E(x given σ_t) - |y - x|² / 2s²),    s² = σ_{t+1}² - σ_t²,
 
     which is near a Gaussian when s is small, so that short chains suffice. Where s is as wide as
-    the gaps between the data's parts they do not, and the energy runs away from them: add levels.
-    Noise is added and nothing shrunk (the paper shrinks too, which is the same up to units). The
-    sampler moves `u = (x - y)/s` from 0: one step size serves all levels. Modes further than s
-    apart are not weighed against each other at that level: only the highest levels see the weights
-    of separated modes.
+    the gaps between modes they do not, and training diverges: add levels. Noise is added and
+    nothing shrunk (the paper shrinks too, which is the same up to units). The sampler moves `u = (x
+    - y)/s` from 0, so that one step size serves all levels. A level is blind to the weights of
+    modes further than s apart; only the highest levels learn them.
 
     Args:
         sampler: A sampler in an unbounded space.
-        sigmas: Two or more ascending noise levels, from 0 only where the energy has a density
-            there. The energy is given σ_t as the last feature of its condition, `(batch, 1)` if
-            there is no other; one that takes no condition serves two sigmas, one level.
+        sigmas: Two or more ascending noise levels, from 0 only if the data have a density. The
+            energy is given σ_t as the last feature of its condition, `(batch, 1)` if there is no
+            other; an energy without a condition serves two sigmas, which are one level.
 
     Raises:
-        ValueError: If the sigmas do not ascend from 0 or above, the sampler's space is bounded, or
-            there are several levels and the energy takes no condition.
+        ValueError: If the sampler's space is bounded, or there are several levels and the energy
+            takes no condition.
     """
 
     sigmas: Tensor  # (levels + 1,)
@@ -75,8 +74,8 @@ class RecoveryLikelihood(nn.Module, Objective):
     ) -> Tensor:
         """Return draws at the lowest level from x at the highest, `(batch, *event)` both.
 
-        From normal draws of the highest sigma, where it drowns the data, this generates. The
-        sampler's step size does not adapt.
+        From normal draws, of a highest sigma that drowns the data, this generates. The sampler's
+        step size does not adapt.
         """
         spreads = self._spread(x)
         for level in reversed(range(len(spreads))):

@@ -1,9 +1,9 @@
 """Score matching: fit the energy's gradient to the data's, without a normalizer or chains.
 
-It sees gradients alone. Where a region without data separates two modes, no gradient says how much
-mass each has: score matching is blind to mode weights. For two modes 4 apart with deviation .4, one
-datum moves the weight by less than .01 standard deviations of its own noise. Use smooth
-activations: the second derivative of a ReLU network is zero.
+It is blind to mode weights: where a region without data separates two modes, no gradient says how
+much mass each has. For two modes 4 apart with deviation .4, one datum moves the weight by less than
+.01 standard deviations of its own noise. Use smooth activations: the second derivative of a ReLU
+network is zero.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch import Generator, Tensor, nn
 from ebrl.energies import Energy, Number, check_one_number_each, over_event
 from ebrl.kernels.protocol import normal_like
 from ebrl.objectives.levels import as_levels, draw_levels
-from ebrl.objectives.protocol import Loss, Objective, check_counts, conditioned
+from ebrl.objectives.protocol import Loss, Objective, conditioned
+from ebrl.ranges import check_at_least
 
 
 class DenoisingScoreMatching(nn.Module, Objective):
@@ -26,14 +27,10 @@ class DenoisingScoreMatching(nn.Module, Objective):
     Gaussian of deviation s. A call costs one double backward.
 
     Args:
-        sigma: One noise level, or `(levels,)`. Of several, each x draws one, and the energy is
-            `given` it as `(batch,)`: it learns the blurred energy of each level, up to a constant
-            for each.
+        sigma: One noise level, or `(levels,)`, of which each x draws one. The energy is then
+            `given` the level, `(batch,)`, and learns the blurred energy of each, up to a constant.
         weight: Weight of a level's error. `torch.square` makes the loss half the squared error of
             the denoised `y - σ² ∇E(y)`.
-
-    Raises:
-        ValueError: If a level is not finite and positive.
     """
 
     sigma: Tensor
@@ -67,14 +64,11 @@ class SlicedScoreMatching(nn.Module, Objective):
 
     Args:
         projections: Directions v for each x. Each costs one double backward.
-
-    Raises:
-        ValueError: If `projections` is below 1.
     """
 
     def __init__(self, projections: int = 1):
         super().__init__()
-        check_counts(projections=projections)
+        check_at_least(1, projections=projections)
         self.projections = projections
 
     def forward(

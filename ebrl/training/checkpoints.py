@@ -15,11 +15,7 @@ KIND = "training"
 
 
 def write_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
-    """Write the state of a training into `folder`, atomically, and drop all but the newest.
-
-    Raises:
-        OSError: When the disk refuses; the checkpoints that are there already stay whole.
-    """
+    """Write the state of a training into `folder`, and drop all but the newest: `write_newest`."""
     rolling.remove_litter(folder)
     tensors, facts = storage.flatten(state)
     head = {"kind": KIND, "step": step, "state": facts}
@@ -29,11 +25,7 @@ def write_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int =
 def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Return the newest checkpoint that can be read, and the state in it.
 
-    Those that cannot be read are passed over with a warning.
-
-    Raises:
-        FileNotFoundError: When there is no checkpoint.
-        StorageError: When none can be read, or the newest holds no state of a training.
+    It warns of those that cannot be read. Errors are those of `ebrl.rolling.read_newest`.
     """
     newest = rolling.read_newest(folder, KIND)
     for note in newest.notes:
@@ -47,12 +39,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
 def load_average(energy: Energy, folder: Path) -> int:
     """Put the averaged weights of the newest checkpoint, or its only ones, into `energy`.
 
-    Returns:
-        The steps of training behind them.
-
-    Raises:
-        FileNotFoundError, StorageError: As `newest_checkpoint`, and StorageError for the weights
-            of another energy.
+    Returns the steps of training behind them; `StorageError` for the weights of another energy.
     """
     path, state = newest_checkpoint(folder)
     try:
@@ -61,6 +48,6 @@ def load_average(energy: Energy, folder: Path) -> int:
             weights = {name: state["averaged"][f"module.{name}"] for name in weights}
         energy.load_state_dict(weights)
         return int(state["step"])
-    # a state that is no tree of weights, and torch's word for names and shapes that do not fit
+    # The state is no tree of weights, or names and shapes do not fit.
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise StorageError(f"{path}: these are the weights of another energy: {error}") from error

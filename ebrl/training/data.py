@@ -18,7 +18,7 @@ from ebrl.objectives.protocol import Objective, conditioned
 from ebrl.schema import Schema
 from ebrl.storage import StorageError
 from ebrl.training.ragged import Ragged
-from ebrl.training.tables import check_finite
+from ebrl.training.tables import check_finite, load_table
 
 Data = Tensor | Dataset | str | Path
 
@@ -26,14 +26,7 @@ Data = Tensor | Dataset | str | Path
 class Order:
     """Rows of the data in random order: each comes once before any comes again.
 
-    The rows that do not fill a last batch are left out of an epoch.
-
-    Args:
-        size: Number of rows.
-        batch_size: Rows of a batch.
-
-    Raises:
-        ValueError: If there are fewer rows than a batch has.
+    An epoch leaves out the rows that do not fill a last batch.
     """
 
     def __init__(self, size: int, batch_size: int):
@@ -66,20 +59,20 @@ class Order:
 
     def form(self) -> Schema:
         """What a state must be to be taken: an order of as many rows."""
-        fields = {"permutation": schema.anything, "size": schema.integer(1)}
-        whole = schema.record({**fields, "position": schema.integer(0, self.size + 1)})
 
-        def check(state: Any, place: str) -> None:
-            whole(state, place)
-            rows, size = state["permutation"], state["size"]
-            if size != self.size:
-                raise StorageError(f"expected data of {size} rows, as before, got {self.size}")
-            count = len(rows) if isinstance(rows, Tensor) and rows.ndim > 0 else 0
+        def permutation(rows: Any, place: str) -> None:
+            count = rows.numel() if isinstance(rows, Tensor) else 0
             schema.tensor((count,), torch.long)(rows, place)
             if count and (int(rows.min()) < 0 or int(rows.max()) >= self.size):
                 raise StorageError(f"{place}: expected rows from 0 to {self.size - 1}")
 
-        return check
+        def size(rows: Any, place: str) -> None:
+            schema.integer(1)(rows, place)
+            if rows != self.size:
+                raise StorageError(f"expected data of {rows} rows, as before, got {self.size}")
+
+        position = schema.integer(0, self.size + 1)
+        return schema.record({"size": size, "permutation": permutation, "position": position})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
@@ -143,15 +136,26 @@ def is_in_memory(data: Tensor | Dataset) -> bool:
     return bool(_tensors(data)) or isinstance(data, Ragged)
 
 
+def prepared(
+    energy: Energy, data: Data, batch_size: int, objective: Objective, standardise: bool
+) -> Tensor | Dataset:
+    """Return the data of a training, read from its file, after `check_fit`."""
+    data = load_table(data) if isinstance(data, str | Path) else data
+    check_fit(energy, data, batch_size, objective)
+    if standardise:
+        standardise_input(energy, data)
+    return data
+
+
 def check_fit(
     energy: Energy, data: Tensor | Dataset, batch_size: int, objective: Objective | None = None
 ) -> None:
     """Check that an energy can be trained on data, before work starts.
 
     Raises:
-        ValueError: If the energy has no weights, the data are not finite, of another dtype or shape
-            than the energy takes, fewer than a batch, or outside the space of the objective's
-            chains, or the energy returns other than one number for each x.
+        ValueError: If the energy has no weights or does not return one number for each x; if the
+            data are not finite, fewer than a batch, of a shape or dtype that the energy does not
+            take, or outside the space of the objective's chains.
         TypeError: If the energy is no `Energy`, or the data have conditions and it takes none.
     """
     check_energy(energy)
@@ -184,9 +188,9 @@ def check_fit(
 
 
 def standardise_input(energy: Energy, data: Tensor | Dataset) -> None:
-    """Standardise the input of an `MLPEnergy` to data whose scale is far from what it begins with.
+    """Standardise the input of an `MLPEnergy` to data whose scale is unusual.
 
-    That is a mean of more than one deviation, or a deviation outside [1/2, 2], in some column. A
+    Unusual is a column whose mean exceeds its deviation, or whose deviation is outside [1/2, 2]. A
     network that was standardised before keeps its scale.
     """
     if not isinstance(energy, MLPEnergy) or energy.mean is not None or not _tensors(data):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebrl.energies import Energy
 from ebrl.energies.evaluating import evaluating
+from ebrl.ranges import check_at_least
 from ebrl.sampling import Sampler
 
 PIXELS = 96  # on each side of a picture of the plane
@@ -27,14 +28,10 @@ class TensorBoardLog:
         every: Steps between two entries.
         step: Step that the training stands at; later events, of a run that was killed, are hidden.
         sampler: Draws the samples of the pictures from its space's reference; None for no pictures.
-
-    Raises:
-        ValueError: If `every` is below 1.
     """
 
     def __init__(self, folder: str | Path, every: int, step: int, sampler: Sampler | None):
-        if every < 1:
-            raise ValueError(f"expected log_every >= 1, got {every}")
+        check_at_least(1, log_every=every)
         from torch.utils.tensorboard import SummaryWriter  # slow to import: not for all trainings
 
         self.writer = SummaryWriter(str(folder), purge_step=step + 1)

@@ -24,19 +24,23 @@ from torch.utils.data import Dataset
 
 from ebrl import schedules, schema
 from ebrl.energies import Energy
-from ebrl.objectives.protocol import Objective, SelfTrained
+from ebrl.objectives.protocol import Objective
+from ebrl.ranges import check_at_least
 from ebrl.rolling import checkpoint_path, step_of
 from ebrl.sampling import Sampler, StartError
 from ebrl.schema import Schema
 from ebrl.storage import StorageError
-from ebrl.training.averaging import moving_average
 from ebrl.training.checkpoints import checkpoints_in, newest_checkpoint, write_checkpoint
-from ebrl.training.clipping import RunningClip
-from ebrl.training.data import Data, Order, check_fit, order_of, standardise_input, take_rows
+from ebrl.training.data import Data, Order, order_of, prepared, take_rows
 from ebrl.training.log import POINTS, TensorBoardLog
+from ebrl.training.optimization import (
+    RunningClip,
+    moving_average,
+    scale_learning_rate,
+    trainable_parameters,
+)
 from ebrl.training.processes import process_count, rank, same_in_all
 from ebrl.training.shares import Shares, check_shares
-from ebrl.training.tables import load_table
 from ebrl.training.watch import (
     Alarm,
     DivergedError,
@@ -66,7 +70,7 @@ class Training:
     averaged: AveragedModel | None = None
     clip: RunningClip | float | None = None
     precision: Precision = "float32"
-    share_count: int = 1
+    share_count: int | None = None
     worker_count: int = 0
     step: int = 0
     alarm: Alarm = field(default_factory=Alarm)
@@ -80,9 +84,9 @@ class Training:
             raise ValueError(f"expected precision in {get_args(Precision)}, got {self.precision!r}")
         if isinstance(self.clip, float | int) and not self.clip > 0:
             raise ValueError(f"expected clip > 0, the largest norm, got {self.clip}")
-        self.shares = Shares(
-            self.energy, self.objective, self.generator, self.device, self.share_count
-        )
+        count = process_count() if self.share_count is None else self.share_count
+        check_shares(count, self.objective, self.order.batch_size)
+        self.shares = Shares(self.energy, self.objective, self.generator, self.device, count)
         self.source = self.data
         if self.worker_count:
             self.source = Workers(self.data, self.order, self.worker_count, self.shares.split)
@@ -107,7 +111,8 @@ class Training:
             loss, metrics = self.shares.backward(self.source, rows, autocast)
         except StartError as error:  # weights so large that the energy overflows
             raise self._diverged(NonFiniteError(str(error)), {}) from error
-        norm = self._gradient_norm()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         try:
             self.alarm = watch(self.alarm, loss, metrics.get("energy_gap"))
             check_finite_numbers(norm_of_the_gradient=norm)
@@ -115,7 +120,7 @@ class Training:
             raise self._diverged(error, metrics) from error
         if self.clip is not None:
             limit = self.clip(norm) if isinstance(self.clip, RunningClip) else self.clip
-            nn.utils.clip_grads_with_norm_(self._parameters(), limit, norm)
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         self.optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.energy)
@@ -126,12 +131,6 @@ class Training:
         """Return the error with the step and the cure."""
         cure = advice(self.objective, metrics)
         return type(error)(f"diverged at step {self.step + 1}: {error}; {cure}")
-
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
-    def _gradient_norm(self) -> Tensor:
-        return nn.utils.get_total_norm([p.grad for p in self._parameters() if p.grad is not None])
 
     def save(self, folder: Path, keep: int = 2) -> Path:
         """Write a checkpoint into `folder` and drop all but the newest; return its path.
@@ -161,16 +160,12 @@ class Training:
         }
         if self.device.type == "cuda":  # and there from that of the device
             state["device_generator"] = torch.cuda.get_rng_state(self.device)
-        if self.share_count > 1:
+        if self.shares.count > 1:
             state["shares"] = self.shares.state()
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned, in a training that is built the same way.
-
-        Raises:
-            ValueError: If it is built otherwise.
-        """
+        """Restore what `state` returned; `ValueError` for the state of a different training."""
         self._schema()(state, "state")
         try:
             for name, module in self._modules().items():
@@ -183,37 +178,32 @@ class Training:
         torch.set_rng_state(state["global_generator"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["device_generator"], self.device)
-        if self.share_count > 1:
+        if self.shares.count > 1:
             self.shares.load_state(state["shares"])
         self.step, self.alarm = state["step"], Alarm(*state["alarm"])
 
     def _schema(self) -> Schema:
-        """What a state must be to be taken, as a whole, before any of it is."""
-        here = self.state()
-        fields = {name: schema.like(part) for name, part in here.items()}
-        if "objective" in here:  # its populations change their sizes; it checks its own optimiser
+        """What a state must be, as a whole, before any of it is taken."""
+        fields = {name: schema.like(part) for name, part in self.state().items()}
+        if "objective" in fields:  # its populations change their sizes; it checks its own optimiser
             fields["objective"] = schema.named(schema.anything)
-        if self.share_count > 1:
+        if self.shares.count > 1:
             fields["shares"] = self.shares.schema()
-        return schema.record(
-            {
-                **fields,
-                "step": schema.integer(0),
-                "alarm": schema.like((0.0, 0.0, 0)),
-                "order": self.order.form(),
-                "optimizer": schema.optimizer_state(self.optimizer),
-                "generator": schema.torch_stream(self.generator),
-                "global_generator": schema.torch_stream(torch.default_generator),
-            }
-        )
+        fields |= {
+            "step": schema.integer(0),
+            "alarm": schema.like((0.0, 0.0, 0)),
+            "order": self.order.form(),
+            "optimizer": schema.optimizer_state(self.optimizer),
+            "generator": schema.torch_stream(self.generator),
+            "global_generator": schema.torch_stream(torch.default_generator),
+        }
+        return schema.record(fields)
 
     def _modules(self) -> dict[str, nn.Module]:
-        parts = {
-            "energy": self.energy,
-            "objective": self.objective if self.share_count == 1 else None,  # with its share
-            "averaged": self.averaged,
-            "clip": self.clip,
-        }
+        names = ["energy", "averaged", "clip"]
+        if self.shares.count == 1:  # otherwise each share's objective is in its state
+            names.append("objective")
+        parts = {name: getattr(self, name) for name in names}
         return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
 
 
@@ -253,70 +243,98 @@ def fit(
         steps: Steps in all, those of a resumed run included.
         generator: Source of the order of the data and of all noise.
         batch_size: Rows of the data a step.
-        learning_rate: Of Adam, which trains the energy and the objective's own parameters unless an
-            `optimizer` is given.
+        learning_rate: Of Adam, which trains the energy and the objective's own parameters.
         schedule: The factor of the learning rate at each fraction of the training, 0 to 1.
         optimizer: In place of Adam.
         ema_decay: Of the moving average of the weights; 0 keeps none.
         clip: The largest norm of the gradient, or a `RunningClip`.
-        precision: "bfloat16" computes under autocast: losses, and energies while sampling, whose
-            acceptance then sees energies rounded to three digits. Weights stay float32.
-        shares: Parts of a batch, each with noise and chains of its own. As many processes take one
-            each, or fewer several in turn, with the same result (`ebrl.training.shares`). By
-            default one for each process.
-        workers: Processes that make the rows of a dataset ahead of the training, such as the images
-            of a folder.
-        standardise: Shift and scale the input of an `MLPEnergy` that was never standardised, where
-            the data's means or deviations are far from 0 and 1 (`standardise_input`).
+        precision: "bfloat16" runs losses and sampling under autocast; weights stay float32.
+        shares: Parts of a batch (`ebrl.training.shares`); by default one for each process.
+        workers: Processes that make the rows of a dataset, such as a folder of images, ahead.
+        standardise: Fit the input of an `MLPEnergy` to unusual data (`standardise_input`).
         folder: Gets TensorBoard events and checkpoints; without it nothing is written.
-        resume: Continue from the newest whole checkpoint in `folder`.
+        resume: Continue from the newest whole checkpoint; otherwise `folder` may hold none.
         checkpoint_every: Steps between two checkpoints, of which the two newest are kept.
         log_every: Steps between two entries in TensorBoard.
-        pictures: Draws the samples of the pictures in TensorBoard (points in the plane, images).
+        pictures: Draws the samples of TensorBoard's pictures (points in the plane, images).
         callbacks: Called after every step with the training and the step's metrics.
 
     Raises:
-        ValueError: If no energy can be fitted to the data, the parts do not fit together, or the
-            folder holds checkpoints and `resume` is False.
-        DivergedError: If the energy gap runs away, and `NonFiniteError`, which is one, if a loss,
-            gradient or weight is not finite; the state before that step is then in `folder`.
+        ValueError, DivergedError: As `check_fit` and `Training.advance`. In `folder` is then the
+            state before the step that diverged.
     """
-    data = load_table(data) if isinstance(data, str | Path) else data
-    check_fit(energy, data, batch_size, objective)
-    shares = process_count() if shares is None else shares
-    check_shares(shares, objective, batch_size)
-    if standardise:
-        standardise_input(energy, data)
+    data = prepared(energy, data, batch_size, objective, standardise)
+    optimizer = optimizer or Adam(trainable_parameters(energy, objective), learning_rate)
     training = Training(
-        energy=energy,
-        data=data,
-        objective=objective,
-        optimizer=optimizer or Adam(trainable_parameters(energy, objective), learning_rate),
-        generator=generator,
-        order=order_of(data, batch_size),
-        averaged=moving_average(energy, ema_decay) if ema_decay else None,
-        clip=clip,
-        precision=precision,
-        share_count=shares,
-        worker_count=workers,
-    )
-    with ExitStack() as stack:
-        if folder is not None:
-            checkpoints = Path(folder) / "checkpoints"
-            _restore(training, checkpoints, resume)
-            stack.enter_context(_saving(training, checkpoints))
-            callbacks = [_keep(checkpoints, checkpoint_every, steps), *callbacks]
-            if rank() == 0:
-                log = TensorBoardLog(folder, log_every, training.step, pictures)
-                stack.enter_context(closing(log))
-                callbacks = [_log(log, training), *callbacks]
-        while training.step < steps:
-            scale_learning_rate(training.optimizer, schedule(training.step / steps))
-            metrics = training.advance()
-            for callback in callbacks:
-                callback(training, metrics)
-        check_finite_weights(energy)
+        energy, data, objective, optimizer, generator, order_of(data, batch_size),
+        moving_average(energy, ema_decay), clip, precision, shares, workers,
+    )  # fmt: skip
+    saving = _saving(training, folder, resume, checkpoint_every, log_every, pictures, steps)
+    with saving as savers:
+        _run(training, steps, schedule, [*savers, *callbacks])
     return training
+
+
+def _run(training: Training, steps: int, schedule: Schedule, callbacks: Sequence[Callback]) -> None:
+    while training.step < steps:
+        scale_learning_rate(training.optimizer, schedule(training.step / steps))
+        metrics = training.advance()
+        for callback in callbacks:
+            callback(training, metrics)
+    check_finite_weights(training.energy)
+
+
+@contextmanager
+def _saving(
+    training: Training,
+    folder: str | Path | None,
+    resume: bool,
+    checkpoint_every: int,
+    log_every: int,
+    pictures: Sampler | None,
+    last: int,
+) -> Iterator[list[Callback]]:
+    """Restore the newest checkpoint, and yield the callbacks that log and write new ones.
+
+    Where a step meets numbers that are not finite, the state before it is saved beside the others.
+    """
+    if folder is None:
+        yield []
+        return
+    check_at_least(1, checkpoint_every=checkpoint_every)
+    checkpoints = Path(folder) / "checkpoints"
+    _restore(training, checkpoints, resume)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+
+    def keep(training: Training, metrics: Metrics) -> None:
+        if training.step % checkpoint_every == 0 or training.step == last:
+            training.save(checkpoints)
+
+    with ExitStack() as stack:
+        callbacks: list[Callback] = [keep]
+        if rank() == 0:
+            log = TensorBoardLog(folder, log_every, training.step, pictures)
+            stack.enter_context(closing(log))
+            callbacks.insert(0, _log(log, training))
+        try:
+            yield callbacks
+        except NonFiniteError as error:
+            try:
+                path = training.save(checkpoints, keep=3)
+            except NonFiniteError:  # the weights are lost: older checkpoints stay
+                raise error from None
+            raise NonFiniteError(f"{error}; the state before that step is in {path}") from error
+
+
+def _log(log: TensorBoardLog, training: Training) -> Callback:
+    """Return a callback that logs every step."""
+    first = torch.arange(min(training.order.size, POINTS))
+    shown, _ = take_rows(training.data, first, training.device)
+
+    def add(training: Training, metrics: Metrics) -> None:
+        log.add(training.step, metrics, training.average, shown)
+
+    return add
 
 
 def _restore(training: Training, folder: Path, resume: bool) -> None:
@@ -336,59 +354,3 @@ def _restore(training: Training, folder: Path, resume: bool) -> None:
         training.load_state(state)
     except ValueError as error:
         raise StorageError(f"{path}: this training is built otherwise: {error}") from error
-
-
-def _keep(folder: Path, every: int, last: int) -> Callback:
-    """Return a callback that writes a checkpoint after every so many steps and the last."""
-    if every < 1:
-        raise ValueError(f"expected checkpoint_every >= 1, got {every}")
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def keep(training: Training, metrics: Metrics) -> None:
-        if training.step % every == 0 or training.step == last:
-            training.save(folder)
-
-    return keep
-
-
-@contextmanager
-def _saving(training: Training, folder: Path) -> Iterator[None]:
-    """Save the state before a step that met numbers that are not finite, beside older ones."""
-    try:
-        yield
-    except NonFiniteError as error:
-        try:
-            path = training.save(folder, keep=3)
-        except NonFiniteError:  # the weights are lost: older checkpoints stay
-            raise error from None
-        raise NonFiniteError(f"{error}; the state before that step is in {path}") from error
-
-
-def _log(log: TensorBoardLog, training: Training) -> Callback:
-    """Return a callback that logs every step."""
-    first = torch.arange(min(training.order.size, POINTS))
-    shown, _ = take_rows(training.data, first, training.device)
-
-    def add(training: Training, metrics: Metrics) -> None:
-        log.add(training.step, metrics, training.average, shown)
-
-    return add
-
-
-def trainable_parameters(energy: Energy, objective: Objective) -> list[nn.Parameter]:
-    """Return the parameters of the energy and the objective, without modules that train themselves.
-
-    `ebrl.objectives.protocol.SelfTrained` modules own an optimizer.
-    """
-    parameters = list(energy.parameters())
-    if isinstance(objective, nn.Module):
-        learners = [part for part in objective.modules() if isinstance(part, SelfTrained)]
-        apart = {id(parameter) for part in learners for parameter in part.parameters()}
-        parameters += [each for each in objective.parameters() if id(each) not in apart]
-    return parameters
-
-
-def scale_learning_rate(optimizer: Optimizer, factor: float) -> None:
-    """Set the learning rates to `factor` times those that the optimizer was made with."""
-    for group in optimizer.param_groups:
-        group["lr"] = factor * group.setdefault("initial_lr", group["lr"])

@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal before they are taken as a step."""
+"""Muon: the momentum of each weight matrix is made orthogonal before it is taken as a step."""
 
 from __future__ import annotations
 
@@ -75,10 +75,8 @@ class Muon(Optimizer):
     ) -> None:
         if not state:
             state["step"] = 0
-            state["mean"], state["square"] = (
-                torch.zeros_like(parameter),
-                torch.zeros_like(parameter),
-            )
+            state["mean"] = torch.zeros_like(parameter)
+            state["square"] = torch.zeros_like(parameter)
         state["step"] += 1
         decay, square_decay = group["betas"]
         state["mean"].lerp_(gradient, 1 - decay)

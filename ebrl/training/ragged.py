@@ -1,7 +1,4 @@
-"""Data whose rows have different lengths, in batches of rows of a similar length.
-
-A batch is padded to its longest row, so that of rows of a similar length little is padding.
-"""
+"""Data whose rows have different lengths."""
 
 from __future__ import annotations
 
@@ -13,14 +10,9 @@ from torch.utils.data import Dataset
 
 
 class Ragged(Dataset):
-    """Rows of integers, `(length_i,)` each, held as one flat tensor.
+    """Rows of integers, `(length_i,)` each and none empty, held as one flat tensor.
 
-    Args:
-        rows: Of an integer type, none empty.
-        padding: Fills a batch after the end of each row.
-
-    Raises:
-        ValueError: A row is empty, or there is none.
+    `padding` fills a batch after the end of each row.
     """
 
     def __init__(self, rows: Sequence[Tensor], padding: int = 0):

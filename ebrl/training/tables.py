@@ -31,9 +31,8 @@ def load_table(path: str | Path) -> TensorDataset:
         A dataset of torch's default dtype.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        TableError: If it is of another kind, cannot be read, is empty or ragged, or holds anything
-            but finite numbers; the message has the place of the first that is not finite.
+        TableError: If the file cannot be read as such, is empty or ragged, or holds anything but
+            finite numbers; the message has the place of the first that is not finite.
     """
     path = Path(path)
     if not path.exists():
@@ -106,8 +105,7 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
         lines = [line for line in file if line.strip()]
     if not lines:
         raise TableError(f"{path}: expected rows of numbers, got none")
-    table = np.loadtxt(lines, delimiter=",", ndmin=2)
-    return {X: table}
+    return {X: np.loadtxt(lines, delimiter=",", ndmin=2)}
 
 
 def _is_number(cell: str) -> bool:

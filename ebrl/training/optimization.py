@@ -1,0 +1,68 @@
+"""What surrounds an optimizer's step: its parameters, learning rate, clipping and averages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ebrl.energies import Energy
+from ebrl.objectives.protocol import Objective, SelfTrained
+from ebrl.ranges import check_at_least
+
+
+class RunningClip(nn.Module):
+    """A limit for the gradient's norm: `factor` times the running mean of the clipped norms.
+
+    Args:
+        factor: At least 1.
+        decay: Of the running mean, in [0, 1).
+    """
+
+    mean: Tensor
+
+    def __init__(self, factor: float = 3.0, decay: float = 0.99):
+        super().__init__()
+        check_at_least(1, factor=factor)
+        if not 0 <= decay < 1:
+            raise ValueError(f"expected 0 <= decay < 1, got {decay}")
+        self.factor, self.decay = factor, decay
+        self.register_buffer("mean", torch.tensor(0.0))
+
+    @torch.no_grad()
+    def forward(self, norm: Tensor) -> Tensor:
+        """Return the limit for a gradient of this norm and update the mean."""
+        mean = torch.where(self.mean > 0, self.mean.to(norm), norm)
+        limit = self.factor * mean
+        self.mean = torch.lerp(torch.minimum(norm, limit), mean, self.decay)
+        return limit
+
+
+def moving_average(energy: Energy, decay: float) -> AveragedModel | None:
+    """Return the exponential moving average of the parameters, to be updated after each step.
+
+    Buffers are copied: an average of, say, the vectors of a spectral norm means nothing. A decay
+    of 0 needs no average, and returns None.
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"expected 0 <= ema_decay < 1, got {decay}")
+    if decay == 0:
+        return None
+    return AveragedModel(energy, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+def trainable_parameters(energy: Energy, objective: Objective) -> list[nn.Parameter]:
+    """Return the parameters of the energy and the objective, without `SelfTrained` parts."""
+    parameters = list(energy.parameters())
+    if isinstance(objective, nn.Module):
+        learners = [part for part in objective.modules() if isinstance(part, SelfTrained)]
+        apart = {id(parameter) for part in learners for parameter in part.parameters()}
+        parameters += [each for each in objective.parameters() if id(each) not in apart]
+    return parameters
+
+
+def scale_learning_rate(optimizer: Optimizer, factor: float) -> None:
+    """Set the learning rates to `factor` times those that the optimizer was made with."""
+    for group in optimizer.param_groups:
+        group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
