@@ -45,16 +45,16 @@ OF_SDE = ("use_sde", "log_std_init", "use_expln", "clip_mean")
 
 
 class EnergyActorCritic(SoftAgent):
-    """A native Stable-Baselines3 algorithm for continuous actions.
+    """A Stable-Baselines3 algorithm for continuous actions.
 
-    Arguments that are not listed are named and default as in `stable_baselines3.SAC`.
+    Arguments that are not listed have the names and defaults of `stable_baselines3.SAC`.
 
     Args:
         candidates: Draws of the proposal in the soft value of the next observation.
         components: Gaussians in the proposal's mixture.
         moves: Steps of MALA on the energy when acting.
-        acting_candidates: Draws that are resampled by their importance when acting; 1 acts by the
-            proposal alone, None takes `candidates`.
+        acting_candidates: Draws that are resampled by their importance when acting. With 1, actions
+            are draws of the proposal, moved; by default as many as `candidates`.
         normalization: Of the critics: "batch", "layer" or None.
         proposal_normalization: Of the proposal, likewise.
         unit_weights: Scale the critics' weights into every hidden unit to norm 1 after each update,
@@ -63,7 +63,7 @@ class EnergyActorCritic(SoftAgent):
             and temperatures stay in units of reward.
         target: Which critic the next observation is valued by: "average" is the moving average of
             SAC, "none" the critic itself, by the batch statistics of both moments together.
-        policy_delay: Updates of the critics for each one of the proposal and the temperature.
+        policy_delay: Updates of the critics for each update of the proposal and the temperature.
         ent_coef: The temperature alpha, in units of reward. "auto" tunes it so that the proposal's
             entropy, `-E_q log q`, meets `target_entropy`.
         initial_ent_coef: Where an automatic temperature starts.
@@ -140,36 +140,18 @@ class EnergyActorCritic(SoftAgent):
         _init_setup_model: bool = True,
     ):
         super().__init__(
-            policy,
-            env,
-            learning_rate,
-            buffer_size,
-            learning_starts,
-            batch_size,
-            tau,
-            gamma,
-            train_freq,
-            gradient_steps,
-            action_noise,
-            replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs=replay_buffer_kwargs,
-            optimize_memory_usage=optimize_memory_usage,
-            n_steps=n_steps,
-            policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            verbose=verbose,
-            device=device,
-            seed=seed,
-            sde_support=False,
-            supported_action_spaces=(spaces.Box,),
-            support_multi_env=True,
-        )
+            policy, env, learning_rate, buffer_size, learning_starts, batch_size, tau, gamma,
+            train_freq, gradient_steps, action_noise, replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs, n_steps=n_steps,
+            optimize_memory_usage=optimize_memory_usage, policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size, tensorboard_log=tensorboard_log,
+            verbose=verbose, device=device, seed=seed, sde_support=False,
+            supported_action_spaces=(spaces.Box,), support_multi_env=True,
+        )  # fmt: skip
         self.candidates, self.components, self.moves = candidates, components, moves
-        self.acting_candidates = acting_candidates
+        self.acting_candidates, self.scale_rewards = acting_candidates, scale_rewards
         self.normalization, self.proposal_normalization = normalization, proposal_normalization
-        self.unit_weights, self.scale_rewards = unit_weights, scale_rewards
-        self.target, self.policy_delay = target, policy_delay
+        self.unit_weights, self.target, self.policy_delay = unit_weights, target, policy_delay
         self.ent_coef, self.initial_ent_coef = ent_coef, initial_ent_coef
         self.target_entropy, self.target_update_interval = target_entropy, target_update_interval
         self.compile, self.precision = compile, precision
@@ -180,15 +162,15 @@ class EnergyActorCritic(SoftAgent):
 
     @property
     def actor(self) -> View:  # type: ignore[override]  # SB3 has an attribute
-        """The policy's; Stable-Baselines3's name for what acts."""
+        """The proposal, under Stable-Baselines3's name for what acts."""
         return self.policy.actor
 
     def _leave_out_sde(self, use_sde: bool) -> None:
-        """Leave out SAC's arguments of state-dependent exploration, which have no place here."""
+        """Drop SAC's arguments of state-dependent exploration, with a warning where it is on."""
         if use_sde or self.policy_kwargs.get("use_sde", False):
             warnings.warn(
-                "use_sde=True is left out: this agent explores by draws from its energy; for noise "
-                "that lasts over steps give action_noise=OrnsteinUhlenbeckActionNoise(...)",
+                "use_sde=True is ignored: this agent explores by draws from its energy; for noise "
+                "correlated in time pass action_noise=OrnsteinUhlenbeckActionNoise(...)",
                 stacklevel=3,
             )
         given = self.policy_kwargs.items()
@@ -245,9 +227,9 @@ class EnergyActorCritic(SoftAgent):
         """
         try:
             actions = self.policy.sample(observation, adapt=True)
-        except ValueError as error:  # a sampler that starts nowhere
+        except ValueError:  # chains that start where the energy is NaN
             self._check_weights()
-            raise error
+            raise
         if not actions.isfinite().all():
             raise self._diverged("an action is not finite")
         return actions
@@ -266,7 +248,7 @@ class EnergyActorCritic(SoftAgent):
         )
 
     def _update(self, batch: Transitions, noise: UpdateNoise, due: Due) -> UpdateReport:
-        """Do one update: critics, proposal, temperature, all at the temperature before."""
+        """Update critics, proposal and temperature, all at the temperature before the update."""
         alpha = self.policy.temperature.clone()
         with torch.no_grad():
             mixture: TanhMixture = self.proposal(batch.next_observations)
@@ -295,7 +277,7 @@ class EnergyActorCritic(SoftAgent):
         return divergence
 
     def _energies(self, batch: Transitions, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each critic's energies of the batch, and the largest of those that follow.
+        """Return each critic's energies of the batch, and the largest of the next candidates'.
 
         Args:
             batch: A batch of the replay.
@@ -311,9 +293,9 @@ class EnergyActorCritic(SoftAgent):
         return self.critic.bound(batch.observations).batch_values(batch.actions)[0], after
 
     def _joint_energies(self, batch: Transitions, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `_energies` of one pass, whose batch statistics are those of both moments.
+        """Return `_energies` from one pass over both moments, normalised by joint statistics.
 
-        The first candidate of each observation enters the statistics, the others reuse them.
+        The first candidate of each next observation enters the statistics; the others reuse them.
         """
         extract, energy = self.critic.features_extractor, self.critic.energy
         with torch.no_grad():
@@ -351,9 +333,9 @@ class EnergyActorCritic(SoftAgent):
         return self.policy.unscale_action(actions.reshape(n, *self.policy.action_space.shape))
 
     def energy(self, observation: Observation, actions: np.ndarray) -> np.ndarray:
-        """Return `-mean Q` of `(n, action_dim)` actions for one observation, `(n,)`, as reward.
+        """Return `-mean Q` of actions for one observation, `(n,)`, in units of reward.
 
-        Actions are in the environment's units.
+        The actions are `(n, action_dim)`, in the environment's units.
         """
         tensor = self._one(observation)
         actions, shape = np.asarray(actions), self.action_space.shape

@@ -1,4 +1,4 @@
-"""SoftQ: soft Q-learning over finitely many actions, with nothing approximated but the energy.
+"""SoftQ: soft Q-learning over finitely many actions, in which only the energy is approximate.
 
 `pi(a|s) = exp(-E(a|s)/alpha) / Z` with `E = -Q`. Sums over the actions are exact, so the policy
 needs no proposal and the soft value no candidates (Haarnoja et al. 2017, equations 3 to 6):
@@ -39,14 +39,14 @@ from .views import View
 
 
 class SoftQ(SoftAgent):
-    """A native Stable-Baselines3 algorithm for discrete actions.
+    """A Stable-Baselines3 algorithm for discrete actions.
 
-    Exploration is the policy's own. Where one of DQN's `exploration_*` arguments is given, its
-    random actions come on top while training, and the others have DQN's defaults. The critics, two
-    unless `policy_kwargs={"n_critics": 1}`, act by their mean and back up their smallest Q: against
-    overestimation, at the price of a bias where Q is noisy. Returns over `n_steps > 1` leave out
-    the entropy, and the Munchausen term, of the steps in between. Arguments that are not listed are
-    named as in `stable_baselines3.DQN`.
+    The policy explores by its entropy. If one of DQN's `exploration_*` arguments is given, training
+    adds DQN's random actions, and the other two have DQN's defaults. The mean of the critics acts,
+    and their smallest Q is backed up, which counters overestimation but is biased where Q is noisy.
+    There are two critics unless `policy_kwargs={"n_critics": 1}`. Returns over `n_steps > 1` omit
+    the entropy and the Munchausen term of the steps in between. Arguments that are not listed have
+    the names of `stable_baselines3.DQN`.
 
     Args:
         tau: How far the target network moves after every `target_update_interval` updates; 1 copies
@@ -123,31 +123,17 @@ class SoftQ(SoftAgent):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ):
+        if tau is None:
+            tau = 0.05 if target_update_interval == 1 else 1.0
         super().__init__(
-            policy,
-            env,
-            learning_rate,
-            buffer_size,
-            learning_starts,
-            batch_size,
-            (0.05 if target_update_interval == 1 else 1.0) if tau is None else tau,
-            gamma,
-            train_freq,
-            gradient_steps,
-            replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs=replay_buffer_kwargs,
-            optimize_memory_usage=optimize_memory_usage,
-            n_steps=n_steps,
-            policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            verbose=verbose,
-            device=device,
-            seed=seed,
-            sde_support=False,
-            supported_action_spaces=(spaces.Discrete,),
-            support_multi_env=True,
-        )
+            policy, env, learning_rate, buffer_size, learning_starts, batch_size, tau, gamma,
+            train_freq, gradient_steps, replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs, n_steps=n_steps,
+            optimize_memory_usage=optimize_memory_usage, policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size, tensorboard_log=tensorboard_log,
+            verbose=verbose, device=device, seed=seed, sde_support=False,
+            supported_action_spaces=(spaces.Discrete,), support_multi_env=True,
+        )  # fmt: skip
         self.ent_coef, self.initial_ent_coef = ent_coef, initial_ent_coef
         self.target_entropy, self.target_update_interval = target_entropy, target_update_interval
         self.normalization, self.target = normalization, target
@@ -183,11 +169,8 @@ class SoftQ(SoftAgent):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        given = (
-            self.exploration_initial_eps,
-            self.exploration_final_eps,
-            self.exploration_fraction,
-        )
+        names = ("initial_eps", "final_eps", "fraction")
+        given = [getattr(self, f"exploration_{name}") for name in names]
         self._epsilon: LinearSchedule | None = None
         if any(one is not None for one in given):
             pairs = zip(given, (1.0, 0.05, 0.1), strict=True)
@@ -203,14 +186,13 @@ class SoftQ(SoftAgent):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As Stable-Baselines3, and a random action with the probability `exploration_rate`."""
+        """As Stable-Baselines3, with a random action with probability `exploration_rate`."""
         actions, stored = super()._sample_action(learning_starts, action_noise, n_envs)
         if self.exploration_rate > 0 and self.num_timesteps >= learning_starts:
             stream = self.generators["acting"]
             chance = torch.rand(n_envs, generator=stream, device=stream.device)
-            size = (n_envs,)
             count = int(self.action_space.n)
-            random = torch.randint(count, size, generator=stream, device=stream.device)
+            random = torch.randint(count, (n_envs,), generator=stream, device=stream.device)
             explores = (chance < self.exploration_rate).cpu().numpy()
             actions = stored = np.where(explores, random.cpu().numpy(), actions)
         return actions, stored
@@ -247,7 +229,7 @@ class SoftQ(SoftAgent):
             "critic_loss": loss.detach(),
             "ent_coef": alpha,
             "entropy": entropy,
-            "energy": alpha * current.entropy - current.soft_value,  # of the policy: V = α H - E
+            "energy": alpha * current.entropy - current.soft_value,  # the mean, as V = α H - E
             "soft_value": value,
         }
 
@@ -298,9 +280,9 @@ class SoftQ(SoftAgent):
         return self.policy.sample(self._one(observation), n)[0].cpu().numpy()
 
     def energy(self, observation: Observation, actions: np.ndarray | None = None) -> np.ndarray:
-        """Return `-mean Q` of `(n,)` action indices for one observation, `(n,)`, as reward.
+        """Return `-mean Q` of `(n,)` action indices for one observation, `(n,)`, in reward units.
 
-        Without `actions`, of all of them in order. Raises ValueError for indices of no action.
+        Without `actions` it is that of every action, in order.
         """
         energies = self.policy.energies(self._one(observation))[0].cpu().numpy()
         if actions is None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ebrl.energies import Energy
 from ebrl.energies.evaluating import evaluating
 from ebrl.kernels import HMC, GibbsWithGradients, Kernel, Proposal
+from ebrl.ranges import check_at_least, check_positive
 from ebrl.sampling import DualAveraging, Sampler, Samples
 from ebrl.spaces import Binary, Categorical, Space, Unbounded
 
@@ -31,9 +32,6 @@ class Annealing:
     Call `fit_step_sizes` first, or all rungs use `step_size`. The weights are unbiased only if the
     step sizes depend on other chains than those that are weighed. The arguments are those of
     `estimators.log_normalizer`.
-
-    Raises:
-        ValueError: If the temperature is not positive or the ladder does not ascend from 0 to 1.
     """
 
     def __init__(
@@ -48,8 +46,7 @@ class Annealing:
         steps: int = 1,
         step_size: float = 0.1,
     ):
-        if not temperature > 0:
-            raise ValueError(f"expected a positive temperature, got {temperature}")
+        check_positive(temperature=temperature)
         self.energy, self.temperature = energy, temperature
         self.space = space or Unbounded()
         self.proposal = reference or _SpaceReference(self.space)
@@ -82,12 +79,10 @@ class Annealing:
         """Adapt the step size of each rung to an acceptance of .65, on chains of its own."""
         if self.kernel.best_acceptance is None:  # a kernel without a step size, such as Gibbs
             return
+        adaptation = DualAveraging(0.65, gain=5.0, memory=20)
+        size = self.step_sizes[0]
         sampler = Sampler(
-            self.kernel,
-            self.space,
-            steps=self.steps,
-            step_size=self.step_sizes[0],
-            adaptation=DualAveraging(0.65, gain=5.0, memory=20),
+            self.kernel, self.space, steps=self.steps, step_size=size, adaptation=adaptation
         )
         x = self._start((1, chains), generator)
         if not self.discrete:
@@ -138,13 +133,8 @@ class Annealing:
 
 
 def sigmoid_ladder(rungs: int, steepness: float = 4.0) -> list[float]:
-    """Return rungs from 0 to 1, dense at both ends (Grosse, Ghahramani and Adams 2015, sec. 5.1).
-
-    Raises:
-        ValueError: If there are fewer than 2 rungs.
-    """
-    if rungs < 2:
-        raise ValueError(f"expected at least 2 rungs, got {rungs}")
+    """Return rungs from 0 to 1, dense at both ends (Grosse et al. 2015, section 5.1)."""
+    check_at_least(2, rungs=rungs)
     logistic = torch.sigmoid(torch.linspace(-steepness, steepness, rungs, dtype=torch.float64))
     ladder = (logistic - logistic[0]) / (logistic[-1] - logistic[0])
     return ladder.tolist()

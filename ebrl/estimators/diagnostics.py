@@ -44,15 +44,12 @@ def effective_sample_size(trace: Tensor, kind: Literal["bulk", "tail", "mean"] =
 
     Args:
         trace: `(steps, chains, *event)`, at least 8 steps.
-        kind: "bulk" is of the rank-normalised draws, "tail" the lesser of those of the 5 % and 95 %
-            quantiles, "mean" of the draws themselves, which gives the standard error of their mean
-            if they have a variance.
+        kind: "bulk" for the rank-normalised draws; "tail" for the smaller of the 5 % and the 95 %
+            quantile; "mean" for the draws themselves, where they have a variance: it gives the
+            standard error of their mean.
 
     Returns:
         `(*event,)` in float64; NaN where the trace does not move or is not finite.
-
-    Raises:
-        ValueError: For fewer than 8 steps and for an unknown kind.
     """
     halves = _halves(trace)
     if kind == "tail":
@@ -71,8 +68,8 @@ def split_r_hat(trace: Tensor) -> Tensor:
     """Return rank-normalised split R-hat, the larger of those of location and spread.
 
     Above 1.01 the halves of the chains disagree on the distribution (Vehtari et al. 2021,
-    section 4). Chains that all miss the same mode agree. Shapes, NaN and errors are those of
-    `effective_sample_size`.
+    section 4). Chains that all miss the same mode agree. Shapes are as `effective_sample_size` has
+    them.
     """
     halves = _halves(trace)
     folded = (halves - _quantile(halves.flatten(0, 1), 0.5)).abs()
@@ -162,14 +159,7 @@ def kernel_stein_discrepancy(
     `(c² + |x - y|²)^(-1/2)` (Gorham and Mackey 2017). It needs no normalizer, and therefore hardly
     sees how mass is shared between distant modes. Memory grows as n².
 
-    Args:
-        energy: The energy of the distribution.
-        x: Draws, `(n, *event)`.
-        temperature: T.
-        bandwidth: c, by default the median distance.
-
-    Raises:
-        ValueError: For fewer than 4 draws.
+    At least 4 draws are needed. `bandwidth` is c, by default the median distance.
     """
     with evaluating(energy):
         score = -energy.value_and_gradient(x)[1].flatten(1).double() / temperature
@@ -191,15 +181,8 @@ def maximum_mean_discrepancy(
     """Estimate the squared maximum mean discrepancy of two samples.
 
     The U-statistic of Gretton et al. (2012, lemma 6 with n = m) with the kernel
-    `exp(-|x - y|² / 2h²)`. Memory grows as n².
-
-    Args:
-        x: Draws, `(n, *event)`.
-        y: As many draws of the same shape.
-        bandwidth: h, by default the median distance in both samples together.
-
-    Raises:
-        ValueError: For samples of different shapes and for fewer than 4 draws.
+    `exp(-|x - y|² / 2h²)`. Memory grows as n². x and y are both `(n, *event)`, at least 4 draws.
+    `bandwidth` is h, by default the median distance in both samples together.
     """
     if x.shape != y.shape:
         raise ValueError(
@@ -247,14 +230,9 @@ def energy_gap(
 ) -> Estimate:
     """Estimate `(mean E(samples) - mean E(data)) / T`, which is near 0 for a fitted energy.
 
-    If it is positive, the samples are less likely than the data: the chains lag behind, or the
-    energy runs away from them. If negative, they found regions that the energy prefers to the data.
-
-    Args:
-        energy: The energy that is trained.
-        data: `(n, *event)`.
-        samples: `(m, *event)`.
-        temperature: T.
+    If it is positive, the samples are less likely than the data: the chains lag behind a training
+    that may diverge. If negative, they found regions that the energy prefers to the data. `data`
+    is `(n, *event)` and `samples` `(m, *event)`.
     """
     with evaluating(energy):
         of_samples = energy(samples).double().flatten() / temperature

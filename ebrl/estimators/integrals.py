@@ -13,6 +13,7 @@ from ebrl.energies import Energy, Number, align_left
 from ebrl.energies.evaluating import evaluating
 from ebrl.estimators.annealing import Annealing
 from ebrl.kernels import Kernel, Proposal
+from ebrl.ranges import check_at_least
 from ebrl.spaces import Space
 
 Bound = Literal["lower", "upper", "none"]
@@ -132,26 +133,20 @@ def log_normalizer(
         energy: E.
         generator: Source of all random numbers.
         space: Where x may be; unbounded by default.
-        reference: Where the chains start, by default the space's reference distribution.
-        samples: Draws of `exp(-E/T)/Z`, `(n, *event)`, which should be exact and are divided among
-            the runs. Without them the chains of the way up, resampled by weight, are moved
-            `long_run` steps.
+        reference: Where the chains start; by default the reference distribution of the space.
+        samples: Exact draws of the target, `(n, *event)`, divided among the runs. By default the
+            chains of the way up, resampled by weight, are moved `long_run` steps.
         temperature: T.
-        kernel: Leaves its distribution invariant, and for the bridge is reversible: HMC by default,
-            Gibbs with gradients where x is discrete.
+        kernel: Reversible; by default HMC, or Gibbs with gradients where x is discrete.
         ladder: Number of rungs, or the shares of the target in the path's energy, from 0 to 1.
-        runs: Independent runs, whose spread gives the standard errors.
+        runs: Independent runs, at least 2, whose spread gives the standard errors.
         chains: Chains of each run.
         steps: Moves of a chain on each rung.
         step_size: Initial step size, which a pilot run adapts to each rung.
         long_run: Steps that make samples where none are given.
-
-    Raises:
-        ValueError: If the temperature is not positive, the ladder does not ascend from 0 to 1, or
-            there are fewer than two runs or fewer samples than runs.
     """
-    if runs < 2 or chains < 1:
-        raise ValueError(f"expected at least 2 runs of at least 1 chain, got {runs=}, {chains=}")
+    check_at_least(2, runs=runs)
+    check_at_least(1, chains=chains)
     if samples is not None and len(samples) < runs:
         raise ValueError(f"expected at least {runs} samples, one a run, got {len(samples)}")
     path = Annealing(
@@ -187,12 +182,8 @@ def importance(
 
     A lower bound in expectation. Its standard error is blind to what the proposal misses, and
     infinite for one candidate.
-
-    Raises:
-        ValueError: If there is no candidate.
     """
-    if candidates < 1:
-        raise ValueError(f"expected at least one candidate, got {candidates}")
+    check_at_least(1, candidates=candidates)
     with evaluating(energy), torch.no_grad():
         x = proposal.sample((candidates,), generator)
         log_weights = -energy(x).double() / temperature - proposal.log_density(x).double()
@@ -206,9 +197,8 @@ def bridge(forward: Tensor, backward: Tensor) -> Estimate:
     the runs.
 
     Args:
-        forward: `log f/q` of draws of the normalised q, `(runs, n)`: of points, or of paths
-            annealed up.
-        backward: `log f/q` of draws of f/Z, `(runs, m)`: of points, or of paths annealed down.
+        forward: `log f/q` of points drawn from the normalised q, or of paths up, `(runs, n)`.
+        backward: `log f/q` of points drawn from f/Z, or of paths down, `(runs, m)`.
     """
     forward, backward = forward.double(), backward.double()
     pooled = _bennett(forward.flatten(), backward.flatten())
@@ -254,18 +244,11 @@ def bits_per_dimension(
     temperature: float = 1.0,
     bin_width: float = 1.0,
 ) -> Estimate:
-    """Estimate the mean code length of data, in bits for each coordinate.
+    """Estimate the mean code length of data `x: (n, *event)`, in bits for each coordinate.
 
-    From a lower bound of log Z it is a lower bound, which flatters the model: quote the one from an
-    upper bound.
-
-    Args:
-        energy: E.
-        x: Data, `(n, *event)`.
-        log_normalizer: log Z, or a bound.
-        temperature: T.
-        bin_width: Distance of neighbouring values of data that were made continuous by adding
-            uniform noise of that width: 1/256 for bytes scaled to [0, 1].
+    It is the same bound as the log normalizer. A lower bound flatters the model: quote the upper.
+    `bin_width` is the width of the uniform noise that made discrete data continuous: 1/256 for
+    bytes scaled to [0, 1].
     """
     nats = entropy(energy, x, log_normalizer, temperature=temperature)
     unit = math.prod(x.shape[x.ndim - energy.event_ndim :]) * math.log(2)

@@ -11,7 +11,7 @@ continues to the same weights, bit for bit, on the same machine and versions. Wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -260,8 +260,7 @@ def fit(
         callbacks: Called after every step with the training and the step's metrics.
 
     Raises:
-        ValueError, DivergedError: As `check_fit` and `Training.advance`. In `folder` is then the
-            state before the step that diverged.
+        DivergedError: As `Training.advance`; the state before that step is then in `folder`.
     """
     data = prepared(energy, data, batch_size, objective, standardise)
     optimizer = optimizer or Adam(trainable_parameters(energy, objective), learning_rate)
@@ -270,18 +269,25 @@ def fit(
         moving_average(energy, ema_decay), clip, precision, shares, workers,
     )  # fmt: skip
     saving = _saving(training, folder, resume, checkpoint_every, log_every, pictures, steps)
+    return _run(training, steps, schedule, callbacks, saving)
+
+
+def _run(
+    training: Training,
+    steps: int,
+    schedule: Schedule,
+    callbacks: Sequence[Callback],
+    saving: AbstractContextManager[list[Callback]],
+) -> Training:
+    """Take all steps, each followed by the callbacks that `saving` yields and then the others."""
     with saving as savers:
-        _run(training, steps, schedule, [*savers, *callbacks])
+        while training.step < steps:
+            scale_learning_rate(training.optimizer, schedule(training.step / steps))
+            metrics = training.advance()
+            for callback in (*savers, *callbacks):
+                callback(training, metrics)
+        check_finite_weights(training.energy)
     return training
-
-
-def _run(training: Training, steps: int, schedule: Schedule, callbacks: Sequence[Callback]) -> None:
-    while training.step < steps:
-        scale_learning_rate(training.optimizer, schedule(training.step / steps))
-        metrics = training.advance()
-        for callback in callbacks:
-            callback(training, metrics)
-    check_finite_weights(training.energy)
 
 
 @contextmanager

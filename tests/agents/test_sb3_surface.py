@@ -63,7 +63,7 @@ def test_without_a_temperature_it_learns_and_acts_greedily(build: Any) -> None:
 
 def test_gsde_is_left_out_with_a_word_of_what_to_use() -> None:
     continuous(use_sde=False, sde_sample_freq=4, use_sde_at_warmup=True)
-    with pytest.warns(UserWarning, match=r"use_sde=True is left out.*OrnsteinUhlenbeck"):
+    with pytest.warns(UserWarning, match=r"use_sde=True is ignored.*OrnsteinUhlenbeck"):
         continuous(use_sde=True)
     given = {"net_arch": [8], "log_std_init": -3, "use_expln": False, "clip_mean": 2.0}
     assert continuous(policy_kwargs=given).policy_kwargs == {"net_arch": [8]}

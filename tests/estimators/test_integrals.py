@@ -182,5 +182,5 @@ def test_one_draw_has_no_finite_error_and_none_is_refused() -> None:
     one = importance(target, target, 1, generator=generator())
     assert one.value.item() == pytest.approx(0.0, abs=1e-6)
     assert one.standard_error.isinf()
-    with pytest.raises(ValueError, match="at least one candidate, got 0"):
+    with pytest.raises(ValueError, match="candidates >= 1, got 0"):
         importance(target, target, 0, generator=generator())

@@ -240,11 +240,11 @@ def test_the_ladder_is_dense_at_its_ends() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"runs": 1}, "at least 2 runs"),
-        ({"chains": 0}, "at least 1 chain"),
+        ({"runs": 1}, "runs >= 2"),
+        ({"chains": 0}, "chains >= 1"),
         ({"samples": torch.zeros(3, 2)}, "at least 16 samples"),
         ({"temperature": 0.0}, "positive temperature"),
-        ({"ladder": 1}, "at least 2 rungs"),
+        ({"ladder": 1}, "rungs >= 2"),
         ({"ladder": [0.0, 0.5]}, "from 0 up to 1"),
         ({"ladder": [0.0, 0.7, 0.3, 1.0]}, "from 0 up to 1"),
         ({"space": None}, "event shape"),
