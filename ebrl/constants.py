@@ -1,4 +1,4 @@
-"""Constant tensors of objects that are no modules: bounds, masses, ladders of temperatures."""
+"""Constant tensors of objects that are not modules: bounds, masses, ladders of temperatures."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from torch import Tensor
 
 
 class Constant:
-    """A tensor with a copy on every device and in every type in which it was needed.
+    """A tensor with a copy on each device and in each dtype that asked for one.
 
-    Kernels and spaces follow the chains in this way: to move the tensor at each step would wait for
-    the device.
+    Kernels and spaces follow the chains in this way: a move at each step would wait for the device.
     """
 
     def __init__(self, tensor: Tensor):
@@ -18,15 +17,15 @@ class Constant:
         self._copies = {(tensor.device, tensor.dtype): tensor}
 
     def to(self, x: Tensor) -> Tensor:
-        """Return it on the device and in the type of x."""
+        """Return the tensor on the device and in the dtype of x."""
         return self.on(x.device, x.dtype)
 
     def on(self, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-        """Return it on a device, in its own type if there is none given."""
+        """Return the tensor on a device, by default in its own dtype."""
         place = (device, dtype or self.tensor.dtype)
         if torch.compiler.is_compiling():
             return self.tensor.to(*place)
         if place not in self._copies:
-            with torch.inference_mode(False):  # or no graph could ever use the copy
+            with torch.inference_mode(False):  # a copy from inference mode has no place in graphs
                 self._copies[place] = self.tensor.to(*place)
         return self._copies[place]

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ebrl.ranges import check_at_least, check_positive
+
 
 def geometric(first: float, last: float, rungs: int) -> Tensor:
     """Return `(rungs,)` positive numbers from first to last with a constant ratio."""
@@ -16,19 +18,13 @@ def geometric(first: float, last: float, rungs: int) -> Tensor:
 def karras(first: float, last: float, rungs: int, rho: float = 7.0) -> Tensor:
     """Return `(rungs,)` numbers evenly spaced in their 1/rho-th power (Karras et al. 2022, eq. 5).
 
-    Args:
-        first: First number, positive.
-        last: Last number, positive.
-        rungs: How many.
-        rho: Larger values put more rungs at the low end; 1 is linear, infinity geometric.
-
-    Raises:
-        ValueError: If an end or rho is not positive, or there are fewer than two rungs.
+    Both ends are positive. Larger rho puts more rungs at the low end; 1 is linear, infinity
+    geometric.
     """
-    if not (0 < first < math.inf and 0 < last < math.inf and rho > 0):
-        raise ValueError(f"expected positive ends and rho, got {first=}, {last=}, {rho=}")
-    if rungs < 2:
-        raise ValueError(f"expected at least two rungs, the first and the last, got {rungs}")
+    check_positive(first=first, last=last)
+    check_at_least(2, rungs=rungs)
+    if not rho > 0:
+        raise ValueError(f"expected a positive rho, got {rho}")
     if rho == math.inf:
         ladder = torch.linspace(math.log(first), math.log(last), rungs, dtype=torch.float64).exp()
     else:
@@ -49,7 +45,7 @@ def cosine(progress: float) -> float:
 
 
 def trapezoid(progress: float) -> float:
-    """Return a rise over the first fiftieth of a training, 1, and over its last third a line to 0.
+    """Return a factor that rises over the first 2 %, stays at 1, and falls linearly from 2/3 on.
 
     The start does not depend on the end, so that a training can be made longer.
     """

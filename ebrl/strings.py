@@ -1,7 +1,7 @@
-"""Strings: categories of which there are not always as many.
+"""Strings: sequences of categories, of different lengths.
 
-A string is a row of integers, its categories and then padding up to the longest that there is:
-`[5, 3, 4, 0, 0]` is of length 3. Kernels move such rows as they are.
+A string is a row of integers, its categories and then padding up to the longest length:
+`[5, 3, 4, 0, 0]` has length 3. Kernels move such rows as they are.
 """
 
 from __future__ import annotations
@@ -20,11 +20,8 @@ PADDING = 0
 class Strings(Space):
     """Strings of `shortest` to `longest` categories, `(*batch, longest)` int64.
 
-    The categories are the integers from `first` up to, and without, `end`; 0 is the padding. The
-    reference distribution draws a length, each as likely, and then every category.
-
-    Raises:
-        ValueError: There is no such string, or 0 is among the categories.
+    The categories are the integers from `first` to `end - 1`; 0 is the padding. The reference
+    distribution is uniform over lengths, and over the strings of each length.
     """
 
     integers = True
@@ -73,10 +70,7 @@ class Strings(Space):
         return torch.where(self.contains(x), uniform, -math.inf)
 
     def states(self) -> Tensor:
-        """Return every string, `(states, longest)`, short ones first, then in order.
-
-        Raises `ValueError` for more than 2^22 of them.
-        """
+        """Return every string, `(states, longest)`, short ones first; at most 2^22 of them."""
         size = self.end - self.first
         counts = [size**length for length in range(self.shortest, self.longest + 1)]
         if sum(counts) > 2**22:

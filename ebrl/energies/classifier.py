@@ -11,9 +11,8 @@ from ebrl.energies.energy import Energy
 class ClassifierEnergy(Energy):
     """`E(x) = -log Σ_y exp logit_y(x)`; `given(label)` is `E(x, y) = -logit_y(x)`.
 
-    The classifier maps `(n, *event)` to logits `(n, classes)`; it may be one that was trained as a
-    classifier alone, whose probabilities the label's energies then keep: softmax of -E(x, ·).
-    `event_ndim` is 3 for images, 1 for vectors.
+    The classifier maps `(n, *event)` to logits `(n, classes)`. Its probabilities remain: they are
+    the softmax of -E(x, ·). `event_ndim` is 3 for images, 1 for vectors.
     """
 
     takes_condition = True
@@ -38,7 +37,7 @@ class ClassifierEnergy(Energy):
         return -self.logits(x).logsumexp(-1)
 
     def given(self, condition: Tensor) -> Energy:
-        """Return the energy of x with the label `(*leading batch,)`, of an integer type, fixed."""
+        """Return the energy of x given the label, integers `(*leading batch,)`."""
         return LabelledEnergy(self, as_integers(condition))
 
 
@@ -63,10 +62,9 @@ class LabelledEnergy(Energy):
 
 
 def as_labels(label: Tensor, logits: Tensor) -> Tensor:
-    """Return labels as `int64` if each is a class of `logits: (*batch, classes)`.
+    """Return labels as `int64`; `ValueError` unless each is a class of `logits: (*batch, classes)`.
 
-    Raises `ValueError` otherwise. On a GPU, whose numbers the host does not wait for, the lookup
-    itself stops at a label that is no class.
+    On a GPU no value is read, and the lookup itself fails for a label that is no class.
     """
     label, classes = as_integers(label), logits.shape[-1]
     if label.device.type == "cpu" and label.numel() and not torch.compiler.is_compiling():

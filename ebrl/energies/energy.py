@@ -1,9 +1,9 @@
 """Energies: one number for each thing in a batch, low where likely, `p(x) ∝ exp(-E(x))`.
 
-An energy maps `x: (*batch, *event)` to `(*batch,)`. It knows nothing of sampling, temperature or
-tasks. Energies form an algebra: `E1 + E2` is the product of experts, `E / T` is tempered, `w * E`
-is weighted, `Mixture([E1, E2], weights)` is a mixture of densities, and `E.given(condition)` fixes
-what the energy is conditioned on. Guidance is algebra, too: `(1 - w) * E + w * E_of_x_and_y`
+An energy maps `x: (*batch, *event)` to `(*batch,)`. Sampling, temperatures and tasks are not its
+business. Energies form an algebra: `E1 + E2` is the product of experts, `E / T` is tempered, `w *
+E` is weighted, `Mixture([E1, E2], weights)` is a mixture of densities, and `E.given(condition)`
+fixes what the energy is conditioned on. Guidance is algebra, too: `(1 - w) * E + w * E_of_x_and_y`
 (Ho and Salimans 2021), which evaluates each once.
 """
 
@@ -21,10 +21,11 @@ Number = float | Tensor
 class Energy(nn.Module):
     """A map from `(*batch, *event)` to `(*batch,)`.
 
-    `event_ndim` is the number of trailing axes of `x` that make up one thing: 1 for vectors, 3 for
-    images. Subclasses define `forward`; those that know their gradient override
-    `value_and_gradient`, the hot call of every sampler. An energy whose value for one thing depends
-    on others in the batch says along which batch axis: `coupled_axis`, counted from the last, -1.
+    `event_ndim` is the number of trailing axes of one event: 1 for vectors, 3 for images.
+    Subclasses define `forward`; those that know their gradient override `value_and_gradient`, the
+    hot call of every sampler. An energy whose value for one event depends on others in the batch
+    declares along which batch axis: `coupled_axis`, counted from the last, -1. Constructors raise
+    `ValueError` for numbers out of range.
     """
 
     event_ndim: int = 1
@@ -45,7 +46,7 @@ class Energy(nn.Module):
         return value.detach(), gradient
 
     def traced_value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the same in a form that compiles to one graph; in eager mode it is the slowest."""
+        """Return the same in a form that compiles to one graph, and is slower in eager mode."""
 
         def total(x: Tensor) -> tuple[Tensor, Tensor]:
             value = self(x)
@@ -57,14 +58,14 @@ class Energy(nn.Module):
 
     @property
     def takes_condition(self) -> bool:
-        """Whether `given` means anything to this energy."""
+        """Whether the energy takes a condition, by `given`."""
         return False
 
     def given(self, condition: Tensor) -> Energy:
         """Return the energy of `x` alone, with `condition: (*leading batch, *features)` fixed.
 
-        The condition has leading batch axes of `x` and is aligned from the left: one observation
-        of a batch `(B, features)` serves `M` candidates `(B, M, dimension)` without being repeated.
+        The condition's batch axes are the leading ones of `x`: observations `(B, features)` serve
+        candidates `(B, M, dimension)` without being repeated.
         """
         raise TypeError(
             f"{type(self).__name__} takes no condition: call it on x alone, "
@@ -101,7 +102,7 @@ def check_one_number_each(value: Tensor, x: Tensor, event_ndim: int) -> None:
 
 
 def check_energy(energy: object) -> None:
-    """Raise `TypeError` for what is no `Energy`, such as a function or a module of x."""
+    """Raise `TypeError` unless `energy` is an `Energy`."""
     if not isinstance(energy, Energy):
         raise TypeError(
             f"expected an Energy, got {type(energy).__name__}: wrap a function or a module of x as "
@@ -110,10 +111,9 @@ def check_energy(energy: object) -> None:
 
 
 def first_order(energy: Energy, x: Tensor) -> Tensor:
-    """Return `E(x)`, `(*batch,)`, differentiable once with respect to x and to nothing else.
+    """Return `E(x)`, `(*batch,)`, differentiable once, with respect to x alone.
 
-    For losses that move x and not the energy: the gradient is the energy's own, and the
-    parameters' is never computed.
+    For losses that move x and not the energy: gradients of the parameters are never computed.
     """
     value, gradient = energy.value_and_gradient(x)
     return _FirstOrder.apply(x, value, gradient)
@@ -132,18 +132,12 @@ class _FirstOrder(torch.autograd.Function):
 
 
 class FunctionEnergy(Energy):
-    """Any callable as an energy.
-
-    A function that is an `nn.Module` is registered, with its parameters.
+    """Any callable as an energy; the parameters of an `nn.Module` are registered.
 
     Args:
-        function: Of a batch `(n, *event)`, to `(n,)`, whatever the batch axes of x are; or of one
-            point `(*event,)`, to a number.
+        function: Maps a batch `(n, *event)` to `(n,)`, or one point `(*event,)` to a number.
         event_ndim: The axes of one point.
         batched: Whether the function takes a batch; one of a single point is vectorised.
-
-    Raises:
-        TypeError: For what cannot be called.
     """
 
     def __init__(
@@ -242,11 +236,10 @@ class Weighted(Energy):
 
 
 class Mixture(Energy):
-    """`-log sum_k w_k exp(-E_k)`: the mixture of the densities `exp(-E_k)`.
+    """`-log Σ_k w_k exp(-E_k)`: the mixture of the densities `exp(-E_k)`.
 
-    The weights are shares of probability only where every component has the same log normalizer;
-    they are normalised to sum to 1. Raises `ValueError` for weights that are negative or do not
-    match the components.
+    The weights are normalised to sum to 1. They are probabilities only where every component has
+    the same log normalizer.
     """
 
     components: Sequence[Energy]
@@ -258,7 +251,7 @@ class Mixture(Energy):
         if weights.shape != (len(components),) or (weights < 0).any() or weights.sum() <= 0:
             raise ValueError(
                 f"expected {len(components)} non-negative weights with a positive sum, "
-                f"one a component, got {weights.tolist()}"
+                f"got {weights.tolist()}"
             )
         self.event_ndim = _shared_event_ndim(components)
         self.coupled_axis = _coupled_axis(components)
@@ -290,32 +283,30 @@ class Mixture(Energy):
 
 
 def over_event(per_chain: Number, event_ndim: int) -> Number:
-    """Shape a number for each chain so that it broadcasts over the event axes."""
+    """Shape the numbers of each chain so that they broadcast over the event axes."""
     if isinstance(per_chain, Tensor) and per_chain.ndim > 0:
         return per_chain.reshape(*per_chain.shape, *(1,) * event_ndim)
     return per_chain
 
 
 def align_left(per_chain: Number, ndim: int) -> Number:
-    """Shape a number for each chain so that it broadcasts over `ndim` axes from the left."""
+    """Shape the numbers of each chain so that they broadcast over `ndim` axes from the left."""
     if isinstance(per_chain, Tensor) and per_chain.ndim > 0:
         return per_chain.reshape(*per_chain.shape, *(1,) * (ndim - per_chain.ndim))
     return per_chain
 
 
 def _shared_event_ndim(energies: Sequence[Energy]) -> int:
-    event_ndims = {energy.event_ndim for energy in energies}
-    if len(event_ndims) != 1:
-        raise ValueError(
-            f"energies compose when they agree on the event axes of x, got {sorted(event_ndims)}"
-        )
-    return event_ndims.pop()
+    found = {energy.event_ndim for energy in energies}
+    if len(found) != 1:
+        raise ValueError(f"expected energies that agree on event axes, got {sorted(found)}")
+    return found.pop()
 
 
 def _coupled_axis(energies: Sequence[Energy]) -> int | None:
     axes = {energy.coupled_axis for energy in energies if energy.coupled_axis is not None}
     if len(axes) > 1:
-        raise ValueError(f"energies compose when they couple the same axis, got {sorted(axes)}")
+        raise ValueError(f"expected energies that couple the same axis, got {sorted(axes)}")
     return axes.pop() if axes else None
 
 

@@ -1,4 +1,4 @@
-"""Evaluation mode of modules while something is sampled from them or measured on them."""
+"""Evaluation mode of modules during sampling and measurement."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ _lock = Lock()
 def evaluating(*energies: nn.Module) -> Iterator[None]:
     """Hold modules in evaluation mode and restore the mode of each.
 
-    The mode is a flag of the module, which all threads share: several threads may evaluate one
-    network at once, and the last one to finish restores the mode; but a thread that trains the
-    network meanwhile trains it in evaluation mode. Train a copy, then.
+    All threads share a module's mode. Several may evaluate one network at once: the last to finish
+    restores the mode. A thread that trains the network meanwhile must train a copy.
     """
     parts = [part for energy in energies for part in energy.modules()]
     with _lock:

@@ -1,7 +1,7 @@
-"""Discrete energies that are quadratic in their sites, and what enumeration knows of small ones.
+"""Energies of binary and categorical sites: Ising and Potts models, restricted Boltzmann machines.
 
-A coupling is a symmetric `(sites, sites)` tensor with a zero diagonal; `square_lattice` builds that
-of a grid. Positive couplings make neighbours agree.
+A coupling is a symmetric `(sites, sites)` tensor with a zero diagonal, such as that of
+`square_lattice`; anything else is a `ValueError`. Positive couplings make neighbours agree.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ebrl.energies.energy import Energy, Number
+from ebrl.ranges import check_at_least
 
 
 def square_lattice(
@@ -17,8 +18,8 @@ def square_lattice(
 ) -> Tensor:
     """Return the coupling of a grid, `(rows * columns, rows * columns)`, sites row by row.
 
-    Each site is coupled to its right and lower neighbour. Along a periodic axis of 2 sites these
-    are coupled twice, as the sum over neighbours has it; along one of 1 site, not at all.
+    Each site is coupled to its right and its lower neighbour: along a periodic axis of 2 sites
+    twice, along an axis of 1 site not at all.
     """
     sites = torch.arange(rows * columns).view(rows, columns)
     coupling = torch.zeros(rows * columns, rows * columns)
@@ -34,8 +35,7 @@ def square_lattice(
 class Ising(Energy):
     """`-½ Σ J_ij s_i s_j - Σ b_i s_i` over spins `s = 2x - 1`, binary `x: (*batch, sites)`.
 
-    `coupling` is J; `field`, b, is a number or `(sites,)`. Raises `ValueError` for a J that is not
-    square and symmetric with a zero diagonal.
+    J is the `coupling`, and b the `field`, a number or `(sites,)`.
     """
 
     coupling: Tensor  # (sites, sites)
@@ -59,8 +59,7 @@ class Ising(Energy):
 class Potts(Energy):
     """`-½ Σ J_ij [x_i = x_j] - Σ b_i · x_i` over one-hot `x: (*batch, sites, categories)`.
 
-    `coupling` is J; `field`, b, is `(sites, categories)` or None for none. Raises `ValueError` for
-    a J that is not square and symmetric with a zero diagonal, or a field that does not fit it.
+    J is the `coupling`, and b the `field`, `(sites, categories)` or None for 0.
     """
 
     event_ndim = 2
@@ -86,28 +85,21 @@ class Potts(Energy):
 
 
 class RBM(Energy):
-    """A restricted Boltzmann machine's free energy, `-b · v - Σ_j softplus(c_j + W_j · v)`.
+    """The free energy of a restricted Boltzmann machine, `-b · v - Σ_j softplus(c_j + W_j · v)`.
 
-    Binary `v: (*batch, visible)`; the hidden units are summed out (Hinton 2002). Trainable: W,
-    `(hidden, visible)`, starts at N(0, .01²), b and c at 0. Raises `ValueError` for sizes below 1.
+    The visible units are binary, `v: (*batch, visible)`, and the hidden units are summed out
+    (Hinton 2002). The weights W, `(hidden, visible)`, start at N(0, .01²), the biases b and c at 0.
     """
 
     def __init__(self, visible: int, hidden: int):
         super().__init__()
-        if visible < 1 or hidden < 1:
-            raise ValueError(f"expected sizes of at least 1, got {visible=}, {hidden=}")
+        check_at_least(1, visible=visible, hidden=hidden)
         self.weight = nn.Parameter(0.01 * torch.randn(hidden, visible))
         self.visible_bias = nn.Parameter(torch.zeros(visible))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
 
     def forward(self, x: Tensor) -> Tensor:
         return -(x @ self.visible_bias) - nn.functional.softplus(self.hidden_logits(x)).sum(-1)
-
-    @torch.no_grad()
-    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.hidden_logits(x)
-        value = -(x @ self.visible_bias) - nn.functional.softplus(logits).sum(-1)
-        return value, -(self.visible_bias + torch.sigmoid(logits) @ self.weight)
 
     def hidden_logits(self, x: Tensor) -> Tensor:
         """Return the logits of the hidden units given the visible, `(*batch, hidden)`."""
@@ -119,7 +111,7 @@ class RBM(Energy):
 
 
 def _as_coupling(coupling: Tensor) -> Tensor:
-    """Return a copy of the coupling if it is one, else raise `ValueError`."""
+    """Return a copy of the coupling; `ValueError` if it is not symmetric with a zero diagonal."""
     square = coupling.ndim == 2 and coupling.shape[0] == coupling.shape[1]
     if not square or not torch.equal(coupling, coupling.mT) or coupling.diagonal().any():
         raise ValueError(

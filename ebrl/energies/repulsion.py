@@ -1,28 +1,27 @@
-"""An energy that couples the members of a batch: they keep apart."""
+"""An energy that couples the chains of a batch: it keeps them apart."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from ebrl.energies.energy import Energy
+from ebrl.ranges import check_positive
 
 
 class Repulsion(Energy):
     """Half the mean over the other chains j of `exp(-|x_i - x_j|² / 2h²)`, h the bandwidth.
 
-    The others are those along the last batch axis. Halved, the chains' energies add up to one joint
-    energy of all, and `value_and_gradient` is the gradient of that. Kernels that move all chains by
-    the gradient (Langevin without a test, descent) sample it or descend it; a test of each chain's
-    own energy (MALA, HMC) does not leave it invariant. Raises `ValueError` for a bandwidth that is
-    not positive and for x without a batch axis.
+    The other chains are those along the last batch axis. The half makes the chains' energies add up
+    to one joint energy, whose gradient `value_and_gradient` returns. Kernels without an acceptance
+    test (ULA, descent) sample or descend it; a test of each chain's own energy (MALA, HMC) does not
+    leave it invariant.
     """
 
     coupled_axis = -1
 
     def __init__(self, bandwidth: float, event_ndim: int = 1):
         super().__init__()
-        if not bandwidth > 0:
-            raise ValueError(f"expected a positive bandwidth, got {bandwidth}")
+        check_positive(bandwidth=bandwidth)
         self.bandwidth, self.event_ndim = bandwidth, event_ndim
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,7 +44,7 @@ class Repulsion(Energy):
                 f"got x of shape {tuple(x.shape)}"
             )
         rows = x.flatten(-self.event_ndim)
-        rows = rows - rows.mean(-2, keepdim=True)  # or distances cancel far from the origin
+        rows = rows - rows.mean(-2, keepdim=True)  # distances far from the origin would cancel
         square = rows.square().sum(-1)
         apart = square.unsqueeze(-1) + square.unsqueeze(-2) - 2 * rows @ rows.mT
         return (-apart.clamp_min(0) / (2 * self.bandwidth**2)).exp(), rows

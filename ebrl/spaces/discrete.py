@@ -8,21 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from ebrl.energies import Energy, Number
+from ebrl.ranges import check_at_least
 from ebrl.spaces.space import Space
 
 
 class Categorical(Space):
     """`sites` choices among `categories`, one-hot: `(*batch, sites, categories)` of 0 and 1.
 
-    Kernels for one-hot categories move x as it is. Raises `ValueError` for fewer than one site or
-    two categories.
+    Kernels for one-hot categories move x as it is.
     """
 
     def __init__(self, sites: int, categories: int):
-        if sites < 1 or categories < 2:
-            raise ValueError(
-                f"expected at least 1 site and 2 categories, got {sites=}, {categories=}"
-            )
+        check_at_least(1, sites=sites)
+        check_at_least(2, categories=categories)
         self.sites, self.categories = sites, categories
 
     def free(self, energy: Energy, temperature: Number, step_size: Number) -> Energy:
@@ -53,10 +51,7 @@ class Categorical(Space):
         return torch.where(self.contains(x), uniform, -math.inf).to(x.dtype)
 
     def states(self) -> Tensor:
-        """Return every x, `(categories ** sites, sites, categories)`, in the order of `index`.
-
-        Raises `ValueError` for more than 2^22 of them.
-        """
+        """Return every x, `(categories ** sites, sites, categories)`, at most 2^22 of them."""
         if (count := self.categories**self.sites) > 2**22:
             raise ValueError(
                 f"expected at most 2^22 states to enumerate, got {self.categories}^{self.sites}"
@@ -74,11 +69,10 @@ class Categorical(Space):
 
 
 class Binary(Space):
-    """`{0, 1}^shape` as floating-point numbers.
+    """`{0, 1}^shape` as floating-point numbers; `shape` is that of one x.
 
-    Its free coordinates are one-hot pairs `(1 - x, x)` of the flattened sites, `(sites, 2)`, so
-    that kernels know one discrete world. `shape` is that of one x. Raises `ValueError` without a
-    shape or for an empty one.
+    Its free coordinates are one-hot pairs `(1 - x, x)` of the flattened sites, `(sites, 2)`:
+    kernels for categories serve binary x, too.
     """
 
     def __init__(self, *shape: int):
@@ -112,7 +106,7 @@ class Binary(Space):
         return self.pairs.reference_log_density(self.to_free(x))
 
     def states(self) -> Tensor:
-        """Return every x, `(2 ** sites, *shape)`, in the order of `index`; see `Categorical`."""
+        """Return every x, `(2 ** sites, *shape)`, at most 2^22 of them."""
         return self.from_free(self.pairs.states())
 
     def index(self, x: Tensor) -> Tensor:
@@ -121,7 +115,7 @@ class Binary(Space):
 
 
 class PairEnergy(Energy):
-    """The energy of binary x, read on its one-hot pairs: `E(x)` at `(1 - x, x)`."""
+    """The energy of binary x as a function of its one-hot pairs `(1 - x, x)`."""
 
     event_ndim = 2
 

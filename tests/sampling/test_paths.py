@@ -193,9 +193,9 @@ def test_ladders_have_their_ends_and_their_spacing() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: schedules.geometric(0.0, 1.0, 5), "expected positive ends and rho, got first=0.0"),
-        (lambda: schedules.karras(1.0, 2.0, 5, rho=-1.0), "rho=-1.0"),
-        (lambda: schedules.karras(1.0, 2.0, 1), "at least two rungs, the first and the last"),
+        (lambda: schedules.geometric(0.0, 1.0, 5), "expected a positive first, got 0.0"),
+        (lambda: schedules.karras(1.0, 2.0, 5, rho=-1.0), "positive rho, got -1.0"),
+        (lambda: schedules.karras(1.0, 2.0, 1), "rungs >= 2"),
         (lambda: falling(0.0), "noise levels down to a positive one, got"),
         (lambda: anneal([]), "at least one stage"),
         (lambda: anneal([Stage(GAUSSIAN, 1, 0.1), Stage(GAUSSIAN, 1, 0.0)]), "positive step_size"),
