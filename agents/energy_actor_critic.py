@@ -141,12 +141,10 @@ class EnergyActorCritic(SoftAgent):
     ):
         super().__init__(
             policy, env, learning_rate, buffer_size, learning_starts, batch_size, tau, gamma,
-            train_freq, gradient_steps, action_noise, replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs=replay_buffer_kwargs, n_steps=n_steps,
-            optimize_memory_usage=optimize_memory_usage, policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size, tensorboard_log=tensorboard_log,
-            verbose=verbose, device=device, seed=seed, sde_support=False,
-            supported_action_spaces=(spaces.Box,), support_multi_env=True,
+            train_freq, gradient_steps, action_noise, replay_buffer_class, replay_buffer_kwargs,
+            optimize_memory_usage, n_steps, policy_kwargs, stats_window_size, tensorboard_log,
+            verbose, device, seed=seed, sde_support=False, support_multi_env=True,
+            supported_action_spaces=(spaces.Box,),
         )  # fmt: skip
         self.candidates, self.components, self.moves = candidates, components, moves
         self.acting_candidates, self.scale_rewards = acting_candidates, scale_rewards
@@ -156,9 +154,7 @@ class EnergyActorCritic(SoftAgent):
         self.target_entropy, self.target_update_interval = target_entropy, target_update_interval
         self.compile, self.precision = compile, precision
         self._leave_out_sde(use_sde)
-        self._check_parameters()
-        if _init_setup_model:
-            self._setup_model()
+        self._begin(_init_setup_model)
 
     @property
     def actor(self) -> View:  # type: ignore[override]  # SB3 has an attribute

@@ -1,4 +1,4 @@
-"""The proposal of an agent: a tanh-squashed mixture of Gaussians with an exact density."""
+"""The proposal of an agent: a mixture of Gaussians under tanh, with its exact density."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 class TanhMixture(NamedTuple):
     """`a = tanh u`, `u ~ Σ_k w_k N(mean_k, deviation_k²)` with independent coordinates.
 
-    Batches of mixtures: one a row of observations. Densities are with respect to actions in
+    One mixture for each observation of a batch. Densities are with respect to actions in
     [-1, 1]^d. `epsilon` is added inside the logarithm of the Jacobian: 0 is exact, SB3 has 1e-6.
     """
 
@@ -34,19 +34,22 @@ class TanhMixture(NamedTuple):
     epsilon: float = 0.0
 
     def one_each(self, normal: Tensor) -> Tensor:
-        """Draw `u` once from every component, differentiably.
+        """Draw `u` once from every component, by `normal: (batch, components, dimension)`.
 
-        `normal: (batch, components, dimension)`. Weighted by the components' weights these draws
-        give unbiased expectations, with a gradient that reaches the weights too.
+        Weighted by the components' weights, functions of these draws are unbiased estimates of
+        expectations, and differentiable with respect to the weights, too.
         """
         return torch.addcmul(self.mean, self.log_deviation.exp(), normal)
 
     def systematic(self, offset: Tensor, normal: Tensor) -> Tensor:
-        """Draw `u: (batch, M, dimension)` from the whole mixture, components systematically.
+        """Draw `u: (batch, M, dimension)`, with systematic sampling of the components.
 
-        `offset: (batch, 1)` uniform and `normal: (batch, M, dimension)`. Component k is drawn
-        `M w_k` times, rounded up or down: each draw has the mixture's density, whatever the
-        numbers of draws and components are.
+        Component k is drawn `M w_k` times, rounded up or down, so that each draw has the mixture's
+        density for any number of draws and components.
+
+        Args:
+            offset: Uniform numbers in [0, 1), `(batch, 1)`.
+            normal: Standard normal numbers, `(batch, M, dimension)`.
         """
         components, count = self.mean.shape[1], normal.shape[1]
         if components == 1:
@@ -59,9 +62,9 @@ class TanhMixture(NamedTuple):
         return torch.addcmul(mean, log_deviation.exp(), normal)
 
     def log_density(self, free: Tensor, normal: Tensor | None = None) -> Tensor:
-        """Return the log density of `a = tanh u`, `(batch, M)`, from `u: (batch, M, dimension)`.
+        """Return the log density of `a = tanh u`, `(batch, M)`, for `u: (batch, M, dimension)`.
 
-        `normal`, the noise that `u` was drawn with, spares a single Gaussian the way back.
+        For a single Gaussian, `normal`, the noise that `u` was drawn with, saves standardising `u`.
         """
         if self.mean.shape[1] == 1:
             standard = self._standard(free) if normal is None else normal
@@ -75,12 +78,12 @@ class TanhMixture(NamedTuple):
         return (free - self.mean) * torch.exp(-self.log_deviation)
 
     def _standard_each(self, free: Tensor) -> Tensor:
-        """Return `u` as every component sees it, `(batch, M, components, dimension)`."""
+        """Return `u` standardised by every component, `(batch, M, components, dimension)`."""
         deviation = torch.exp(-self.log_deviation).unsqueeze(1)
         return (free.unsqueeze(2) - self.mean.unsqueeze(1)) * deviation
 
     def _joint(self, standard: Tensor) -> Tensor:
-        """Return the log density of `u` together with its component, `(batch, M, components)`."""
+        """Return the joint log density of `u` and its component, `(batch, M, components)`."""
         minus = torch.addcmul(self.log_deviation.unsqueeze(1), standard, standard, value=0.5)
         constant = HALF_LOG_TWO_PI * standard.shape[-1]
         return self.log_weights.unsqueeze(1) - minus.sum(-1) - constant
@@ -92,7 +95,7 @@ class TanhMixture(NamedTuple):
 
 
 class Divergence(NamedTuple):
-    """How far a proposal is from `exp(-E/T)`, one draw of each component an observation."""
+    """The divergence of a proposal from `exp(-E/T)`, from one draw of each component."""
 
     weights: Tensor  # (batch, components), of the mixture
     log_density: Tensor  # (batch, components), of the draws
@@ -110,22 +113,22 @@ class Divergence(NamedTuple):
 
     @property
     def energy(self) -> Tensor:
-        """The proposal's mean, `E_q E`, 0-dim."""
+        """The mean energy under the proposal, `E_q E`, 0-dim."""
         return (self.weights * self.energies).sum(-1).mean()
 
     @property
     def entropy(self) -> Tensor:
-        """The proposal's, `-E_q log q`, 0-dim."""
+        """The entropy of the proposal, `-E_q log q`, 0-dim."""
         return -(self.weights * self.log_density).sum(-1).mean()
 
 
 def reverse_kl(
     mixture: TanhMixture, normal: Tensor, energy: Energy, temperature: Tensor
 ) -> Divergence:
-    """Return `mean Σ_k w_k (T log q(a_k) + E(a_k))` with its parts, differentiable.
+    """Return the parts of `mean Σ_k w_k (T log q(a_k) + E(a_k))`, differentiable.
 
-    `a_k = tanh(mean_k + deviation_k normal_k)`. The loss is T times the reverse KL divergence of
-    the mixture from `exp(-E/T)`, less `T log Z`. Its gradient flows through the draws.
+    `a_k = tanh(mean_k + deviation_k normal_k)`. This loss is `T KL(q || exp(-E/T) / Z) - T log Z`,
+    differentiated through the draws.
 
     Args:
         mixture: One mixture for each observation.
@@ -140,7 +143,7 @@ def reverse_kl(
 
 
 def perplexity(weights: Tensor) -> Tensor:
-    """Return the effective number of components, `(batch,)`: 1 when a mixture has collapsed."""
+    """Return the effective number of components, `(batch,)`; 1 if a single one has all weight."""
     return torch.special.entr(weights).sum(-1).exp()
 
 

@@ -1,4 +1,4 @@
-"""What soft agents share: random streams, a temperature, an averaged critic, their logs."""
+"""What soft agents share: random streams, a temperature, an averaged critic, logs."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Due(NamedTuple):
 class SoftAgent(ScaledRewards):
     """An off-policy algorithm whose policy has a temperature, a critic and its moving average.
 
-    `streams` are its random streams, `trained` the networks of the policy that have optimisers.
-    A subclass says in `_draw` what an update's noise is, in `_update` what it does with one batch,
-    and in `_metrics` what to log of it.
+    `streams` names its random streams, `trained` the networks of the policy that have optimisers.
+    A subclass defines the noise of an update in `_draw`, the update on one batch in `_update`, and
+    what is logged of it in `_metrics`.
     """
 
     streams: ClassVar[tuple[str, ...]] = ("acting",)
@@ -70,6 +70,12 @@ class SoftAgent(ScaledRewards):
     policy_delay: int = 1
     compile: bool
     precision: Literal["float32", "bfloat16"]
+
+    def _begin(self, set_up: bool) -> None:
+        """Check the arguments, and build the networks unless a file is to give them."""
+        self._check_parameters()
+        if set_up:
+            self._setup_model()
 
     def _check_parameters(self) -> None:
         if self.target not in ("average", "none"):
@@ -110,7 +116,7 @@ class SoftAgent(ScaledRewards):
         return found
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """As Stable-Baselines3, and the agent's own streams: none disturbs another."""
+        """As Stable-Baselines3; seeds the agent's own streams, too, each differently."""
         super().set_random_seed(seed)
         if seed is not None:
             for offset, generator in enumerate(self.generators.values()):
@@ -155,7 +161,7 @@ class SoftAgent(ScaledRewards):
         self._record_metrics()
 
     def _record_metrics(self) -> None:
-        """Give the last update's metrics to the logger, where every callback finds them.
+        """Log the metrics of the last update, where every callback finds them.
 
         Raises:
             DivergedError: If one of them is not finite.
@@ -198,15 +204,15 @@ class SoftAgent(ScaledRewards):
         return ()
 
     def _update(self, batch: Transitions, noise: Any, due: Due) -> Any:
-        """Do one update in place and return what there is to report, without graphs.
+        """Do one update in place and return its report, without graphs.
 
-        It runs eagerly or as one compiled program, and so neither draws random numbers nor waits
-        for the device.
+        An update runs eagerly or as one compiled program, and therefore neither draws random
+        numbers nor waits for the device.
 
         Args:
             batch: A batch of the replay.
-            noise: What `_draw` gave.
-            due: Which parts are done this time.
+            noise: What `_draw` returned.
+            due: Which parts of the update to do.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no _update(batch, noise, due)")
 
@@ -217,7 +223,7 @@ class SoftAgent(ScaledRewards):
             if not self._compiles:
                 return self._update(*arguments)
             states = self._adam_states()
-            if states is None:  # the optimisers make their state in their first step
+            if states is None:  # optimisers create their state in their first step
                 return self._update(*arguments)
             self._adam = states
             try:
@@ -248,7 +254,7 @@ class SoftAgent(ScaledRewards):
             yield self.log_ent_coef
 
     def _descend(self, name: str, loss: Tensor, max_norm: float | None = None) -> None:
-        """Take a step of one network's optimizer down the loss; no other network has a gradient."""
+        """Take one optimizer step on the loss, for one network alone."""
         parameters = trainable_parameters(getattr(self.policy, name))
         if not parameters or not loss.requires_grad:  # all of it is frozen
             return
@@ -272,7 +278,7 @@ class SoftAgent(ScaledRewards):
         self._optimizers()[name].step()
 
     def _update_temperature(self, entropy: Tensor, target: float) -> None:
-        """Move the temperature so that the policy's entropy, 0-dim, comes to the target."""
+        """Move the temperature so that the policy's entropy, 0-dim, approaches the target."""
         if self.log_ent_coef is None:
             return
         self._step("temperature", [self.log_ent_coef], [(entropy - target).reshape(1)])
@@ -307,11 +313,11 @@ class SoftAgent(ScaledRewards):
         raise NotImplementedError(f"{type(self).__name__} defines no sample_actions")
 
     def _metrics(self) -> dict[str, Tensor]:
-        """Return what the last update saw, of any shape, to be averaged; empty before the first.
+        """Return the metrics of the last update, of any shape, to be averaged; {} before the first.
 
-        One name is one thing for all agents: over the replayed observations `energy` is the mean
-        under the policy of the energy that it follows, and `entropy` the policy's; `soft_value` is
-        that of the next observations under the averaged critic.
+        A name means the same for all agents. `energy` is the mean of the followed energy under the
+        policy, and `entropy` the policy's, both at the replayed observations; `soft_value` is that
+        of the next observations under the averaged critic.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no _metrics()")
 
@@ -324,11 +330,7 @@ class SoftAgent(ScaledRewards):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """As Stable-Baselines3.
-
-        Raises:
-            ValueError: For an observation that is not finite.
-        """
+        """As Stable-Baselines3; `ValueError` for an observation that is not finite."""
         if not is_finite(observation):
             raise ValueError("expected a finite observation, got NaN or infinity in it")
         return super().predict(observation, state, episode_start, deterministic)
@@ -342,11 +344,7 @@ class SoftAgent(ScaledRewards):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """As Stable-Baselines3, for finite numbers alone.
-
-        Raises:
-            ValueError: For an observation or a reward that is not finite.
-        """
+        """As Stable-Baselines3; `ValueError` for an observation or a reward that is not finite."""
         check_transition(self.env, self.num_timesteps, new_obs, reward, infos)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
@@ -364,13 +362,13 @@ class SoftAgent(ScaledRewards):
     # ---- saving -----------------------------------------------------------------------------
 
     def set_parameters(self, *arguments: Any, **named: Any) -> None:
-        """As Stable-Baselines3; a temperature that was given to the agent stays."""
+        """As Stable-Baselines3; a fixed temperature stays that of the agent."""
         super().set_parameters(*arguments, **named)
         if self.ent_coef != "auto":
             self.policy.temperature.fill_(max(self.ent_coef, COLDEST))
 
     def _put_learnt(self, state: dict[str, Any]) -> None:
-        """As `Saving`; a temperature that was given needs nothing of one that was tuned."""
+        """As `Saving`; an agent with a fixed temperature ignores the state of a tuned one."""
         if self.ent_coef != "auto":
             parameters, variables = dict(state["parameters"]), dict(state["variables"])
             parameters.pop("ent_coef_optimizer", None)

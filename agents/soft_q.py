@@ -127,12 +127,10 @@ class SoftQ(SoftAgent):
             tau = 0.05 if target_update_interval == 1 else 1.0
         super().__init__(
             policy, env, learning_rate, buffer_size, learning_starts, batch_size, tau, gamma,
-            train_freq, gradient_steps, replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs=replay_buffer_kwargs, n_steps=n_steps,
-            optimize_memory_usage=optimize_memory_usage, policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size, tensorboard_log=tensorboard_log,
-            verbose=verbose, device=device, seed=seed, sde_support=False,
-            supported_action_spaces=(spaces.Discrete,), support_multi_env=True,
+            train_freq, gradient_steps, None, replay_buffer_class, replay_buffer_kwargs,
+            optimize_memory_usage, n_steps, policy_kwargs, stats_window_size, tensorboard_log,
+            verbose, device, seed=seed, sde_support=False, support_multi_env=True,
+            supported_action_spaces=(spaces.Discrete,),
         )  # fmt: skip
         self.ent_coef, self.initial_ent_coef = ent_coef, initial_ent_coef
         self.target_entropy, self.target_update_interval = target_entropy, target_update_interval
@@ -145,9 +143,7 @@ class SoftQ(SoftAgent):
         self.exploration_rate = 0.0
         self.max_grad_norm = max_grad_norm
         self.compile, self.precision = compile, precision
-        self._check_parameters()
-        if _init_setup_model:
-            self._setup_model()
+        self._begin(_init_setup_model)
 
     def _check_parameters(self) -> None:
         super()._check_parameters()

@@ -1,4 +1,4 @@
-"""The policy of `SoftQ`: one energy for each action, `E(a|s) = -Q(s, a)`, sampled exactly."""
+"""The policy of `SoftQ`: an energy for each action, `E(a|s) = -Q(s, a)`, sampled exactly."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Self = TypeVar("Self", bound="DiscreteCritic")
 
 
 class Boltzmann(NamedTuple):
-    """`p(a) = exp(-E(a)/T) / Z` over finitely many actions, without sampling."""
+    """The distribution `p(a) = exp(-E(a)/T) / Z` over finitely many actions."""
 
     soft_value: Tensor  # (*batch,), T log Z = T log Σ_a exp(-E(a)/T)
     log_probabilities: Tensor  # (*batch, actions)
@@ -45,11 +45,11 @@ class Boltzmann(NamedTuple):
 def boltzmann(energies: Tensor, temperature: Tensor) -> Boltzmann:
     """Return the distribution of `energies: (*batch, actions)` at a temperature above 0.
 
-    Energies are taken relative to the lowest, so that a small temperature under large energies
-    neither overflows nor loses the differences between actions.
+    Energies are taken relative to the lowest: large energies over a small temperature neither
+    overflow nor lose the differences between actions.
     """
     lowest = energies.amin(-1, keepdim=True)
-    scaled = (lowest - energies) / temperature  # (*batch, actions), 0 for the likeliest
+    scaled = (lowest - energies) / temperature  # (*batch, actions), 0 for the most likely action
     log_sum = torch.logsumexp(scaled, -1, keepdim=True)
     log_probabilities = scaled - log_sum
     entropy = log_sum.squeeze(-1) - (log_probabilities.exp() * scaled).sum(-1)
@@ -109,7 +109,7 @@ class DiscreteCritic(BaseModel):
     def forward(self, observation: PyTorchObs) -> Tensor:
         """Return the energy of every action, `(members, batch, actions)`.
 
-        The observation is preprocessed: pixels in [0, 1], one-hot categories.
+        The observations are preprocessed: pixels in [0, 1], one-hot categories.
         """
         features = self.features_extractor(observation)
         return self._energies(features, lambda normalization, h: normalization(h))
@@ -139,10 +139,10 @@ class DiscreteCritic(BaseModel):
 
 
 class SoftQPolicy(BasePolicy):
-    """Energy critics with their targets; acts by exact draws from `exp(-E(a|s)/temperature)`.
+    """Energy critics and their moving averages; draws actions exactly from `exp(-E/temperature)`.
 
-    E is the mean of the critics. `temperature` is set by the algorithm and saved with the weights;
-    `generator` is the stream that acting draws from. Arguments that are not listed are those of
+    E is the mean of the critics. The algorithm sets `temperature`, which is saved with the weights;
+    acting draws from `generator`. Arguments that are not listed are those of
     Stable-Baselines3's policies.
 
     Args:
@@ -222,7 +222,7 @@ class SoftQPolicy(BasePolicy):
 
     @property
     def q_net(self) -> View:
-        """The critics, called as DQN's network: the mean Q of every action, `(batch, actions)`."""
+        """The critics with the signature of DQN's network: their mean Q, `(batch, actions)`."""
         return View(self.critic, lambda observation: -self._mean_energies(self.critic, observation))
 
     @property
@@ -246,7 +246,7 @@ class SoftQPolicy(BasePolicy):
         return self._predict(observation, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """Return action indices `(batch,)`: the lowest energy's, or one draw."""
+        """Return action indices `(batch,)`: draws, or those of the lowest energy."""
         if deterministic:
             return self.energies(observation).argmin(-1)
         return self.sample(observation).squeeze(1)
@@ -301,6 +301,6 @@ class SoftQMultiInputPolicy(SoftQPolicy):
 
 
 def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
-    """Return weights from `U(-1/√fan_in, 1/√fan_in)`, the law of `nn.Linear`."""
+    """Return weights from `U(-1/√fan_in, 1/√fan_in)`, as those of `nn.Linear`."""
     bound = 1 / math.sqrt(fan_in)
     return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))

@@ -28,7 +28,7 @@ def modules() -> Iterator[str]:
     """Yield the name of every module but the command's, which has `--help`."""
     for package in (ebrl, import_module("ebrl.agents"), import_module("ebrl.envs")):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.startswith(("ebrl.command", "ebrl.configs")):
+            if not module.name.startswith(("ebrl.__main__", "ebrl.command", "ebrl.configs")):
                 yield module.name
 
 
