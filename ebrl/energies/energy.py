@@ -31,6 +31,11 @@ class Energy(nn.Module):
     event_ndim: int = 1
     coupled_axis: int | None = None
 
+    def __init_subclass__(cls, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        if "prepared" not in vars(cls) and {"forward", "value_and_gradient"} & vars(cls).keys():
+            cls.prepared = Energy.prepared  # type: ignore[method-assign]  # not of another function
+
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} defines no forward(x)")
 
@@ -55,6 +60,14 @@ class Energy(nn.Module):
 
         gradient, value = torch.func.grad(total, has_aux=True)(x)
         return value, gradient
+
+    def prepared(self) -> Energy:
+        """Return the same energy for many calls of one thread, between which no weight changes.
+
+        Samplers ask for it at the start of a chain. What an energy computes from its weights alone
+        it then computes once; by default it is the energy itself.
+        """
+        return self
 
     @property
     def takes_condition(self) -> bool:
@@ -173,6 +186,9 @@ class Flattened(Energy):
         value, gradient = self.energy.value_and_gradient(x.flatten(-self.event_ndim))
         return value, gradient.view_as(x)
 
+    def prepared(self) -> Energy:
+        return Flattened(self.energy.prepared(), self.event_ndim)
+
     @property
     def takes_condition(self) -> bool:
         return self.energy.takes_condition
@@ -198,6 +214,9 @@ class Sum(Energy):
         parts = [term.value_and_gradient(x) for term in self.terms]
         values, gradients = zip(*parts, strict=True)
         return torch.stack(values).sum(0), torch.stack(gradients).sum(0)
+
+    def prepared(self) -> Energy:
+        return Sum([term.prepared() for term in self.terms])
 
     @property
     def takes_condition(self) -> bool:
@@ -226,6 +245,9 @@ class Weighted(Energy):
         value, gradient = self.energy.value_and_gradient(x)
         weight = align_left(self.weight, value.ndim)
         return weight * value, over_event(weight, self.event_ndim) * gradient
+
+    def prepared(self) -> Energy:
+        return Weighted(self.energy.prepared(), self.weight)
 
     @property
     def takes_condition(self) -> bool:

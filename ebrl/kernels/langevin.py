@@ -30,30 +30,24 @@ from ebrl.kernels.protocol import (
 )
 
 
-def langevin_proposal(
-    state: GradientState,
-    normal: Tensor,
-    step_size: Number,
-    temperature: Number,
-    preconditioner: Tensor | None = None,
-) -> Tensor:
-    """Return `x - η P g + √(2 η T P) ξ`."""
-    event_ndim = normal.ndim - state.energy.ndim
-    drift, spread = _scales(step_size, temperature, preconditioner, event_ndim)
-    if isinstance(drift, Tensor) or isinstance(spread, Tensor):
-        return state.x - drift * state.gradient + spread * normal
-    return torch.add(state.x, state.gradient, alpha=-drift).add_(normal, alpha=spread)
-
-
 def _scales(
-    step_size: Number, temperature: Number, preconditioner: Tensor | None, event_ndim: int
+    kernel: ULA | MALA, state: GradientState, step_size: Number, temperature: Number
 ) -> tuple[Number, Number]:
     """Return `η P` and `√(2 η T P)`."""
+    event_ndim = state.x.ndim - state.energy.ndim
     drift = over_event(step_size, event_ndim)
     spread = over_event((2 * step_size * temperature) ** 0.5, event_ndim)
-    if preconditioner is not None:
-        drift, spread = drift * preconditioner, spread * preconditioner.sqrt()
-    return drift, spread
+    if kernel.preconditioner is None:
+        return drift, spread
+    diagonal = kernel.preconditioner.to(state.x)
+    return drift * diagonal, spread * diagonal.sqrt()
+
+
+def _added(x: Tensor, scale: Number, y: Tensor) -> Tensor:
+    """Return `x + scale y`."""
+    if isinstance(scale, Tensor):
+        return torch.addcmul(x, y, scale.to(y))
+    return torch.add(x, y, alpha=scale)
 
 
 class ULA(Kernel[GradientState, Tensor]):
@@ -85,8 +79,8 @@ class ULA(Kernel[GradientState, Tensor]):
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
-        scale = None if self.preconditioner is None else self.preconditioner.to(state.x)
-        x = langevin_proposal(state, noise, step_size, temperature, scale)
+        drift, spread = _scales(self, state, step_size, temperature)
+        x = _added(_added(state.x, -drift, state.gradient), spread, noise)
         return unadjusted(gradient_state(energy, x), state)
 
 
@@ -122,19 +116,14 @@ class MALA(Kernel[GradientState, MetropolisNoise]):
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
-        scale = None if self.preconditioner is None else self.preconditioner.to(state.x)
-        x = langevin_proposal(state, noise.normal, step_size, temperature, scale)
+        drift, spread = _scales(self, state, step_size, temperature)
+        x = _added(_added(state.x, -drift, state.gradient), spread, noise.normal)
         proposal = gradient_state(energy, x)
-        event_axes = tuple(range(state.energy.ndim, x.ndim))
-        drift = over_event(step_size, len(event_axes))
-        # log q(x'|x) = -|ξ|²/2 and log q(x|x') = -|x - x' + ηPg'|²_{1/P} / 4ηT, up to the same
-        # constant.
-        # The temperature divides their sum, so that at 0 infinities of opposite sign never meet.
-        forward = noise.normal.square().sum(event_axes) / 2
-        if scale is None:
-            backward = (state.x - x + drift * proposal.gradient).square().sum(event_axes)
-        else:
-            back = (state.x - x) / scale + drift * proposal.gradient
-            backward = (scale * back.square()).sum(event_axes)
-        fallen = state.energy - proposal.energy - backward / (4 * step_size)
-        return metropolis(proposal, state, fallen / temperature + forward, noise.uniform)
+        # T log q(x|x') / q(x'|x) = (g + g')·(√(2ηTP) ξ / 2 - ηP (g + g') / 4), of which nothing
+        # cancels. The temperature divides the whole, so that at 0 infinities of opposite sign never
+        # meet.
+        both = state.gradient + proposal.gradient
+        resistance = both * _added(both * (drift / 2), -spread, noise.normal)
+        resistance = resistance.sum(tuple(range(state.energy.ndim, x.ndim)))
+        fallen = torch.sub(state.energy - proposal.energy, resistance, alpha=0.5)
+        return metropolis(proposal, state, fallen / temperature, noise.uniform)

@@ -181,13 +181,20 @@ def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
 
 # The end of a step.
 
+_LOWEST = Constant(torch.tensor(-torch.inf, device="cpu"))  # a Python number is slower to compare
+
 
 def diverged(x: Tensor, energy: Tensor) -> Tensor:
     """Return which proposals are NaN, infinite or have the energy -inf, `(*batch,)` bool.
 
     An energy of +inf at a finite x is a wall, of density zero: rejected, but no divergence.
     """
-    return (_energy_where_finite(x, energy) > -torch.inf).logical_not_()
+    return _is_lost(_energy_where_finite(x, energy))
+
+
+def _is_lost(probe: Tensor) -> Tensor:
+    """Return where an energy is NaN or -inf, bool."""
+    return torch.gt(probe, _LOWEST.to(probe)).logical_not_()
 
 
 def _energy_where_finite(x: Tensor, energy: Tensor) -> Tensor:
@@ -205,16 +212,18 @@ def choose(accepted: Tensor, proposal: Any, current: Any) -> Any:
 
 def _where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """Return `new` where accepted, `(*batch,)` bool, and `old` elsewhere, `(*batch, *event)`."""
-    mask = accepted.reshape((*accepted.shape, *(1,) * (new.ndim - accepted.ndim)))
-    return torch.where(mask, new, old)
+    for _ in range(new.ndim - accepted.ndim):
+        accepted = accepted.unsqueeze(-1)
+    return torch.where(accepted, new, old)
 
 
 def unadjusted(proposal: State, current: State) -> tuple[State, Info]:
     """End a step without a test: the proposal is taken where its energy is finite."""
     probe = _energy_where_finite(proposal.x, proposal.energy)
-    accepted, lost = probe.abs() < torch.inf, (probe > -torch.inf).logical_not_()
+    zero = probe - probe  # NaN where it is not finite
+    accepted = zero == zero
     state: State = choose(accepted, proposal, current)
-    return state, Info(accepted.to(probe.dtype), lost)
+    return state, Info(accepted.to(probe.dtype), _is_lost(probe))
 
 
 def metropolis(
@@ -233,6 +242,6 @@ def metropolis_test(log_ratio: Tensor, lost: Tensor, uniform: Tensor) -> tuple[T
     Diverged proposals, of which an energy of -inf would always win, and log ratios of NaN (+inf
     minus +inf) are rejected.
     """
-    log_ratio = torch.where(lost, -torch.inf, log_ratio)
-    acceptance = torch.nan_to_num(log_ratio, nan=-torch.inf).clamp_(max=0).exp_()
+    log_ratio = torch.nan_to_num(log_ratio, nan=-torch.inf).masked_fill_(lost, -torch.inf)
+    acceptance = log_ratio.clamp_(max=0).exp_()
     return acceptance, uniform < acceptance

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ebrl.energies import Energy
-from ebrl.networks import perceptron
 from ebrl.networks.folding import fold_network
 from ebrl.networks.linear import (
     EnsembleLinear,
@@ -28,7 +27,7 @@ from ebrl.networks.normalization import (
     Normalization,
     check_normalization,
 )
-from ebrl.networks.perceptron import ACTIVATIONS, Layer, Reduction, Weights
+from ebrl.networks.perceptron import ACTIVATIONS, Layer, Perceptron, Reduction, Weights
 
 REDUCTIONS = get_args(Reduction)
 BUFFERS = ("mean", "deviation", "output_scale")  # each of them None unless it is set
@@ -180,6 +179,9 @@ class MLPEnergy(Energy):
             return super().value_and_gradient(x)
         return self.unconditional().value_and_gradient(x)
 
+    def prepared(self) -> Energy:
+        return self if has_hooks(self) else self.unconditional().prepared()
+
     def unconditional(self) -> BoundMLP:
         """Return the energy of x alone; `TypeError` for a network with a condition."""
         if self.takes_condition:
@@ -244,12 +246,21 @@ class MLPEnergy(Energy):
 class BoundMLP(Energy):
     """An `MLPEnergy` with its condition fixed, `(*leading batch, condition_dimension)` or None.
 
-    It keeps nothing that is computed from the weights, and so always answers with those of now.
+    Unless it is `prepared`, it keeps nothing that is computed from the weights, and so always
+    answers with those of now.
     """
 
-    def __init__(self, network: MLPEnergy, condition: Tensor | None, reduction: Reduction):
+    def __init__(
+        self,
+        network: MLPEnergy,
+        condition: Tensor | None,
+        reduction: Reduction,
+        perceptron: Perceptron | None = None,
+    ):
         super().__init__()
         self.network, self.condition, self.reduction = network, condition, reduction
+        self._perceptron = perceptron  # of the weights, where these stay
+        self._aligned: torch.Size | None = None  # the last shape that was looked at
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled() and (plain := self._plain()) is not None:
@@ -312,26 +323,47 @@ class BoundMLP(Energy):
         folded = self.network.folded()
         return None if folded is None else BoundMLP(folded, self.condition, self.reduction)
 
-    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def prepared(self) -> Energy:
         if (plain := self._plain()) is not None:
-            return plain.value_and_gradient(x)
-        autocast = torch.is_autocast_enabled(x.device.type)
-        if torch.compiler.is_compiling() or autocast or has_hooks(self):
+            return plain.prepared()
+        perceptron = self._direct()
+        if perceptron is None:
+            return self
+        return BoundMLP(self.network, self.condition, self.reduction, perceptron)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
             return super().value_and_gradient(x)
-        with torch.no_grad():
-            weights = self.network.plain_weights()
-            if weights is None:
+        if (perceptron := self._perceptron) is None:
+            if (plain := self._plain()) is not None:
+                return plain.value_and_gradient(x)
+            if (perceptron := self._direct()) is None:
                 return super().value_and_gradient(x)
+        if x.shape != self._aligned:
             self._check_aligned(x)
-            shift = self._condition_shift()
-            if shift is None:
-                shift = bias_of(self.network.layers[0])
-            shift = shift.view(self.network.members, -1, shift.shape[-1])
-            rows = self.network.standardised(x.reshape(-1, self.network.dimension))
-            value, gradient = perceptron.value_and_gradient(rows, weights, shift, self.reduction)
-            if self.network.deviation is not None:
-                gradient /= self.network.deviation
+            self._aligned = x.shape
+        network = self.network
+        with torch.no_grad():
+            rows = network.standardised(x.reshape(-1, network.dimension))
+            value, gradient = perceptron.value_and_gradient(rows)
+            if network.deviation is not None:
+                gradient /= network.deviation
         return value.view(x.shape[:-1]), gradient.view(x.shape)
+
+    @torch.no_grad()
+    def _direct(self) -> Perceptron | None:
+        """Return what gives value and gradient directly, for the weights of now.
+
+        It is None where the network is more than its weights.
+        """
+        weights = None if has_hooks(self) else self.network.plain_weights()
+        if weights is None:
+            return None
+        shift = self._condition_shift()
+        if shift is None:
+            shift = bias_of(self.network.layers[0])
+        shift = shift.view(self.network.members, -1, shift.shape[-1])
+        return Perceptron(weights, shift, self.reduction)
 
     def _first_sums(self, x: Tensor, normalize: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
         """Return the sums of the first layer, `(*members, rows, width)`."""

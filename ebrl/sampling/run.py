@@ -32,7 +32,7 @@ class Run:
         self.kernel, self.space = kernel, space
         energy, self.steps, *numbers = stage
         self.step_size, self.temperature = (_of_type(each, x) for each in numbers)
-        self.energy = space.free(energy, self.temperature, self.step_size)
+        self.energy = space.free(energy.prepared(), self.temperature, self.step_size)
         self.state: Any = kernel.start(self.energy, space.to_free(x))
         check_one_number_each(self.state.energy, self.state.x, self.energy.event_ndim)
         check_gradient_shape(self.state)

@@ -26,7 +26,6 @@ def starting_points(
     _check_types(energy, generator)
     if (x is None) == (n is None):
         raise ValueError("expected either starting points x or their number n")
-    weights = list(chain(energy.parameters(), energy.buffers()))
     if n is not None:
         x = space.reference((n,), generator)
         if x.ndim - 1 != energy.event_ndim:
@@ -34,9 +33,10 @@ def starting_points(
                 f"expected a space of points with {energy.event_ndim} axes, as the energy "
                 f"takes, got points of shape {tuple(x.shape[1:])}"
             )
-        floating = [weight for weight in weights if weight.is_floating_point()]
-        if floating and x.is_floating_point():
-            x = x.to(floating[0].dtype)
+        weights = chain(energy.parameters(), energy.buffers())
+        floating = next((weight for weight in weights if weight.is_floating_point()), None)
+        if floating is not None and x.is_floating_point():
+            x = x.to(floating.dtype)
     assert x is not None
     numbers = "integers" if space.integers else "floating point"
     if x.is_floating_point() == space.integers or x.ndim < energy.event_ndim:
@@ -44,7 +44,7 @@ def starting_points(
             f"expected x of {numbers} and shape (*batch, *event) with {energy.event_ndim} "
             f"event axes, got {x.dtype} of shape {tuple(x.shape)}"
         )
-    _check_devices(x, generator, weights)
+    _check_devices(x, generator, energy)
     # Elsewhere reading would wait for the device.
     bounded = not isinstance(space, Unbounded)
     if bounded and x.device.type == "cpu" and not space.contains(x).all():
@@ -64,15 +64,16 @@ def _check_types(energy: Energy, generator: torch.Generator) -> None:
         )
 
 
-def _check_devices(x: Tensor, generator: torch.Generator, weights: list[Tensor]) -> None:
+def _check_devices(x: Tensor, generator: torch.Generator, energy: Energy) -> None:
     if generator.device.type != x.device.type:
         raise ValueError(
             f"expected a generator on {x.device}, where x is, got one on {generator.device}: "
             f"torch.Generator({str(x.device)!r})"
         )
-    if weights and weights[0].device.type != x.device.type:
+    weight = next(chain(energy.parameters(), energy.buffers()), None)
+    if weight is not None and weight.device.type != x.device.type:
         raise ValueError(
-            f"expected x and generator on {weights[0].device}, where the energy is, got them on "
+            f"expected x and generator on {weight.device}, where the energy is, got them on "
             f"{x.device}"
         )
 

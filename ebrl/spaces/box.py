@@ -38,8 +38,9 @@ class Box(Space):
         low, high = torch.as_tensor(low), torch.as_tensor(high)
         dtype = torch.promote_types(torch.promote_types(low.dtype, high.dtype), torch.float32)
         self.low, self.high = torch.broadcast_tensors(low.to(dtype), high.to(dtype))
-        self._bounds = Constant(torch.stack([self.low, self.high]))
-        self._halves = Constant(torch.stack([self.low + self.high, self.high - self.low]) / 2)
+        self._low, self._high = Constant(self.low), Constant(self.high)
+        self._middle = Constant((self.low + self.high) / 2)
+        self._half = Constant((self.high - self.low) / 2)
         if not (self.low.isfinite().all() and self.high.isfinite().all()):
             raise ValueError(f"expected finite bounds, got low={low}, high={high}: use Unbounded")
         if not (self.low < self.high).all():
@@ -59,45 +60,48 @@ class Box(Space):
     def to_free(self, x: Tensor) -> Tensor:
         if self.walls != "tanh":
             return x
-        middle, half = self._halves.to(x)
         edge = 1 - 2 * torch.finfo(x.dtype).eps  # atanh is infinite on the walls
-        return torch.atanh(((x - middle) / half).clamp(-edge, edge))
+        squashed = (x - self._middle.to(x)) / self._half.to(x)
+        return torch.atanh(squashed.clamp(-edge, edge))
 
     def from_free(self, free: Tensor) -> Tensor:
         if self.walls == "reject":
             return free
         if self.walls == "tanh":
-            middle, half = self._halves.to(free)
-            free = torch.addcmul(middle, half, torch.tanh(free))
+            free = self._unsquashed(torch.tanh(free))
         elif self.walls == "reflect":
             free = self._fold(free)[0]
         # Where nothing is projected this only takes back what rounding put past a wall.
-        return free.clamp(*self._bounds.to(free))
+        return free.clamp(self._low.to(free), self._high.to(free))
 
     def contains(self, x: Tensor) -> Tensor:
-        low, high = self._bounds.to(x)
-        return ((x >= low) & (x <= high)).all(-1)
+        return ((x >= self._low.to(x)) & (x <= self._high.to(x))).all(-1)
 
     def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        low, high = torch.atleast_1d(*self._bounds.on(generator.device))
+        low, high = (
+            torch.atleast_1d(bound.on(generator.device)) for bound in (self._low, self._high)
+        )
         uniform = torch.rand(
             *batch, *low.shape, generator=generator, device=generator.device, dtype=low.dtype
         )
         return low + (high - low) * uniform
 
     def reference_log_density(self, x: Tensor) -> Tensor:
-        log_width = (2 * self._halves.to(x)[1]).log().expand(x.shape[-1:])
+        log_width = (2 * self._half.to(x)).log().expand(x.shape[-1:])
         return torch.where(self.contains(x), -log_width.sum(), -math.inf)
 
     def log_slope(self, free: Tensor) -> Tensor | float:
         if self.walls != "tanh":
             return 0.0
-        _, half = self._halves.to(free)
-        return (log_tanh_slope(free) + half.log()).sum(-1)
+        return (log_tanh_slope(free) + self._half.to(free).log()).sum(-1)
+
+    def _unsquashed(self, squashed: Tensor) -> Tensor:
+        """Return x of `squashed` in [-1, 1]."""
+        return torch.addcmul(self._middle.to(squashed), self._half.to(squashed), squashed)
 
     def _fold(self, free: Tensor) -> tuple[Tensor, Tensor]:
         """Return the folded point and the sign of `dx/du` there."""
-        low, high = self._bounds.to(free)
+        low, high = self._low.to(free), self._high.to(free)
         width = high - low
         along = torch.remainder(free - low, 2 * width)
         falling = along > width
@@ -138,12 +142,12 @@ class SquashedEnergy(WalledEnergy):
     """`E(x(u)) - T Σ log |dx/du|` with `x = middle + half tanh u`."""
 
     def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
-        middle, half = self.space._halves.to(free)
         squashed = torch.tanh(free)
-        value, gradient = self.energy.value_and_gradient(torch.addcmul(middle, half, squashed))
-        slope = half * (1 - squashed.square())
-        temperature = align_left(self.temperature, free.ndim)
-        return value + self.added(free), gradient * slope + 2 * temperature * squashed
+        value, gradient = self.energy.value_and_gradient(self.space._unsquashed(squashed))
+        half = self.space._half.to(free)
+        slope = torch.addcmul(half, half * squashed, squashed, value=-1)
+        force = squashed * (2 * align_left(self.temperature, free.ndim))
+        return value + self.added(free), torch.addcmul(force, gradient, slope)
 
 
 class ProjectedEnergy(WalledEnergy):
@@ -166,7 +170,8 @@ class ProjectedEnergy(WalledEnergy):
 
 def log_tanh_slope(free: Tensor) -> Tensor:
     """Return `log(1 - tanh² u)` elementwise, without the cancellation near the walls."""
-    return 2 * (math.log(2) - free - torch.nn.functional.softplus(-2 * free))
+    bend = torch.nn.functional.softplus(free, beta=-2)  # -log(1 + exp(-2 u)) / 2
+    return torch.add(free, bend, alpha=-2).mul_(-2).add_(math.log(4))
 
 
 _FREE_ENERGIES: dict[str, type[WalledEnergy]] = {

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from ebrl.energies import Energy, Gaussian
-from ebrl.networks import MLPEnergy, perceptron
+from ebrl.kernels import MALA
+from ebrl.networks import BoundMLP, MLPEnergy, perceptron
+from ebrl.sampling import Sampler
 
 ANALYTIC = [nn.ReLU, nn.SiLU, nn.Tanh]
 every_activation = pytest.mark.parametrize("activation", [*ANALYTIC, nn.ELU])  # ELU falls back
@@ -196,6 +198,43 @@ def test_a_held_energy_answers_with_the_weights_of_now(members: int) -> None:
             with torch.no_grad():
                 torch.testing.assert_close(held(x), held.value_and_gradient(x)[0])
     assert not torch.equal(held.value_and_gradient(x)[0], before)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_prepared_energy_is_the_same_one(members: int) -> None:
+    net, x, condition = network(members=members), points(4, 6, 2), points(4, 3)
+    for energy in (net, 0.5 * net, net / 2 + Gaussian(0.0, 1.0, 2)):
+        bound = energy.given(condition)
+        prepared = bound.prepared()
+        for shape in (x, x[:, :3], x):  # the memory follows the shape
+            torch.testing.assert_close(
+                prepared.value_and_gradient(shape), bound.value_and_gradient(shape)
+            )
+        torch.testing.assert_close(prepared(x), bound(x))
+    with pytest.raises(ValueError, match="the condition's batch axes to be the leading ones"):
+        prepared.value_and_gradient(points(5, 6, 2))
+
+
+def test_each_chain_follows_the_weights_of_its_start() -> None:
+    net, x, condition = network(members=1), points(4, 6, 2), points(4, 3)
+    held, sampler = net.given(condition), Sampler(MALA(), steps=3, step_size=0.1)
+    before = sampler.sample(held, x, generator=generator()).x
+    net.head.weight.data.mul_(3.0)  # leaves no version behind
+    after = sampler.sample(held, x, generator=generator()).x
+    assert not torch.allclose(before, after)
+    assert torch.equal(after, sampler.sample(net.given(condition), x, generator=generator()).x)
+
+
+def test_a_subclass_with_another_function_is_prepared_as_itself() -> None:
+    class Doubled(BoundMLP):
+        def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            value, gradient = super().value_and_gradient(x)
+            return 2 * value, 2 * gradient
+
+    net, x = network(), points(4, 2)
+    doubled = Doubled(net, points(4, 3), "mean")
+    expected = 2 * net.given(points(4, 3)).value_and_gradient(x)[0]
+    torch.testing.assert_close(doubled.prepared().value_and_gradient(x)[0], expected)
 
 
 @pytest.mark.parametrize("parametrization", [spectral_norm, weight_norm])
