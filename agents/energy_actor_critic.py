@@ -15,28 +15,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from ebrl.agents.energy_policy import CnnPolicy, EnergyCritic, EnergyPolicy, MultiInputPolicy
-from ebrl.agents.proposal import (
-    Divergence,
-    MixtureProposal,
-    TanhMixture,
-    reverse_kl,
-)
-from ebrl.agents.soft_agent import Due, Observation, SoftAgent, Transitions
+from ebrl.agents.continuous import ContinuousAgent
+from ebrl.agents.energy_policy import EnergyCritic, EnergyPolicy
+from ebrl.agents.proposal import Divergence, TanhMixture, reverse_kl
+from ebrl.agents.soft_agent import Due, Transitions
 from ebrl.agents.updates import UpdateNoise, UpdateReport
-from ebrl.agents.views import View
 from ebrl.estimators import soft_value
 from ebrl.networks.normalization import Normalization
 
@@ -44,7 +38,7 @@ from ebrl.networks.normalization import Normalization
 OF_SDE = ("use_sde", "log_std_init", "use_expln", "clip_mean")
 
 
-class EnergyActorCritic(SoftAgent):
+class EnergyActorCritic(ContinuousAgent):
     """A Stable-Baselines3 algorithm for continuous actions.
 
     Arguments that are not listed have the names and defaults of `stable_baselines3.SAC`.
@@ -73,12 +67,6 @@ class EnergyActorCritic(SoftAgent):
         precision: Of the products in an update. "bfloat16" keeps weights and optimisers in float32.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": EnergyPolicy,
-        "CnnPolicy": CnnPolicy,
-        "MultiInputPolicy": MultiInputPolicy,
-    }
-    streams = ("acting", "training")
     given_to_policy = (
         "components",
         "moves",
@@ -88,11 +76,6 @@ class EnergyActorCritic(SoftAgent):
         "scale_rewards",
         "target",
     )
-    trained = ("proposal", "critic")
-    policy: EnergyPolicy
-    action_space: spaces.Box
-    proposal: MixtureProposal
-    critic: EnergyCritic
     critic_target: EnergyCritic | None
 
     def __init__(
@@ -155,11 +138,6 @@ class EnergyActorCritic(SoftAgent):
         self.compile, self.precision = compile, precision
         self._leave_out_sde(use_sde)
         self._begin(_init_setup_model)
-
-    @property
-    def actor(self) -> View:  # type: ignore[override]  # SB3 has an attribute
-        """The proposal, under Stable-Baselines3's name for what acts."""
-        return self.policy.actor
 
     def _leave_out_sde(self, use_sde: bool) -> None:
         """Drop SAC's arguments of state-dependent exploration, with a warning where it is on."""
@@ -321,26 +299,3 @@ class EnergyActorCritic(SoftAgent):
             self.logger.record("sampler/acceptance", self.policy.acceptance.mean().item())
             self.logger.record("sampler/step_size", float(self.policy.sampler.step_size))
         super().dump_logs()
-
-    def sample_actions(self, observation: Observation, n: int) -> np.ndarray:
-        """Draw `(n, action_dim)` actions for one observation, in the environment's units."""
-        tensor = self._one(observation)
-        actions = self.policy.sample(tensor, n)[0].cpu().numpy()
-        return self.policy.unscale_action(actions.reshape(n, *self.policy.action_space.shape))
-
-    def energy(self, observation: Observation, actions: np.ndarray) -> np.ndarray:
-        """Return `-mean Q` of actions for one observation, `(n,)`, in units of reward.
-
-        The actions are `(n, action_dim)`, in the environment's units.
-        """
-        tensor = self._one(observation)
-        actions, shape = np.asarray(actions), self.action_space.shape
-        if actions.ndim == 0 or actions.shape[1:] != shape:
-            raise ValueError(
-                f"expected an array of actions, each of shape {shape}, got shape {actions.shape}"
-            )
-        scaled = self.policy.scale_action(actions)
-        rows = torch.as_tensor(scaled, dtype=torch.float32, device=self.device)
-        rows = rows.reshape(-1, self.proposal.dimension)
-        with torch.no_grad():
-            return self.policy.critic.given(tensor)(rows.unsqueeze(0))[0].cpu().numpy()

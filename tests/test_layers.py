@@ -31,6 +31,7 @@ THIRD_PARTIES = {  # package: the rooms that may import it; "*" is every room bu
     "safetensors": {"storage"},
     "tensorboard": {"training", "agents"},
     "gymnasium": {"agents", "envs", "command"},
+    "minari": {"agents", "command"},
     "stable_baselines3": {"agents", "command"},
     "PIL": {"vision"},
     "skimage": {"vision"},

@@ -23,6 +23,7 @@ VERBS = {
     "resume": "go on with an interrupted run, to the same result as if it had not been",
     "evaluate": "play episodes with the agent of a run: mean ± sd of the return",
     "plot": "draw the learning curve and the energy landscape of a run",
+    "collect": "play episodes and keep every transition, to train on",
     "play": "watch the agent of a run, with the energies of its actions",
     "sweep": "search the values of a config, over seeds and tasks",
     "compare": "compare methods over seeds and tasks, with intervals",
@@ -52,6 +53,7 @@ examples:
   ebrl repair "The cat sat in on mat."                         the fewest edits that mend it
   ebrl evaluate runs/pendulum/EnergyActorCritic-0 --episodes 100
   ebrl plot runs/pendulum/EnergyActorCritic-0
+  ebrl collect runs/pendulum/EnergyActorCritic-0 --out swings.npz
   ebrl play runs/pendulum/EnergyActorCritic-0 --video swing.mp4
   ebrl sweep pendulum agent.learning_rate=1e-4:1e-2:log --seeds 3
   ebrl compare runs/pendulum/*                                 curves, scores and intervals

@@ -21,6 +21,7 @@ from jsonargparse.typing import PositiveInt, register_type
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
+from ebrl.agents.demonstrations import MINARI
 from ebrl.command.arguments import Seed, Threads
 from ebrl.command.config_schema import Schema, instantiate, locate, parse_config
 from ebrl.command.errors import UsageError
@@ -68,6 +69,9 @@ class Settings:
         name: Name of the task in folders and titles; the config file's name if not given.
         run: Folder of the run; `runs/NAME/AGENT-SEED` if not given.
         seed: Seeds the agent, its environments and its replay.
+        offline: Demonstrations to train on alone: an .npz file that `ebrl collect` wrote, or
+            `minari:ID`. Each timestep is an update, and the environment is for evaluations.
+        prefill: Demonstrations that the replay starts with, before the first step.
         n_envs: Environments that are stepped side by side.
         env_kwargs: Arguments for `gymnasium.make`.
         normalize: What VecNormalize divides by its running standard deviation.
@@ -84,6 +88,8 @@ class Settings:
     name: str | None = None
     run: str | None = None
     seed: Seed = 0
+    offline: str | None = None
+    prefill: str | None = None
     n_envs: PositiveInt = 1
     env_kwargs: dict[str, Any] | None = None
     normalize: Literal["observations", "rewards", "both"] | None = None
@@ -158,6 +164,9 @@ def read(path: Path, options: Sequence[str] = (), *, trust: bool = False) -> Con
     parsed = parse_config(known, path, options, trust)
     arguments = parsed.agent.init_args
     agent_class = locate(parsed.agent.class_path)
+    for name in ("offline", "prefill"):  # so that the run can be resumed from anywhere
+        if parsed[name] is not None and not parsed[name].startswith(MINARI):
+            parsed[name] = str(Path(parsed[name]).resolve())
     if parsed.run is None:
         parsed.run = f"runs/{parsed.name}/{agent_class.__name__}-{parsed.seed}"
     if not isinstance(arguments.env, str):

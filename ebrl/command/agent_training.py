@@ -21,6 +21,7 @@ from ebrl.command.environments import training_environment
 from ebrl.command.errors import RunError, UsageError
 from ebrl.command.evaluation import Evaluations
 from ebrl.command.normalization import save_normalization
+from ebrl.command.offline import learn
 from ebrl.command.progress import Progress
 from ebrl.command.runs import Run, read_evaluations, write_evaluations
 from ebrl.storage import StorageError
@@ -127,11 +128,8 @@ def train_to_end(
         write_evaluations(run, evaluated)
         agent.set_logger(configure(str(run.folder), ["tensorboard"]))
         if agent.num_timesteps < total:
-            agent.learn(
-                total - agent.num_timesteps,
-                callback=[evaluations, checkpoints, progress],
-                reset_num_timesteps=False,
-            )
+            callbacks = [evaluations, checkpoints, progress]
+            learn(agent, configuration, total - agent.num_timesteps, callbacks)
         check_finite(agent)
         evaluations.finish(agent)
         agent.save(run.model)

@@ -79,6 +79,7 @@ def _resume_energy(run: Run, steps: int | None, *, trust: bool) -> int:
 def _resume_agent(run: Run, total_timesteps: int | None, *, trust: bool) -> int:
     from ebrl.command.agent_config import read
     from ebrl.command.agent_training import build, restore_newest, train_to_end
+    from ebrl.command.offline import fill_replay
     from ebrl.command.runs import write
     from ebrl.rolling import checkpoints_in
 
@@ -88,6 +89,8 @@ def _resume_agent(run: Run, total_timesteps: int | None, *, trust: bool) -> int:
     _expect_no_shorter(total, checkpoints_in(run.checkpoints), total_timesteps)
     agent = build(configuration)
     resumed = restore_newest(agent, run)
+    if resumed is None:
+        fill_replay(agent, configuration)
     if total_timesteps is not None:
         write(run.config, configuration.text)
     if agent.num_timesteps < total:

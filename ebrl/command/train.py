@@ -27,6 +27,8 @@ examples:
   ebrl train pendulum --seed 3 --total_timesteps 20000
   ebrl train my/config.yaml --agent.learning_rate 3e-4 --agent.policy_kwargs.net_arch [64,64]
   ebrl train pendulum --agent stable_baselines3.SAC            the same task, SB3's SAC
+  ebrl train pendulum --offline swings.npz                     on what `ebrl collect` wrote, alone
+  ebrl train pendulum --prefill minari:pendulum/swings-v0      a replay that starts with a dataset
   ebrl train pendulum --print_config                           every key with its value
 
 Ctrl-C saves before it stops; `ebrl resume RUN` goes on to the same result, bit for bit.
@@ -45,9 +47,11 @@ def main(arguments: list[str]) -> int:
         return print_help(HELP, schema())
     path, options = config_and_options("train", arguments)
     from ebrl.command.agent_training import build, train_to_end
+    from ebrl.command.offline import fill_replay
     from ebrl.command.runs import new_run
 
     configuration = read(path, options, trust=True)
     agent = build(configuration)
+    fill_replay(agent, configuration)
     with new_run(configuration.run, configuration.text) as run:
         return train_to_end(agent, configuration, run, resumed=None)

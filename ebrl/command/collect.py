@@ -1,0 +1,71 @@
+"""`ebrl collect RUN`: play episodes and keep every transition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ebrl.command.arguments import Count, Parser, Seed
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+HELP = """
+Plays episodes with the agent of the run's newest checkpoint and writes every transition to an .npz
+file or, with --minari, to a Minari dataset on this machine. `ebrl train CONFIG --offline DATA`
+trains on them, `--prefill DATA` starts a replay with them.
+
+The file holds the arrays observations, actions, rewards, next_observations, terminations and
+truncations, a row a step. Actions are sampled from the policy; --greedy takes the most likely.
+
+examples:
+  ebrl collect runs/pendulum/EnergyActorCritic-0 --episodes 100
+  ebrl collect runs/pendulum/EnergyActorCritic-0 --out swings.npz --greedy
+  ebrl collect runs/pendulum/EnergyActorCritic-0 --minari pendulum/swings-v0
+  ebrl train pendulum --agent ebrl.agents.ImplicitCloning --offline swings.npz
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Collect episodes of the run in `arguments[0]`."""
+    parser = Parser("collect", HELP)
+    parser.add_run()
+    parser.add_argument("--episodes", type=Count, default=100, help="how many to play")
+    parser.add_argument("--seed", type=Seed, default=40_000, help="of the first start")
+    parser.add_argument("--greedy", action="store_true", help="take the most likely action")
+    parser.add_argument("--out", help="the file; RUN/episodes.npz if not given")
+    parser.add_argument("--minari", help="write a Minari dataset of this name, NAMESPACE/NAME-v0")
+    return _collect(parser.read(arguments))
+
+
+def _collect(given: Namespace) -> int:
+    from pathlib import Path
+
+    from ebrl.agents.demonstrations import save, transitions_of
+    from ebrl.command.agent_training import rebuild
+    from ebrl.command.collection import check_name, check_spaces, play_episodes, write_minari
+    from ebrl.command.errors import UsageError
+    from ebrl.command.runs import existing
+
+    run = existing(given.run)
+    path = Path(given.out) if given.out is not None else run.folder / "episodes.npz"
+    if given.minari is not None:
+        check_name(given.minari)
+    elif path.exists():
+        raise UsageError(f"{path} exists already. Choose another: --out OTHER.npz")
+    elif path.suffix != ".npz" or not path.parent.is_dir():
+        raise UsageError(f"--out: expected a file .npz in a folder that exists, got {path}.")
+    agent, configuration = rebuild(run, trust=given.trust)
+    check_spaces(agent)
+    episodes = play_episodes(agent, configuration, given.seed, given.episodes, greedy=given.greedy)
+    if given.minari is not None:
+        where = write_minari(given.minari, configuration, episodes, agent)
+    else:
+        save(path, transitions_of(episodes))
+        where = str(path)
+    returns = [float(episode["rewards"].sum()) for episode in episodes]
+    steps = sum(len(episode["rewards"]) for episode in episodes)
+    print(
+        f"{configuration.title}: {steps:,} steps of {given.episodes} episodes, "
+        f"mean return {sum(returns) / len(returns):.2f}\n  data  {where}"
+    )
+    return 0

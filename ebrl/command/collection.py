@@ -1,0 +1,127 @@
+"""Episodes with every transition, as arrays and as a Minari dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from ebrl.command.agent_config import Configuration
+from ebrl.command.environments import Watched, make
+from ebrl.command.errors import RunError, UsageError, extra
+from ebrl.command.evaluation import undisturbed_streams
+
+Episode = dict[str, Any]  # observations (T + 1, ...); actions, rewards and flags (T, ...)
+
+
+def check_spaces(agent: OffPolicyAlgorithm) -> None:
+    """Raise UsageError for observations that are no arrays."""
+    if isinstance(agent.observation_space, spaces.Dict | spaces.Tuple):
+        raise UsageError(
+            "collect: expected observations that are arrays, got "
+            f"{type(agent.observation_space).__name__}; flatten them by a wrapper."
+        )
+
+
+def play_episodes(
+    agent: OffPolicyAlgorithm,
+    configuration: Configuration,
+    first_seed: int,
+    count: int,
+    *,
+    greedy: bool,
+) -> list[Episode]:
+    """Play episodes of at most `evaluation_steps` steps, each started from the next seed."""
+    name, settings = configuration.environment, configuration.settings
+    environment = Watched(make(name, settings.env_kwargs), name)
+    normalization = agent.get_vec_normalize_env()
+    episodes = []
+    with undisturbed_streams():
+        for seed in range(first_seed, first_seed + count):
+            observation, _ = environment.reset(seed=seed)
+            seen, actions, steps = [observation], [], []
+            over = False
+            while not over:
+                scaled = observation
+                if normalization is not None:
+                    scaled = normalization.normalize_obs(observation)
+                action, _ = agent.predict(scaled, deterministic=greedy)
+                observation, reward, terminated, truncated, _ = environment.step(action)
+                truncated = truncated or len(steps) + 1 >= settings.evaluation_steps
+                over = terminated or truncated
+                seen.append(observation)
+                actions.append(action)
+                steps.append((float(reward), terminated, truncated))
+            rewards, terminations, truncations = map(np.array, zip(*steps, strict=True))
+            episodes.append(
+                {
+                    "observations": np.stack(seen),
+                    "actions": np.stack(actions),
+                    "rewards": rewards,
+                    "terminations": terminations,
+                    "truncations": truncations,
+                }
+            )
+    environment.close()
+    return episodes
+
+
+def check_name(identifier: str) -> None:
+    """Raise UsageError for a name that Minari refuses or has already, before anything is played.
+
+    Raises:
+        RunError: Minari is not installed.
+    """
+    with extra("offline", "minari"):
+        import minari
+        from minari.dataset.minari_dataset import parse_dataset_id
+    try:
+        parse_dataset_id(identifier)
+    except (ValueError, TypeError) as error:  # a TypeError for a name without a version
+        raise UsageError(f"--minari: expected NAMESPACE/NAME-v0, got {identifier}.") from error
+    if identifier in minari.list_local_datasets():
+        raise UsageError(f"--minari: there is a dataset {identifier} already; take another name.")
+
+
+def write_minari(
+    identifier: str, configuration: Configuration, episodes: list[Episode], agent: Any
+) -> str:
+    """Write a Minari dataset to this machine; return how `--offline` calls it."""
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    buffers = [
+        EpisodeBuffer(
+            id=i,
+            observations=episode["observations"],
+            actions=episode["actions"],
+            rewards=episode["rewards"].tolist(),
+            terminations=episode["terminations"].tolist(),
+            truncations=episode["truncations"].tolist(),
+            infos={},
+        )
+        for i, episode in enumerate(episodes)
+    ]
+    specification = make(configuration.environment, configuration.settings.env_kwargs).spec
+    assert specification is not None  # `make` made it by its name
+    if not isinstance(specification.entry_point, str):
+        specification = None  # a class, which a file cannot name
+    try:
+        minari.create_dataset_from_buffers(
+            identifier,
+            buffers,
+            env=specification,
+            eval_env=specification,
+            algorithm_name=type(agent).__name__,
+            author="ebrl",
+            author_email="unknown",
+            code_permalink="unknown",
+            description=configuration.title,
+            action_space=agent.action_space,
+            observation_space=agent.observation_space,
+        )
+    except (ValueError, OSError) as error:
+        raise RunError(f"Minari cannot write {identifier}: {error}.") from error
+    return f"minari:{identifier}"

@@ -1,0 +1,144 @@
+"""Demonstrations in and out of files, and cloning them: both of two modes, in their shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from ebrl.agents import EnergyActorCritic, ImplicitCloning
+from ebrl.agents.demonstrations import Demonstrations, fill, learn_offline, load, save
+from ebrl.storage import StorageError
+
+
+class Fork(gym.Env[np.ndarray, np.ndarray]):
+    """One step: go left or right of an obstacle ahead, at x in [-1, 1]."""
+
+    observation_space = spaces.Box(-1, 1, (1,))
+    action_space = spaces.Box(-2, 2, (1,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return self.np_random.uniform(-1, 1, 1).astype(np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return np.zeros(1, np.float32), float(abs(action[0]) > 0.5), True, False, {}
+
+
+def forks(n: int = 2_000, right: float = 0.75) -> Demonstrations:
+    """Demonstrations that go right in so many cases: around +1 or -1 with deviation .1."""
+    random = np.random.default_rng(0)
+    seen = random.uniform(-1, 1, (n, 1)).astype(np.float32)
+    side = np.where(random.random((n, 1)) < right, 1.0, -1.0)
+    actions = (side + 0.1 * random.standard_normal((n, 1))).astype(np.float32)
+    no, yes = np.zeros(n, bool), np.ones(n, bool)
+    return Demonstrations(seen, actions, np.ones(n, np.float32), np.zeros_like(seen), yes, no)
+
+
+def cloning(**changes: Any) -> ImplicitCloning:
+    options = {"components": 4, "candidates": 16, "learning_rate": 1e-2, "seed": 0, **changes}
+    return ImplicitCloning(
+        "MlpPolicy", Fork(), batch_size=128, policy_kwargs={"net_arch": [64, 64]}, **options
+    )
+
+
+def test_an_energy_clones_both_modes_in_their_shares() -> None:
+    agent = cloning()
+    fill(agent, forks())
+    agent.learn(400)
+    actions = agent.sample_actions(np.zeros(1, np.float32), 2_000)[:, 0]
+    assert abs((actions > 0).mean() - 0.75) < 0.06  # 4 standard errors of both, and learning
+    assert (np.abs(np.abs(actions) - 1) < 0.4).mean() > 0.98
+    assert abs(actions[actions > 0].std() - 0.1) < 0.03
+    everywhere = np.linspace(-1.99, 1.99, 200, dtype=np.float32)[:, np.newaxis]
+    density = np.exp(-agent.energy(np.zeros(1, np.float32), everywhere).astype(float))
+    near = np.abs(np.abs(everywhere[:, 0]) - 1) < 0.4
+    assert density[near].sum() > 0.97 * density.sum()  # the energy knows what lies between, too
+
+
+def test_the_greedy_action_is_one_of_the_modes_and_a_gaussians_is_between() -> None:
+    energy, gaussian = cloning(), cloning(components=1, acting_candidates=1, moves=0)
+    for agent, hits in ((energy, True), (gaussian, False)):
+        fill(agent, forks(right=0.5))
+        agent.learn(200)
+        action, _ = agent.predict(np.zeros(1, np.float32), deterministic=True)
+        assert bool(abs(action[0]) > 0.5) == hits
+
+
+def test_a_file_gives_the_agent_back(tmp_path: Path) -> None:
+    agent = cloning()
+    fill(agent, forks(200))
+    agent.learn(5)
+    agent.save(tmp_path / "agent")
+    again = ImplicitCloning.load(tmp_path / "agent")
+    seen = np.zeros(1, np.float32)
+    assert np.array_equal(
+        agent.predict(seen, deterministic=True)[0], again.predict(seen, deterministic=True)[0]
+    )
+
+
+def test_demonstrations_survive_a_file(tmp_path: Path) -> None:
+    demonstrations = forks(50)
+    save(tmp_path / "forks.npz", demonstrations)
+    for one, other in zip(load(tmp_path / "forks.npz"), demonstrations, strict=True):
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
+
+
+def test_a_replay_holds_scaled_actions_and_knows_which_episodes_were_cut() -> None:
+    agent = SAC("MlpPolicy", Fork(), buffer_size=100)
+    demonstrations = forks(3)._replace(
+        terminations=np.array([True, False, False]), truncations=np.array([False, True, False])
+    )
+    fill(agent, demonstrations)
+    replay = agent.replay_buffer
+    assert replay is not None
+    assert replay.size() == 3
+    assert np.allclose(replay.actions[:3, 0], demonstrations.actions / 2)
+    bootstrapped = replay._get_samples(np.arange(3)).dones[:, 0].tolist()
+    assert bootstrapped == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("algorithm", [SAC, EnergyActorCritic])
+def test_any_off_policy_agent_learns_offline_and_steps_no_environment(algorithm: Any) -> None:
+    env = VecNormalize(DummyVecEnv([Fork]), norm_reward=False)
+    agent = algorithm("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, seed=0)
+    fill(agent, forks(300))
+    before = agent.replay_buffer.size()
+    learn_offline(agent, 7)
+    assert agent.num_timesteps == agent._n_updates == 7
+    assert agent.replay_buffer.size() == before
+    assert env.obs_rms.mean == pytest.approx(forks(300).observations.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"actions": np.zeros((4, 2), np.float32)}, "expected actions of the environment's space"),
+        ({"actions": np.full((4, 1), 3, np.float32)}, "expected actions in Box"),
+        ({"rewards": np.zeros(3)}, "as many rows of each"),
+        ({"observations": np.full((4, 1), np.nan)}, "expected finite observations"),
+    ],
+)
+def test_demonstrations_of_another_task_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(StorageError, match=said):
+        fill(cloning(), forks(4)._replace(**changes))
+
+
+def test_what_is_no_demonstration_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    np.savez(tmp_path / "pickle.npz", **{name: np.array([{}]) for name in Demonstrations._fields})
+    (tmp_path / "text.npz").write_text("no zip")
+    for name, said in [("other", "expected the arrays"), ("pickle", "npz"), ("text", "npz")]:
+        with pytest.raises(StorageError, match=said):
+            load(tmp_path / f"{name}.npz")
+    with pytest.raises(ValueError, match="expected demonstrations in the replay"):
+        cloning().learn(1)
+    with pytest.raises(StorageError, match="the buffer_size of the agent"):
+        fill(cloning(buffer_size=10), forks(11))
