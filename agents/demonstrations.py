@@ -185,9 +185,8 @@ def learn_offline(
     """
     if agent.replay_buffer is None or agent.replay_buffer.size() == 0:
         raise ValueError("expected demonstrations in the replay: ebrl.agents.demonstrations.fill")
-    total, callback = agent._setup_learn(
-        total_timesteps, callback, reset_num_timesteps=False, tb_log_name=type(agent).__name__
-    )
+    name = type(agent).__name__  # arguments by place: algorithms name them differently
+    total, callback = agent._setup_learn(total_timesteps, callback, False, name, False)
     callback.on_training_start(locals(), globals())
     while agent.num_timesteps < total:
         callback.on_rollout_start()
