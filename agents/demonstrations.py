@@ -22,6 +22,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from ebrl.storage import StorageError
 
+from .scaled_rewards import ScaledRewards
+
 MINARI = "minari:"
 LOG_EVERY = 1_000  # updates
 
@@ -171,6 +173,8 @@ def fill(agent: OffPolicyAlgorithm, demonstrations: Demonstrations, source: str 
             done[now],
             [{"TimeLimit.truncated": bool(each)} for each in cut[now]],
         )
+        if isinstance(agent, ScaledRewards) and agent.returns is not None:
+            agent.returns.update(rows.rewards[now], done[now], agent.gamma)
 
 
 def learn_offline(
