@@ -32,7 +32,7 @@ class ContinuousAgent(SoftAgent):
 
     @property
     def actor(self) -> View:  # type: ignore[override]  # SB3 has an attribute
-        """The policy's; Stable-Baselines3's name for what acts."""
+        """The proposal, under Stable-Baselines3's name for what acts."""
         return self.policy.actor
 
     def sample_actions(self, observation: Observation, n: int) -> np.ndarray:

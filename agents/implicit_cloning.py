@@ -127,9 +127,7 @@ class ImplicitCloning(ContinuousAgent):
         self.compile, self.precision, self.scale_rewards = False, "float32", False
         if normalization not in (None, "layer"):
             raise ValueError(f"expected normalization 'layer' or None, got {normalization!r}")
-        self._check_parameters()
-        if _init_setup_model:
-            self._setup_model()
+        self._begin(_init_setup_model)
 
     def _policy_arguments(self) -> dict[str, Any]:
         users = self.policy_kwargs
