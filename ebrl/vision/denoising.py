@@ -20,6 +20,10 @@ from ebrl.vision.tiles import Tiled
 SIDE = 512  # pixels of a tile that keep the memory bounded
 FAINTEST = 1e-4  # an energy has no level 0
 WINDOW = 25  # pixels a side of the neighbourhood in which the energy is judged
+EDGE = 9  # pixels a side of the neighbourhood whose contrast tells an edge from noise
+CONTRAST = 6  # deviations of the noise between its darkest and its brightest pixel,
+STRONG = 0.6  # or this much of the range
+LARGEST = 2  # deviations of the noise by which a pixel at an edge may change
 ERRORS = 3  # standard errors by which the energy of noise may lie above half a pixel
 OUTSIDE = 1e-3  # share of pixels that noise may carry further than 4 deviations out of [0, 1]
 
@@ -101,6 +105,9 @@ def guarded(prior: Energy, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     a pixel. Where the mean over a neighbourhood is larger, D removes more than noise. There
     `y + w (D - y)` with `w = σ² / |y - D|²` minimises the expected error if D removes all noise. In
     texture it leaves some, so that less of what it removes is noise: the trust is `w²`.
+
+    At an edge far above the noise a pixel changes by at most `LARGEST` deviations of the noise: no
+    pixel of a fine line ends further from the truth than it was by more than that.
     """
     with torch.inference_mode(False):
         y, sigma = y.clone() if y.is_inference() else y, sigma.clone()
@@ -109,7 +116,7 @@ def guarded(prior: Energy, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         excess = (step / level).square_().mean(-3, keepdim=True)
         trust = (noise_limit(y) / _neighbourhood_mean(excess)).square_().clamp_(max=1)
         trust = torch.where(over_images(sigma, y) > 0, trust, 0)
-        return step.mul_(trust).add_(y), trust
+        return _hold_edges(step.mul_(trust), y, level).add_(y), trust
 
 
 def noise_limit(y: Tensor) -> Tensor:
@@ -133,6 +140,26 @@ def tweedie(prior: Energy, y: Tensor, sigma: Tensor) -> Tensor:
     with evaluating(energy):
         _, gradient = energy.value_and_gradient(y)
     return gradient.mul(over_images(level, y).square()).neg_().add_(y)
+
+
+def _hold_edges(step: Tensor, y: Tensor, level: Tensor) -> Tensor:
+    """Bound the changes `step` of y where `y + step` has an edge, in place; a channel at a time."""
+    for channel in range(y.shape[-3]):
+        change = step[..., channel, :, :]  # (*batch, height, width)
+        noise = level.expand_as(y)[..., channel, :, :]
+        clean = (y[..., channel, :, :] + change).view(-1, 1, *y.shape[-2:])
+        contrast = _brightest_around(clean).add_(_brightest_around(-clean)).view_as(change)
+        edge = contrast > (CONTRAST * noise).clamp(max=STRONG)
+        limit = torch.where(edge, LARGEST * noise, torch.inf)
+        torch.clamp(change, -limit, limit, out=change)
+    return step
+
+
+def _brightest_around(planes: Tensor) -> Tensor:
+    """Return the largest of the EDGE x EDGE pixels around each pixel."""
+    for kernel, padding in (((EDGE, 1), (EDGE // 2, 0)), ((1, EDGE), (0, EDGE // 2))):
+        planes = F.max_pool2d(planes, kernel, 1, padding)
+    return planes
 
 
 def _neighbourhood_mean(values: Tensor) -> Tensor:

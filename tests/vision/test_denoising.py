@@ -80,6 +80,18 @@ def test_doubt_stays_where_it_arises() -> None:
     assert (trust[:, 23:, 23:] == 1).all()
 
 
+def test_at_an_edge_no_pixel_changes_by_more_than_twice_the_noise() -> None:
+    """Far above the noise a larger change moves the edge; elsewhere noise may be as large."""
+    y = torch.zeros(3, 64, 64)
+    y[:, :, 32:] = 0.5
+    pull = torch.zeros(3, 64, 64)
+    pull[1, 8, 28:36], pull[2, 8, 10] = 0.03, 0.03
+    x, trust = guarded(Towards(pull), y, torch.tensor(0.01))
+    assert (trust == 1).all()
+    torch.testing.assert_close((x - y)[1, 8, 28:36], torch.full((8,), 0.02))
+    assert float((x - y)[2, 8, 10]) == pytest.approx(0.03)
+
+
 def test_without_noise_everything_stays() -> None:
     y = torch.rand(2, 1, 20, 20, generator=generator())
     x = denoised(GaussianImages(), y, torch.tensor([0.0, 0.1]))
@@ -87,8 +99,8 @@ def test_without_noise_everything_stays() -> None:
     assert not torch.equal(x[1], y[1])
 
 
-@pytest.mark.parametrize("sigma", [1.0, 2.0, 5.0, 15.0])
-def test_fine_lines_are_no_worse_than_before(sigma: float) -> None:
+@pytest.mark.parametrize("sigma", [1.0, 2.0, 7.0, 50.0])
+def test_no_pixel_of_a_fine_line_is_worse_by_more_than_twice_the_noise(sigma: float) -> None:
     """Of the network, on what photographs never hold: lines and checks a pixel wide."""
     rows, columns = np.indices((96, 96))
     for clean in (
@@ -103,7 +115,7 @@ def test_fine_lines_are_no_worse_than_before(sigma: float) -> None:
             result = vision.denoise(y, sigma / 255)
         after = np.abs(255 * result - clean)
         assert np.sqrt(np.square(after).mean()) < 1.4 * sigma
-        assert (after - np.abs(255 * y - clean)).max() < 4 * sigma
+        assert (after - np.abs(255 * y - clean)).max() < 2.01 * sigma
 
 
 def test_doubt_is_said() -> None:
