@@ -1,9 +1,9 @@
-"""Targets whose law is known: normalised densities with exact moments and exact draws.
+"""Targets: normalised densities with known moments and exact draws.
 
-Every one is normalised, as `Gaussian` is: `E(x) = U(x) + log_normalizer`, where U is the formula
-of its docstring and `log_normalizer = log ∫ exp(-U)`. So `exp(-E)` is a density, E has the log
-normalizer 0, and each serves as a proposal too. `tempered(T)` is the target with the law
-`exp(-E/T)`, of the same family, where the family is closed under temperature.
+As for `Gaussian`, `E(x) = U(x) + log_normalizer`, where U is the formula of the docstring and
+`log_normalizer = log ∫ exp(-U)`. So `exp(-E)` is a density, the log normalizer of E is 0, and every
+target is a proposal, too. `tempered(T)`, where the family has one, is the target with the density
+`∝ exp(-E/T)`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from ebrl.energies.energy import Number
 from ebrl.energies.gaussian import Target
 from ebrl.energies.quadrature import Quadrature
+from ebrl.ranges import check_at_least, check_positive
 
 _SQRT_2 = math.sqrt(2)
 _SQRT_2_PI = math.sqrt(2 * math.pi)
@@ -25,9 +26,8 @@ _SQRT_2_PI = math.sqrt(2 * math.pi)
 class GaussianMixture(Target):
     """`-log Σ_k w_k exp(-|x - μ_k|² / 2s²)`, as one batched program.
 
-    `means` is `(components, dimension)`; weights are normalised to sum to 1 and equal by default.
-    Raises `ValueError` for a deviation that is not positive and for weights that are negative or
-    do not match the means.
+    `means` is `(components, dimension)`, and s the `deviation`; the weights are normalised to sum
+    to 1 and equal by default.
     """
 
     means: Tensor  # (components, dimension)
@@ -40,13 +40,13 @@ class GaussianMixture(Target):
         weights: Sequence[float] | Tensor | None = None,
     ):
         super().__init__()
-        _check_positive(deviation=deviation)
+        check_positive(deviation=deviation)
         means = torch.as_tensor(means, dtype=torch.get_default_dtype()).clone()
         weights = torch.as_tensor(torch.ones(len(means)) if weights is None else weights)
         if weights.shape != means.shape[:1] or (weights < 0).any() or weights.sum() <= 0:
             raise ValueError(
                 f"expected {len(means)} non-negative weights with a positive sum, "
-                f"one a component, got {weights.tolist()}"
+                f"got {weights.tolist()}"
             )
         self.deviation = deviation
         self.register_buffer("means", means)
@@ -64,14 +64,14 @@ class GaussianMixture(Target):
         return self.log_weights.exp() @ spread + self.deviation**2
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # Chains last: with two coordinates last, every kernel's inner loop would be of length two.
+        # Chains are the last axis, so that the inner loops of torch are long.
         columns = (1,) * (x.ndim - 1)
         means = self.means.mT.unflatten(1, (-1, *columns))  # (dimension, components, 1, …)
         apart = x.movedim(-1, 0).contiguous().unsqueeze(1) - means
         log_weights = self.log_weights.unflatten(0, (-1, *columns))
         log_joint = torch.add(log_weights, apart.square().sum(0), alpha=-0.5 / self.deviation**2)
         highest = log_joint.detach().amax(0)
-        # Less than e^-80 of the largest rounds to nothing; denormal numbers are 50 times slower.
+        # Shares below e^-80 of the largest vanish; as denormal numbers they would be slow.
         shares = (log_joint - highest).clamp(min=-80).exp()  # (components, *batch)
         total = shares.sum(0)
         gradient = (apart * shares).sum(1) / (total * self.deviation**2)
@@ -89,17 +89,15 @@ class GaussianMixture(Target):
 class Funnel(Target):
     """Neal's funnel (2003, section 8): `x_0 ~ N(mean, deviation²)`, `x_i ~ N(0, scale² e^{x_0})`.
 
-    The neck needs step sizes that the mouth makes uselessly small. Raises `ValueError` for fewer
-    than two dimensions and for a deviation or scale that is not positive.
+    No step size suits both the narrow neck and the wide mouth. At least 2 dimensions are needed.
     """
 
     def __init__(
         self, dimension: int = 2, deviation: float = 3.0, *, mean: float = 0.0, scale: float = 1.0
     ):
         super().__init__()
-        _check_positive(deviation=deviation, scale=scale)
-        if dimension < 2:
-            raise ValueError(f"expected at least 2 dimensions, got {dimension}")
+        check_positive(deviation=deviation, scale=scale)
+        check_at_least(2, dimension=dimension)
         self.dimension, self.deviation, self.centre, self.scale = dimension, deviation, mean, scale
         self.log_normalizer = dimension * math.log(_SQRT_2_PI) + math.log(deviation)
         self.log_normalizer += (dimension - 1) * math.log(scale)
@@ -116,25 +114,19 @@ class Funnel(Target):
 
     def tempered(self, temperature: float) -> Funnel:
         """Return the target with the density `exp(-E/T)/Z`."""
-        # Integrating the others out of exp(-E/T) leaves e^{(n/2)(1 - 1/T) x_0}: it moves the mean.
+        # Integrating the other n coordinates out of exp(-E/T) leaves a factor
+        # e^{(n/2)(1 - 1/T) x_0}, which moves the mean.
         shift = (self.dimension - 1) / 2 * (temperature - 1) * self.deviation**2
         root = temperature**0.5
-        return Funnel(
-            self.dimension,
-            root * self.deviation,
-            mean=self.centre + shift,
-            scale=root * self.scale,
-        )
+        deviation, mean, scale = root * self.deviation, self.centre + shift, root * self.scale
+        return Funnel(self.dimension, deviation, mean=mean, scale=scale)
 
-    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor:
         along, across = x[..., 0], x[..., 1:]
         standard = (along - self.centre) / self.deviation
         precision = torch.exp(-along) / self.scale**2
-        half_square = across.square().sum(-1) * precision / 2
-        count = self.dimension - 1
-        value = standard.square() / 2 + half_square + count / 2 * along + self.log_normalizer
-        down = standard / self.deviation - half_square + count / 2
-        return value, torch.cat([down.unsqueeze(-1), across * precision.unsqueeze(-1)], -1)
+        squares = standard.square() + precision * across.square().sum(-1)
+        return (squares + (self.dimension - 1) * along) / 2 + self.log_normalizer
 
     def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
         noise = _normal((*batch, self.dimension), torch.empty(0), generator)
@@ -145,13 +137,12 @@ class Funnel(Target):
 class Banana(Target):
     """`x_0² / 2s² + (x_1 - curvature x_0²)² / 2w²` with s the deviation and w the width.
 
-    A Gaussian bent along a parabola (Haario, Saksman and Tamminen 1999). Raises `ValueError` for a
-    deviation or width that is not positive.
+    A Gaussian bent along a parabola (Haario, Saksman and Tamminen 1999).
     """
 
     def __init__(self, curvature: float = 1.0, deviation: float = 1.0, width: float = 0.5):
         super().__init__()
-        _check_positive(deviation=deviation, width=width)
+        check_positive(deviation=deviation, width=width)
         self.curvature, self.deviation, self.width = curvature, deviation, width
         self.log_normalizer = math.log(2 * math.pi * deviation * width)
 
@@ -170,13 +161,10 @@ class Banana(Target):
         root = temperature**0.5
         return Banana(self.curvature, root * self.deviation, root * self.width)
 
-    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor:
         along = x[..., 0] / self.deviation
         across = (x[..., 1] - self.curvature * x[..., 0].square()) / self.width
-        value = (along.square() + across.square()) / 2 + self.log_normalizer
-        pull = across / self.width
-        first = along / self.deviation - 2 * self.curvature * x[..., 0] * pull
-        return value, torch.stack([first, pull], -1)
+        return (along.square() + across.square()) / 2 + self.log_normalizer
 
     def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
         noise = _normal((*batch, 2), torch.empty(0), generator)
@@ -186,64 +174,61 @@ class Banana(Target):
 
 
 class DoubleWell(Target):
-    """`Σ_i barrier (x_i² - 1)² - tilt x_i`: 2^dimension wells, uneven where tilted.
+    """`Σ_i barrier (x_i² - 1)² - tilt x_i`: 2^dimension wells, of equal depth without tilt.
 
-    Normalizer and moments by quadrature, draws by inversion of its distribution function. Raises
-    `ValueError` for a barrier that is not positive.
+    Normalizer and moments by quadrature, draws by inversion of its distribution function.
     """
 
     def __init__(self, barrier: float = 4.0, tilt: float = 0.0, dimension: int = 1):
         super().__init__()
-        _check_positive(barrier=barrier)
+        check_positive(barrier=barrier)
         self.barrier, self.tilt, self.dimension = barrier, tilt, dimension
-        # Beyond the reach the energy is 40 above its lowest: e^-40 of the density.
+        # Beyond `reach` the energy is 40 above its minimum: the density has fallen to e^-40.
         reach = math.sqrt(1 + math.sqrt((40 + 4 * abs(tilt)) / barrier)) + abs(tilt) / barrier
-        self.law = Quadrature.over(
+        self.quadrature = Quadrature.over(
             -reach, reach, lambda x: -barrier * (x * x - 1).square() + tilt * x
         )
-        self.log_normalizer = dimension * self.law.log_normalizer
+        self.log_normalizer = dimension * self.quadrature.log_normalizer
 
     @property
     def mean(self) -> Tensor:
         """The mean, `(dimension,)`."""
-        return torch.full((self.dimension,), self.law.moment(lambda x: x))
+        return torch.full((self.dimension,), self.quadrature.moment(lambda x: x))
 
     @property
     def variance(self) -> Tensor:
-        mean = self.law.moment(lambda x: x)
-        return torch.full((self.dimension,), self.law.moment(lambda x: (x - mean).square()))
+        mean = self.quadrature.moment(lambda x: x)
+        return torch.full((self.dimension,), self.quadrature.moment(lambda x: (x - mean).square()))
 
     def tempered(self, temperature: float) -> DoubleWell:
         """Return the target with the density `exp(-E/T)/Z`."""
         return DoubleWell(self.barrier / temperature, self.tilt / temperature, self.dimension)
 
-    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        above = x.square() - 1
-        value = (self.barrier * above.square() - self.tilt * x).sum(-1) + self.log_normalizer
-        return value, 4 * self.barrier * x * above - self.tilt
+    def forward(self, x: Tensor) -> Tensor:
+        wells = self.barrier * (x.square() - 1).square() - self.tilt * x
+        return wells.sum(-1) + self.log_normalizer
 
     def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        return self.law.draw((*batch, self.dimension), generator)
+        return self.quadrature.draw((*batch, self.dimension), generator)
 
 
 class Ring(Target):
     """`(|x| - radius)² / 2s²` in the plane, with s the deviation.
 
     Normalizer and moments by quadrature, draws by inversion of the radius' distribution function.
-    Raises `ValueError` for a radius or deviation that is not positive.
     """
 
     def __init__(self, radius: float = 2.0, deviation: float = 0.2):
         super().__init__()
-        _check_positive(radius=radius, deviation=deviation)
+        check_positive(radius=radius, deviation=deviation)
         self.radius, self.deviation = radius, deviation
-        self.law = Quadrature.over(
+        self.quadrature = Quadrature.over(
             max(0.0, radius - 9 * deviation),
             radius + 9 * deviation,
             lambda r: r.log() - ((r - radius) / deviation).square() / 2,
         )
-        self.mean_square = self.law.moment(torch.square)
-        self.log_normalizer = math.log(2 * math.pi) + self.law.log_normalizer
+        self.mean_square = self.quadrature.moment(torch.square)
+        self.log_normalizer = math.log(2 * math.pi) + self.quadrature.log_normalizer
 
     @property
     def mean(self) -> Tensor:
@@ -258,26 +243,23 @@ class Ring(Target):
         """Return the target with the density `exp(-E/T)/Z`."""
         return Ring(self.radius, temperature**0.5 * self.deviation)
 
-    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        length = x.norm(dim=-1)
-        beyond = (length - self.radius) / self.deviation**2
-        # At the centre there is no direction: the gradient is 0, as autograd's is.
-        direction = x / length.clamp_min(torch.finfo(x.dtype).tiny).unsqueeze(-1)
-        value = beyond * (length - self.radius) / 2 + self.log_normalizer
-        return value, beyond.unsqueeze(-1) * direction
+    def forward(self, x: Tensor) -> Tensor:
+        standard = (x.norm(dim=-1) - self.radius) / self.deviation
+        return standard.square() / 2 + self.log_normalizer
 
     def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        radius = self.law.draw(batch, generator)
-        uniform = torch.rand(batch, generator=generator, device=generator.device)
-        angle = 2 * math.pi * uniform
+        radius = self.quadrature.draw(batch, generator)
+        angle = 2 * math.pi * torch.rand(batch, generator=generator, device=generator.device)
         return radius.unsqueeze(-1) * torch.stack([angle.cos(), angle.sin()], -1)
 
 
 class TruncatedGaussian(Target):
     """`Σ_i (x_i - mean_i)² / 2s_i²` on the box `low <= x <= high`, +inf outside.
 
-    Mean, deviation and bounds are numbers or `(dimension,)`. Raises `ValueError` for deviations
-    that are not positive, for bounds out of order and for a box with no mass in double precision.
+    Mean, deviation and bounds are numbers or `(dimension,)`.
+
+    Raises:
+        ValueError: For bounds out of order, and for a box without mass in double precision.
     """
 
     centre: Tensor  # (dimension,)
@@ -297,13 +279,15 @@ class TruncatedGaussian(Target):
                 "expected a positive deviation and low < high in every dimension, "
                 f"got {deviation=}, {low=}, {high=}"
             )
-        # Both ends are reckoned from the lower tail, where the normal's mass does not round to 1.
+        # Both ends are measured in the lower tail, where the normal's mass does not round to 1.
         flip = torch.where(left + right > 2 * centre, -1.0, 1.0).double()
         ends = (flip * torch.stack([left - centre, right - centre])).sort(0).values / spread
         mass = torch.erfc(-ends / _SQRT_2) / 2
         inside = mass[1] - mass[0]
         if not (inside > 0).all():
-            raise ValueError(f"the box holds none of the Gaussian's mass: {inside.tolist()}")
+            raise ValueError(
+                f"expected a box with some of the Gaussian's mass, got {inside.tolist()}"
+            )
         density = (-ends.square() / 2).exp() / _SQRT_2_PI / inside
         shift = density[0] - density[1]
         edges = (ends * density).nan_to_num(nan=0.0)  # at an infinite end there is none
@@ -330,7 +314,7 @@ class TruncatedGaussian(Target):
         return TruncatedGaussian(self.centre, spread, self.low, self.high, len(self.centre))
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the value and, outside too, the gradient of the Gaussian."""
+        """Return the value, and the gradient of the Gaussian, outside the box, too."""
         standard = (x - self.centre) / self.deviation
         value = standard.square().sum(-1) / 2 + self.log_normalizer
         inside = ((x >= self.low) & (x <= self.high)).all(-1)
@@ -347,9 +331,3 @@ class TruncatedGaussian(Target):
 
 def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, device=generator.device, dtype=like.dtype)
-
-
-def _check_positive(**parameters: float) -> None:
-    for name, value in parameters.items():
-        if not value > 0:
-            raise ValueError(f"expected a positive {name}, got {value}")

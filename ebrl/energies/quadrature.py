@@ -1,4 +1,4 @@
-"""Densities on an interval as tables: their normalizer, moments and draws, to float64."""
+"""Densities on an interval as tables, with normalizer, moments and draws in float64."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Quadrature(NamedTuple):
-    """A density on an interval, tabulated so finely that nothing of float32 is lost."""
+    """A density on an interval, tabulated to the accuracy of float32."""
 
     nodes: Tensor  # (points,)
     cumulative: Tensor  # (points,), the distribution function
@@ -19,16 +19,12 @@ class Quadrature(NamedTuple):
 
     @classmethod
     def over(
-        cls,
-        low: float,
-        high: float,
-        log_density: Callable[[Tensor], Tensor],
-        points: int = 2**15,
+        cls, low: float, high: float, log_density: Callable[[Tensor], Tensor], points: int = 2**15
     ) -> Quadrature:
         """Tabulate `exp(log_density)` by the trapezoidal rule.
 
-        For smooth densities that vanish at the ends its error falls faster than any power of the
-        spacing; elsewhere as its square.
+        Its error falls with the square of the spacing, and faster than any power of it for smooth
+        densities that vanish at the ends.
         """
         nodes = torch.linspace(low, high, points, dtype=torch.float64)
         log_values = log_density(nodes)

@@ -15,7 +15,7 @@ from ebrl.kernels.tempering import Tempered
 
 
 class CycleState(NamedTuple):
-    """Where a batch of chains stands, and what each kernel knew when it last moved them."""
+    """The position of a batch of chains, and the state of each kernel after its last move."""
 
     x: Tensor  # (*batch, *event)
     energy: Tensor  # (*batch,)
@@ -23,19 +23,18 @@ class CycleState(NamedTuple):
 
     @property
     def gradient(self) -> Tensor | None:
-        """The gradient at x, `(*batch, *event)`, if the last kernel knows it."""
+        """The gradient at x, `(*batch, *event)`, if the last kernel's state has it."""
         return self.parts[-1].gradient
 
 
 class Cycle(Kernel[CycleState, tuple[Any, ...]]):
-    """One step of each kernel in turn: it leaves invariant what all of them do.
+    """One step of each kernel in turn: it leaves invariant what all of them leave invariant.
 
-    All have the same step size and temperature. Each starts anew where the one before it left the
-    chains, with the energy and gradient that are known there: a gradient kernel after one without
-    gradients costs one evaluation more than alone, and velocities are drawn anew. The acceptance
-    reported is the last kernel's, so that an adaptation follows that one; the divergences are
-    those of any. Raises `ValueError` without kernels and for `Tempered` ones, whose replicas would
-    be lost: temper the cycle.
+    All have the same step size and temperature. Each starts from the position, energy and, if
+    known, gradient that the one before it reached; velocities are drawn anew. A gradient kernel
+    after one without gradients therefore costs one more evaluation. The reported acceptance is the
+    last kernel's, which an adaptation follows; divergences count for all. A `Tempered` kernel would
+    lose its replicas: temper the cycle instead.
     """
 
     def __init__(self, kernels: Sequence[Kernel]):

@@ -1,4 +1,4 @@
-"""Descent: the kernel that minimises. At any temperature it takes no noise."""
+"""Descent: the kernel that minimises. It ignores the temperature."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ebrl.kernels.protocol import Info, Kernel, unadjusted
 
 
 class DescentState(NamedTuple):
-    """Where a batch of searches stands, and how fast it moves."""
+    """The position of a batch of searches, and their velocity."""
 
     x: Tensor  # (*batch, *event)
     energy: Tensor  # (*batch,)
@@ -23,8 +23,7 @@ class DescentState(NamedTuple):
 class GradientDescent(Kernel[DescentState, None]):
     """`v' = momentum v - η ∇E(x)`, `x' = x + v'` (Polyak 1964): it minimises, it does not sample.
 
-    Moves to an infinite energy or to none are undone and the velocity is lost. Raises `ValueError`
-    for a momentum outside [0, 1).
+    Moves to an infinite or undefined energy are undone, and the velocity there becomes 0.
     """
 
     def __init__(self, momentum: float = 0.0):

@@ -1,8 +1,9 @@
-"""Kernels on one-hot categories `(*batch, sites, categories)` that are informed by a gradient.
+"""Kernels on one-hot categories `(*batch, sites, categories)` that use the gradient of the energy.
 
-`Categorical` holds such x as they are; `Binary` hands its numbers over as pairs, two categories a
-site. The energy is read as a function of real-valued x: to first order, site i costs
-`ΔE = ∇E_i · (x'_i - x_i)` to change to `x'_i`, and one gradient prices all changes.
+The spaces are `Categorical`, and `Binary` with two categories a site. The energy must be defined
+for real-valued x: to first order, a change of site i to `x'_i` raises it by `ΔE = ∇E_i · (x'_i -
+x_i)`, and a single gradient estimates all changes. Energies of anything but one-hot categories are
+a `ValueError`; so is temperature 0 for the kernels with an acceptance test.
 """
 
 from __future__ import annotations
@@ -28,18 +29,17 @@ from ebrl.kernels.protocol import (
 
 
 class GumbelNoise(NamedTuple):
-    """What picks a change, by the largest of noisy logits, and the noise of its acceptance."""
+    """The noise of the choice of a change (the Gumbel-max trick), and of its acceptance test."""
 
     gumbel: Tensor  # (*batch, sites, categories)
     uniform: Tensor  # (*batch,)
 
 
 class GibbsWithGradients(Kernel[GradientState, GumbelNoise]):
-    """One informed change of one site a step (Grathwohl et al. 2021): exact.
+    """Gibbs with gradients (Grathwohl et al. 2021), a change of one site a step: exact.
 
-    A change is proposed with probability ∝ `exp(-ΔE / 2T)` and accepted by Metropolis and
-    Hastings. One energy and gradient a step. `step_size` plays no part. Raises `ValueError` at
-    temperature 0 and for energies of anything but one-hot categories.
+    A change is proposed with probability ∝ `exp(-ΔE / 2T)`, followed by a Metropolis-Hastings test.
+    A step costs one energy and gradient. `step_size` has no effect.
     """
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
@@ -77,14 +77,14 @@ class GibbsWithGradients(Kernel[GradientState, GumbelNoise]):
 
 
 class DULA(Kernel[GradientState, Tensor]):
-    """Discrete Langevin, unadjusted (Zhang, Liu and Liu 2022, algorithm 1): every site at once.
+    """Discrete Langevin, unadjusted (Zhang, Liu and Liu 2022, algorithm 1): all sites at once.
 
     Each site draws its category with probability ∝ `exp(-(ΔE + |Δx|²/2η) / 2T)`: Langevin's
-    proposal held to the categories, where `|Δx|² = 2` for a change. η is `step_size`: small ones
-    seldom change, and the bias falls with them; at infinity nothing holds a site but ΔE. The
-    paper's α is `2ηT` on one-hot categories, `ηT` on binary x. Biased: exact only in the limit of
-    η = 0, and only for quadratic energies (theorem 5.1). At temperature 0 every site goes where its
-    own cost is least. Moves to an infinite energy or to none are undone.
+    proposal restricted to categories, where `|Δx|² = 2` for a change. η is `step_size`: a small one
+    changes few sites. Biased: exact only in the limit η = 0, and there only for quadratic energies
+    (theorem 5.1). The paper's α is `2ηT` on one-hot categories, `ηT` on binary x. At temperature 0
+    each site takes its category of lowest cost. Moves to an infinite or undefined energy are
+    undone.
     """
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
@@ -107,10 +107,9 @@ class DULA(Kernel[GradientState, Tensor]):
 
 
 class DMALA(Kernel[GradientState, GumbelNoise]):
-    """`DULA` with the test of Metropolis and Hastings (Zhang, Liu and Liu 2022): exact.
+    """`DULA` with a Metropolis-Hastings test (Zhang, Liu and Liu 2022): exact.
 
-    One energy and gradient a step, for any number of changes. Raises `ValueError` at temperature 0
-    and for energies of anything but one-hot categories.
+    A step costs one energy and gradient, for any number of changes.
     """
 
     best_acceptance = 0.574
@@ -158,7 +157,7 @@ def gumbel_like(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def gumbel_noise(state: GradientState, generator: torch.Generator) -> GumbelNoise:
-    """Draw the noise of a change and of its acceptance test."""
+    """Draw the noise of the choice of a change and of its acceptance test."""
     return GumbelNoise(gumbel_like(state.x, generator), uniform_like(state.energy, generator))
 
 
@@ -168,7 +167,7 @@ def _first_order_changes(state: GradientState) -> Tensor:
 
 
 def _change_log_probabilities(state: GradientState, temperature: Number) -> Tensor:
-    """Return the log probability of proposing each change; what changes nothing has none."""
+    """Return the log probability of each change, `(*batch, sites * categories)`; -inf for none."""
     logits = -_first_order_changes(state) / (2 * over_event(temperature, 2))
     return torch.log_softmax(logits.masked_fill(state.x > 0.5, -torch.inf).flatten(-2), -1)
 
@@ -181,7 +180,7 @@ def _langevin_costs(state: GradientState, step_size: Number) -> Tensor:
 def _langevin_choice(
     state: GradientState, gumbel: Tensor, step_size: Number, temperature: Number
 ) -> Tensor:
-    # The noise is scaled, not the costs divided: at temperature 0 this is descent.
+    # The temperature multiplies the noise, so that at temperature 0 this is descent.
     costs = _langevin_costs(state, step_size) - 2 * over_event(temperature, 2) * gumbel
     return one_hot(costs.argmin(-1), state.x.shape[-1]).to(state.x)
 

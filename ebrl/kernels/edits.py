@@ -1,12 +1,13 @@
-"""Metropolis over the edits of a string: substitutions, insertions and deletions.
+"""Metropolis-Hastings over the edits of a string: substitutions, insertions and deletions.
 
-Every edit goes through a string with a hole. A substitution empties a place and fills it, an
-insertion opens a hole and fills it, a deletion empties a place and closes it. What fills a hole is
-drawn from a law that sees all but the hole, so that the way back has the same law.
+Every edit passes through a string with a hole. A substitution empties a place and fills it, an
+insertion opens a hole and fills it, a deletion empties a place and closes it. The distribution that
+fills a hole depends on all other places, so that the reverse edit has the same distribution.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, Protocol
 
 import torch
@@ -24,27 +25,28 @@ from ebrl.kernels.protocol import (
     precise,
     uniform_like,
 )
+from ebrl.ranges import check_probabilities
 from ebrl.strings import PADDING, Strings, string_lengths
 
 
 class Filling(Protocol):
-    """The law of what fills a hole."""
+    """The distribution of the category that fills a hole."""
 
     def log_probabilities(self, x: Tensor, place: Tensor) -> Tensor:
-        """Return the normalised law of the category at one place, given all others.
+        """Return the normalised log probabilities of the category at one place, given all others.
 
         Args:
             x: Strings `(*batch, longest)` with any category at the place.
             place: `(*batch,)` int64.
 
         Returns:
-            `(*batch, end)`, -inf for integers that are no category.
+            `(*batch, end)`, -inf for integers that are not categories.
         """
         ...
 
 
 class UniformFilling:
-    """Every category of the space as likely."""
+    """The uniform distribution over the categories of the space."""
 
     def __init__(self, space: Strings):
         self.space = space
@@ -52,9 +54,9 @@ class UniformFilling:
     def log_probabilities(self, x: Tensor, place: Tensor) -> Tensor:
         """Return log probabilities `(*batch, end)`, the same for each category."""
         space = self.space
-        law = torch.full((space.end,), -torch.inf, device=x.device)
-        law[space.first :] = -torch.tensor(float(space.end - space.first)).log()
-        return law.expand(*place.shape, space.end)
+        uniform = torch.full((space.end,), -torch.inf, device=x.device)
+        uniform[space.first :] = -math.log(space.end - space.first)
+        return uniform.expand(*place.shape, space.end)
 
 
 class EditState(NamedTuple):
@@ -69,7 +71,7 @@ class EditState(NamedTuple):
 
 
 class EditNoise(NamedTuple):
-    """What picks the kind of edit, its place and what fills it, and the noise of its acceptance."""
+    """The noise of the kind of edit, its place and its category, and of the acceptance test."""
 
     kind: Tensor  # (*batch,) in [0, 1)
     place: Tensor  # (*batch,) in [0, 1)
@@ -78,25 +80,21 @@ class EditNoise(NamedTuple):
 
 
 class Edits(Kernel[EditState, EditNoise]):
-    """One edit a step, accepted by Metropolis and Hastings: exact.
+    """One edit a step, with a Metropolis-Hastings test: exact at temperatures above 0.
 
-    A step costs one call of the filling and one energy. `step_size` plays no part. An edit that
+    A step costs one call of the filling and one energy. `step_size` has no effect. An edit that
     leads out of the space is rejected.
 
     Args:
         space: The strings that chains move among.
-        filling: By default, every category as likely.
+        filling: By default uniform over the categories.
         substitutions: The share of edits that substitute; insertions and deletions share the rest.
-
-    Raises:
-        ValueError: The share lies outside [0, 1], or the temperature is 0.
     """
 
     def __init__(
         self, space: Strings, filling: Filling | None = None, *, substitutions: float = 0.5
     ):
-        if not 0 <= substitutions <= 1:
-            raise ValueError(f"expected 0 <= substitutions <= 1, got {substitutions}")
+        check_probabilities(substitutions=substitutions)
         self.space, self.filling = space, filling or UniformFilling(space)
         self.substitutions = substitutions
 
@@ -126,30 +124,31 @@ class Edits(Kernel[EditState, EditNoise]):
         places = (length + inserts.long()).clamp(1, self.space.longest)
         place = (noise.place * places).long().minimum(places - 1)
         holed = torch.where(inserts.unsqueeze(-1), opened(state.x, place), state.x)
-        law = self.filling.log_probabilities(holed, place)  # (*batch, end)
-        category = (law + noise.gumbel).argmax(-1)
-        there = take(law, category)
-        back = take(law, take(state.x, place))  # of a substitution or deletion, undone
+        log_p = self.filling.log_probabilities(holed, place)  # (*batch, end)
+        category = (log_p + noise.gumbel).argmax(-1)
+        forward = take(log_p, category)  # of a substitution or an insertion
+        backward = take(log_p, take(state.x, place))  # that undoes a substitution or a deletion
         x = holed.scatter(-1, place.unsqueeze(-1), category.unsqueeze(-1))
         x = torch.where(deletes.unsqueeze(-1), closed(state.x, place), x)
         x = torch.where(possible.unsqueeze(-1), x, state.x)
         proposal = self.start(energy, x)
         log_ratio = (state.energy - proposal.energy) / temperature
-        log_ratio = log_ratio - torch.where(deletes, 0.0, there) + torch.where(inserts, 0.0, back)
+        log_ratio = log_ratio - torch.where(deletes, 0.0, forward)
+        log_ratio = log_ratio + torch.where(inserts, 0.0, backward)
         log_ratio = log_ratio.masked_fill(~possible, -torch.inf)
         return metropolis(proposal, state, log_ratio, noise.uniform)
 
 
 def opened(x: Tensor, place: Tensor) -> Tensor:
-    """Return strings with a hole before `place: (*batch,)`; the last integer drops out."""
+    """Return strings with a hole inserted at `place: (*batch,)`; the last integer drops out."""
     at = torch.arange(x.shape[-1], device=x.device)
     moved = x.gather(-1, (at - (at > place.unsqueeze(-1)).long()).clamp_min(0))
-    # The hole counts as a category, or the string would seem to end there.
+    # The hole holds a category: padding would end the string there.
     return moved.scatter(-1, place.unsqueeze(-1).clamp_max(x.shape[-1] - 1), 1)
 
 
 def closed(x: Tensor, place: Tensor) -> Tensor:
-    """Return strings without what is at `place: (*batch,)`."""
+    """Return strings without the category at `place: (*batch,)`."""
     longer = torch.nn.functional.pad(x, (0, 1), value=PADDING)
     at = torch.arange(x.shape[-1], device=x.device)
     return longer.gather(-1, at + (at >= place.unsqueeze(-1)).long())

@@ -1,4 +1,4 @@
-"""Gibbs kernels: draws from a site's or a layer's law given the rest, without a gradient."""
+"""Gibbs kernels: draws from the conditional distribution of a site or a layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Scan = Literal["random", "systematic"]
 
 
 class GibbsState(NamedTuple):
-    """Where a batch of chains stands, the energy there, and the site that moved last."""
+    """The position of a batch of chains, the energy there, and the site that moved last."""
 
     x: Tensor  # (*batch, sites, categories)
     energy: Tensor  # (*batch,)
@@ -31,19 +31,19 @@ class GibbsState(NamedTuple):
 
 
 class GibbsNoise(NamedTuple):
-    """The site that moves and what picks its category."""
+    """The site that moves, and the noise of its category (the Gumbel-max trick)."""
 
     site: Tensor  # (*batch,) integers
     gumbel: Tensor  # (*batch, categories)
 
 
 class Gibbs(Kernel[GibbsState, GibbsNoise]):
-    """One site a step, drawn from its law given the others (Geman and Geman 1984): exact.
+    """One site a step, drawn from its distribution given the others (Geman and Geman 1984): exact.
 
-    Evaluates the energy at the site's `categories - 1` other values in one batch, and no gradient.
-    `scan` is "random", or "systematic": every site in turn, from a random first one. At temperature
-    0 the site takes the value of least energy. `step_size` plays no part. Raises `ValueError` for
-    an unknown scan and for energies of anything but one-hot categories.
+    A step evaluates the energy at the site's `categories - 1` other values in one batch. `scan` is
+    "random", or "systematic": every site in turn, from a random first one. At temperature 0 the
+    site takes the value of lowest energy. `step_size` has no effect. Energies of anything but
+    one-hot categories are a `ValueError`.
     """
 
     def __init__(self, scan: Scan = "random"):
@@ -91,7 +91,7 @@ class Gibbs(Kernel[GibbsState, GibbsNoise]):
 
 
 class BlockGibbsState(NamedTuple):
-    """Where a batch of chains stands, the energy, and the logits of the hidden units there."""
+    """The position of a batch of chains, the energy, and the logits of the hidden units there."""
 
     x: Tensor  # (*batch, visible, 2)
     energy: Tensor  # (*batch,)
@@ -103,18 +103,18 @@ class BlockGibbsState(NamedTuple):
 
 
 class BlockGibbsNoise(NamedTuple):
-    """What picks the hidden units, and then the visible ones."""
+    """The noise of the hidden units, and then of the visible units."""
 
     hidden: Tensor  # (*batch, hidden)
     visible: Tensor  # (*batch, visible)
 
 
 class BlockGibbs(Kernel[BlockGibbsState, BlockGibbsNoise]):
-    """All hidden units of an RBM given the visible, then these given the hidden: exact at T = 1.
+    """All hidden units of an RBM given the visible ones, then these given the hidden: exact.
 
-    `Sampler(BlockGibbs(), Binary(visible), …)`. `step_size` plays no part. Raises `TypeError` for
-    any energy but an `RBM` in a `Binary` space and `ValueError` for a temperature other than the
-    number 1, at which the sum over the hidden units is another law's.
+    `Sampler(BlockGibbs(), Binary(visible), …)`. `step_size` has no effect. Raises `TypeError` for
+    any energy but an `RBM` in a `Binary` space, and `ValueError` for a temperature other than the
+    number 1: the free energy over T is not the free energy at temperature T.
     """
 
     def start(self, energy: Energy, x: Tensor) -> BlockGibbsState:

@@ -1,8 +1,9 @@
-"""Importance moves: candidates from a proposal compete for the chain's place by their weight.
+"""Importance moves: a chain moves to candidates of a proposal in proportion to their weights.
 
-They carry mass between modes that no gradient connects. A proposal lives where the chain does:
-under `Box(walls="tanh")`, in the free coordinates. Every `ebrl.energies.Target` is one, such as
-`Gaussian(0.0, 3.0, 2)`, and so is the reference distribution of a space.
+They carry mass between modes that no gradient connects. A proposal is a density of what the chain
+moves: under `Box(walls="tanh")`, of the free coordinates. Every `ebrl.energies.Target` is one, such
+as `Gaussian(0.0, 3.0, 2)`, and so is the reference distribution of a space. These kernels have no
+step size; temperature 0 and an energy that couples chains are a `ValueError`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ebrl.kernels.protocol import (
     precise,
     uniform_like,
 )
+from ebrl.ranges import check_at_least
 from ebrl.spaces import Space
 
 
@@ -40,10 +42,7 @@ class Proposal(Protocol):
 
 
 class ReferenceProposal:
-    """The reference distribution of a space as a proposal: uniform where bounded, else normal.
-
-    It lives in the space's free coordinates, as the kernels do.
-    """
+    """The reference distribution of a space, as a proposal in its free coordinates."""
 
     def __init__(self, space: Space):
         self.space = space
@@ -57,7 +56,7 @@ class ReferenceProposal:
 
 
 class ImportanceState(NamedTuple):
-    """Where a batch of chains stands, with the energy and the proposal's log density there."""
+    """The position of a batch of chains, with the energy and the proposal's log density there."""
 
     x: Tensor  # (*batch, *event)
     energy: Tensor  # (*batch,)
@@ -69,7 +68,7 @@ class ImportanceState(NamedTuple):
 
 
 class ImportanceNoise(NamedTuple):
-    """Fresh candidates and the number that picks among them and the chain's own place."""
+    """Candidates, and the uniform number that chooses among them and the current position."""
 
     candidates: Tensor  # (*batch, candidates, *event)
     uniform: Tensor  # (*batch,)
@@ -78,16 +77,14 @@ class ImportanceNoise(NamedTuple):
 class IteratedSIR(Kernel[ImportanceState, ImportanceNoise]):
     """Iterated sampling importance resampling (Andrieu, Lee and Vihola 2018, algorithm 1): exact.
 
-    Each step draws `candidates` fresh ones and picks among them and the current place with
-    probability ∝ `exp(-E/T) / q`. It forgets where it was as fast as the weights are even, across
-    any distance between modes. One step from draws of the proposal is sampling importance
-    resampling, see `ebrl.sampling.importance_resampling`. `step_size` plays no part. Raises
-    `ValueError` for fewer than one candidate, for energies that couple chains and at temperature 0.
+    Each step draws new candidates and chooses among them and the current position with probability
+    ∝ `exp(-E/T) / q`. The more even the weights, the faster it mixes, across any distance between
+    modes. One step from draws of the proposal is sampling importance resampling, see
+    `ebrl.sampling.importance_resampling`.
     """
 
     def __init__(self, proposal: Proposal, candidates: int = 16):
-        if candidates < 1:
-            raise ValueError(f"expected at least one candidate, got {candidates}")
+        check_at_least(1, candidates=candidates)
         self.proposal, self.candidates = proposal, candidates
 
     def start(self, energy: Energy, x: Tensor) -> ImportanceState:
@@ -117,7 +114,7 @@ class IteratedSIR(Kernel[ImportanceState, ImportanceNoise]):
         if isinstance(temperature, Tensor):
             temperature = temperature.unsqueeze(-1)
         log_weights, lost = log_importance(pool, temperature)
-        # Where nothing has any weight the chain stays: its own is the least finite number.
+        # Where no candidate has any weight the chain stays: its own weight is the smallest number.
         log_weights[..., 0].clamp_(min=torch.finfo(log_weights.dtype).min)
         weights = torch.softmax(log_weights, -1)
         chosen = pick(weights, noise.uniform)
@@ -126,12 +123,11 @@ class IteratedSIR(Kernel[ImportanceState, ImportanceNoise]):
 
 
 class IndependenceMetropolis(Kernel[ImportanceState, ImportanceNoise]):
-    """Metropolis with candidates that do not look where the chain is (Tierney 1994): exact.
+    """Metropolis with proposals independent of the position (Tierney 1994): exact.
 
-    One candidate and one energy a step, accepted with probability `min(1, w(x') / w(x))`, where
-    `w = exp(-E/T) / q`. A chain is stuck for long where w is large: the proposal must have heavier
-    tails than the target. `step_size` plays no part. Raises `ValueError` for energies that couple
-    chains and at temperature 0.
+    A step costs one energy, of a candidate that is accepted with probability `min(1, w(x') /
+    w(x))`, `w = exp(-E/T) / q`. A chain stays long where w is large: the proposal must have heavier
+    tails than the target.
     """
 
     def __init__(self, proposal: Proposal):
@@ -166,10 +162,10 @@ def importance_state(energy: Energy, x: Tensor, proposal: Proposal) -> Importanc
 
 
 def log_importance(state: ImportanceState, temperature: Number) -> tuple[Tensor, Tensor]:
-    """Return `log exp(-E/T) / q` and what is lost, both `(*batch,)`.
+    """Return the log weights `-E/T - log q` and what has diverged, both `(*batch,)`.
 
-    The weight is 0 where it is no number, and where the proposal never goes: from there a chain
-    moves to any place that it does.
+    The weight is 0 where it is NaN, and where the proposal has no mass: a chain there accepts any
+    candidate.
     """
     log_weight = -state.energy / temperature - state.log_density
     lost = diverged(state.x, state.energy)
@@ -177,15 +173,12 @@ def log_importance(state: ImportanceState, temperature: Number) -> tuple[Tensor,
 
 
 def pick(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Return the index drawn from `weights: (*batch, n)` that sum to 1, by one uniform each."""
+    """Return an index drawn with probabilities `weights: (*batch, n)`, by one uniform each."""
     cumulative = weights.cumsum(-1)
-    # Rounding may leave the last sum below the uniform: scaling by it keeps the index in range.
+    # Rounding may leave the last sum below the uniform number: scaling keeps the index in range.
     threshold = (uniform * cumulative[..., -1]).unsqueeze(-1)
-    return (
-        torch.searchsorted(cumulative, threshold, right=True)
-        .squeeze(-1)
-        .clamp_(max=weights.shape[-1] - 1)
-    )
+    index = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+    return index.clamp_(max=weights.shape[-1] - 1)
 
 
 def take(candidates: Tensor, index: Tensor) -> Tensor:

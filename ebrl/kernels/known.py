@@ -1,4 +1,4 @@
-"""An energy that answers from a state where it can, for a kernel that starts there."""
+"""An energy that returns what a state already knows, for a kernel that starts there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ebrl.kernels.protocol import HasPosition
 
 
 class Known:
-    """An energy that remembers the energy and, if it is known, the gradient of one state.
+    """An energy that remembers the value and, if it is known, the gradient at one state.
 
     A plain class, because one is created at every step.
     """
@@ -30,5 +30,5 @@ class Known:
 
 
 def known(energy: Energy, state: HasPosition) -> Energy:
-    """Return the energy; a kernel that starts at `state.x` then evaluates nothing twice."""
+    """Return the energy for a kernel that starts at `state.x`, without a second evaluation."""
     return cast(Energy, Known(energy, state))

@@ -1,4 +1,4 @@
-"""Stein variational gradient descent: particles that repel each other settle on the density."""
+"""Stein variational gradient descent: particles that repel each other approximate a density."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ class SVGD(Kernel[GradientState, None]):
     """`x_i' = x_i + η/n Σ_j [T ∇_j k(x_j, x_i) - k(x_j, x_i) ∇E(x_j)]` (Liu and Wang 2016).
 
     The n chains along the last batch axis are one set of particles and move together, without
-    noise: they are not independent draws, and permuting them permutes the result. The kernel is
-    `exp(-|x - y|²/h)` with `h = median |x_i - x_j|² / log(n + 1)` of each set. The fixed point
-    stands for `exp(-E/T)`; its spread is too small, on a Gaussian of one dimension by 3 % of the
-    variance with 100 particles, and far too small in many dimensions (Ba et al. 2022). A particle
-    that would move to an infinite energy or to none stays. Raises `ValueError` without a batch
-    axis.
+    noise: they are not independent draws. k is `exp(-|x - y|²/h)` with the median heuristic `h =
+    median |x_i - x_j|² / log(n + 1)`. The fixed point approximates `exp(-E/T)`. Its variance is too
+    small: on a Gaussian of one dimension by 3 % with 100 particles, and in many dimensions by far
+    (Ba et al. 2022). Moves to an infinite or undefined energy are undone.
     """
 
     couples_chains = True
@@ -50,7 +48,7 @@ class SVGD(Kernel[GradientState, None]):
         direction = attraction + over_event(temperature, 1) * repulsion
         x = state.x + (over_event(step_size, 1) * direction).reshape(state.x.shape)
         moved = gradient_state(energy, x)
-        # One particle's gradient moves all: none may stand where the gradient is no number.
+        # One particle's gradient moves all others: no particle may stay where it is NaN.
         lost = diverged(x, moved.energy) | diverged(moved.gradient, moved.energy)
         accepted = ~(lost | moved.energy.isposinf())
         return choose(accepted, moved, state), Info(accepted.to(x.dtype), lost)
@@ -66,9 +64,9 @@ def stein_directions(particles: Tensor, gradient: Tensor) -> tuple[Tensor, Tenso
         particles, particles, compute_mode="donot_use_mm_for_euclid_dist"
     ).square()  # (*batch, n, n)
     median = square.flatten(-2).median(-1).values[..., None, None]
-    # Where most particles coincide the median says nothing of their scale.
+    # Where most particles coincide the median is 0 and says nothing of their scale.
     width = torch.where(median > 0, median / math.log(n + 1), 1.0)
     kernel = (-square / width).exp()
-    centred = particles - particles.mean(-2, keepdim=True)  # less is cancelled in the next line
+    centred = particles - particles.mean(-2, keepdim=True)  # less cancellation in the next line
     away = kernel.sum(-1, keepdim=True) * centred - kernel @ centred  # Σ_j k (x_i - x_j)
     return -kernel @ gradient / n, away * (2 / width) / n

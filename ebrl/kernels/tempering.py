@@ -1,4 +1,4 @@
-"""Parallel tempering: hot replicas cross between modes and hand what they find to the cold."""
+"""Parallel tempering: hot replicas cross between modes, and swaps hand positions to colder ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ebrl.kernels.protocol import (
 
 
 class TemperedState(NamedTuple):
-    """Where the coldest replicas stand, and the state of all, along the axis after the batch's."""
+    """The position of the coldest replicas, and the states of all."""
 
     x: Tensor  # (*batch, *event)
     energy: Tensor  # (*batch,)
@@ -43,7 +43,7 @@ class TemperedNoise(NamedTuple):
 
 
 class Rungs(NamedTuple):
-    """Replicas as any kernel's state shows them."""
+    """Replicas with the fields of any kernel's state."""
 
     x: Tensor  # (*batch, replicas, *event)
     energy: Tensor  # (*batch, replicas)
@@ -53,16 +53,19 @@ class Rungs(NamedTuple):
 class Tempered(Kernel[TemperedState, TemperedNoise]):
     """Parallel tempering (Swendsen and Wang 1986; Geyer 1991): exact if its kernel is.
 
-    `temperatures` is a ladder of multiples of the sampler's own, which its first rung is: 1, and
-    rising, best geometrically up to where the modes are connected. Each step moves every replica by
-    `kernel` at its own temperature, then offers swaps to every other pair of neighbours and to the
-    pairs between. It evaluates the energy once per replica where the kernel does once, in one
-    batch. All replicas start where the chain does, and what is hot must first warm up: a run is
-    exact after many steps, and chains that go on over short runs are better served by a kernel with
-    independence moves. The swap acceptances are in the state; above .2 all is well. Velocities are
-    drawn anew at each step. The acceptance reported is the coldest replica's, divergences are of
-    any. Raises `ValueError` for a ladder that is not like that or holds another, for an energy or a
-    kernel (SVGD) that couples chains and at temperature 0.
+    `temperatures` are multiples of the sampler's own: they rise from 1, best geometrically, up to a
+    temperature that connects the modes. Each step moves every replica by `kernel` at its own
+    temperature, all in one batch, and then proposes swaps of neighbours: first the even pairs, then
+    the odd. Velocities are drawn anew at each step. Swap acceptances, in the state and the report,
+    should exceed .2.
+
+    All replicas start at the position of the chain, and the hot ones take many steps to reach their
+    own distribution: for persistent chains that move in short runs, prefer a kernel with
+    independence moves. The reported acceptance is the coldest replica's; divergences count for all.
+
+    Raises:
+        ValueError: For another ladder, a `Tempered` kernel, an energy or a kernel (SVGD) that
+            couples chains, and temperature 0.
     """
 
     def __init__(self, kernel: Kernel, temperatures: Sequence[float] | Tensor):
@@ -117,14 +120,14 @@ class Tempered(Kernel[TemperedState, TemperedNoise]):
 def exchanged(replicas: HasPosition, temperatures: Tensor, uniform: Tensor) -> tuple[Rungs, Tensor]:
     """Swap neighbours with probability `min(1, exp((1/T - 1/T')(E - E')))`.
 
-    `temperatures` is `(*batch, replicas)` and `uniform` `(*batch, replicas - 1)`. Returns the
-    replicas and the acceptance of each pair, `(*batch, replicas - 1)`.
+    `temperatures` is `(*batch, replicas)`, and `uniform` and the acceptances that are returned with
+    the replicas are `(*batch, replicas - 1)`.
     """
     colder = (1 / temperatures).diff().neg()  # (*batch, replicas - 1)
     rungs = torch.arange(temperatures.shape[-1], device=temperatures.device)
     energy, swaps = replicas.energy, torch.zeros_like(uniform)
     order = rungs.expand(temperatures.shape)
-    for parity in (0, 1):  # of one parity, no two pairs share a replica
+    for parity in (0, 1):  # pairs of one parity share no replica
         waits = (rungs[:-1] % 2 != parity).expand(uniform.shape)
         acceptance, accepted = metropolis_test(colder * energy.diff().neg(), waits, uniform)
         swaps = swaps + acceptance

@@ -1,4 +1,4 @@
-"""Step sizes that follow the acceptance."""
+"""Adaptation of the step size to the acceptance."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from ebrl.energies import Number
 from ebrl.kernels.protocol import Kernel
+from ebrl.ranges import check_at_least
 
 
 class DualAveraging(nn.Module):
     """Dual averaging of the log step size (Hoffman and Gelman 2014, section 3.2).
 
-    It finds the step size at which the mean acceptance of the chains is `target`. It lives where
-    the chains are, and no update waits for the host. From `memory` updates on the averages forget
-    at a constant rate, so that the step size follows an energy that is being trained.
+    It finds the step size at which the mean acceptance of the chains is `target`, on their device
+    and without waiting for the host. After `memory` updates the averages forget at a constant rate,
+    so that the step size follows an energy that is being trained.
 
     Args:
         target: Acceptance to reach; by default the best one of the sampler's kernel.
@@ -24,14 +25,10 @@ class DualAveraging(nn.Module):
             largest stable step, where 20 oscillates; 10 suits one step size for each chain.
         decay: Exponent with which the average forgets the first updates.
         memory: Updates after which the rates stay constant.
-        shape: One step size serves all chains; with `(*batch,)` each chain has its own, and an axis
-            of size 1 is shared along: `(64, 1)` is one for each of 64 observations.
-        largest: Cap on the step size. A flat energy accepts every move, and without a cap the step
-            size grows until the energy is no longer flat.
-
-    Raises:
-        ValueError: For a target outside (0, 1), a memory below 1, a cap that is not positive, and
-            for a step size or an acceptance that does not fit the shape.
+        shape: By default one step size serves all chains; with `(*batch,)` each chain has its own.
+            An axis of size 1 is shared: `(64, 1)` is one step size for each of 64 observations.
+        largest: Cap on the step size, which a flat energy, where every move is accepted, would let
+            grow without end.
     """
 
     anchor: Tensor
@@ -52,8 +49,7 @@ class DualAveraging(nn.Module):
         super().__init__()
         if target is not None and not 0 < target < 1:
             raise ValueError(f"expected a target acceptance between 0 and 1, got {target}")
-        if memory < 1:
-            raise ValueError(f"expected a memory of at least one update, got {memory}")
+        check_at_least(1, memory=memory)
         if not largest > 0:
             raise ValueError(f"expected a largest step size above 0, got {largest}")
         self.target, self.gain, self.decay, self.memory = target, gain, decay, memory
@@ -64,14 +60,11 @@ class DualAveraging(nn.Module):
         self.register_buffer("updates", torch.zeros(()))
 
     def start(self, step_size: Number, kernel: Kernel) -> None:
-        """Begin to adapt for a sampler with this kernel.
-
-        Args:
-            step_size: The first step size, a scalar or of the adaptation's shape.
-            kernel: Names the target acceptance if there is none.
+        """Begin to adapt for a sampler with this kernel, from a step size of the same shape.
 
         Raises:
-            ValueError: For a kernel that never rejects, and if another sampler adapts with this.
+            ValueError: For a kernel whose acceptance does not depend on the step size, and if
+                another sampler uses this adaptation.
         """
         if self.owned:
             raise ValueError(
@@ -97,7 +90,7 @@ class DualAveraging(nn.Module):
         self.updates.zero_()
 
     def go_to(self, device: torch.device) -> None:
-        """Move to where the chains are, if it is elsewhere."""
+        """Move to the device of the chains."""
         if self.anchor.device != device:
             self.to(device)
 
@@ -108,7 +101,7 @@ class DualAveraging(nn.Module):
 
     @torch.no_grad()
     def update(self, acceptance: Tensor) -> Tensor:
-        """Take in the acceptance `(*batch,)` of one step and return the next step size to try."""
+        """Return the next step size to try, after a step with this acceptance, `(*batch,)`."""
         assert self.target is not None
         if not _broadcasts(self.shape, acceptance.shape):
             got = tuple(acceptance.shape)

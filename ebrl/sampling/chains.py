@@ -1,4 +1,4 @@
-"""Persistent chains: a population that outlives the call that moves it.
+"""Persistent chains: a population that is kept between the calls that move it.
 
 chains = Chains(10_000, Box(-1.0, 1.0))
 batch = chains.draw(256, generator)
@@ -12,27 +12,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ebrl.ranges import check_at_least, check_probabilities
 from ebrl.spaces import Space
 
 
 class ChainBatch(NamedTuple):
-    """Some of the chains, and where they belong."""
+    """Some of the chains, and their places in the population."""
 
     x: Tensor  # (n, *event), a copy
-    index: Tensor  # type: ignore[assignment]  # (n,), distinct; hides tuple.index
+    index: Tensor  # type: ignore[assignment]  # (n,), distinct; shadows tuple.index
     condition: Tensor | None  # (n, *features), what each chain is conditioned on
 
 
 class Chains(nn.Module):
-    """`size` chains that start, and start again, from the reference distribution of `space`.
+    """A population of `size` chains that start from the reference distribution of `space`.
 
-    Each draw restarts each chain that it draws with probability `restart` (Du and Mordatch 2019:
-    .05), and starts those that were never drawn. A restart finds modes that were lost, and pulls
-    the weights of all towards the reference's: 0 where the kernel jumps between them itself. A
-    chain keeps the condition that it started under until it restarts; then it takes the one that
-    came with that draw. The chains live where the first generator is, have the type of the store
-    (`chains.double()`) and are in `state_dict`. No draw waits for the host. Raises `ValueError` for
-    fewer than one chain and for a restart that is no probability.
+    Each chain that is drawn restarts with probability `restart` (.05 in Du and Mordatch 2019), and
+    always when drawn for the first time. Restarts find lost modes but pull the weights of all modes
+    towards the reference's: use 0 where the kernel jumps between modes. A chain keeps its condition
+    until it restarts, with the condition that comes with that draw. The chains are on the device of
+    the first generator, have the dtype of the module (`chains.double()`) and are in `state_dict`.
+    No draw waits for the host.
     """
 
     positions: Tensor  # (size, *event), (0,) before the first draw
@@ -41,10 +41,8 @@ class Chains(nn.Module):
 
     def __init__(self, size: int, space: Space, restart: float = 0.05):
         super().__init__()
-        if size < 1:
-            raise ValueError(f"expected at least one chain, got size={size}")
-        if not 0 <= restart <= 1:
-            raise ValueError(f"expected a probability 0 <= restart <= 1, got {restart}")
+        check_at_least(1, size=size)
+        check_probabilities(restart=restart)
         self.size, self.space, self.restart = size, space, restart
         self.register_buffer("positions", torch.empty(0))
         self.register_buffer("conditions", torch.empty(0))
@@ -54,12 +52,10 @@ class Chains(nn.Module):
     def draw(
         self, n: int, generator: torch.Generator, condition: Tensor | None = None
     ) -> ChainBatch:
-        """Return `n` distinct chains; those that restart take their row of `condition`.
+        """Return `n` distinct chains, each with its condition, which may differ from the one given.
 
-        `condition: (n, *features)` goes with the draw, as those of a batch of data do; the batch
-        returned has the condition of each chain, which may be another. Raises `ValueError` for
-        more chains than there are, a generator on another device than the chains, and conditions
-        that are too few, of another shape than before, or given to some draws and not to others.
+        Chains that restart take their row of `condition: (n, *features)`. Either all draws have
+        conditions, of one shape, or none has.
         """
         if not 1 <= n <= self.size:
             raise ValueError(f"expected between 1 and {self.size} chains, all distinct, got {n}")
@@ -74,7 +70,7 @@ class Chains(nn.Module):
         index = torch.randperm(self.size, generator=generator, device=fresh.device)[:n]
         chance = torch.rand(n, generator=generator, device=fresh.device)
         restarted = ~self.started[index] | (chance < self.restart)
-        self.started.index_fill_(0, index, True)  # to assign True would wait for the device
+        self.started.index_fill_(0, index, True)  # assigning True would wait for the device
         x = _renewed(self.positions, index, restarted, fresh)
         if condition is not None:
             condition = _renewed(self.conditions, index, restarted, condition)
@@ -82,14 +78,14 @@ class Chains(nn.Module):
 
     @torch.no_grad()
     def write(self, index: Tensor, x: Tensor) -> None:
-        """Put chains back where they were drawn: `x: (n, *event)` into the slots `index: (n,)`."""
+        """Put chains `x: (n, *event)` back into the places `index: (n,)` where they were drawn."""
         expected = (*index.shape, *self.positions.shape[1:])
         if x.shape != expected:
             raise ValueError(f"expected x of shape {expected}, got {tuple(x.shape)}")
         self.positions[index] = x.to(self.positions)
 
     def _begin(self, fresh: Tensor, condition: Tensor | None) -> None:
-        """Make room for chains like `fresh`, where those are."""
+        """Allocate chains of the shape of `fresh`, on its device."""
         self.positions = fresh.new_zeros(self.size, *fresh.shape[1:], dtype=self.positions.dtype)
         self.started = self.started.to(fresh.device)
         if condition is not None:
@@ -115,7 +111,7 @@ class Chains(nn.Module):
             )
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        # What is loaded may have begun where this has not, or the other way round.
+        # The loaded population may have started where this one has not, or the reverse.
         for name in ("positions", "conditions"):
             loaded = state_dict.get(prefix + name)
             if loaded is not None:
@@ -124,7 +120,7 @@ class Chains(nn.Module):
 
 
 def _renewed(store: Tensor, index: Tensor, restarted: Tensor, fresh: Tensor) -> Tensor:
-    """Put `fresh: (n, …)` into the slots `index` where restarted; return what the slots hold."""
+    """Write `fresh: (n, …)` to the places `index` where restarted; return what they then hold."""
     restarted = restarted.reshape(-1, *(1,) * (store.ndim - 1))
     rows = torch.where(restarted, fresh.to(store), store[index])
     store[index] = rows

@@ -16,7 +16,7 @@ from ebrl.energies import Energy, Number
 
 
 class Stage(NamedTuple):
-    """One stretch of a path: an energy, bound where it is conditional, and how to move on it."""
+    """One stage of a path: an energy of x alone, and how chains move on it."""
 
     energy: Energy
     steps: int
@@ -42,10 +42,9 @@ def noise_path(
 ) -> list[Stage]:
     """Return one stage at each noise level: annealed Langevin dynamics (Song and Ermon 2019).
 
-    `energy.given(level)` is the energy of what is blurred by Gaussian noise of the deviation
-    `level`. `levels` is `(levels,)`, or `(levels, 1)` for energies whose condition has one feature.
-    `step_size` is that of the last level; the others' are in proportion to the level squared.
-    Raises `ValueError` for a last level that is not positive.
+    `energy.given(level)` is the energy of x blurred by Gaussian noise of deviation `level`.
+    `levels` is `(levels,)`, or `(levels, 1)` for energies whose condition has one feature.
+    `step_size` is that of the last level, and proportional to the level squared.
     """
     last = float(levels[-1])
     if not last > 0:

@@ -6,6 +6,7 @@ import torch
 
 from ebrl.energies import Energy, Number
 from ebrl.kernels.importance import IteratedSIR, Proposal
+from ebrl.ranges import check_at_least
 from ebrl.sampling.sampler import Sampler, Samples
 from ebrl.spaces import Space
 
@@ -22,28 +23,23 @@ def importance_resampling(
 ) -> Samples:
     """Draw starting points by sampling importance resampling (Rubin 1987).
 
-    Each point is one of `candidates` draws of the proposal, picked with probability
-    ∝ `exp(-E/T) / q`. Their distribution goes from the proposal's, for one candidate, to the
-    target's, for infinitely many: the Kullback-Leibler divergence of the target from it is at most
-    the relative variance of the weights over `candidates`.
+    Each point is chosen among `candidates` draws of the proposal with probability ∝ `exp(-E/T) /
+    q`. Their distribution tends to the target's: the Kullback-Leibler divergence of the target from
+    it is at most the relative variance of the weights over `candidates`.
 
     Args:
         energy: The energy of x alone.
         proposal: The density to draw from, in the space's free coordinates.
         batch: Shape of the batch to draw.
-        generator: The random stream.
+        generator: Source of all random numbers.
         candidates: Draws for each point, at least 2.
         temperature: T, a number or `(*batch,)`.
         space: Where x may be, all of R^d by default.
 
     Returns:
         The points `(*batch, *event)` with their energies.
-
-    Raises:
-        ValueError: For fewer than two candidates and as `Sampler.sample` does.
     """
-    if candidates < 2:
-        raise ValueError(f"expected at least two candidates to pick from, got {candidates}")
+    check_at_least(2, candidates=candidates)
     # Iterated resampling from a draw of the proposal treats that draw as one more candidate.
     kernel = IteratedSIR(proposal, candidates - 1)
     sampler = Sampler(kernel, space, steps=1, temperature=temperature)

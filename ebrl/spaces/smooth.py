@@ -1,4 +1,4 @@
-"""Spaces that smooth maps carry to R^d: half-lines, the simplex, the torus, affine coordinates."""
+"""Spaces that a smooth map takes to R^d: half-lines, the simplex, the torus, affine coordinates."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
 from ebrl.constants import Constant
+from ebrl.ranges import check_at_least
 from ebrl.spaces.space import Space
 
 
 class HalfLine(Space):
-    """Vectors with `x > low`, by `x = low + exp(u)`; the reference is exponential, of mean 1.
-
-    Args:
-        dimension: Size of x.
-        low: The bound of every coordinate.
-    """
+    """Vectors with `x > low`, by `x = low + exp(u)`; the reference of `x - low` is exponential."""
 
     def __init__(self, dimension: int, low: float = 0.0):
         self.dimension, self.low = dimension, low
@@ -46,18 +42,14 @@ class HalfLine(Space):
 class Simplex(Space):
     """Probabilities of `categories`, `x: (*batch, categories)`, by stick-breaking (Stan, 10.7).
 
-    Its free coordinates are one fewer, and 0 stands for equal probabilities. Densities are those of
-    the first `categories - 1` probabilities; the reference is uniform.
-
-    Raises:
-        ValueError: For fewer than two categories.
+    It has `categories - 1` free coordinates, which are 0 where all probabilities are equal.
+    Densities are those of the first `categories - 1` probabilities; the reference is uniform.
     """
 
     def __init__(self, categories: int):
-        if categories < 2:
-            raise ValueError(f"expected at least 2 categories, got {categories}")
+        check_at_least(2, categories=categories)
         self.categories = categories
-        # So that u = 0 breaks 1/k off what k categories share.
+        # With the shift, u = 0 breaks 1/k off the stick that k categories share.
         self.shift = Constant(torch.arange(categories - 1, 0, -1).double().log())
 
     def to_free(self, x: Tensor) -> Tensor:
@@ -89,11 +81,9 @@ class Simplex(Space):
 
 
 class Torus(Space):
-    """Angles in [0, period): the free coordinates are angles without end; the reference is uniform.
+    """Angles in [0, period), whose free coordinates are unwrapped; the reference is uniform.
 
-    Args:
-        dimension: Size of x.
-        period: Of every coordinate, of which the energy must be a periodic function.
+    The energy must be a periodic function of each of the `dimension` angles.
     """
 
     def __init__(self, dimension: int, period: float = 2 * math.pi):
@@ -117,15 +107,8 @@ class Torus(Space):
 class Affine(Space):
     """R^d in coordinates of another mean and covariance: `x = mean + L u` with `L Lᵀ = covariance`.
 
-    Under every kernel it is a dense preconditioner: HMC in u is HMC in x with the inverse of the
-    covariance as its mass. The reference is the Gaussian of this mean and covariance.
-
-    Args:
-        mean: `(d,)`.
-        covariance: `(d, d)`.
-
-    Raises:
-        ValueError: For a covariance that is not symmetric and positive definite.
+    It is a dense preconditioner for every kernel: HMC in u is HMC in x with the inverse covariance
+    as its mass. `mean` is `(d,)` and `covariance` `(d, d)`; the reference is their Gaussian.
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor):
@@ -151,8 +134,7 @@ class Affine(Space):
 
     def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
         mean = self.mean.on(generator.device)
-        shape = (*batch, len(mean))
-        noise = torch.randn(shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        noise = mean.new_empty(*batch, len(mean)).normal_(generator=generator)
         return self.from_free(noise)
 
     def reference_log_density(self, x: Tensor) -> Tensor:

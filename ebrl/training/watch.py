@@ -11,12 +11,12 @@ from ebrl.objectives.contrastive import contrastive_parts
 from ebrl.objectives.protocol import Objective
 from ebrl.spaces import Box
 
-MANY = 8  # dimensions beyond which walls that reject moves are suspect
-RARE = 0.2  # acceptance below which chains are suspect
+MANY = 8  # dimensions beyond which walls that reject moves may be the cause
+RARE = 0.2  # acceptance below which the chains may be the cause
 
 
 class DivergedError(RuntimeError):
-    """A training that can only get worse; the message names what to change."""
+    """A training that has diverged; the message says what to change."""
 
 
 class NonFiniteError(DivergedError):
@@ -24,7 +24,7 @@ class NonFiniteError(DivergedError):
 
 
 class Alarm(NamedTuple):
-    """What `watch` remembers of a training: the size of its energy gap, smoothed."""
+    """The state of `watch`: the size of a training's energy gap, as a moving average."""
 
     level: float = 0.0
     lowest: float = math.inf
@@ -41,15 +41,15 @@ def watch(
 ) -> Alarm:
     """Check a step's loss and energy gap, and return the alarm for the next step.
 
-    It waits for the device: call it where numbers are logged anyway.
+    It waits for the device.
 
     Args:
         alarm: What the last step returned; `Alarm()` for the first.
         loss: 0-dim.
-        gap: Energy gap between samples and data, 0-dim, in the energy's units, if there is one.
-        factor: The gap's size, a moving average over some 20 calls, may grow to this many times the
-            lowest that it has been.
-        floor: Lowest size counted, in the energy's units.
+        gap: Energy gap between samples and data, 0-dim, in units of the energy, if there is one.
+        factor: Limit of the gap's size, a moving average over some 20 calls, in units of its lowest
+            value so far.
+        floor: Smallest of these units.
 
     Raises:
         NonFiniteError: If the loss or the gap is not finite.
@@ -87,7 +87,7 @@ def check_finite_weights(module: nn.Module) -> None:
 
 
 def advice(objective: Objective, metrics: dict[str, Tensor]) -> str:
-    """Return what to change after a divergence, going by the objective's sampler and metrics."""
+    """Return what to change after a divergence, judging by the objective's sampler and metrics."""
     part = next(contrastive_parts(objective), None)
     changes = ["lower the learning rate", "clip the gradient"]
     if part is not None:

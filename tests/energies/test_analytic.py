@@ -191,5 +191,5 @@ def test_impossible_targets_are_refused(make: object) -> None:
 
 
 def test_a_box_without_mass_is_refused() -> None:
-    with pytest.raises(ValueError, match="none of the Gaussian's mass"):
+    with pytest.raises(ValueError, match="some of the Gaussian's mass"):
         TruncatedGaussian(0.0, 1.0, 50.0, 60.0)

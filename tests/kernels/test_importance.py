@@ -334,7 +334,7 @@ def test_replicas_stay_with_the_condition_of_their_chain(space: Space | None) ->
             lambda: importance_resampling(
                 Gaussian(0.0, 1.0, 1), Coin(), (3,), generator=generator(), candidates=1
             ),
-            "at least two candidates",
+            "candidates >= 2",
         ),
     ],
 )

@@ -132,7 +132,7 @@ def test_chains_may_start_at_step_sizes_of_their_own() -> None:
 
 
 def test_an_adaptation_remembers_something() -> None:
-    with pytest.raises(ValueError, match="a memory of at least one update, got 0"):
+    with pytest.raises(ValueError, match="memory >= 1, got 0"):
         DualAveraging(memory=0)
 
 

@@ -151,7 +151,7 @@ def begun(condition: torch.Tensor | None = None) -> Chains:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Chains(0, Unbounded(2)), "at least one chain, got size=0"),
+        (lambda: Chains(0, Unbounded(2)), "size >= 1, got 0"),
         (lambda: Chains(5, Unbounded(2), 1.5), "expected a probability .* got 1.5"),
         (lambda: begun().draw(6, generator()), "between 1 and 5 chains, all distinct, got 6"),
         (lambda: begun().draw(0, generator()), "between 1 and 5 chains, all distinct, got 0"),
