@@ -1,7 +1,7 @@
-"""Constructor arguments and spaces as data: what of an agent's arguments a file can hold.
+"""Constructor arguments and spaces as data that a file can hold.
 
-Classes that everybody has become their names, schedules and noises of Stable-Baselines3 their
-numbers. Nothing is imported to read them back.
+Classes of torch and Stable-Baselines3 become their names, its schedules and noises their numbers.
+Nothing is imported to read them.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _arguments(agent: OffPolicyAlgorithm) -> dict[str, Any]:
     values["policy"] = aliases.get(agent.policy_class, agent.policy_class)
     if isinstance(agent.train_freq, TrainFreq):
         values["train_freq"] = (agent.train_freq.frequency, agent.train_freq.unit.value)
-    if _chose_its_buffer(agent):  # and would object to being told
+    if _chose_its_buffer(agent):  # and refuses to be given it
         values["replay_buffer_class"] = None
         values["replay_buffer_kwargs"] = {
             key: value
@@ -91,7 +91,7 @@ def _arguments(agent: OffPolicyAlgorithm) -> dict[str, Any]:
 
 
 def names_of(cls: type) -> list[str]:
-    """The arguments of a constructor; those behind `*args` and `**kwargs` are its parent's."""
+    """The arguments of a constructor, with its parent's where it takes `*args` or `**kwargs`."""
     names: dict[str, None] = {}
     for one in cls.__mro__:
         if "__init__" not in vars(one):
@@ -105,7 +105,7 @@ def names_of(cls: type) -> list[str]:
 
 
 def _chose_its_buffer(agent: OffPolicyAlgorithm) -> bool:
-    """Whether the algorithm alone would choose the replay buffer that the agent has."""
+    """Whether the agent has the replay buffer that its algorithm chooses by itself."""
     if agent.replay_buffer_class is NStepReplayBuffer and agent.n_steps > 1:
         chosen = {"n_steps": agent.n_steps, "gamma": agent.gamma}
         return chosen.items() <= agent.replay_buffer_kwargs.items()
@@ -149,10 +149,10 @@ def _encode_class(value: type) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """Return what `encode` was given; it looks names up in known places, and imports nothing.
+    """Return the value that `encode` encoded; names are looked up in known modules alone.
 
     Raises:
-        StorageError: For names that are in none of them.
+        StorageError: For unknown names.
     """
     if isinstance(value, list | tuple):
         return type(value)(decode(item) for item in value)
@@ -217,11 +217,11 @@ def to_space(state: Any) -> spaces.Space:
     """Return the space that `from_space` described.
 
     Raises:
-        StorageError: For what it cannot have written.
+        StorageError: For anything else.
     """
     try:
         return _to_space(state)
-    # Gymnasium's words for numbers that make no space
+    # what Gymnasium raises for numbers that are no space
     except (
         TypeError,
         ValueError,

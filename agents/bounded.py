@@ -1,4 +1,4 @@
-"""A bound on the memory that building an agent from a file may ask for."""
+"""A bound on the memory that is allocated while an agent is built from a file."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ebrl.storage import StorageError
 
 MAKERS = {f"aten::{name}" for name in ("empty", "zeros", "ones", "full", "rand", "randn", "eye")}
-SPARE = 1 << 22, 1_000  # elements and tensors beside the networks'
+SPARE = 1 << 22, 1_000  # elements and tensors besides those of the networks
 
 
 class Bounded(TorchDispatchMode):
-    """Within it, no more tensors are made than a few times those of a file.
+    """A context that allows a few times as many tensors and elements as a file holds.
 
-    An agent's file holds each weight of its networks, and what is larger than the file is none of
-    its networks: some hundred bytes of arguments could ask for any amount of memory and time.
+    A file holds every weight of its networks. Without a bound, a hundred bytes of stored arguments
+    could ask for any amount of memory and time.
 
     Args:
         tensors: Those in the file.

@@ -9,10 +9,10 @@
         reset_num_timesteps=False,
     )
 
-The run then ends where one that never stopped ends, bit for bit, on the same machine, threads and
-versions; wall-clock times are left out. Stable-Baselines3 calls `on_step` after the environment's
-step but before it stores the transition, and trains after the rollout: only the start of a rollout
-is a moment at which nothing is half done.
+The resumed run has the same result as an uninterrupted one, bit for bit, on the same machine, with
+the same threads and versions; wall-clock times excepted. Stable-Baselines3 calls `on_step` after
+the environment's step but before it stores the transition, and trains after the rollout: the state
+is consistent only at the start of a rollout.
 """
 
 from __future__ import annotations
@@ -49,25 +49,28 @@ KIND = "checkpoint"
 
 
 class Restored(NamedTuple):
-    """What `restore` found."""
+    """What `restore` restored."""
 
     path: Path  # the file that was read
-    num_timesteps: int  # environment steps done when it was written
-    total_timesteps: int  # the goal of the run that wrote it
-    notes: list[str]  # what did not come back exactly, and why; empty when all did
-    callbacks: list[dict[str, Any]]  # how far the callbacks were, for `Checkpoints(resumed=...)`
+    num_timesteps: int  # environment steps at the time of writing
+    total_timesteps: int  # total steps that the run was to take
+    notes: list[str]  # what was not restored exactly, and why
+    callbacks: list[dict[str, Any]]  # state of the callbacks, for `Checkpoints(resumed=...)`
 
 
 class Checkpoints(BaseCallback):
     """Writes `checkpoint-<steps>.zip` into `folder` at the start of a rollout.
 
-    `every`: a checkpoint at the first rollout after each multiple of so many environment steps,
-    and one when `learn` ends. `keep`: how many stay. `resumed`: what `restore` returned; then the
-    callbacks beside this one go on counting where they stood.
+    Args:
+        folder: Where the checkpoints go.
+        every: Environment steps between checkpoints, each written at the next start of a rollout;
+            one more is written when `learn` ends.
+        keep: How many of the newest checkpoints stay.
+        resumed: What `restore` returned: other callbacks continue their counts.
 
-    Raises OSError when a checkpoint cannot be written (those already there stay whole), ValueError
-    for impossible arguments, TypeError for an algorithm without a replay buffer or with one that a
-    file cannot hold.
+    Raises:
+        OSError: When a checkpoint cannot be written; those already there stay whole.
+        TypeError: For an algorithm without a replay buffer, or with one that a file cannot hold.
     """
 
     def __init__(
@@ -82,14 +85,14 @@ class Checkpoints(BaseCallback):
         self._requested = self._stopping = False
 
     def request(self, stop: bool = False) -> None:
-        """Write at the next start of a rollout; with `stop`, then raise KeyboardInterrupt there."""
+        """Write at the next start of a rollout, and with `stop` raise KeyboardInterrupt there."""
         self._requested, self._stopping = True, self._stopping or stop
 
     @contextmanager
     def stop_on_interrupt(self) -> Iterator[None]:
-        """Around `learn`, in the main thread: Ctrl-C writes, then raises KeyboardInterrupt.
+        """A context for `learn`, in the main thread: Ctrl-C writes, then raises KeyboardInterrupt.
 
-        A second Ctrl-C does not wait for the end of the rollout.
+        A second Ctrl-C raises at once.
         """
         before = signal.getsignal(signal.SIGINT)
 
@@ -104,7 +107,7 @@ class Checkpoints(BaseCallback):
             signal.signal(signal.SIGINT, before)
 
     def write(self) -> Path:
-        """Write now and drop the oldest. Raises RuntimeError in the middle of a rollout."""
+        """Write now and drop the oldest checkpoint; `RuntimeError` within a rollout."""
         if not self._between_rollouts:
             raise RuntimeError("a rollout is under way; call request() to write when it is over")
         steps = self.model.num_timesteps
@@ -113,9 +116,9 @@ class Checkpoints(BaseCallback):
         return path
 
     def write_broken_off(self) -> Path:
-        """Write after an environment failed inside a rollout: all episodes start anew on resume."""
+        """Write after an environment failed within a rollout: a resumed run starts new episodes."""
         env = self._agent().env
-        assert env is not None  # it is the one that failed
+        assert env is not None  # the environment that failed
         for index in range(env.num_envs):
             if env.env_is_wrapped(Replayable, [index])[0]:
                 env.env_method("forget", indices=[index])
@@ -141,7 +144,7 @@ class Checkpoints(BaseCallback):
                 "there; wrap each as Replayable(gym.make(...)) for an exact one",
                 stacklevel=2,
             )
-        parts.replay(self._agent())  # what a file cannot hold is refused before the first step
+        parts.replay(self._agent())  # refuses what a file cannot hold before the first step
         self.folder.mkdir(parents=True, exist_ok=True)
         rolling.remove_litter(self.folder)
 
@@ -167,7 +170,7 @@ class Checkpoints(BaseCallback):
         self._between_rollouts = True
 
     def _on_training_end(self) -> None:
-        # a callback that stopped the run left a step half done; the last checkpoint is before it
+        # a callback that stopped the run left a step unfinished: the last checkpoint is older
         if self._between_rollouts and self.model.num_timesteps > self._written_at:
             self.write()
 
@@ -177,7 +180,7 @@ def save_checkpoint(
 ) -> None:
     """Write the whole training state of `agent` to one file, atomically.
 
-    To be called between rollouts. It reads the random streams and draws from none.
+    Call it between rollouts. It draws no random numbers.
 
     Raises:
         OSError: When the disk refuses.
@@ -199,7 +202,7 @@ def _contents(
     """Return the tensors and facts of a checkpoint."""
     if agent.env is None:
         raise ValueError("expected an agent with its environment, got one without")
-    check_finite_weights(agent.policy)  # the checkpoints before are better
+    check_finite_weights(agent.policy)  # earlier checkpoints are better
     tensors, state = storage.flatten(
         {
             "learnt": parts.learnt(agent),
@@ -226,14 +229,14 @@ def _contents(
 def restore(agent: OffPolicyAlgorithm, source: Source) -> Restored:
     """Put a checkpoint (a file, or the newest whole one in a folder) into a fresh `agent`.
 
-    The agent must be built as the one that was saved, its environment too; then
-    `agent.learn(total - agent.num_timesteps, reset_num_timesteps=False)` goes on. Checkpoints in a
-    folder that cannot be read are passed over, with a warning. When an environment does not run
-    its episode again to the bit, all of them start new episodes, with a warning.
+    Build the agent and its environment as those that were saved. Afterwards continue with
+    `agent.learn(total - agent.num_timesteps, reset_num_timesteps=False)`. Unreadable checkpoints in
+    a folder are skipped with a warning. If an environment does not reproduce its episode to the
+    bit, all environments start new episodes, with a warning.
 
     Raises:
         FileNotFoundError: When there is no checkpoint.
-        StorageError: When none can be read, or the agent is built otherwise; it is then unchanged.
+        StorageError: When none can be read, or the agent differs; it is then unchanged.
     """
     if agent.env is None:
         raise ValueError("expected an agent with its environment, got one without; give it an env")
@@ -283,7 +286,7 @@ def _read(source: Source) -> rolling.Newest:
 
 
 def _tree(callback: BaseCallback) -> Iterator[BaseCallback]:
-    """A callback and all inside it."""
+    """A callback and all callbacks inside it."""
     yield callback
     inside: list[BaseCallback | None] = []
     if isinstance(callback, CallbackList):
@@ -298,15 +301,14 @@ def _tree(callback: BaseCallback) -> Iterator[BaseCallback]:
 
 
 def _progress_of(callbacks: list[BaseCallback]) -> list[dict[str, Any]]:
-    """Return how far each callback is."""
+    """Return the state of each callback."""
     return [{"kind": type(one).__name__, "numbers": _numbers_of(one)} for one in callbacks]
 
 
 def _numbers_of(callback: BaseCallback) -> dict[str, Any]:
     """Return the numbers, and lists of them, that a callback changes.
 
-    They are those that its constructor does not take. Text stays out of a checkpoint: it says
-    where a callback writes.
+    Arguments of its constructor are left out, and so is text, which says where a callback writes.
     """
     taken = inspect.signature(type(callback).__init__).parameters
     return {
@@ -325,10 +327,10 @@ def _counts(value: Any) -> bool:
 
 
 def _put_progress(callbacks: list[BaseCallback], states: list[dict[str, Any]]) -> None:
-    """Each callback goes on where the next one of its kind stood; a new one starts anew.
+    """Restore each callback from the next state of its kind; others start from zero.
 
-    Only numbers that a callback counts come back. Whatever else a file holds is left out with a
-    warning: it could redirect what the callback writes.
+    Only counts are restored. Anything else in a file, which could redirect what a callback writes,
+    is left out with a warning.
     """
     left = list(states)
     for one in callbacks:

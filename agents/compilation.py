@@ -1,9 +1,8 @@
 """The update of an agent as one compiled program.
 
-The targets, losses, gradients, optimiser steps and averages are one graph: no pass over the
-parameters is a call of its own. The agent's `_update` is the same function as in eager mode. It
-reads and writes the parameters and the optimisers' own state in place, and its noise is drawn
-outside. On a CUDA device it is replayed as one CUDA graph.
+Targets, losses, gradients, optimiser steps and averages are one graph. The agent's `_update` is the
+same function as in eager mode: it reads and writes the parameters and the optimisers' state in
+place, and its noise is drawn outside. On a CUDA device it is replayed as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ PROGRAMS = 64  # kept for each process; torch's own limit is 8
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether an update can be compiled here; a warning says what is missing."""
+    """Return whether an update can be compiled here, and warn of what is missing."""
     import torch._dynamo.config  # loaded here: the compiler takes a second
 
     missing = ""
@@ -42,10 +41,10 @@ def run(update: Callable[..., Any], arguments: tuple[Any, ...], static: Iterable
     Args:
         update: A function, not a bound method: programs are kept for each function.
         arguments: Its arguments. Tensors may change, every other value is compiled in.
-        static: Tensors that stay in place from call to call, which a CUDA graph need not copy.
+        static: Tensors at the same addresses in every call, which a CUDA graph need not copy.
 
     Raises:
-        One of `failures()`, before anything was changed, where there is no one graph.
+        One of `failures()`, before anything is changed, where the update is not a single graph.
     """
     device = next(iter(static)).device.type
     if device == "cuda":
@@ -54,7 +53,7 @@ def run(update: Callable[..., Any], arguments: tuple[Any, ...], static: Iterable
         torch.compiler.cudagraph_mark_step_begin()
     with torch._dynamo.config.patch(trace_autograd_ops=True, recompile_limit=PROGRAMS):
         result = _compiled(update, device)(*arguments)
-    # What a CUDA graph returns it overwrites when it is replayed.
+    # A replayed CUDA graph overwrites the tensors that it returned before.
     return tree_map_only(Tensor, torch.clone, result) if device == "cuda" else result
 
 
@@ -66,7 +65,7 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def reason(error: Exception) -> str:
-    """Return what torch says of a failure before its advice."""
+    """Return torch's description of a failure, without its advice."""
     told, *_ = str(error).strip().split("\n\n")
     return f"{type(error).__name__}: {' '.join(told.split())}"
 

@@ -32,7 +32,7 @@ from ebrl.sampling import DualAveraging, Sampler, Samples
 from ebrl.spaces import Box
 
 Self = TypeVar("Self", bound="EnergyCritic")
-MINIMUM_WEIGHT = 0.1  # means of lighter components are hardly trained; the greedy action skips them
+MINIMUM_WEIGHT = 0.1  # lighter components are hardly trained: the greedy action ignores them
 
 
 class EnergyCritic(BaseModel):
@@ -78,7 +78,7 @@ class EnergyCritic(BaseModel):
         return self.energy.output_scale
 
     def train(self: Self, mode: bool = True) -> Self:
-        """Set the mode of the features; running statistics move in `energy.batch_values` alone."""
+        """Set the mode of the features; only `energy.batch_values` moves the running statistics."""
         super().train(mode)
         self.energy.eval()
         return self
@@ -103,11 +103,11 @@ class EnergyCritic(BaseModel):
 
 
 class EnergyPolicy(BasePolicy):
-    """A proposal, energy critics with their targets, and the sampler that picks actions.
+    """A proposal, energy critics and their moving averages, and the sampler of actions.
 
     Actions are drawn from `exp(-E(a|s)/temperature)`: `acting_candidates` draws of the proposal are
-    resampled by their importance, then moved by `moves` steps of MALA. `temperature` is set by the
-    algorithm and saved with the weights; `generator` is the stream that acting draws from.
+    resampled by their importance, then moved by `moves` steps of MALA. The algorithm sets
+    `temperature`, which is saved with the weights; acting draws from `generator`.
     Arguments that are not listed are those of Stable-Baselines3's policies.
 
     Args:
@@ -185,7 +185,7 @@ class EnergyPolicy(BasePolicy):
         settings: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
         for network in (self.proposal, self.critic):
             learnt = dict(network.named_parameters())
-            if network is self.critic and share_features_extractor:  # the proposal's loss moves it
+            if network is self.critic and share_features_extractor:  # the proposal's loss trains it
                 learnt = {k: v for k, v in learnt.items() if "features_extractor" not in k}
             network.optimizer = self.optimizer_class(learnt.values(), **settings)
 
@@ -226,7 +226,7 @@ class EnergyPolicy(BasePolicy):
             self.critic_target.requires_grad_(False).set_training_mode(False)
 
     def set_training_mode(self, mode: bool) -> None:
-        if mode == self.training:  # a visit to every module otherwise
+        if mode == self.training:  # avoids a visit to every module
             return
         self.proposal.set_training_mode(mode)
         self.critic.set_training_mode(mode)
@@ -234,7 +234,7 @@ class EnergyPolicy(BasePolicy):
 
     @property
     def actor(self) -> View:
-        """The proposal, called as SB3's actors: `actor(observation, deterministic)` acts."""
+        """The proposal with the signature of SB3's actors: `actor(observation, deterministic)`."""
         return View(self.proposal, self._predict)
 
     def preprocess(self, observation: PyTorchObs) -> PyTorchObs:
@@ -251,9 +251,9 @@ class EnergyPolicy(BasePolicy):
         return self.sample(observation).squeeze(1)
 
     def greedy(self, observation: PyTorchObs) -> Tensor:
-        """Return the lowest-energy mean of the components that carry weight; draws nothing.
+        """Return the mean of lowest energy among the components that carry weight.
 
-        It is differentiable by the observation.
+        It is deterministic, and differentiable with respect to the observation.
         """
         observation = self.preprocess(observation)
         mixture = self.proposal(observation)
@@ -300,15 +300,15 @@ class EnergyPolicy(BasePolicy):
         return samples
 
     def _propose(self, mixture: TanhMixture, batch: int, count: int) -> Tensor:
-        """Draw `(batch, count, action_dim)` before the squash, independently of each other."""
+        """Draw `(batch, count, action_dim)` before the tanh, independently of each other."""
         device = mixture.mean.device
         normal = torch.randn(
             batch, count, mixture.mean.shape[-1], generator=self.generator, device=device
         )
         if self.components == 1:
             return mixture.systematic(normal[..., :1, 0], normal)
-        # A systematic draw of one from each of `count` copies is a plain draw: `count` systematic
-        # draws from one mixture are no independent actions, and come in the components' order.
+        # One systematic draw from each of `count` copies, since `count` systematic draws from one
+        # mixture would not be independent.
         rows = TanhMixture(
             log_weights=mixture.log_weights.repeat_interleave(count, 0),
             mean=mixture.mean.repeat_interleave(count, 0),

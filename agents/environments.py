@@ -52,7 +52,7 @@ STATELESS = (VecTransposeImage, VecCheckNan, VecExtractDictObs)
 
 
 def environments(env: VecEnv) -> dict[str, Any]:
-    """Episodes (of those environments that are Replayable), monitors, wrappers, pending seeds."""
+    """The episodes of `Replayable` environments, the monitors, the wrappers, the pending seeds."""
     base = env.unwrapped
     return {
         "episodes": [_episode(base, index) for index in range(base.num_envs)],
@@ -67,9 +67,9 @@ def environments(env: VecEnv) -> dict[str, Any]:
 
 
 def put_environments(env: VecEnv, state: dict[str, Any]) -> list[str]:
-    """The inverse of `environments`: runs the episodes again.
+    """Restore what `environments` returned, by running the episodes again.
 
-    Returns what did not come back, in words; when there is any of it, reset all the environments.
+    Returns a description of what could not be restored. If there is any, reset all environments.
     """
     base = env.unwrapped
     base._seeds, base._options = state["seeds"], state["options"]
@@ -84,7 +84,7 @@ def put_environments(env: VecEnv, state: dict[str, Any]) -> list[str]:
         zip(base.env_is_wrapped(Monitor), state["monitors"], strict=True)
     ):
         if monitored and values is not None:
-            # a monitor may refuse a reset in mid-episode
+            # a monitor may refuse a reset within an episode
             values["needs_reset"] = values["needs_reset"] or bool(lost)
             for name in MONITORED:
                 base.env_method("set_wrapper_attr", name, values[name], indices=[index])
@@ -92,7 +92,7 @@ def put_environments(env: VecEnv, state: dict[str, Any]) -> list[str]:
 
 
 def wrapper_states(env: VecEnv) -> Schema:
-    """The states that the wrappers around `env` can take; of others there is nothing to take."""
+    """The states that the known wrappers around `env` can take."""
     here = {type(wrapper).__name__: wrapper for wrapper in _wrappers(env)}
 
     def check(value: Any, place: str) -> None:
@@ -117,7 +117,7 @@ def statistics(env: VecNormalize | None) -> dict[str, Any] | None:
 
 
 def normalized(env: VecEnv, state: dict[str, Any] | None) -> VecEnv:
-    """Return the environments normalised as `statistics` says, as they are where they are so.
+    """Return the environments normalised by `statistics`, unless they are normalised already.
 
     Raises:
         StorageError: For statistics of other observations.
@@ -135,7 +135,7 @@ def normalized(env: VecEnv, state: dict[str, Any] | None) -> VecEnv:
 
 
 def normalize(observation: Any, state: dict[str, Any] | None) -> Any:
-    """Return an observation by the statistics of `statistics`, without any environment."""
+    """Return an observation normalised by `statistics`, without any environment."""
     if state is None or not state["norm_obs"]:
         return observation
     if isinstance(observation, dict):
@@ -273,7 +273,7 @@ def _moments(rms: RunningMeanStd) -> tuple[Any, Any, Any]:
 
 
 def _stacks(stacked: StackedObservations) -> Iterator[tuple[str, StackedObservations]]:
-    """The arrays of frames; a dictionary observation has one a key."""
+    """The arrays of frames, one for each key of a dictionary observation."""
     if hasattr(stacked, "sub_stacked_observations"):
         yield from stacked.sub_stacked_observations.items()
     else:

@@ -1,4 +1,4 @@
-"""Numbers that are not finite: found before they reach the replay, or a checkpoint."""
+"""Checks for numbers that are not finite, before they reach the replay or a checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_transition(
         if not is_finite(value):
             raise ValueError(
                 f"expected a finite {what}, got NaN or infinity from the environment "
-                f"{_name_of(env)} at step {step:,}; nothing of it is stored or learnt"
+                f"{_name_of(env)} at step {step:,}; the transition is not stored"
             )
 
 

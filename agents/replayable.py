@@ -1,8 +1,8 @@
-"""An environment that remembers how its episode came about, and can run it again.
+"""An environment that records how its episode came about, and can run it again.
 
 Few environments can save their state, but most are functions of three things: the state of their
-random stream before the reset, the arguments of the reset, and the actions since. These are small,
-and running them again also brings back wrappers in between (time limits, frame stacks).
+random streams before the reset, the arguments of the reset, and the actions since. These are small,
+and running the episode again also restores wrappers in between (time limits, frame stacks).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ebrl.storage import StorageError
 
 
 class Episode(NamedTuple):
-    """How an unfinished episode came about, and what it must look like when it is run again."""
+    """The record of an unfinished episode, with the checksum that a replay must reproduce."""
 
     seed: int | None  # arguments of the reset
     options: dict[str, Any] | None
@@ -33,9 +33,8 @@ class Episode(NamedTuple):
 class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """Records the actions since the last reset, so that the episode can be run again.
 
-    Put it around the whole environment: `Monitor(Replayable(gym.make(id)))`, or
-    `make_vec_env(id, wrapper_class=Replayable)`, which puts it around Monitor and is equally right.
-    It changes nothing that passes through it.
+    Wrap the whole environment, inside or outside a `Monitor`: `Monitor(Replayable(gym.make(id)))`
+    or `make_vec_env(id, wrapper_class=Replayable)`. It changes nothing that passes through it.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -64,7 +63,7 @@ class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
         return observation, reward, terminated, truncated, info
 
     def episode(self) -> Episode | None:
-        """What `replay` needs; None before the first reset, or when the options are not JSON."""
+        """The input of `replay`; None before the first reset, or when the options are not JSON."""
         if self._reset_arguments is None or not _is_json(self._reset_arguments[1]):
             return None
         seed, options = self._reset_arguments
@@ -78,14 +77,14 @@ class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
         )
 
     def forget(self) -> None:
-        """Drop the episode, which broke off: a resumed run starts a new one."""
+        """Forget the episode: a resumed run starts a new one."""
         self._reset_arguments = None
 
     def replay(self, episode: Episode) -> bool:
-        """Run `episode` again; whether the environment reproduced it to the bit.
+        """Run `episode` again, and return whether the environment reproduced it to the bit.
 
-        When it did not, its random streams stand where the episode's stood, ready for a reset,
-        unless they are no states of these streams.
+        Otherwise its random streams are at the states before the episode, ready for a reset,
+        provided that the recorded states fit them.
         """
         if not (self._fits(episode.streams_before) and self._fits(episode.streams_now)):
             return False
@@ -96,18 +95,18 @@ class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
                 and self._digest == episode.digest
                 and _same(self._streams(), episode.streams_now)
             )
-        except Exception:  # an environment may raise anything at what a file holds
+        except Exception:  # an environment may raise anything for the contents of a file
             reproduced = False
         self._put_streams(episode.streams_now)
         return reproduced
 
     def _run(self, episode: Episode) -> bool:
-        """Take the episode's actions; whether it is unfinished after them, as it was."""
+        """Take the actions of the episode, and return whether it is then unfinished, as it was."""
         self.reset(seed=episode.seed, options=episode.options)
         return not any(any(self.step(action)[2:4]) for action in episode.actions)
 
     def _fits(self, states: Any) -> bool:
-        """Whether these are states of the environment's random streams."""
+        """Whether these states fit the environment's random streams."""
         here = {name: numpy_stream(state) for name, state in self._streams().items()}
         try:
             record(here)(states, "")
@@ -116,9 +115,9 @@ class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
         return True
 
     def _generators(self) -> dict[str, np.random.Generator]:
-        """The random streams of the environment: its own, its generators', its spaces'.
+        """The random streams of the environment, of its generators and of its spaces.
 
-        But not the action space's, from which the agent draws.
+        That of the action space is the agent's, and is left out.
         """
         env = self.unwrapped
         found = {"np_random": env.np_random}

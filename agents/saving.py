@@ -5,9 +5,9 @@
     model.save("cartpole")  # cartpole.zip: a file of safetensors with the facts as metadata
     model = SoftQ.load("cartpole")
 
-Stable-Baselines3 pickles an agent, and loading a pickle runs whatever is in it. Here a file holds
-only data: classes of torch and Stable-Baselines3 by their names, nothing of anybody else's code.
-Such arguments are given to `load` again.
+Stable-Baselines3 pickles an agent, and loading a pickle may run any code in it. Here a file holds
+only data: classes of torch and Stable-Baselines3 by name, and no other code. Arguments that refer
+to other code are passed to `load` again.
 """
 
 from __future__ import annotations
@@ -55,11 +55,10 @@ STATE = schema.record(
 
 
 class Saving(OffPolicyAlgorithm):
-    """`save` and `load` without pickle, for an algorithm of Stable-Baselines3's shape.
+    """`save` and `load` without pickle, for an off-policy algorithm of Stable-Baselines3.
 
     Every constructor argument `x` should be an attribute `x` or `_x`; `_get_torch_save_params`
-    names all that is learnt; the algorithm's own random streams, if it has any, are in
-    `generators`.
+    names everything that is learnt; `generators` holds the algorithm's own random streams.
     """
 
     generators: dict[str, torch.Generator]
@@ -73,8 +72,8 @@ class Saving(OffPolicyAlgorithm):
     ) -> None:
         """Write the agent to a file, atomically, or to an open binary stream.
 
-        The replay buffer stays behind: `ebrl.agents.checkpoints` keeps whole training runs. The
-        running statistics of a `VecNormalize` around the environments are in the file.
+        The file has no replay buffer; `ebrl.agents.checkpoints` keeps whole training runs. It has
+        the running statistics of a `VecNormalize` around the environments.
 
         Args:
             path: ".zip" is added to a name without a suffix.
@@ -83,7 +82,7 @@ class Saving(OffPolicyAlgorithm):
 
         Raises:
             OSError: When the disk refuses.
-            ValueError: For a name in `include` that is in no file.
+            ValueError: For an unknown name in `include`.
         """
         arguments, left_out = split_arguments(self)
         excluded = set(exclude or ()) - set(include or ())
@@ -132,16 +131,16 @@ class Saving(OffPolicyAlgorithm):
 
         Args:
             path: Where the file is, or an open binary stream.
-            env: Environments to go on with. Plain ones are normalised as those were that the
-                agent was trained with; a `VecNormalize` of the caller's stays as it is.
+            env: Environments to continue with. Plain ones are normalised as those of the training
+                were; a `VecNormalize` of the caller stays as it is.
             device: Of the networks.
             custom_objects: Replacements for stored arguments and spaces, as in Stable-Baselines3;
-                names of nothing are passed over.
+                unknown names are ignored.
             print_system_info: Print the versions that the agent was saved with, and those here.
-            force_reset: As in Stable-Baselines3. No last observation is in the file: training
-                starts with a reset.
-            arguments: Replace stored constructor arguments, and give those that a file cannot
-                hold (the error names them).
+            force_reset: As in Stable-Baselines3. The file has no last observation, so that training
+                always starts with a reset.
+            arguments: Replace stored constructor arguments, and supply those that a file cannot
+                hold, which an error names.
 
         Raises:
             StorageError: For a file that is not such an agent, or does not fit these arguments.
@@ -183,7 +182,7 @@ class Saving(OffPolicyAlgorithm):
             with Bounded(storage.flatten(state)[0].values()):
                 n_envs = state["n_envs"]
                 model = _build(cls, given, observation_space, action_space, n_envs, env, device)
-        # the constructors of foreign numbers may raise anything
+        # constructors may raise anything for the numbers in a file
         except Exception as error:
             raise StorageError(
                 f"{cls.__name__} cannot be built from the stored arguments: {error!r}"
@@ -205,7 +204,7 @@ class Saving(OffPolicyAlgorithm):
     ) -> None:
         """As Stable-Baselines3: put parameters in place, from a dict or a file that `save` wrote.
 
-        A file also has the temperature that was learnt beside them.
+        A file also restores the learned temperature.
 
         Raises:
             StorageError: For a file that is not such an agent, or whose networks differ.
@@ -224,8 +223,8 @@ class Saving(OffPolicyAlgorithm):
     def normalize_observation(self, observation: Any) -> Any:
         """Return an observation of the environment as the agent was trained to see it.
 
-        By the running statistics of its `VecNormalize`, or those in the file that it was loaded
-        from; the same observation where there was none.
+        It is normalised by the statistics of the agent's `VecNormalize`, or of the file that it was
+        loaded from, and unchanged where there are none.
         """
         around = self.get_vec_normalize_env()
         if around is not None:
@@ -233,7 +232,7 @@ class Saving(OffPolicyAlgorithm):
         return normalize(observation, self.statistics)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """As Stable-Baselines3; an agent with HerReplayBuffer needs it already at `load`."""
+        """As Stable-Baselines3; an agent with HerReplayBuffer needs its environment at `load`."""
         if self.replay_buffer is None:
             raise ValueError(
                 "expected a replay buffer, got none: HerReplayBuffer asks the environment for "

@@ -37,7 +37,7 @@ class RunningReturns:
         self.current[:] = 0
 
     def update(self, rewards: np.ndarray, dones: np.ndarray, gamma: float) -> None:
-        """Take in one step of every environment (Chan et al. 1983, equation 2.1)."""
+        """Update with one step of every environment (Chan et al. 1983, equation 2.1)."""
         self.current = gamma * self.current + rewards
         before, mean, squares = self.moments.tolist()
         count = before + len(rewards)
@@ -52,8 +52,8 @@ class RunningReturns:
     def scale(self) -> float:
         """Return the standard deviation of the returns, or 1 while all of them are 0.
 
-        It is at least a tenth of their root mean square, since returns that hardly differ still
-        have to be represented.
+        It is at least a tenth of their root mean square, so that returns that hardly differ do not
+        give a tiny scale.
         """
         count, mean, squares = self.moments.tolist()
         variance = squares / max(count, 1)
@@ -61,7 +61,7 @@ class RunningReturns:
 
 
 class ScaledRewards(PolicyArguments):
-    """An algorithm whose critics are scaled by the deviation of its returns, if it is asked to."""
+    """An algorithm whose critics may be scaled by the deviation of its returns."""
 
     critic: Any  # a subclass names its own
     critic_target: Any  # likewise
@@ -108,7 +108,7 @@ class ScaledRewards(PolicyArguments):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _scale_critics(self) -> None:
-        """Give the critics the scale of now."""
+        """Set the output scale of the critics to the present scale."""
         if self.returns is None:
             return
         scale = self.returns.scale()

@@ -1,7 +1,7 @@
 """What a file must hold before an agent takes any of it, part by part.
 
-Every schema is made from the agent and environments that are to take the state, so that a file
-built for others, or by someone who means harm, is refused as a whole and changes nothing.
+Every schema is made from the agent and environments that are to take the state, so that a file for
+others, or a malicious one, is refused as a whole and changes nothing.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _bare(variable: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def counters(agent: OffPolicyAlgorithm) -> Schema:
-    """The numbers of the agent, and private ones that it does not know and nothing shadows."""
+    """The numbers of the agent, and unknown private ones that shadow none of its attributes."""
     here = parts.counters(agent)
 
     def check(value: Any, place: str) -> None:
@@ -81,7 +81,7 @@ def counters(agent: OffPolicyAlgorithm) -> Schema:
 
 
 def generators(agent: OffPolicyAlgorithm) -> Schema:
-    """The states of the agent's own random streams, of this device or another kind."""
+    """The states of the agent's own random streams, on its device or another kind."""
 
     def stream(generator: torch.Generator) -> Schema:
         def check(value: Any, place: str) -> None:
@@ -211,7 +211,7 @@ def environments(env: VecEnv) -> Schema:
 
 
 def _actions(space: spaces.Space) -> Schema:
-    """The actions of an episode, as they went into the environment."""
+    """The actions of an episode, as the environment received them."""
 
     def check(value: Any, place: str) -> None:
         shape = () if space.shape is None else space.shape

@@ -1,7 +1,7 @@
-"""The parts of an off-policy run's state, each with the function that puts it back.
+"""The parts of the state of an off-policy run, each with the function that restores it.
 
-`x(agent)` gives nested numbers, tensors and arrays; `put_x(agent, state)` is its inverse, in place.
-They hold for any off-policy algorithm of Stable-Baselines3.
+`x(agent)` returns nested numbers, tensors and arrays; `put_x(agent, state)` restores them in place.
+Both work for every off-policy algorithm of Stable-Baselines3.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def learnt(agent: OffPolicyAlgorithm) -> dict[str, Any]:
 
 
 def put_learnt(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
-    """Put back, in place, what `learnt` returned and `schemas.learnt` has checked."""
+    """Restore, in place, what `learnt` returned and `schemas.learnt` has checked."""
     agent.set_parameters(state["parameters"], exact_match=True, device=agent.device)
     for name, value in state["variables"].items():
         variable = recursive_getattr(agent, name)
@@ -42,7 +42,7 @@ def put_learnt(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
 
 
 def counters(agent: OffPolicyAlgorithm) -> dict[str, int | float]:
-    """How far the algorithm is: its private numbers (`_n_updates`, ...) and two public ones."""
+    """The counters of the algorithm: its private numbers (`_n_updates`, ...) and two more."""
     return {
         name: value
         for name, value in vars(agent).items()
@@ -53,7 +53,7 @@ def counters(agent: OffPolicyAlgorithm) -> dict[str, int | float]:
 
 
 def put_counters(agent: OffPolicyAlgorithm, values: dict[str, Any]) -> None:
-    """Put back what `counters` returned and `schemas.counters` has checked."""
+    """Restore what `counters` returned and `schemas.counters` has checked."""
     vars(agent).update(values)
 
 
@@ -66,7 +66,7 @@ def generators(agent: OffPolicyAlgorithm) -> dict[str, dict[str, Any]]:
 
 
 def put_generators(agent: OffPolicyAlgorithm, states: dict[str, dict[str, Any]]) -> None:
-    """The inverse of `generators`; streams of another kind of device start anew, with a warning."""
+    """Restore what `generators` returned; a warning where the kind of device has changed."""
     streams = getattr(agent, "generators", {})
     for name, stored in states.items():
         here = streams[name].device.type
@@ -81,7 +81,7 @@ def put_generators(agent: OffPolicyAlgorithm, states: dict[str, dict[str, Any]])
 
 
 def storable(value: Any) -> bool:
-    """Whether a file can hold it: numbers, strings, tensors, arrays, nested."""
+    """Whether a file can hold a value: nested numbers, strings, tensors and arrays."""
     try:
         storage.flatten(value)
     except TypeError:
@@ -104,7 +104,7 @@ def streams(agent: OffPolicyAlgorithm) -> dict[str, Any]:
 
 
 def put_streams(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
-    """The inverse of `streams`."""
+    """Restore what `streams` returned."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002
     torch.set_rng_state(state["torch"])
@@ -117,7 +117,7 @@ def put_streams(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
 
 
 def replay(agent: OffPolicyAlgorithm) -> dict[str, Any]:
-    """The filled part of the replay buffer's arrays, whatever arrays it has."""
+    """The filled part of each array of the replay buffer."""
     buffer = buffer_of(agent)
     rows = filled(buffer, buffer.pos, buffer.full)
     return {
@@ -133,7 +133,7 @@ def replay(agent: OffPolicyAlgorithm) -> dict[str, Any]:
 
 
 def put_replay(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
-    """Put back what `replay` returned and `schemas.replay` has checked."""
+    """Restore what `replay` returned and `schemas.replay` has checked."""
     buffer = buffer_of(agent)
     arrays = dict(arrays_of(buffer))
     for name, stored in state["arrays"].items():
@@ -142,7 +142,7 @@ def put_replay(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
 
 
 def cut_trajectories(agent: OffPolicyAlgorithm) -> None:
-    """Mark the newest transitions as truncated: what follows is another episode."""
+    """Mark the newest transitions as truncated, because new episodes follow."""
     buffer = buffer_of(agent)
     if buffer.size() == 0:
         return
@@ -164,7 +164,7 @@ def buffer_of(agent: OffPolicyAlgorithm) -> ReplayBuffer:
 
 
 def filled(buffer: ReplayBuffer, pos: int, full: bool) -> int:
-    """Rows in use; the memory-saving layout also has the next observation in the row at `pos`."""
+    """Rows in use; the memory-saving layout keeps the next observation in the row at `pos`."""
     extra = 1 if buffer.optimize_memory_usage else 0
     return buffer.buffer_size if full else min(pos + extra, buffer.buffer_size)
 
@@ -187,9 +187,9 @@ def arrays_of(buffer: ReplayBuffer) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def progress(agent: OffPolicyAlgorithm) -> dict[str, Any]:
-    """Where the loop stands: the last observation, and the episodes that the logs average over.
+    """The state of the training loop: the last observation, and the episodes in its logs.
 
-    And, for an agent that scales its rewards, the discounted returns of the running episodes.
+    For an agent that scales its rewards, also the discounted returns of the running episodes.
     """
     returns = getattr(agent, "returns", None)
     return {
@@ -203,7 +203,7 @@ def progress(agent: OffPolicyAlgorithm) -> dict[str, Any]:
 
 
 def put_progress(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
-    """The inverse of `progress`."""
+    """Restore what `progress` returned."""
     agent._last_obs = state["observation"]
     agent._last_original_obs = state["original_observation"]
     agent._last_episode_starts = state["episode_starts"]
@@ -215,7 +215,7 @@ def put_progress(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
 
 
 def noise(agent: OffPolicyAlgorithm) -> list[dict[str, Any]]:
-    """The numbers and arrays of the action noise, one entry an environment."""
+    """The numbers and arrays of the action noise, one entry for each environment."""
     return [
         {
             name: value
@@ -227,7 +227,7 @@ def noise(agent: OffPolicyAlgorithm) -> list[dict[str, Any]]:
 
 
 def put_noise(agent: OffPolicyAlgorithm, state: list[dict[str, Any]]) -> None:
-    """The inverse of `noise`, which also lives through the reset at the start of `learn`."""
+    """Restore what `noise` returned, so that it survives the reset at the start of `learn`."""
     noise = agent.action_noise
     if noise is not None and agent.n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
         noise = agent.action_noise = VectorizedActionNoise(noise, agent.n_envs)
@@ -244,7 +244,7 @@ def _noises(noise: ActionNoise | None) -> list[ActionNoise]:
 
 
 def _outlive_one_reset(noise: ActionNoise) -> None:
-    """`learn` resets the noise before its first step, although the episode goes on."""
+    """Ignore the first reset, by which `learn` would interrupt the noise of an episode."""
 
     def keep() -> None:
         del vars(noise)["reset"]
