@@ -13,19 +13,19 @@ VERBS = {
     "train": "train an agent from a config, into a new run folder",
     "fit": "train an energy on a data file from a config, into a new run folder",
     "sample": "draw from the energy of a run",
-    "denoise": "take the noise out of photographs",
+    "denoise": "remove the noise from photographs",
     "restore": "sharpen, enlarge or complete photographs",
-    "generate": "draw images that never were",
+    "generate": "generate images",
     "serve": "denoise photographs on a page in the browser",
-    "score": "say how unlikely sentences are, and where",
+    "score": "show how unlikely sentences are, token by token",
     "rank": "order sentences by their energy",
-    "repair": "mend a sentence by the fewest edits",
-    "resume": "go on with an interrupted run, to the same result as if it had not been",
-    "evaluate": "play episodes with the agent of a run: mean ± sd of the return",
+    "repair": "correct a sentence by a few edits",
+    "resume": "continue an interrupted run, with the result of an uninterrupted one",
+    "evaluate": "measure the return of a run's agent: mean ± sd over episodes",
     "plot": "draw the learning curve and the energy landscape of a run",
     "collect": "play episodes and keep every transition, to train on",
     "play": "watch the agent of a run, with the energies of its actions",
-    "sweep": "search the values of a config, over seeds and tasks",
+    "sweep": "search for the best values of a config, over seeds and tasks",
     "compare": "compare methods over seeds and tasks, with intervals",
 }
 
@@ -37,11 +37,11 @@ verbs:
 {verbs}
 
 examples:
-  ebrl train                                                   which configs there are
-  ebrl train pendulum                                          a real agent in minutes
+  ebrl train                                                   list the configs
+  ebrl train pendulum                                          train an agent in minutes
   ebrl train pendulum --seed 1 --agent.learning_rate 3e-4
   ebrl train baselines/pendulum                                SB3's SAC on the same task
-  ebrl resume runs/pendulum/EnergyActorCritic-0                go on after Ctrl-C or a crash
+  ebrl resume runs/pendulum/EnergyActorCritic-0                continue after Ctrl-C or a crash
   ebrl fit fit/two_moons                                       an energy of points in the plane
   ebrl sample runs/two_moons/persistent-0 --n 1000             draw from it
   ebrl denoise photo.jpg                                       photo-denoised.jpg beside it
@@ -49,8 +49,8 @@ examples:
   ebrl generate --out grid.png                                 64 images of clothes
   ebrl serve                                                   a page to denoise photographs on
   ebrl score "The cat sat on the mat."                         its energy, token by token
-  ebrl rank candidates.txt                                     the likeliest first
-  ebrl repair "The cat sat in on mat."                         the fewest edits that mend it
+  ebrl rank candidates.txt                                     the most likely first
+  ebrl repair "The cat sat in on mat."                         correct it by a few edits
   ebrl evaluate runs/pendulum/EnergyActorCritic-0 --episodes 100
   ebrl plot runs/pendulum/EnergyActorCritic-0
   ebrl collect runs/pendulum/EnergyActorCritic-0 --out swings.npz
@@ -58,7 +58,7 @@ examples:
   ebrl sweep pendulum agent.learning_rate=1e-4:1e-2:log --seeds 3
   ebrl compare runs/pendulum/*                                 curves, scores and intervals
 
-`ebrl VERB --help` says more about a verb."""
+`ebrl VERB --help` describes a verb."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, RunError) as error:
         print(f"ebrl: {' '.join(str(error).split())}", file=sys.stderr)  # one line
         return error.exit_code
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         abandon_output()
         return 141
     except OSError as error:

@@ -36,8 +36,8 @@ def draw_actions(axes: Axes, agent: SoftAgent, observation: Any, unit: str) -> N
     Args:
         axes: Where to draw.
         agent: Of discrete actions, or of one or two action dimensions.
-        observation: As the agent sees it: normalised where it is trained so.
-        unit: Of the energies: the reward's.
+        observation: As the agent sees it, normalised where it was trained on such.
+        unit: Of the energies, which is that of the reward.
     """
     with undisturbed_streams():
         sampled = np.asarray(agent.sample_actions(observation, SAMPLES))

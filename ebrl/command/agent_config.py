@@ -27,7 +27,7 @@ from ebrl.command.config_schema import Schema, instantiate, locate, parse_config
 from ebrl.command.errors import UsageError
 from ebrl.command.trust import check_objects
 
-# The run sets these: its seed, its TensorBoard folder; the last one is SB3's own affair.
+# The run sets its seed and its TensorBoard folder; the last argument is internal to SB3.
 OWNED_BY_THE_RUN = frozenset({"seed", "tensorboard_log", "_init_setup_model"})
 
 # Arguments of a policy that are classes; YAML can only name them.
@@ -37,8 +37,7 @@ CLASSES_IN_POLICY_KWARGS: dict[str, type] = {
     "optimizer_class": torch.optim.Optimizer,
 }
 
-# Arguments of Stable-Baselines3's algorithms whose type is wider than their meaning: lowest and
-# highest. Our own agents check the rest.
+# Ranges of numbers that Stable-Baselines3's algorithms do not check. Our own agents check the rest.
 RANGES: dict[str, tuple[float, float]] = {
     "gamma": (0.0, 1.0),
     "tau": (0.0, 1.0),
@@ -62,7 +61,7 @@ register_type(np.ndarray, serializer=np.ndarray.tolist, deserializer=np.array)
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run trains, measures and keeps its agent.
+    """How a run trains, evaluates and saves its agent.
 
     Args:
         total_timesteps: Environment steps of the whole run, over all environments.
@@ -72,16 +71,16 @@ class Settings:
         offline: Demonstrations to train on alone: an .npz file that `ebrl collect` wrote, or
             `minari:ID`. Each timestep is an update, and the environment is for evaluations.
         prefill: Demonstrations that the replay starts with, before the first step.
-        n_envs: Environments that are stepped side by side.
+        n_envs: Environments that step in parallel.
         env_kwargs: Arguments for `gymnasium.make`.
         normalize: What VecNormalize divides by its running standard deviation.
         evaluate_every: Environment steps between two evaluations; one more comes at the end.
         evaluation_episodes: Episodes of an evaluation, each with its own fixed start.
-        evaluation_steps: Steps after which an evaluated episode without an end is cut off.
+        evaluation_steps: Steps after which an evaluated episode is truncated.
         evaluation_seed: Seed of the first start; the others follow it.
         best: Keep the agent of the best evaluation, too, as `best_model.zip`.
         checkpoint_every: Environment steps between two checkpoints; one more comes at the end.
-        threads: Threads of PyTorch on the CPU. Small networks gain nothing from a second one.
+        threads: Threads of PyTorch on the CPU. Small networks gain nothing from more than one.
     """
 
     total_timesteps: PositiveInt
@@ -128,7 +127,7 @@ class Configuration(NamedTuple):
 
 
 def schema() -> Schema:
-    """Return everything that a config of `ebrl train` may say; each is an option, too."""
+    """Return the schema of a config of `ebrl train`; every key is an option, too."""
     parser = ArgumentParser(
         prog="ebrl train CONFIG",
         exit_on_error=False,
@@ -185,7 +184,7 @@ def read(path: Path, options: Sequence[str] = (), *, trust: bool = False) -> Con
 
 
 def _check_ranges(path: Path, arguments: dict[str, Any]) -> None:
-    """Raise UsageError for a number that no algorithm can mean."""
+    """Raise UsageError for a number out of its range."""
     for name, (lowest, highest) in RANGES.items():
         value = arguments.get(name)
         number = value[0] if isinstance(value, tuple | list) and value else value  # train_freq

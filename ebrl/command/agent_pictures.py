@@ -28,10 +28,10 @@ def draw_run(
     evaluations: list[dict[str, Any]],
     agent: OffPolicyAlgorithm,
 ) -> list[str]:
-    """Draw a run to the PNG `path`, whole or not at all.
+    """Draw a run to the PNG `path`, atomically.
 
     Returns:
-        What was left out, and why, as lines.
+        Lines that say what was left out, and why.
     """
     left_out = why_no_landscape(agent)
     figure = Figure(figsize=(10, 4.2 if left_out else 7.6), layout="constrained")
@@ -81,7 +81,7 @@ def draw_landscapes(figure: FigureBase, configuration: Configuration, agent: Sof
     normalization = agent.get_vec_normalize_env()
     unit = energy_unit(configuration)
     moments = _moments(configuration, agent)
-    columns = 3 if len(moments) == 1 else len(moments)  # a single one stands in the middle
+    columns = 3 if len(moments) == 1 else len(moments)  # a single one is centred
     grid = figure.add_gridspec(1, columns)
     first = (columns - len(moments)) // 2
     panels = [figure.add_subplot(grid[0, first + i]) for i in range(len(moments))]
@@ -122,7 +122,7 @@ def _moments(
             action, _ = agent.predict(seen, deterministic=True)
             observation, _, terminated, truncated, _ = environment.step(action)
             over = terminated or truncated
-            if not over:  # nobody acts on the last one
+            if not over:  # no action follows the last one
                 observations.append(observation)
     environments.close()
     return {int(m * len(observations)): observations[int(m * len(observations))] for m in MOMENTS}

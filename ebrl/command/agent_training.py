@@ -1,4 +1,4 @@
-"""The training of a run, from its first step or from a checkpoint to its end."""
+"""The training of an agent's run, from the start or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def build(configuration: Configuration, device: torch.device | None = None) -> O
 
 
 def restore_newest(agent: OffPolicyAlgorithm, run: Run) -> Restored | None:
-    """Put the newest whole checkpoint into `agent`; say on stderr what did not come back.
+    """Restore `agent` from the newest whole checkpoint; report on stderr what was not restored.
 
     Returns:
         What was restored; None when there is no checkpoint yet.
@@ -79,7 +79,7 @@ def restore_newest(agent: OffPolicyAlgorithm, run: Run) -> Restored | None:
 def rebuild(
     run: Run, *, trust: bool = False, device: torch.device | None = None
 ) -> tuple[OffPolicyAlgorithm, Configuration]:
-    """Build the agent of a run as its newest checkpoint has it, to look at and to play with.
+    """Build the agent of a run with the state of its newest checkpoint.
 
     Args:
         run: Its folder.
@@ -106,7 +106,7 @@ def train_to_end(
         The exit code.
 
     Raises:
-        RunError: The training stopped before its end; what it had is saved.
+        RunError: The training stopped early; its state is saved.
     """
     total = configuration.settings.total_timesteps
     evaluated = [e for e in read_evaluations(run) if e["timesteps"] <= agent.num_timesteps]

@@ -1,4 +1,4 @@
-"""The command lines of the verbs: jsonargparse's types, our one-line errors and our help."""
+"""The command lines of the verbs: types of jsonargparse, one-line errors, help."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EightBit = restricted_number_type("EightBit", float, [(">=", 0), ("<=", 255)])
 Levels = restricted_number_type("Levels", int, [(">=", 2), ("<=", 1000)])
 Factor = restricted_number_type("Factor", int, [(">=", 2), ("<=", 16)])
 
-WORDS = {  # what these types and jsonargparse's mean, for a message
+WORDS = {  # descriptions of these types and jsonargparse's, for messages
     "PositiveInt": "a whole number > 0",
     "NonNegativeInt": "a whole number >= 0",
     "PositiveFloat": "a number > 0",
@@ -45,10 +45,10 @@ WORDS = {  # what these types and jsonargparse's mean, for a message
 
 
 class _Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Types and defaults beside each option; the text around them as it was written."""
+    """Help with the type and the default of each option, and the description unchanged."""
 
     def _get_help_string(self, action: Action) -> str:
-        """Leave out defaults that say nothing: null, and false of a flag."""
+        """Leave out the defaults null and false."""
         if action.default is None or action.default is False:
             return action.help or ""
         return super()._get_help_string(action)
@@ -59,7 +59,7 @@ class Parser(ArgumentParser):
 
     Args:
         verb: Its name.
-        text: What it does, what it writes and where, with examples: the head of its help.
+        text: The head of its help: what it does, what it writes and where, with examples.
     """
 
     def __init__(self, verb: str, text: str) -> None:
@@ -78,7 +78,7 @@ class Parser(ArgumentParser):
         return super().add_argument(*names, **keywords)
 
     def add_run(self) -> None:
-        """Add the folder of a run, and whether its config may name any code."""
+        """Add the arguments `run` and `--trust`."""
         self.add_argument("run", metavar="RUN", help="the folder of the run")
         self.add_argument("--trust", action="store_true", help=TRUST)
 
@@ -95,14 +95,14 @@ class Parser(ArgumentParser):
                 raise UsageError(f"unknown option {name}.{did_you_mean(name, known)} {self._cure}")
         try:
             ordered = [*self._positional_first(arguments[:end])]
-            # Behind a lone `--` are names, whatever they begin with.
+            # After `--` everything is a name, even with leading dashes.
             return self.parse_args(ordered if end == len(arguments) else ordered + arguments[end:])
         except ArgumentError as error:
             said = self._wrong_type(arguments) or " ".join(str(error).split())
             raise UsageError(f"{said}. {self._cure}") from error
 
     def _wrong_type(self, arguments: list[str]) -> str:
-        """Say which number is none, or out of bounds; '' when it is something else."""
+        """Return which option has a wrong number; '' if none has."""
         for token, following in zip_longest(arguments, arguments[1:], fillvalue=""):
             name, equals, value = token.partition("=")
             kind: Any = self.types.get(name)

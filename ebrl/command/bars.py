@@ -16,7 +16,7 @@ def steps_bar(total: int, done: int) -> tqdm:
         initial=done,
         bar_format=STEPS,
         unit=" steps",
-        disable=None,  # not a terminal: no bar
+        disable=None,  # no bar outside of a terminal
         dynamic_ncols=True,
         leave=False,
     )

@@ -1,4 +1,4 @@
-"""The photographs of one command, one after another: options, progress, what is said, the end."""
+"""The photographs of one command, in turn: options, progress, reports, exit code."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ FAILURES = (OSError, ValueError, RuntimeError, MemoryError)  # of one photograph
 
 
 class Outcome(NamedTuple):
-    """What is known of a photograph after it was worked on."""
+    """The result of the work on a photograph."""
 
     facts: str  # such as 'sigma 25.0'
     fidelity: tuple[Fidelity, Fidelity] | None = None  # before and after
-    notes: tuple[str, ...] = ()  # what is doubtful about it; empty ones say nothing
+    notes: tuple[str, ...] = ()  # warnings; empty ones are not printed
 
 
 Work = Callable[["Job", tqdm], Outcome]
 
 
 def add_photographs(parser: Parser) -> None:
-    """Add the arguments that say which photographs, where results go and what is shown of them."""
+    """Add the arguments for photographs, results and what is shown of them."""
     parser.add_argument("photo", nargs="+", metavar="PHOTO", help="a file, a folder or a pattern")
     parser.add_argument(
         "--out", help="a folder for the results, or a file for that of a single photograph"
@@ -82,7 +82,7 @@ def add_photographs(parser: Parser) -> None:
 
 
 def prior_for(pixels: Tensor, given: Namespace) -> NoisyImageEnergy:
-    """Return the shipped energy for these pixels and the noise that `--prior` says."""
+    """Return the shipped energy for these pixels and the kind of noise of `--prior`."""
     from typing import cast
 
     from ebrl.vision.networks import NoisyImageEnergy
@@ -101,9 +101,9 @@ def work_through(given: Namespace, done: str, work: Work, beside: tuple[str, ...
 
     Args:
         given: The arguments of `add_photographs`.
-        done: A participle such as 'denoised', which ends the names of the results, too.
-        work: Works on one photograph; the bar that it moves is cleared before each.
-        beside: Ends of the names of further pictures.
+        done: A participle such as 'denoised', also the suffix of the results' names.
+        work: Works on one photograph, and moves a bar that is cleared before each.
+        beside: Suffixes of the names of further pictures.
 
     Returns:
         The exit code: 0 if all are done, else 1.
@@ -144,14 +144,14 @@ def check_reference(job: Job, pixels: Tensor) -> None:
 def show(
     job: Job, before: Photograph, after: Photograph, data_range: tuple[float, float], facts: str
 ) -> tuple[Fidelity, Fidelity] | None:
-    """Write what compares a photograph with its result, and return figures against the reference.
+    """Write the comparison of a photograph with its result; return figures against the reference.
 
     Args:
         job: Says which pictures are wanted, and where the reference is.
         before: The photograph, in the size of the result.
         after: The result, which is in its file already.
         data_range: The values of black and white in both.
-        facts: What the page says besides.
+        facts: Further lines of the page.
     """
     from ebrl.command.photographs import PAGE, PICTURE
     from ebrl.storage import replacing
@@ -170,13 +170,13 @@ def show(
     if not job.reference:
         return None
     clean = picture(load(job.reference)).pixels
-    written = load(job.out)  # with what its format has lost
+    written = load(job.out)  # with the losses of its format
     was, now = (fidelity(picture(one, data_range).pixels, clean) for one in (before, written))
     return was, now
 
 
 def doubts(sigma: float | None, used: float, highest: float) -> list[str]:
-    """Return what is doubtful about the sigma that was given, and about the one that is used."""
+    """Return warnings about the sigma that was given, and about the one that is used."""
     if used > highest:
         return [f"sigma {used:.3g} is beyond the {highest:.3g} that was learnt: expect less detail"]
     if sigma is not None and 0 < sigma < 1:
@@ -189,7 +189,7 @@ def doubts(sigma: float | None, used: float, highest: float) -> list[str]:
 
 @contextmanager
 def _bar(name: str) -> Iterator[tqdm]:
-    """Show progress on a terminal, with the time that is left of this photograph."""
+    """Show progress on a terminal, with the time left for this photograph."""
     bar = tqdm(bar_format=BAR, desc=name, disable=None, dynamic_ncols=True, leave=False, total=1)
     with bar:
         yield bar
@@ -220,7 +220,7 @@ def _report(job: Job, outcome: Outcome) -> None:
 
 
 def _summarise(done: str, outcomes: list[Outcome], refused: list[Refusal]) -> int:
-    """Print how many were done and which were not; return the exit code."""
+    """Print how many succeeded and which failed; return the exit code."""
     means = ""
     figures = [outcome.fidelity for outcome in outcomes if outcome.fidelity]
     if len(figures) > 1:

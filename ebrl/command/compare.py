@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out: expected a folder, got the file {out}.")
     with extra("compare", "rliable", "arch"):
-        import rliable  # noqa: F401, said before the work and not after it
+        import rliable  # noqa: F401, fails before the work and not after it
 
     from ebrl.command.comparison import Bootstrap, compare, write_table
     from ebrl.command.comparison_pictures import draw

@@ -1,4 +1,4 @@
-"""Comparing methods over seeds and tasks: interquartile means, and how sure one can be of them.
+"""Comparison of methods over seeds and tasks: interquartile means with confidence intervals.
 
 Statistics and bootstrap are rliable's (Agarwal et al. 2021, "Deep reinforcement learning at the
 edge of the statistical precipice").
@@ -51,14 +51,14 @@ class Band(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What is known of the methods."""
+    """The statistics of all methods."""
 
     tasks: list[str]
     seeds: dict[str, int]  # of each method: the fewest on any task
     scores: dict[str, Estimate]  # interquartile mean of the last evaluations
     improvement: dict[tuple[str, str], Estimate]  # P(the first beats the second)
     over_steps: dict[tuple[str, str], Band]  # by task and method
-    over_seconds: dict[tuple[str, str], Band]  # those whose runs counted CPU seconds
+    over_seconds: dict[tuple[str, str], Band]  # methods whose runs counted CPU seconds
     profiles: dict[str, Band]  # the share of runs that scored above x
     unit: str
 
@@ -214,7 +214,7 @@ def _profiles(matrices: dict[str, np.ndarray], how: Bootstrap) -> dict[str, Band
 
 
 def write_table(path: Path, comparison: Comparison) -> None:
-    """Write the curves over steps as CSV, whole or not at all."""
+    """Write the curves over steps as CSV, atomically."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["task", "method", "timesteps", "interquartile_mean", "low", "high"])

@@ -15,7 +15,7 @@ COLOURS = ("#2b5c8a", "#e07b39", "#3c8d5a", "#a8455e", "#7a5aa8", "#8a7a2b")
 
 
 def draw(path: Path, comparison: Comparison) -> None:
-    """Draw a comparison to a PNG, whole or not at all."""
+    """Draw a comparison to a PNG, atomically."""
     tasks = comparison.tasks
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(comparison.scores)}
     figure = Figure(figsize=(10, 3.4 * (len(tasks) + 1)), layout="constrained")

@@ -1,4 +1,4 @@
-"""Config files: found by path or by name, and read as plain data of a bounded size."""
+"""Config files: found by path or by name, read as plain data of bounded size."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def _first_sentence(text: str) -> str:
 
 
 def find(config: str, verb: str) -> Path:
-    """Return the file of a config that is given as a path or by the name of a shipped one.
+    """Return the file of a config, from its path or the name of a shipped one.
 
     Raises:
-        UsageError: There is neither.
+        UsageError: There is no such config.
     """
     if Path(config).exists():
         return Path(config)
@@ -59,7 +59,7 @@ def find(config: str, verb: str) -> Path:
 
 
 def listing(verb: str) -> str:
-    """Return the shipped configs of a verb, a line each, for people who named none."""
+    """Return a list of the shipped configs of a verb, for calls without a config."""
     known = shipped(verb)
     width = max(map(len, known), default=0)
     lines = [f"  {name:<{width}}  {config.about}" for name, config in known.items()]
@@ -90,7 +90,7 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 
 def _check_size(path: Path, root: yaml.Node | None) -> None:
-    """Raise UsageError for a graph of nodes that is too large or endless when written out."""
+    """Raise UsageError if a tree of nodes, aliases expanded, is too large or endless."""
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node, above: frozenset[int]) -> int:

@@ -1,8 +1,8 @@
-"""A config against its schema: jsonargparse checks it, and the tree says what is wrong and where.
+"""Checks of a config against its schema, with errors that name the key and the expected value.
 
-A part of a config is a `class_path` with its `init_args`; both may nest. Where jsonargparse refuses
-the whole, the parts are tried one by one, so that the message names the key, what was expected
-there and the nearest known name.
+A part of a config is a `class_path` with its `init_args`; both may nest. If jsonargparse refuses
+the whole config, its parts are checked one by one, so that the message names the key, what was
+expected there and the nearest known name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OF_ANOTHER_VERB = {"agent": "train", "energy": "fit", "objective": "fit"}
 
 
 class Schema(NamedTuple):
-    """What a config of one verb may say."""
+    """The schema of the configs of one verb."""
 
     verb: str
     parser: ArgumentParser
@@ -77,10 +77,10 @@ def parse_config(schema: Schema, path: Path, options: Sequence[str], trust: bool
 
 
 def instantiate(value: Any) -> Any:
-    """Build what a parsed config names, from the inside out.
+    """Build the objects that a parsed config names, innermost first.
 
     Raises:
-        Exception: Whatever a constructor raises, as it raises it.
+        Exception: Any error of a constructor.
     """
     if isinstance(value, Namespace):
         arguments = {key: instantiate(one) for key, one in vars(value.init_args).items()}
@@ -93,7 +93,7 @@ def instantiate(value: Any) -> Any:
 
 
 def locate(class_path: str) -> Callable[..., Any]:
-    """Return what a dotted path names; raise UsageError where there is nothing."""
+    """Return the object of a dotted path; UsageError if there is none."""
     try:
         found = pydoc.locate(class_path)
     except pydoc.ErrorDuringImport as error:
@@ -121,7 +121,7 @@ def _pairs(options: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def merge(tree: dict[str, Any], pairs: Iterator[tuple[str, str]]) -> dict[str, Any]:
-    """Return the tree with dotted keys set, `init_args` implied, as jsonargparse understands them.
+    """Return the tree with dotted keys set, where `init_args` is implied, as in jsonargparse.
 
     >>> merge({"agent": {"class_path": "a.B"}}, iter([("agent.gamma", "0.9")]))
     {'agent': {'class_path': 'a.B', 'init_args': {'gamma': 0.9}}}
@@ -161,7 +161,7 @@ def _as_part(value: Any) -> dict[str, Any]:
 
 
 def _unknown_key(schema: Schema, tree: dict[str, Any], options: Sequence[str]) -> str | None:
-    """Say which key or option of the top level the schema does not know, if any."""
+    """Return a message for an unknown key or option at the top level, '' if there is none."""
     for key in tree.keys() - schema.keys - {"$schema"}:
         if key in OF_ANOTHER_VERB:
             return f"this is a config of `ebrl {OF_ANOTHER_VERB[key]}`."
@@ -181,7 +181,7 @@ def _unknown_key(schema: Schema, tree: dict[str, Any], options: Sequence[str]) -
 
 
 def _faults(schema: Schema, tree: dict[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with a config that was refused, as far as its tree tells."""
+    """Yield the faults of a refused config that its tree shows."""
     needed = [field.name for field in fields(schema.settings) if field.default is MISSING]
     if missing := [key for key in (*schema.required, *needed) if key not in tree]:
         yield f"missing: {', '.join(missing)}."
@@ -193,12 +193,12 @@ def _faults(schema: Schema, tree: dict[str, Any]) -> Iterator[str]:
 
 
 def _faults_of_part(schema: Schema, place: str, value: Any, base: type | None) -> Iterator[str]:
-    """Yield what is wrong with a class and its arguments, the innermost first."""
+    """Yield the faults of a class and its arguments, innermost first."""
     if not isinstance(value, dict if base is None else dict | str):
         return
     part = _as_part(value)
     if "." not in part.get("class_path", ""):
-        return  # a short name: jsonargparse knows whose
+        return  # a short name, which jsonargparse resolves
     try:
         made_by = locate(part["class_path"])
     except UsageError as error:
@@ -250,7 +250,7 @@ def _parser_of(made_by: Callable[..., Any], skip: set[str]) -> tuple[ArgumentPar
 
 
 def _no_class(dotted: str) -> str:
-    """Say that there is no such class; '' where there is one."""
+    """Return a message if there is no such class, else ''."""
     try:
         locate(dotted)
     except UsageError as error:
@@ -268,7 +268,7 @@ def _type(made_by: Callable[..., Any], key: str) -> str:
 
 
 def _nulls(schema: Schema, parsed: Namespace) -> Iterator[str]:
-    """Yield the values that are null where the annotation has no None; jsonargparse does not."""
+    """Yield values of null where the annotation has no None, which jsonargparse accepts."""
     for field in fields(schema.settings):
         if parsed[field.name] is None and "None" not in str(field.type):
             yield f"{field.name}: expected {WORDS.get(str(field.type), field.type)}, got null."

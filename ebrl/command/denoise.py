@@ -52,7 +52,7 @@ examples:
 
 
 def main(arguments: list[str]) -> int:
-    """Denoise the photographs; return 0 if all were, else 1."""
+    """Denoise the photographs; return 0 if all succeeded, else 1."""
     parser = Parser("denoise", HELP)
     add_photographs(parser)
     parser.add_argument(
@@ -102,7 +102,7 @@ def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Out
 
 
 def _levels(pixels: Tensor, given: Namespace) -> tuple[Tensor, list[str]]:
-    """Return the noise of each page, of white 255, and what is to be said about the estimate."""
+    """Return the noise of each page, in units of white 255, and warnings about the estimate."""
     import torch
 
     from ebrl.vision.noise import estimate

@@ -1,4 +1,4 @@
-"""A training that diverged stops before anything good is overwritten."""
+"""A diverged training stops before it overwrites a good checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ebrl.training import DivergedError
 
 
 class GoodCheckpoints(Checkpoints):
-    """Checkpoints of finite weights and moments only, so that the last good one stays.
+    """Checkpoints of finite weights and moments alone, so that the last good one stays.
 
     Raises:
         DivergedError: They are not finite when a checkpoint is due.
@@ -51,7 +51,7 @@ def _tensors(place: str, state: Any) -> Iterator[tuple[str, Tensor]]:
 
 @contextmanager
 def explained_by_divergence(agent: BaseAlgorithm) -> Iterator[None]:
-    """Raise DivergedError in place of an error that weights which are not finite explain."""
+    """Raise DivergedError in place of an error that is caused by weights that are not finite."""
     try:
         yield
     except (ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""How a training ends before its end: each way with one line, an exit code, and what was saved."""
+"""Early ends of a training, each with one line, an exit code, and a saved state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 class Stopped(RunError):
-    """A training that somebody stopped; it has saved. Exit code 128 and the signal's number."""
+    """A training stopped by a signal, after saving. Exit code 128 and the signal's number."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -32,12 +32,12 @@ class Stopped(RunError):
 def ending_well(
     run: Run, stop: Callable[[], None], save: Callable[[], object] = lambda: None
 ) -> Iterator[None]:
-    """Turn what can stop a training into one line that says what was saved and how to go on.
+    """Turn whatever stops a training into one line: what was saved, and how to continue.
 
     Args:
         run: The run that trains.
         stop: Asks the training to save and then raise KeyboardInterrupt.
-        save: Saves what is good of a training that an environment broke off.
+        save: Saves the state of a training after an environment failed.
 
     Raises:
         Stopped: A signal came.
@@ -50,7 +50,7 @@ def ending_well(
         except KeyboardInterrupt as error:
             number = received[0] if received else signal.SIGINT
             raise Stopped(f"stopped. {how_to_resume(run)}", number) from error
-        except DivergedError as error:  # to go on would lead to the same
+        except DivergedError as error:  # resuming would fail again
             raise RunError(
                 f"{error}. The last good checkpoint is kept. Try another config: "
                 f"{_again(run)} --run OTHER --KEY VALUE"
@@ -73,7 +73,7 @@ def ending_well(
 def stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     """Call `stop` at SIGINT, SIGTERM and SIGHUP, unless they are ignored, as `nohup` does.
 
-    Yields the list that the signals are noted in. The second one raises KeyboardInterrupt at once.
+    Yields the list of received signals. The second signal raises KeyboardInterrupt at once.
     """
     received: list[int] = []
 
@@ -94,7 +94,7 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 
 def how_to_resume(run: Run) -> str:
-    """Return the command that goes on with a run, and from where it would."""
+    """Return the command that continues a run, and the step that it continues from."""
     steps = [int(path.stem.rpartition("-")[2]) for path in run.checkpoints.glob("checkpoint-*.zip")]
     where = f"from step {max(steps):,}" if steps else "from the start: no checkpoint was due yet"
     return f"Go on ({where}): ebrl resume {run.folder}"
@@ -105,7 +105,7 @@ def _again(run: Run) -> str:
 
 
 def _kept_traceback(run: Run, error: EnvironmentFailure) -> str:
-    """Write where the environment's own error came from, if it raised one; say where it lies."""
+    """Write the traceback of the environment's own error, if there is one; return where."""
     if error.__cause__ is None:
         return ""
     write(run.traceback, "".join(traceback.format_exception(error.__cause__)))

@@ -49,7 +49,7 @@ from ebrl.training.workers import check_workers
 
 
 def _tensor(numbers: object) -> Tensor:
-    """Bounds and noise levels are tensors; a config writes them as lists, of whole numbers too."""
+    """Return a list of numbers as a tensor: a config writes bounds and noise levels as lists."""
     return torch.as_tensor(numbers, dtype=torch.get_default_dtype())
 
 
@@ -66,7 +66,7 @@ PARTS: dict[str, type | None] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run trains and keeps its energy.
+    """How a run trains and saves its energy.
 
     Args:
         steps: Updates of the energy.
@@ -75,9 +75,9 @@ class Settings:
         seed: Seeds the energy's weights, the order of the data, and all noise.
         batch_size: Rows of the data an update.
         learning_rate: Of the optimizer.
-        optimizer: `adam`, or `muon`: orthogonal steps of linear layers, Adam's of all else.
-        schedule: The part of the learning rate at each part of the training: a function of 0 to 1.
-        ema_decay: Of the moving average of the weights, which is what is kept; 0 for the last ones.
+        optimizer: `adam`, or `muon`: orthogonal steps for linear layers, Adam for the rest.
+        schedule: The factor of the learning rate at each fraction of the training, 0 to 1.
+        ema_decay: Of the moving average of the weights, which is saved; 0 saves the last weights.
         clip: The largest norm of the gradient, or ebrl.training.RunningClip; none if not given.
         precision: `bfloat16` computes under autocast; `fastest` does so where the
             device multiplies bfloat16 faster than float32.
@@ -126,7 +126,7 @@ class FitConfiguration(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What a run is built of."""
+    """The parts of a run."""
 
     energy: Energy
     data: Tensor | Dataset
@@ -137,7 +137,7 @@ class Setup(NamedTuple):
 
 
 def schema() -> Schema:
-    """Return everything that a config of `ebrl fit` may say; each is an option, too."""
+    """Return the schema of a config of `ebrl fit`; every key is an option, too."""
     parser = ArgumentParser(
         prog="ebrl fit CONFIG",
         exit_on_error=False,
@@ -180,7 +180,7 @@ def read_fit(path: Path, options: Sequence[str] = (), *, trust: bool = False) ->
         parsed.shares = process_count()
     if parsed.run is None:
         parsed.run = f"runs/{parsed.name}/{_name(parsed.objective)}-{parsed.seed}"
-    if parsed.device is None:  # a run goes on where it began, in the precision that it began with
+    if parsed.device is None:  # a resumed run keeps its device and precision
         parsed.device = str(device_of(None))
     if parsed.precision == "fastest":
         parsed.precision = fastest_precision(device_of(parsed.device))
@@ -219,7 +219,7 @@ def build(configuration: FitConfiguration, device: torch.device | None = None) -
 
 
 def expect_working(configuration: FitConfiguration, setup: Setup) -> None:
-    """Raise UsageError where the parts of a run do not fit, by a step and a sample of copies."""
+    """Raise UsageError if the parts of a run do not fit, by one step and one sample of copies."""
     energy, objective, sampler = deepcopy((setup.energy, setup.objective, setup.sampler))
     settings, generator = setup.settings, torch.Generator(setup.device).manual_seed(0)
     x, condition = take_rows(setup.data, torch.arange(settings.batch_size), setup.device)

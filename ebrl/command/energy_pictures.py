@@ -31,12 +31,12 @@ def draw(energy: Energy, sampler: Sampler, n: int, generator: torch.Generator) -
 
 def shown(data: Tensor | Dataset) -> Tensor:
     """Return the first rows of the data, which pictures show."""
-    assert isinstance(data, Sized)  # or training would have refused it
+    assert isinstance(data, Sized)  # training refuses other data
     return take_rows(data, torch.arange(min(len(data), SAMPLES)), torch.device("cpu"))[0]
 
 
 def draw_run(path: Path, title: str, setup: Setup, energy: Energy) -> list[str]:
-    """Sample the energy and draw it to the PNG `path`; return what was drawn, or why not."""
+    """Sample the energy and draw it to the PNG `path`; return its path, or why there is none."""
     data, sampler = shown(setup.data), setup.sampler
     why = why_no_picture(energy, data)
     if why or sampler is None:
@@ -56,7 +56,7 @@ def why_no_picture(energy: Energy, x: Tensor) -> str:
 
 
 def picture(path: Path, title: str, energy: Energy, data: Tensor, samples: Tensor) -> None:
-    """Draw the data, and the energy with samples on it, to the PNG `path`, whole or not at all."""
+    """Draw the data, and the energy with samples on it, to the PNG `path`, atomically."""
     dimension = data.shape[1]
     figure = Figure(figsize=(5.5 * dimension, 4.8), layout="constrained")
     figure.suptitle(title, fontsize=12)

@@ -1,4 +1,4 @@
-"""The training of an energy in a run, from its first step or a checkpoint to its end."""
+"""The training of an energy's run, from the start or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHOWN = ("loss", "psnr", "energy_gap", "acceptance", "step_size")
 
 
 class Progress:
-    """A bar on a terminal, a few lines anywhere; stops the training when it is asked to.
+    """Progress as a bar on a terminal and as a few lines elsewhere; stops the training on request.
 
     Args:
         run: Where a checkpoint goes before a stop.
@@ -73,7 +73,7 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
         The exit code.
 
     Raises:
-        RunError: The training stopped before its end; what it had is saved.
+        RunError: The training stopped early; its state is saved.
     """
     settings = setup.settings
     rate = float(settings.learning_rate)  # a plain one, that a file can hold
@@ -131,7 +131,7 @@ def _finish(configuration: FitConfiguration, setup: Setup, run: Run, training: T
 
 
 def restore_average(setup: Setup, run: Run) -> int:
-    """Put the weights of the run's newest checkpoint into its energy.
+    """Load the weights of the run's newest checkpoint into its energy.
 
     Returns:
         The steps of training behind them.

@@ -18,20 +18,20 @@ from ebrl.command.agent_config import Configuration
 from ebrl.command.errors import EnvironmentFailure, UsageError, did_you_mean
 from ebrl.training import DivergedError
 
-# Which of our extras brings what an environment's module needs.
+# The extra that installs what an environment's module needs.
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d"}
 
 
 class Watched(gym.Wrapper):
-    """Reports what goes wrong in an environment, with its name and the step of the episode.
+    """Reports errors of an environment, with its name and the step of the episode.
 
     Args:
         env: The environment.
-        name: How messages call it.
+        name: Its name in messages.
 
     Raises:
-        EnvironmentFailure: It raised anything at all, `SystemExit` and `OSError` included, or gave
-            a number that is not finite: before that can enter a replay.
+        EnvironmentFailure: It raised any error, `SystemExit` and `OSError` included, or returned a
+            number that is not finite, which must not enter a replay.
         DivergedError: The agent's action is not finite.
     """
 
@@ -99,7 +99,7 @@ def make(name: str, arguments: dict[str, Any] | None = None) -> gym.Env:
         environment = gym.make(name, **(arguments or {}))
     except DependencyNotInstalled as error:
         raise UsageError(f"{name} needs a package that is not installed. {_cure(name)}") from error
-    except ImportError as error:  # its own module, what that imports, or a version that is gone
+    except ImportError as error:  # its module, an import of that, or a removed version
         raise UsageError(f"{name} cannot be imported: {error} {_cure(name)}") from error
     except (UnregisteredEnv, Error) as error:
         hint = did_you_mean(name, gym.registry)
@@ -120,7 +120,7 @@ def make(name: str, arguments: dict[str, Any] | None = None) -> gym.Env:
 
 
 def training_environment(configuration: Configuration) -> VecEnv:
-    """Make `n_envs` environments in one process, ready to be replayed and, if asked, normalised."""
+    """Make `n_envs` environments in one process, replayable and, if asked for, normalised."""
     settings = configuration.settings
 
     def one() -> gym.Env:
@@ -139,7 +139,7 @@ def training_environment(configuration: Configuration) -> VecEnv:
 
 
 def evaluation_environments(configuration: Configuration, episodes: int) -> DummyVecEnv:
-    """Make `episodes` environments side by side, which share nothing with the training."""
+    """Make `episodes` parallel environments that share nothing with the training."""
     name, arguments = configuration.environment, configuration.settings.env_kwargs
     return DummyVecEnv([lambda: Watched(make(name, arguments), name)] * episodes)
 

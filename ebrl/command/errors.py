@@ -1,4 +1,4 @@
-"""Failures that a message explains; anything else is a bug and keeps its traceback."""
+"""Failures with a message for the user; any other error is a bug and keeps its traceback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-# What the operating system says when there is no room: disk, quota, file size limit.
+# Errors of the operating system for a full disk, a quota, a file size limit.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -18,7 +18,7 @@ class UsageError(Exception):
 
 
 class RunError(Exception):
-    """A run that was asked for correctly could not go on. Exit code 1."""
+    """A correctly specified run failed. Exit code 1."""
 
     exit_code = 1
 

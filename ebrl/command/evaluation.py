@@ -1,4 +1,4 @@
-"""Evaluation: greedy episodes from fixed starts, which leave no trace in the training."""
+"""Evaluation: greedy episodes from fixed starts, which do not affect the training."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ebrl.command.agent_config import Configuration
 from ebrl.command.environments import evaluation_environments
 from ebrl.command.runs import Run, write_evaluations
 
-# Episodes that are played side by side. Fixed, because the rounding of a forward pass may depend
-# on the size of its batch, and an evaluation must not depend on how many episodes it has.
+# Episodes that are played in parallel. The number is fixed, because the rounding of a forward pass
+# may depend on the size of its batch, and an episode must not depend on how many there are.
 SIDE_BY_SIDE = 10
 
 
 class Abandoned(Exception):
-    """An evaluation that was given up, because the training is to stop."""
+    """An evaluation abandoned because the training is to stop."""
 
 
 class Episodes(NamedTuple):
@@ -35,7 +35,7 @@ class Episodes(NamedTuple):
     seeds: list[int]
     returns: list[float]  # in the environment's units, never normalised
     lengths: list[int]
-    cut: int  # how many of them had no end within the limit
+    cut: int  # how many were truncated at the limit
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -61,14 +61,14 @@ def play(
 
     Args:
         agent: Who acts.
-        environments: Side by side; none of them shares anything with a training.
+        environments: Parallel ones, which share nothing with a training.
         first_seed: Of the first episode.
         episodes: How many.
-        longest: Steps after which an episode is cut off and counts as it stands.
-        go_on: Asked before every step.
+        longest: Steps after which an episode is truncated, with the return so far.
+        go_on: Called before every step.
 
     Raises:
-        Abandoned: `go_on` said no.
+        Abandoned: `go_on` returned False.
     """
     blocks = []
     for block in range(0, episodes, environments.num_envs):
@@ -90,7 +90,7 @@ def _play_block(
     longest: int,
     go_on: Callable[[], bool],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Play one episode in each environment; return returns, lengths, and which were cut off."""
+    """Play one episode in each environment; return returns, lengths, and which were truncated."""
     normalization = agent.get_vec_normalize_env()
     returns = np.zeros(environments.num_envs)
     lengths = np.zeros(environments.num_envs, dtype=int)
@@ -112,7 +112,7 @@ def _play_block(
 
 
 def why_cut(episodes: Episodes, longest: int) -> str:
-    """Say that episodes were cut off; '' when none was."""
+    """Return a note that episodes were truncated; '' if none was."""
     if not episodes.cut:
         return ""
     return (
@@ -124,7 +124,7 @@ def why_cut(episodes: Episodes, longest: int) -> str:
 
 @contextmanager
 def undisturbed_streams() -> Iterator[None]:
-    """Give the global random streams back as they were, whatever the environments drew."""
+    """Restore the global random streams after whatever the environments drew."""
     python, torch_cpu = random.getstate(), torch.get_rng_state()
     numpy = np.random.get_state()  # noqa: NPY002 (it is the stream to look after)
     try:
@@ -136,7 +136,7 @@ def undisturbed_streams() -> Iterator[None]:
 
 
 class Clock(NamedTuple):
-    """Seconds of this process. A tuple, so that no checkpoint takes it for a counter of the run."""
+    """Seconds of this process. A tuple, so that a checkpoint does not treat it as a counter."""
 
     cpu: float
     wall: float
@@ -152,13 +152,13 @@ class Clock(NamedTuple):
 class Evaluations(BaseCallback):
     """Evaluates every `evaluate_every` steps, at the start of a rollout; `finish` after the last.
 
-    Whether an evaluation is due depends on the steps alone, so that a run that was interrupted
-    evaluates at the same steps.
+    Whether an evaluation is due depends on the steps alone, so that an interrupted run evaluates at
+    the same steps.
 
     Args:
         configuration: Of the run.
         run: Where evaluations are written, and the best agent if that is to be kept.
-        done: The evaluations that the run has already; new ones are appended.
+        done: The evaluations of the run so far; new ones are appended.
     """
 
     def __init__(self, configuration: Configuration, run: Run, done: list[dict[str, Any]]) -> None:
@@ -167,18 +167,18 @@ class Evaluations(BaseCallback):
         self.run = run
         self.done = done
         self.environments = evaluation_environments(configuration, SIDE_BY_SIDE)
-        self.abandoned = Event()  # no number: a checkpoint must not bring it back
+        self.abandoned = Event()  # not a number, so that a checkpoint does not restore it
         self._start_clocks()
 
     def abandon(self) -> None:
-        """Give up an evaluation that is under way: it is played again when the run goes on."""
+        """Abandon the evaluation under way; a resumed run repeats it."""
         self.abandoned.set()
 
     def _on_training_start(self) -> None:
         self._start_clocks()
 
     def _start_clocks(self) -> None:
-        """Start the clocks; after a resume they go on from the last evaluation that was kept."""
+        """Start the clocks; after a resume they continue from the last evaluation."""
         last = self.done[-1] if self.done else {"cpu_seconds": 0.0, "wall_seconds": 0.0}
         self.started = Clock.now().minus(Clock(last["cpu_seconds"], last["wall_seconds"]))
 
@@ -192,7 +192,7 @@ class Evaluations(BaseCallback):
         return True
 
     def finish(self, agent: BaseAlgorithm) -> None:
-        """Evaluate after the last step, unless the run has that evaluation already.
+        """Evaluate after the last step, unless that has been done.
 
         Raises:
             KeyboardInterrupt: The evaluation was abandoned.
@@ -205,7 +205,7 @@ class Evaluations(BaseCallback):
             raise KeyboardInterrupt
 
     def evaluate(self) -> None:
-        """Evaluate now, write it down, and leave the clocks as if no time had passed."""
+        """Evaluate now, write the result, and leave the time out of the clocks."""
         before = Clock.now()
         try:
             episodes = play(

@@ -36,7 +36,7 @@ class Film:
     Args:
         agent: Who acts.
         configuration: Of its run, which names the environment.
-        arguments: Of the environment, over those of the run.
+        arguments: Of the environment, in place of those of the run.
         unit: Of the energies.
 
     Raises:
@@ -82,7 +82,7 @@ class Film:
         return observation if normalization is None else normalization.normalize_obs(observation)
 
     def _picture(self, observation: Any) -> np.ndarray:
-        """Return the picture of the environment, with the energies of the actions at its right."""
+        """Return the picture of the environment, with the energies of the actions on its right."""
         try:
             frame = np.asarray(self.environment.render())[..., :3]
         except DependencyNotInstalled as error:
@@ -105,7 +105,7 @@ class Film:
 
 
 def check_video(path: str) -> None:
-    """Raise UsageError for a file that no video can be written to, before anything is played."""
+    """Raise UsageError, before an episode is played, for a file that cannot be a video."""
     file = Path(path)
     if file.suffix not in (".mp4", ".gif"):
         raise UsageError(f"--video: expected a file that ends in .mp4 or .gif, got {path}.")
@@ -117,7 +117,7 @@ def check_video(path: str) -> None:
 
 @contextmanager
 def opened(video: str | None, frames_per_second: int) -> Iterator[Show]:
-    """Yield where pictures go: a video file, or a window where none is named.
+    """Yield the receiver of the pictures: a video file, or a window if none is named.
 
     Raises:
         RunError: There is no display for a window, or no ffmpeg for a file.
@@ -147,7 +147,7 @@ def opened(video: str | None, frames_per_second: int) -> Iterator[Show]:
 
 
 def _window(frames_per_second: int) -> Show:
-    """Return what shows pictures in a window, one after another."""
+    """Return a function that shows pictures in a window."""
     import matplotlib
     from matplotlib import pyplot
     from matplotlib.backends import BackendFilter, backend_registry
@@ -164,7 +164,7 @@ def _window(frames_per_second: int) -> Show:
         if image is None:
             image = axes.imshow(picture)
         image.set_data(picture)
-        if not pyplot.fignum_exists(figure.number):  # closed by whoever watched
+        if not pyplot.fignum_exists(figure.number):  # the window was closed
             raise KeyboardInterrupt
         pyplot.pause(1 / frames_per_second)
 

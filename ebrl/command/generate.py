@@ -1,4 +1,4 @@
-"""`ebrl generate`: images that never were, from noise, along the levels of an energy."""
+"""`ebrl generate`: new images, from noise along the levels of an energy."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ if TYPE_CHECKING:
     from ebrl.sampling import Sampler
 
 HELP = """
-Draws images from the energy that comes with the package, which learnt Fashion-MNIST, or from that
-of a run of `ebrl fit`, and writes them as a grid. They begin as noise and follow the energy down
-its levels of noise: more levels are slower and more exact.
+Generates images from the energy that comes with the package, trained on Fashion-MNIST, or from
+that of a run of `ebrl fit`, and writes them as a grid. They start as noise and follow the energy
+down its noise levels: more levels are slower and more exact.
 
-A corrector moves the images at every level by the energy itself, after the step to it. Metropolis
-(mala) accepts or rejects each move by the energies before and after; how many were accepted is
-printed, and tells how well the moves fit the energy.
+A corrector moves the images at each level by the energy itself. With mala, a Metropolis test
+accepts or rejects each move; the share of accepted moves, which is printed, measures their quality.
 
---label adds the energy of a classifier: -log of the probability that it gives to the class.
---strength multiplies it: 0 is no wish, much more than 5 makes caricatures.
+--label adds the energy of a classifier: -log of the probability of the class.
+--strength multiplies it: 0 ignores the label, much more than 5 makes caricatures.
 Labels: {classes}.
 
-The same seed gives the same images, whatever the file is called.
+The same seed gives the same images.
 
 examples:
   ebrl generate --out grid.png                                 64 images
@@ -97,7 +96,9 @@ def _parse(arguments: list[str]) -> Namespace:
     parser.add_argument("--seed", type=Seed, default=0, help="of the noise")
     parser.add_argument("--levels", type=Levels, default=18, help="levels of noise")
     parser.add_argument("--moves", type=Count, default=2, help="the corrector's moves at a level")
-    parser.add_argument("--scale", type=Count, default=2, help="pixels of the picture for one")
+    parser.add_argument(
+        "--scale", type=Count, default=2, help="factor by which the picture is enlarged"
+    )
     parser.add_argument(
         "--corrector",
         type=Literal["none", "langevin", "mala"],
@@ -106,7 +107,7 @@ def _parse(arguments: list[str]) -> Namespace:
     )
     parser.add_argument("--label", help="the class, by its name or its number from 0")
     parser.add_argument(
-        "--strength", type=Strength, default=2.0, help="how much the label's energy counts"
+        "--strength", type=Strength, default=2.0, help="weight of the label's energy"
     )
     add_device(parser)
     parser.add_argument("--run", help="the folder of a run of `ebrl fit` on images")
@@ -131,7 +132,7 @@ def _label(text: str | None) -> int | None:
 
 
 def _expect_writable(out: Path) -> None:
-    """Raise UsageError for a file that cannot be a picture, before the work and not after it."""
+    """Raise UsageError, before the work, for a file that cannot be a picture."""
     from ebrl.vision.files import file_format
     from ebrl.vision.photograph import ImageError
 
@@ -156,7 +157,7 @@ def _check_size(source: Source, given: Namespace) -> None:
 
 
 def _shipped(label: int | None, strength: float) -> Source:
-    """Return the energy of Fashion-MNIST, with the wish for a class added."""
+    """Return the energy of Fashion-MNIST, guided to a class if there is one."""
     import torch
 
     from ebrl.vision.generation import Guided
@@ -165,14 +166,14 @@ def _shipped(label: int | None, strength: float) -> Source:
     energy = pretrained("fashion")
     if label is not None and strength > 0:
         classifier = pretrained("fashion-classifier")
-        # Their difference is -log p(label | x): the classifier's own density of x is no wish.
+        # The difference is -log p(label | x), without the classifier's own density of x.
         wish = classifier.given(torch.tensor(label)) - classifier
         energy = Guided(energy, strength * wish)
     return Source(energy, (1, 28, 28), "Fashion-MNIST")
 
 
 def _trained(folder: str, *, trust: bool) -> Source:
-    """Return the energy of a run. Raises UsageError for one that cannot begin at noise."""
+    """Return the energy of a run; UsageError for one that cannot start from noise."""
     from ebrl.command.energy_config import build, read_fit
     from ebrl.command.energy_training import restore_average
     from ebrl.command.runs import existing

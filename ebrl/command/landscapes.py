@@ -1,4 +1,4 @@
-"""What every picture of an energy shares: its colours, its levels, its file."""
+"""The colours, levels and files of all pictures of energies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def draw_plane(
         samples: `(n, 2)`.
         label: Of the colour bar.
     """
-    # Levels lie closer where energies are low: there the samples live.
+    # Levels are denser at low energies, where the samples are.
     levels = energies.min() + np.linspace(0, 1, LEVELS) ** 2 * max(float(np.ptp(energies)), 1e-6)
     filled = axes.contourf(*grid, energies, levels=levels, cmap="viridis")
     axes.figure.colorbar(filled, ax=axes, label=label, shrink=0.8, format="%.3g")
@@ -39,6 +39,6 @@ def draw_plane(
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to a PNG, whole or not at all."""
+    """Write a figure to a PNG, atomically."""
     with replacing(path) as file:
         figure.savefig(file, dpi=150, format="png")

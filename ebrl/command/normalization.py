@@ -1,4 +1,4 @@
-"""The running statistics of `normalize:`, delivered beside the agent."""
+"""The running statistics of `normalize:`, saved beside the agent."""
 
 from __future__ import annotations
 

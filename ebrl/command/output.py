@@ -1,4 +1,4 @@
-"""Output that never stops a training: any encoding, a pipe that closes, a terminal that goes."""
+"""Output that cannot stop a training: any encoding, a closed pipe, a lost terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 
 class Lasting:
-    """A text stream that falls silent when nobody can read it any more.
+    """A text stream that drops its text once nobody can read it.
 
     Args:
         stream: Where text goes until its reader has left, the disk behind it is full, or the
@@ -21,12 +21,12 @@ class Lasting:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Write what can be written; return the length of the text."""
+        """Write the text if possible; return its length."""
         self._attempt(self.stream.write, text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush as far as somebody reads."""
+        """Flush if possible."""
         self._attempt(self.stream.flush)
 
     def __getattr__(self, name: str) -> Any:
@@ -42,7 +42,7 @@ class Lasting:
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Print to streams that outlive their readers while a training runs."""
+    """A context in which printing works even after the readers of the output have left."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = Lasting(before[0]), Lasting(before[1])
     try:
@@ -52,7 +52,7 @@ def lasting_output() -> Iterator[None]:
 
 
 def open_output() -> None:
-    """Make standard output usable: not closed, and able to print any character somehow."""
+    """Make standard output usable: open, and able to print every character in some form."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, for the life of the process
@@ -62,7 +62,7 @@ def open_output() -> None:
 
 
 def abandon_output() -> None:
-    """Send what standard output can no longer take to nowhere.
+    """Discard all further standard output.
 
     The interpreter's own last flush would otherwise fail and change the exit code to 120.
     """

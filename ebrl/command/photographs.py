@@ -1,4 +1,4 @@
-"""Which photographs a command works on, and where each result goes."""
+"""The photographs of a command, and the files of its results."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from jsonargparse import Namespace
 from ebrl.command.errors import UsageError
 from ebrl.vision.files import READ_ONLY, SUFFIXES, is_image_name
 
-# Ends of the names of what is written; their files are PNG but for the page.
+# Suffixes of the names of what is written, as PNG except for the page.
 PICTURE, DEVIATION, PAGE = "-before-after", "-deviation", "-before-after.html"
 RESULTS = ("-denoised", "-restored", PICTURE, DEVIATION)
 ENDINGS = ", ".join(sorted(SUFFIXES))
 
 
 class Job(NamedTuple):
-    """A photograph, and the files that come of it."""
+    """A photograph, and the files of its results."""
 
     source: Path
     out: Path
-    beside: dict[str, Path]  # pictures about it, by the ends of their names
+    beside: dict[str, Path]  # further pictures, by the suffixes of their names
     reference: Path | None  # the clean photograph, where there is one
 
 
 class Refusal(NamedTuple):
-    """What was asked for and cannot be done, and why."""
+    """A photograph that cannot be worked on, and why."""
 
     name: str
     reason: str
 
 
 def find(names: list[str]) -> tuple[list[Path], list[Refusal]]:
-    """Return the photographs that files, folders and patterns stand for, each once, in order.
+    """Return the photographs of files, folders and patterns, each once, in order.
 
     Of folders and patterns these are the files that look like images and are not results.
     """
-    found: dict[Path, Path] = {}  # by where it lies, whatever it was called
+    found: dict[Path, Path] = {}  # by its resolved path
     refused = []
     for name in names:
         path, paths = Path(name), []
@@ -63,16 +63,16 @@ def find(names: list[str]) -> tuple[list[Path], list[Refusal]]:
 def plan(
     sources: list[Path], given: Namespace, done: str, beside: list[str]
 ) -> tuple[list[Job], list[Refusal]]:
-    """Return the jobs, and the photographs whose results have no place.
+    """Return the jobs, and the photographs whose results cannot be written.
 
     Args:
         sources: The photographs.
         given: The options `out`, `reference` and `overwrite`.
-        done: The end of the names of results.
-        beside: The ends of the names of pictures.
+        done: The suffix of the names of results.
+        beside: The suffixes of the names of pictures.
 
     Raises:
-        UsageError: For an `out` that is no place for results, and a missing `reference`.
+        UsageError: For an unusable `out`, and a missing `reference`.
     """
     file = _out_file(given.out, len(sources))
     folder = None if given.out is None or file else Path(given.out)
@@ -82,7 +82,7 @@ def plan(
     refused = []
     taken: dict[Path, Path] = {}
     for source in sources:
-        # A format that is read and not written becomes PNG.
+        # A format that can only be read becomes PNG.
         suffix = source.suffix if source.suffix.lower() in SUFFIXES else ".png"
         target = file or (folder or source.parent) / f"{source.stem}{done}{suffix}"
         stem = target.stem.removesuffix(done)
@@ -112,7 +112,7 @@ def _images(paths: Iterator[Path]) -> Iterator[Path]:
 
 
 def _out_file(out: str | None, count: int) -> Path | None:
-    """Return `--out` where it names a file, None where it is a folder, which is made."""
+    """Return `--out` if it names a file; None if it is a folder, which is created."""
     if out is None:
         return None
     path = Path(out)
@@ -137,7 +137,7 @@ def _out_file(out: str | None, count: int) -> Path | None:
 def _conflict(
     targets: list[Path], sources: list[Path], taken: dict[Path, Path], overwrite: bool
 ) -> str:
-    """Return why these files may not be written, '' where they may."""
+    """Return why these files cannot be written, '' if they can."""
     for target in targets:
         if target.resolve() in taken:
             first = taken[target.resolve()]

@@ -60,7 +60,7 @@ def _play(given: Namespace) -> int:
 
 
 def _set_temperature(agent: object, temperature: float | None) -> None:
-    """Raise UsageError for an agent that has no temperature to set."""
+    """Raise UsageError for an agent without a temperature."""
     from ebrl.agents.soft_agent import SoftAgent
     from ebrl.command.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""The progress bars: steps, what is watched, steps per second, time left."""
+"""The progress bars: steps, metrics, steps per second, time left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ebrl.command.evaluation import Evaluations
 
 
 class Progress(BaseCallback):
-    """A bar on a terminal; and a line for each evaluation, wherever the output goes.
+    """A bar on a terminal, and a line for each evaluation on any output.
 
     Args:
         total_timesteps: Of the whole run.
@@ -35,7 +35,7 @@ class Progress(BaseCallback):
         self._show_evaluations()
 
     def _on_step(self) -> bool:
-        assert self.bar is not None  # a training starts before it steps
+        assert self.bar is not None  # called before the first step
         episodes = self.model.ep_info_buffer
         if episodes and not self.bar.disable:
             mean = safe_mean([episode["r"] for episode in list(episodes)[-10:]])
@@ -44,7 +44,7 @@ class Progress(BaseCallback):
         return True
 
     def close(self) -> None:
-        """Show the last evaluation and take the bar from the screen."""
+        """Show the last evaluation and remove the bar."""
         self._show_evaluations()
         if self.bar is not None:
             self.bar.close()

@@ -17,7 +17,7 @@ examples:
 
 
 def main(arguments: list[str]) -> int:
-    """Rank the candidates; 0 if all could be, else 1."""
+    """Rank the candidates; return 0 if all were valid, else 1."""
     parser = Parser("rank", HELP)
     parser.add_argument("candidates", nargs="+", metavar="TEXT", help="a file, or sentences")
     add_language(parser)

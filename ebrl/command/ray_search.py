@@ -1,7 +1,7 @@
-"""The search of a sweep on a cluster: Ray Tune places trials, ASHA stops the poor ones early.
+"""The search of a sweep on a cluster: Ray Tune runs the trials, ASHA stops poor ones early.
 
-Every trial trains as on one machine, in run folders under the sweep's own, which all machines must
-see. A trial whose worker died resumes there from its checkpoints; a driver that died goes on with
+Every trial trains as on one machine, in run folders inside the sweep's, which all machines must
+share. A trial whose worker died resumes there from its checkpoints; a restarted driver continues by
 `Tuner.restore`.
 """
 
@@ -23,12 +23,12 @@ from ebrl.command.sweep_space import Grid, Plan, Range
 from ebrl.command.trials import folder_of, train_run
 
 NAME = "ray"  # Tune's own folder, inside the sweep's
-ANSWER = 5  # seconds that a cluster has to answer in
-FAILURES = 3  # deaths of a worker that a trial outlives
+ANSWER = 5  # seconds to wait for a cluster
+FAILURES = 3  # times that a trial is restarted after its worker died
 
 
 def search(plan: Plan, task: str, folder: Path, address: str) -> Iterator[str]:
-    """Search one task on a cluster, yielding what there is to say.
+    """Search one task on a cluster, yielding lines of output.
 
     Args:
         plan: What is searched.
@@ -37,7 +37,7 @@ def search(plan: Plan, task: str, folder: Path, address: str) -> Iterator[str]:
         address: Of the cluster; "local" starts one on this machine.
 
     Raises:
-        RunError: Nobody answers at the address, or no trial came to its end.
+        RunError: No cluster answers at the address, or no trial finished.
     """
     _connect(address, plan.jobs)
     folder = folder.resolve()
@@ -95,7 +95,7 @@ def train_trial(plan: Plan, task: str, folder: Path, parameters: dict[str, Any])
 
 
 def _scored(results: tune.ResultGrid) -> list[Scored]:
-    """Return the trials whose seeds all came to their end, not those that ASHA stopped."""
+    """Return the trials whose seeds all finished, without those that ASHA stopped."""
     each = [results[i] for i in range(len(results))]
     ends = [(result.config, (result.metrics or {}).get("scores")) for result in each]
     return [Scored(config, list(scores)) for config, scores in ends if config and scores]
@@ -111,13 +111,13 @@ def _domain(dimension: Grid | Range) -> Any:
 
 
 def _connect(address: str, jobs: int) -> None:
-    """Join a cluster, or start one here; raise RunError where nobody answers."""
+    """Join a cluster, or start one here; RunError if none answers."""
     try:
         if address == "local":
             ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False)
             return
         host, _, port = address.rpartition(":")
-        if port.isdecimal():  # Ray itself would ask for minutes
+        if port.isdecimal():  # Ray itself would wait for minutes
             socket.create_connection((host, int(port)), timeout=ANSWER).close()
         ray.init(address, log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:
@@ -128,7 +128,7 @@ def _connect(address: str, jobs: int) -> None:
 
 
 def _stopping(plan: Plan) -> AsyncHyperBandScheduler | None:
-    """Return ASHA over environment steps, where trials are to be stopped early."""
+    """Return ASHA over environment steps, if trials are to be stopped early."""
     if not plan.prune:
         return None
     return AsyncHyperBandScheduler(time_attr="timesteps", max_t=plan.timesteps, grace_period=1)

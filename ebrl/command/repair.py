@@ -1,4 +1,4 @@
-"""`ebrl repair "the cat sat in on mat"`: the fewest edits that make a sentence likelier."""
+"""`ebrl repair "the cat sat in on mat"`: correct a sentence by a few edits."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ebrl.command.errors import RunError, UsageError, extra
 from ebrl.command.sentences import add_language, judge
 
 HELP = """
-Repairs a sentence: chains of substitutions, insertions and deletions look for the one of least
-energy plus --cost nats for each token that was changed. A higher cost changes less. The same seed
-gives the same repair.
+Corrects a sentence: chains of substitutions, insertions and deletions search for the sentence of
+lowest energy plus --cost nats for each changed token. A higher cost changes less. The same seed
+gives the same result.
 
 examples:
   ebrl repair "The cat sat in on mat."
   ebrl repair "The cat sat in on mat." --cost 9                changes less
-  ebrl repair "The cat sat in on mat." --steps 400             looks longer
+  ebrl repair "The cat sat in on mat." --steps 400             searches longer
 """
 
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     add_language(parser)
     parser.add_argument("--cost", type=NonNegativeFloat, default=6.0, help="nats for each edit")
     parser.add_argument("--steps", type=Count, default=96, help="of each chain")
-    parser.add_argument("--chains", type=Count, default=16, help="that look independently")
+    parser.add_argument("--chains", type=Count, default=16, help="independent searches")
     parser.add_argument("--seed", type=Seed, default=0, help="of the chains")
     given = parser.read(arguments)
     with extra("sequences", "tokenizers"):

@@ -59,14 +59,14 @@ examples:
   ebrl restore small.png --scale 2 --reference large.png       with PSNR and SSIM
   ebrl restore photo.png --mask scratches.png --samples 8
 """
-MARGIN = 8  # unknown pixels around a photograph, in which its borders come to join
-EXACT = 1e-3  # standard deviation, of white 1, of what was measured without noise
+MARGIN = 8  # unknown pixels around a photograph, in which its opposite borders join smoothly
+EXACT = 1e-3  # standard deviation, in units of white 1, that stands for no noise
 LEVELS = 24  # of a restoration
 MOST = 16  # times that a side may be enlarged
 
 
 class Damage(NamedTuple):
-    """What happened to the photographs: one of these."""
+    """The damage of the photographs: one of these."""
 
     kernel: Tensor | None
     scale: int | None
@@ -74,7 +74,7 @@ class Damage(NamedTuple):
 
 
 def main(arguments: list[str]) -> int:
-    """Restore the photographs; 0 if all were, else 1."""
+    """Restore the photographs; return 0 if all succeeded, else 1."""
     parser = Parser("restore", HELP)
     add_photographs(parser)
     damages = parser.add_mutually_exclusive_group(required=True)
@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _damage(given: Namespace) -> Damage:
-    """Read what was given as the damage; raise UsageError where it cannot be that."""
+    """Read the options of the damage; UsageError for impossible ones."""
     from ebrl.vision.damages import kernel, known
 
     option = "--blur" if given.blur is not None else "--mask"
@@ -155,7 +155,7 @@ def _restore(
 def _level(
     photograph: Photograph, pixels: Tensor, damage: Damage, given: Namespace
 ) -> tuple[float, str]:
-    """Return the noise of white 255, and where it is known from."""
+    """Return the noise in units of white 255, and its source."""
     from ebrl.vision.noise import noise_levels
 
     if given.sigma is not None:
@@ -170,7 +170,7 @@ def _level(
 
 
 def _observed(pixels: Tensor, damage: Damage, deviation: float) -> tuple[Observation, Window]:
-    """Return what was measured, and where the photograph lies in what is restored of it."""
+    """Return the observation, and the place of the photograph in its restoration."""
     from ebrl.vision.observations import Blurred, Cropped, Downsampled, Masked, padded
     from ebrl.vision.tiles import Window
 
@@ -192,7 +192,7 @@ def _observed(pixels: Tensor, damage: Damage, deviation: float) -> tuple[Observa
 
 
 def _fitting_margin(height: int, width: int, least: int) -> int:
-    """Return a margin with which both sides have small prime factors: transforms are then fast."""
+    """Return a margin that gives both sides small prime factors, for fast transforms."""
 
     def is_smooth(number: int) -> bool:
         for factor in (2, 3, 5, 7):
@@ -209,7 +209,7 @@ def _fitting_margin(height: int, width: int, least: int) -> int:
 def _save_deviation(
     job: Job, inside: Window, observation: Observation, prior: Energy, given: Namespace
 ) -> str:
-    """Write how far possible images differ, white where most, and return how far that is."""
+    """Write the deviation of possible images as a picture, and return its largest value."""
     import torch
 
     from ebrl.command.photographs import DEVIATION

@@ -1,4 +1,4 @@
-"""`ebrl resume RUN`: go on with an interrupted run, or lengthen a finished one."""
+"""`ebrl resume RUN`: continue an interrupted run, or extend a finished one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from ebrl.command.runs import Run
 
 HELP = """
-Goes on with a run that was stopped, killed, or ended by a full disk, from its newest whole
-checkpoint and in its own folder, to the same result, bit for bit, as if it had never been
-interrupted (same machine, same versions). A finished run goes on when it is made longer; the new
-length is written into its config.
+Continues a run that was stopped, killed, or ended by a full disk, in its own folder and from its
+newest whole checkpoint. The result is that of an uninterrupted run, bit for bit, on the same
+machine with the same versions. A finished run continues if it is made longer; its config gets the
+new length.
 
 examples:
   ebrl resume runs/pendulum/EnergyActorCritic-0
@@ -26,7 +26,7 @@ examples:
 
 
 def main(arguments: list[str]) -> int:
-    """Go on with the run in `arguments[0]`."""
+    """Continue the run in `arguments[0]`."""
     parser = Parser("resume", HELP)
     parser.add_run()
     parser.add_argument("--total_timesteps", type=Count, help="of an agent's run")
@@ -104,7 +104,7 @@ def _resume_agent(run: Run, total_timesteps: int | None, *, trust: bool) -> int:
 
 
 def _expect_no_shorter(total: int, checkpoints: list[Path], asked: int | None) -> None:
-    """Raise UsageError where a run is to become shorter than it is already."""
+    """Raise UsageError for a length that the run has already reached."""
     from ebrl.command.errors import UsageError
 
     reached = max((int(path.stem.rpartition("-")[2]) for path in checkpoints), default=0)

@@ -1,4 +1,4 @@
-"""The learning curve of a run: of ours, of SB3's evaluations.npz, or of a Monitor file."""
+"""The learning curve of a run folder, of SB3's evaluations.npz, or of a Monitor file."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Curve(NamedTuple):
     method: str
     steps: np.ndarray  # (evaluations,), environment steps
     returns: np.ndarray  # (evaluations,), the mean of the episodes of each
-    cpu_seconds: np.ndarray | None  # (evaluations,); None where nobody counted them
+    cpu_seconds: np.ndarray | None  # (evaluations,); None if unknown
 
 
 def read_curves(sources: Sequence[str]) -> list[Curve]:
-    """Read the runs; those that cannot be read are all named in one error.
+    """Read the runs; one error names all that cannot be read.
 
     Raises:
         UsageError: A source is none of the kinds, is damaged, or has no evaluation yet.
@@ -80,7 +80,7 @@ def _of_our_run(source: str, label: str, run: Run) -> Curve:
 
 
 def _labelled(source: str, label: str, path: Path, steps: np.ndarray, returns: np.ndarray) -> Curve:
-    """Return the curve of a file of SB3, which does not say what it is."""
+    """Return the curve of a file of SB3, which names neither method nor task."""
     method, _, task = label.partition("@")
     folder = path.resolve().parent.name
     name = folder.rpartition("-")[0] or folder.rpartition("_")[0] or folder
@@ -98,7 +98,7 @@ def _of_evaluations(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _of_monitor(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the running mean over `WINDOW` episodes, at `POINTS` steps of the training."""
     with path.open(encoding="utf-8", newline="") as file:
-        file.readline()  # the JSON comment: when it began, and of which environment
+        file.readline()  # the JSON comment: start time and environment
         rows = [(float(row["r"]), int(row["l"])) for row in csv.DictReader(file)]
     if not rows:
         raise ValueError("no episode in it")

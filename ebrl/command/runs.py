@@ -1,4 +1,4 @@
-"""A run is a folder; this is what lies where in it, and who may write there."""
+"""The folder of a run: its files, and its lock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Run(NamedTuple):
 
     @property
     def config(self) -> Path:
-        """The resolved config: `ebrl train` reads it like any other."""
+        """The resolved config, which `ebrl train` reads, too."""
         return self.folder / "config.yaml"
 
     @property
@@ -43,7 +43,7 @@ class Run(NamedTuple):
 
     @property
     def best(self) -> Path:
-        """The agent of the best evaluation so far, where the config asks for it."""
+        """The agent of the best evaluation so far, if the config asks for it."""
         return self.folder / "best_model.zip"
 
     @property
@@ -52,16 +52,16 @@ class Run(NamedTuple):
 
     @property
     def traceback(self) -> Path:
-        """What an environment raised, in full."""
+        """The full traceback of an environment's error."""
         return self.folder / "error.txt"
 
 
 @contextmanager
 def new_run(folder: str | Path, config: str) -> Iterator[Run]:
-    """Hold a new run folder with the resolved `config` in it, written whole or not at all.
+    """Hold a new run folder with the resolved `config` in it, written atomically.
 
     Raises:
-        UsageError: Something is there already, or another process is at work there.
+        UsageError: The folder is in use: it has contents, or another process works there.
     """
     run = Run(Path(folder))
     if run.folder.exists() and not run.folder.is_dir():
@@ -77,7 +77,7 @@ def new_run(folder: str | Path, config: str) -> Iterator[Run]:
 
 
 def _expect_free(run: Run) -> None:
-    """Raise UsageError for a folder that holds more than the leavings of a failed start."""
+    """Raise UsageError for a folder that holds more than the remains of a failed start."""
     if run.config.exists():
         raise UsageError(
             f"{run.folder} already holds a run. Go on: ebrl resume {run.folder}. "
@@ -114,7 +114,7 @@ def trains_energy(run: Run) -> bool:
 
 @contextmanager
 def sole_writer(run: Run) -> Iterator[None]:
-    """Hold the run while it trains; the lock falls with the process, however that ends.
+    """Hold the lock of a run while it trains; any end of the process releases it.
 
     Raises:
         UsageError: Another process trains it.
@@ -127,21 +127,21 @@ def sole_writer(run: Run) -> Iterator[None]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
+    """Write a file atomically."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a whole JSON file or nothing."""
+    """Write a JSON file atomically."""
     write(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def write_evaluations(run: Run, evaluations: list[dict[str, Any]]) -> None:
-    """Write the evaluations three times: as JSON, as SB3's `evaluations.npz`, and as a table.
+    """Write the evaluations as JSON, as SB3's `evaluations.npz`, and as a table.
 
-    A run of fewer episodes than another evaluation of it (the config was changed) has the first of
-    each in the array, which has one length.
+    If evaluations differ in their number of episodes, because the config was changed, the array has
+    the first episodes of each.
     """
     write_json(run.evaluations, evaluations)
     if not evaluations:
@@ -163,7 +163,7 @@ def write_evaluations(run: Run, evaluations: list[dict[str, Any]]) -> None:
 
 
 def read_evaluations(run: Run) -> list[dict[str, Any]]:
-    """Return the evaluations of a run; none when it has not been evaluated yet.
+    """Return the evaluations of a run, [] before the first.
 
     Raises:
         UsageError: The file is not what this command writes.
@@ -181,6 +181,6 @@ def read_evaluations(run: Run) -> list[dict[str, Any]]:
 
 
 def _is_whole(entry: dict[str, Any]) -> bool:
-    """Whether an evaluation holds numbers where pictures and clocks need them."""
+    """Return whether an evaluation has the numbers that pictures and clocks need."""
     numbers = [entry["mean"], entry["std"], entry["cpu_seconds"], entry["wall_seconds"]]
     return all(isinstance(n, int | float) for n in [*numbers, *entry["returns"], *entry["lengths"]])

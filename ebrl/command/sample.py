@@ -11,9 +11,9 @@ from ebrl.command.devices import add_device, device_of
 from ebrl.command.errors import RunError, UsageError
 
 HELP = """
-Draws from the energy of the run's newest checkpoint with the config's sampler, from its space's
-reference. Writes the samples as an array (.npy) or a table (.csv), to RUN/samples.npy or --out, and
-beside them, on a line or in the plane, a picture of the landscape with the samples on it.
+Draws from the energy of the run's newest checkpoint with the config's sampler, starting from the
+reference distribution of its space. Writes the samples as an array (.npy) or a table (.csv), to
+RUN/samples.npy or --out. On a line or in the plane, it also draws the energy with the samples.
 
 examples:
   ebrl sample runs/two_moons/persistent-0
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     parser.add_run()
     parser.add_argument("--n", type=Count, default=1_000, help="how many samples")
     parser.add_argument("--seed", type=Seed, default=0, help="of the sampler's noise")
-    parser.add_argument("--out", help="the file that they go to, .npy or .csv")
+    parser.add_argument("--out", help="the file of the samples, .npy or .csv")
     add_device(parser)
     given = parser.read(arguments)
     from ebrl.command.runs import existing
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _write(path: Path, samples: np.ndarray) -> None:
-    """Write a whole file or nothing."""
+    """Write a file atomically."""
     from ebrl.storage import replacing
 
     with replacing(path) as file:

@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     from ebrl.sequences.judging import Score
 
 HELP = """
-Says how unlikely sentences are: their energy in nats, low where likely, and how acceptable they
-are, from 0 to 100, the percentage of sentences in books and news that are less fluent. A file has a
-sentence a line, in UTF-8; - reads from the standard input. On a terminal the tokens are the redder
-the more unlikely they are. A line that cannot be judged does not stop the others; the exit code is
-then 1.
+Prints how unlikely sentences are: their energy in nats, low where likely, and their acceptability
+from 0 to 100, the percentage of sentences in books and news that are less fluent. A file has one
+sentence a line, in UTF-8; - reads standard input. On a terminal, unlikely tokens are red. A line
+that cannot be judged does not stop the others; the exit code is then 1.
 
 examples:
   ebrl score "The cat sat on the mat."
@@ -30,7 +29,7 @@ TOGETHER = 256  # sentences
 
 
 def main(arguments: list[str]) -> int:
-    """Score the sentences; 0 if all could be, else 1."""
+    """Score the sentences; return 0 if all were valid, else 1."""
     parser = Parser("score", HELP)
     parser.add_argument("source", metavar="FILE", help="a text file, - or a sentence")
     add_language(parser)
@@ -50,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _score(source: str, by: Judge, tokens: bool) -> tuple[list[Score], int]:
-    """Print and return the scores of all lines that have one, and how many have none."""
+    """Print and return the scores of all valid lines, and return the number of others."""
     from rich.console import Console
 
     from ebrl.sequences.judging import acceptability, score

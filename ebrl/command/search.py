@@ -1,4 +1,4 @@
-"""The search of a sweep: Optuna proposes and remembers, trials train."""
+"""The search of a sweep: Optuna proposes and records the trials."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from ebrl.command.trials import POLL, FailedError, folder_of, train_run
 
 
 def search(plan: Plan, task: str, folder: Path) -> Iterator[str]:
-    """Search one task, yielding what there is to say.
+    """Search one task, yielding lines of output.
 
-    A search that was killed goes on: its finished trials are kept, and what was running then is
-    tried again, from its checkpoints.
+    A killed search continues: finished trials are kept, and unfinished ones resume from their
+    checkpoints.
 
     Raises:
         UsageError: Another process searches in the folder, or it holds a search of other values.
-        RunError: No trial came to its end.
+        RunError: No trial finished.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -80,7 +80,7 @@ def _run_trials(plan: Plan, task: str, folder: Path, study: optuna.Study) -> Ite
     begun = len(_finished(study))
 
     def next_trial() -> Trial | None:
-        """Ask for a trial, seeded by how many are behind it: the same after a kill."""
+        """Ask for a trial, seeded by the number of earlier ones: the same after a restart."""
         nonlocal begun
         with asking:
             if begun >= total or stopping.is_set():
@@ -107,7 +107,7 @@ def _run_trials(plan: Plan, task: str, folder: Path, study: optuna.Study) -> Ite
 
 
 def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that need not be tried again, failed ones among them."""
+    """Return the trials that need not be repeated, including failed ones."""
     return [
         trial
         for trial in study.get_trials(deepcopy=False)
@@ -132,7 +132,7 @@ def _distribution(dimension: Grid | Range) -> BaseDistribution:
 def _try(
     plan: Plan, task: str, folder: Path, study: optuna.Study, trial: Trial, stop: threading.Event
 ) -> str:
-    """Train the runs of a trial and tell the study how it went; return a line about it."""
+    """Train the runs of a trial and report the result to the study; return a line about it."""
     where = folder / folder_of(trial.params)
     options = [f"--{name}={value}" for name, value in trial.params.items()]
     reported: set[int] = set()

@@ -1,4 +1,4 @@
-"""What the verbs of sentences share: the language, the lines of a file, and coloured tokens."""
+"""What the verbs for sentences share: the language, the lines of a file, coloured tokens."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from ebrl.sequences.language import Language
     from ebrl.training.ragged import Ragged
 
-SENTENCES = 1000  # that a run's scale of acceptability is made of
+SENTENCES = 1000  # for a run's scale of acceptability
 LANGUAGE_FILE = "language.safetensors"  # in the folder of a run
 
 
 class Judge(NamedTuple):
-    """The language and the energy that were asked for."""
+    """The language and the energy of the options."""
 
     language: Language
     energy: Energy | None  # None: the verb's default
 
 
 def save_language(data: Ragged, energy: Energy, run: Run, step: int) -> None:
-    """Write what a run on text learnt as a language, for `--model`.
+    """Write the result of a run on text as a language, for `--model`.
 
-    The scale of `acceptability` is that of sentences the run was trained on.
+    Its scale of `acceptability` comes from the sentences of the training.
     """
     from ebrl.sequences.energies import CausalEnergy
     from ebrl.sequences.judging import with_rows
@@ -63,7 +63,7 @@ def save_language(data: Ragged, energy: Energy, run: Run, step: int) -> None:
 
 
 def add_language(parser: Parser) -> None:
-    """Add the options that say which language and which of its energies."""
+    """Add the options for the language and its energy."""
     parser.add_argument(
         "--model",
         help="a run of `ebrl fit` on text, or its language.safetensors (default: English)",
@@ -75,7 +75,7 @@ def add_language(parser: Parser) -> None:
 
 
 def judge(given: Namespace) -> Judge:
-    """Return the language and energy of the options. Raises UsageError where there is none."""
+    """Return the language and energy of the options; UsageError if there is none."""
     from ebrl.sequences.language import english, load
     from ebrl.storage import StorageError
 
@@ -103,8 +103,8 @@ def judge(given: Namespace) -> Judge:
 def sentences(source: str, language: Language) -> Iterator[tuple[str, str, Exception | None]]:
     """Yield the place, text and error of each sentence that `source` names.
 
-    It names a file, the standard input by `-`, or is a sentence itself. Lines without text are left
-    out. The error is why the language cannot judge a line, or None.
+    The source is a file, `-` for standard input, or a sentence itself. Empty lines are left out.
+    The error says why the language cannot judge a line, and is None if it can.
 
     Raises:
         UsageError: There is no such file.
@@ -141,12 +141,12 @@ def _lines(source: str) -> Iterator[tuple[str, str, Exception | None]]:
 
 
 def complain(place: str, error: Exception) -> None:
-    """Say on stderr why a line could not be judged."""
+    """Report on stderr why a line could not be judged."""
     print(f"ebrl: {place + ': ' if place else ''}{error}.", file=sys.stderr)
 
 
 def coloured(score: Score) -> Coloured:
-    """Return a sentence whose tokens are the redder the higher their energy."""
+    """Return a sentence with tokens of high energy in red."""
     from ebrl.sequences.pages import gaps, redness
 
     text = Coloured()

@@ -1,4 +1,4 @@
-"""`ebrl serve`: a page on which a person drops a photograph, sets the strength and compares."""
+"""`ebrl serve`: a page in the browser that denoises a photograph."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOTHING = "Choose a photograph first."
 
 
 class Compared(NamedTuple):
-    """What the page shows of a photograph."""
+    """The parts of the page about a photograph."""
 
     images: tuple[np.ndarray, np.ndarray] | None  # before and after, 8 bits
     file: str | None  # the result
@@ -86,12 +86,12 @@ def build(device: torch.device) -> gradio.Blocks:
 def compared(
     path: str | None, sigma: float | None, strength: float, device: torch.device
 ) -> Compared:
-    """Denoise the photograph of a file; what is wrong with it is told in the facts.
+    """Denoise the photograph of a file; errors are among the facts.
 
     Args:
         path: The file.
-        sigma: Its noise, of white 255; None to estimate it.
-        strength: Factor on the noise that goes.
+        sigma: Its noise, in units of white 255; None to estimate it.
+        strength: Factor on the removed noise.
         device: Where to compute.
     """
     from ebrl.vision.denoising import denoise
@@ -104,7 +104,7 @@ def compared(
         return Compared(None, None, NOTHING)
     source = Path(path)
     suffix = source.suffix if source.suffix.lower() in SUFFIXES else ".png"
-    folder = tempfile.mkdtemp(prefix="ebrl-")  # lives as long as the download is wanted
+    folder = tempfile.mkdtemp(prefix="ebrl-")  # exists as long as the download
     target = Path(folder) / f"{source.stem}-denoised{suffix}"
     try:
         photograph = load(source)

@@ -1,4 +1,4 @@
-"""Spaces as a config writes them: their shape is a list, where Python takes one number an axis."""
+"""Spaces for configs, which write a shape as a list."""
 
 from __future__ import annotations
 

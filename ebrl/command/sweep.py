@@ -1,4 +1,4 @@
-"""`ebrl sweep CONFIG KEY=VALUES…`: search a config's values, over seeds and tasks."""
+"""`ebrl sweep CONFIG KEY=VALUES…`: search for a config's best values, over seeds and tasks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ examples:
 
 
 def main(arguments: list[str]) -> int:
-    """Search the values that are named after the config."""
+    """Search over the values in the arguments after the config."""
     parser = Parser("sweep", HELP)
     parser.add_argument("config", metavar="CONFIG", help="a file, or the name of a shipped config")
     parser.add_argument("values", nargs="*", metavar="KEY=VALUES", help="what is searched")
@@ -78,11 +78,11 @@ def _sweep(given: Namespace) -> int:
     config = find(given.config, "train")
     space = dimensions(given["values"])
     options = [f"--{name}={one.first}" for name, one in space.items()]
-    configuration = read(config, options, trust=True)  # what is wrong is said before the work
+    configuration = read(config, options, trust=True)  # errors come before the work
     tasks = given.env.split(",") if given.env else [configuration.environment]
     out = Path(given.out or f"sweeps/{configuration.settings.name}")
     os.makedirs(out, exist_ok=True)
-    plan = Plan(  # of plain numbers, which every machine knows
+    plan = Plan(  # of plain numbers, valid on every machine
         config=config.resolve(),
         space=space,
         seeds=int(given.seeds),
@@ -100,7 +100,7 @@ def _sweep(given: Namespace) -> int:
 
 
 def _lines(plan: Plan, task: str, folder: Path, address: str | None) -> Iterator[str]:
-    """Search one task, here or on a cluster, and yield what there is to say."""
+    """Search one task, here or on a cluster, and yield lines of output."""
     from ebrl.command.errors import extra
 
     if address is None:

@@ -1,4 +1,4 @@
-"""What a sweep found: its best trials, and the config of the best one."""
+"""The result of a sweep: its best trials, and the config of the best one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = 5  # best trials in the table
 
 
 class Scored(NamedTuple):
-    """A trial that came to its end."""
+    """A finished trial."""
 
     parameters: dict[str, Any]
     scores: list[float]  # the last mean return of each seed
@@ -35,11 +35,11 @@ def report(plan: Plan, task: str, folder: Path, done: list[Scored], tried: int) 
         plan: What was searched.
         task: The environment.
         folder: Of the search.
-        done: The trials that came to their end.
-        tried: How many there were in all.
+        done: The finished trials.
+        tried: The number of all trials.
 
     Raises:
-        RunError: No trial came to its end.
+        RunError: No trial finished.
     """
     if not done:
         raise RunError(f"{task}: no trial came to its end; what they said: {folder}/*/*.log")
@@ -50,18 +50,18 @@ def report(plan: Plan, task: str, folder: Path, done: list[Scored], tried: int) 
         yield f"  {trial.value:10.2f}   {shown_values(trial.parameters)}   ({name})"
     _write_best(plan, folder, ranked[0], len(done))
     yield f"  best     {folder / 'best.yaml'}"
-    if "agent" in plan.space:  # then trials are methods
+    if "agent" in plan.space:  # trials are then methods
         yield f"  compare  ebrl compare {folder}/trial-*/seed-*"
 
 
 def shown_values(parameters: dict[str, Any]) -> str:
-    """Return the values of a trial for people to read."""
+    """Return the values of a trial as text."""
     shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in parameters.items()}
     return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
 def _write_best(plan: Plan, folder: Path, best: Scored, trials: int) -> None:
-    """Write the config of the best trial, ready for `ebrl train`, with its figures."""
+    """Write the config of the best trial for `ebrl train`, with its scores."""
     run = Run(folder / folder_of(best.parameters) / "seed-0")
     config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     del config["run"], config["seed"]

@@ -1,4 +1,4 @@
-"""What a sweep searches: grids and ranges of a config's keys, from the command line."""
+"""The space of a sweep: grids and ranges of a config's keys, from the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ebrl.command.errors import UsageError
 
 
 class Grid(NamedTuple):
-    """Values of a key, each of which is tried."""
+    """A grid: all these values of a key are tried."""
 
     values: tuple[Any, ...]
 
@@ -23,7 +23,7 @@ class Grid(NamedTuple):
 
 
 class Range(NamedTuple):
-    """Numbers that a key may have."""
+    """A range of numbers for a key."""
 
     low: float
     high: float
@@ -38,7 +38,7 @@ def dimensions(texts: Sequence[str]) -> dict[str, Grid | Range]:
     """Read `KEY=a,b` and `KEY=low:high[:log|:int]`.
 
     Raises:
-        UsageError: A text is neither.
+        UsageError: A text has another form.
     """
     found: dict[str, Grid | Range] = {}
     for text in texts:
@@ -69,7 +69,7 @@ def _dimension(text: str, values: str) -> Grid | Range:
 
 
 def combinations(space: dict[str, Grid | Range]) -> list[dict[str, Any]]:
-    """Return every combination of the grids; none where there is a range."""
+    """Return every combination of the grids, or nothing if there is a range."""
     grids = [one.values for one in space.values() if isinstance(one, Grid)]
     if len(grids) < len(space):
         return []
@@ -77,7 +77,7 @@ def combinations(space: dict[str, Grid | Range]) -> list[dict[str, Any]]:
 
 
 class Plan(NamedTuple):
-    """What a sweep is to do for each task."""
+    """The plan of a sweep for each task."""
 
     config: Path
     space: dict[str, Grid | Range]

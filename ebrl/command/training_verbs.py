@@ -1,4 +1,4 @@
-"""What `ebrl train` and `ebrl fit` share: help, finding the config, code in the working folder."""
+"""What `ebrl train` and `ebrl fit` share: help, the search for the config, the import path."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ TRUSTED = (
 
 
 def print_help(text: str, schema: Schema) -> int:
-    """Print the help of a verb, with everything that a config may say; return the exit code."""
+    """Print the help of a verb, with all keys of its configs; return the exit code."""
     print(text + TRUSTED.format(verb=f"`ebrl {schema.verb}`"))
     print(schema.parser.format_help())
     return 0
 
 
 def print_configs(verb: str) -> int:
-    """Print the shipped configs of a verb, for people who named none; return the exit code."""
+    """Print the shipped configs of a verb; return the exit code."""
     print(f"usage: ebrl {verb} CONFIG [--KEY VALUE ...]    (more: ebrl {verb} --help)\n")
     print(listing(verb))
     return 0
 
 
 def search_working_folder() -> None:
-    """Let Python find modules in the working folder, after all others."""
+    """Add the working folder to the end of Python's path."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
 
@@ -41,7 +41,7 @@ def config_and_options(verb: str, arguments: list[str]) -> tuple[Path, list[str]
     """Return the file of the config, found by path or name, and the options after it.
 
     Raises:
-        UsageError: The config does not come first, or there is none of that name.
+        UsageError: The first argument is not a config, or there is none of that name.
     """
     config, *options = arguments
     if config.startswith("-"):

@@ -1,4 +1,4 @@
-"""A trial of a sweep: its runs, each in a process of one thread, watched while they train."""
+"""A trial of a sweep: its runs, each in a process of one thread, watched as they train."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ POLL = 0.2  # seconds between two looks at a run
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-RETRIES = 3  # of a run whose process was killed
+RETRIES = 3  # restarts of a run whose process was killed
 
-Seen = Callable[[int, float], None]  # takes the steps and the mean return of an evaluation
+Seen = Callable[[int, float], None]  # called with the steps and the mean return of an evaluation
 
 
 class FailedError(Exception):
-    """A run of a trial ended without its end; the message is what it said last."""
+    """A run of a trial failed; the message is its last line."""
 
 
 def folder_of(parameters: dict[str, Any]) -> str:
-    """Return the name of a trial's folder: the same values have the same."""
+    """Return the name of a trial's folder, which depends on its values alone."""
     text = json.dumps(parameters, sort_keys=True, default=str)
     return f"trial-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def train_run(folder: Path, config: Path, options: list[str], seen: Seen, stopping: Event) -> float:
-    """Train a run in a process of its own, or go on with it, and return its last mean return.
+    """Train or resume a run in a process of its own, and return its last mean return.
 
-    A process that was killed is started again, from its checkpoint.
+    A killed process is restarted from its checkpoint.
 
     Args:
         folder: Of the run.
-        config: Where it begins.
-        options: Over the config.
-        seen: Called with each new evaluation; what it raises stops the run, which saves first.
+        config: Its config file.
+        options: Changes of the config.
+        seen: Called with each new evaluation. If it raises, the run saves and stops.
         stopping: Stops the run when it is set.
 
     Raises:
@@ -72,7 +72,7 @@ def train_run(folder: Path, config: Path, options: list[str], seen: Seen, stoppi
 
 
 def _wait_for_orphan(run: Run, stopping: Event) -> None:
-    """Wait while a process of a sweep that was killed still trains the run."""
+    """Wait while a process of a killed sweep still trains the run."""
     while run.folder.exists():
         try:
             with FileLock(run.folder / ".lock", timeout=POLL):
@@ -94,7 +94,7 @@ def _run_process(run: Run, config: Path, options: list[str], seen: Seen, stoppin
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C is for the sweep, which asks its runs to save
+            start_new_session=True,  # the sweep handles Ctrl-C, and asks its runs to save
             preexec_fn=_save_when_orphaned if LIBC is not None else None,
             env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         )
@@ -109,13 +109,13 @@ def _run_process(run: Run, config: Path, options: list[str], seen: Seen, stoppin
                 raise KeyboardInterrupt
     finally:
         if process.poll() is None:
-            process.terminate()  # it saves
+            process.terminate()  # it then saves
             process.wait()
     return process.returncode
 
 
 def _save_when_orphaned() -> None:
-    """In the new process: ask for SIGTERM when the sweep dies, at which a training saves."""
+    """In the new process: ask for SIGTERM, at which a training saves, when the sweep dies."""
     assert LIBC is not None  # or this is not called
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -1,7 +1,7 @@
-"""Which code a config may name: all of it when it is asked for, else that of known packages.
+"""Which code a config may name: with `--trust` any, otherwise that of known packages.
 
-`ebrl train` and `ebrl fit` import what their config names; that is what they are for. A run folder
-is data, perhaps somebody else's: what its config names is built only where it is known here.
+`ebrl train` and `ebrl fit` import whatever their config names. A run folder is data, perhaps of
+another person: its config may name only the classes that are listed here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NAMES_OF_THE_RUN = {"name", "run"}
 
 
 def check_known(path: Path, tree: dict[str, Any]) -> None:
-    """Raise UsageError where a config names code that is not of a known package."""
+    """Raise UsageError if a config names code that is not listed."""
     for place, text in _strings("", {k: v for k, v in tree.items() if k not in NAMES_OF_THE_RUN}):
         if IMPORTS.fullmatch(text) and not is_known(text):
             raise UsageError(
@@ -49,7 +49,7 @@ def check_known(path: Path, tree: dict[str, Any]) -> None:
 
 
 def check_objects(place: str, tree: Any) -> None:
-    """Raise UsageError for an object inside free-form arguments that is of no known package."""
+    """Raise UsageError for an object in free-form arguments that is not listed."""
     for key, text in _strings(place, tree):
         if key.endswith(".class_path") and not is_known(text):
             raise UsageError(
@@ -59,7 +59,7 @@ def check_objects(place: str, tree: Any) -> None:
 
 
 def is_known(text: str) -> bool:
-    """Whether what a string of a config would import is on the list."""
+    """Return whether the object that a string of a config would import is listed."""
     module, colon, _ = text.partition(":")
     if colon:
         return module == "ebrl.envs"
@@ -75,7 +75,7 @@ def is_known(text: str) -> bool:
 
 
 def _defined_in(text: str, package: str) -> bool:
-    """Whether the object of this path is the package's own, not one that it imported."""
+    """Return whether the object of this path is the package's own, not an imported one."""
     try:
         found = pydoc.locate(text)
     except pydoc.ErrorDuringImport:

@@ -1,4 +1,4 @@
-"""A prior that moves a progress bar: one step for each of its evaluations."""
+"""A prior that moves a progress bar at each evaluation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ebrl.energies import Energy
 
 
 class Watched(Energy):
-    """A conditional prior, and a bar that is moved after every value and gradient.
+    """A conditional prior that moves a bar after every value and gradient.
 
     Args:
         prior: The energy of images.
-        bar: Its total is the number of evaluations that are to come.
+        bar: Its total is the number of evaluations to come.
         bound: The prior with its noise level; None until `given`.
     """
 
