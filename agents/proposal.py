@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
 from ebrl.energies import Energy
+from ebrl.networks.linear import in_full
 from ebrl.networks.normalization import BatchNormalization, Normalization, normalized
 from ebrl.spaces import log_tanh_slope
 
@@ -192,7 +193,7 @@ class MixtureProposal(BaseModel):
 
     def forward(self, observation: PyTorchObs) -> TanhMixture:
         """Return the mixture for each preprocessed observation."""
-        return self._mixture(self.head(self.trunk(self.features_extractor(observation))))
+        return self._mixture(self.trunk(self.features_extractor(observation)))
 
     def of_batch(self, observation: PyTorchObs) -> TanhMixture:
         """Return what `forward` does, normalised by the statistics of this batch.
@@ -202,9 +203,10 @@ class MixtureProposal(BaseModel):
         h = self.features_extractor(observation)
         for layer in self.trunk:
             h = layer.of_batch(h)(h) if isinstance(layer, BatchNormalization) else layer(h)
-        return self._mixture(self.head(h))
+        return self._mixture(h)
 
-    def _mixture(self, head: Tensor) -> TanhMixture:
+    def _mixture(self, h: Tensor) -> TanhMixture:
+        head = in_full(self.head, h, self.head.weight.dtype)
         each = head.unflatten(-1, (self.components, -1))  # (batch, components, 2 d + 1)
         mean, log_deviation, logits = each.split([self.dimension, self.dimension, 1], -1)
         logits = logits.squeeze(-1)

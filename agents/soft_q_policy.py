@@ -22,6 +22,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from ebrl.kernels.importance import pick
+from ebrl.networks.linear import in_full
 from ebrl.networks.normalization import (
     BatchNormalization,
     LayerNormalization,
@@ -132,10 +133,12 @@ class DiscreteCritic(BaseModel):
             if k > 0:
                 h = self.normalizations[k - 1](h) if self.normalization == "layer" else h
                 h = self.activation(h)
-            if self.normalization == "batch":
-                h = normalize(self.normalizations[k], h)
-            h = torch.baddbmm(bias, h, weight)
-        return h if self.output_scale is None else h * self.output_scale
+            if self.normalization == "batch":  # one member alone has no axis there
+                h = normalize(self.normalizations[k], h.squeeze(0)).view(h.shape)
+            if k + 1 < len(self.weights):
+                h = torch.baddbmm(bias, h, weight)
+        energies = in_full(lambda rows: torch.baddbmm(bias, rows, weight), h, weight.dtype)
+        return energies if self.output_scale is None else energies * self.output_scale
 
 
 class SoftQPolicy(BasePolicy):

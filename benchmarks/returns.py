@@ -76,9 +76,9 @@ class Evaluations(BaseCallback):
         return totals.tolist()
 
 
-def run(task: Task, name: str, seed: int, scratch: Path) -> dict[str, Any]:
+def run(name_of_task: str, name: str, seed: int, scratch: Path) -> dict[str, Any]:
     """Train and evaluate one agent with one seed and return the record of the run."""
-    model = make(task, name, seed)
+    task, model = TASKS[name_of_task], make(name_of_task, name, seed)
     evaluations = Evaluations(task, scratch / "evaluations.json")
     restored = None
     if list(scratch.glob("checkpoint-*")):
@@ -95,8 +95,10 @@ def run(task: Task, name: str, seed: int, scratch: Path) -> dict[str, Any]:
 
 
 def run_missing(name_of_task: str, agents: list[str], seeds: list[int]) -> None:
+    discrete = TASKS[name_of_task].discrete
+    fitting = [name for name in agents if AGENTS[name].discrete == discrete]
     for seed in seeds:
-        for name in agents:
+        for name in fitting:
             slug = f"{name.replace(',', '').replace(' ', '-')}.{seed}"
             path = RESULTS / name_of_task / f"{slug}.json"
             scratch = SCRATCH / name_of_task / slug
@@ -105,7 +107,7 @@ def run_missing(name_of_task: str, agents: list[str], seeds: list[int]) -> None:
                 with FileLock(scratch / "lock", blocking=False):
                     if not path.exists():
                         print(f"{name_of_task}: {name}, seed {seed}", flush=True)
-                        record = run(TASKS[name_of_task], name, seed, scratch)
+                        record = run(name_of_task, name, seed, scratch)
                         path.parent.mkdir(parents=True, exist_ok=True)
                         path.write_text(json.dumps(record) + "\n")
             except Timeout:

@@ -1,17 +1,21 @@
-"""The tasks and agents of `returns.py`: each agent is a class and the arguments that it needs."""
+"""The tasks and agents of `returns.py`: each agent is a class and the arguments that it needs.
+
+An agent runs on the tasks whose kind of action it takes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+import yaml
 from sb3_contrib import TQC, CrossQ
-from stable_baselines3 import SAC
+from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from ebrl.agents import EnergyActorCritic
+from ebrl.agents import EnergyActorCritic, SoftQ
 from ebrl.agents.replayable import Replayable
 
 
@@ -24,14 +28,21 @@ class Task(NamedTuple):
     episodes: int  # of an evaluation, from fixed starts
     reference: float  # SAC's published mean return after a million steps: one unit of score
     settings: dict[str, Any]
+    discrete: bool = False
 
 
 class Agent(NamedTuple):
     """An algorithm and the arguments that differ from its defaults."""
 
-    algorithm: Callable[..., OffPolicyAlgorithm]
+    algorithm: type[OffPolicyAlgorithm]
     arguments: dict[str, Any]
 
+    @property
+    def discrete(self) -> bool:
+        return self.algorithm in (SoftQ, DQN)
+
+
+BASELINES = Path(__file__).parents[1] / "configs" / "baselines"
 
 MUJOCO = {"learning_starts": 5_000, "batch_size": 256}
 TUNED = {"learning_rate": 1e-3}
@@ -51,7 +62,11 @@ TASKS = {
         -150,
         {"learning_rate": 1e-3, "batch_size": 256, "policy_kwargs": {"net_arch": [64, 64]}},
     ),
+    "cartpole": Task("CartPole-v1", 50_000, 2_500, 20, 500, {}, discrete=True),
+    "acrobot": Task("Acrobot-v1", 100_000, 5_000, 20, -100, {}, discrete=True),
+    "lunar_lander_discrete": Task("LunarLander-v3", 100_000, 5_000, 20, 280, {}, discrete=True),
 }
+MOMENTUM = {"optimizer_kwargs": {"betas": (0.5, 0.999)}}
 NORMALISED = {
     **TUNED,
     "normalization": "batch",
@@ -60,8 +75,9 @@ NORMALISED = {
     "candidates": 1,
     "moves": 0,
     "compile": True,
-    "policy_kwargs": {"optimizer_kwargs": {"betas": (0.5, 0.999)}},
+    "policy_kwargs": MOMENTUM,
 }
+NORMALISED_Q = {"normalization": "batch", "target": "none", "policy_kwargs": MOMENTUM}
 
 
 def normalised(**changes: Any) -> Agent:
@@ -92,12 +108,28 @@ AGENTS = {
     "TQC": Agent(TQC, TUNED),
     "CrossQ": Agent(CrossQ, {}),  # critics 1,024 wide
     "CrossQ 256": Agent(CrossQ, {"policy_kwargs": {"net_arch": [256, 256]}}),
+    "SoftQ": Agent(SoftQ, {}),
+    "SoftQ, normalised critics": Agent(SoftQ, NORMALISED_Q),
+    "SoftQ, scaled rewards": Agent(SoftQ, {"scale_rewards": True}),
+    "SoftQ, normalised critics, scaled rewards": Agent(
+        SoftQ, {**NORMALISED_Q, "scale_rewards": True}
+    ),
+    "DQN tuned": Agent(DQN, {}),  # by the task's file in configs/baselines
 }
 
 
-def make(task: Task, name: str, seed: int) -> OffPolicyAlgorithm:
+def tuned(name_of_task: str) -> dict[str, Any]:
+    """Return the arguments that rl-baselines3-zoo found for DQN on a task."""
+    config = yaml.safe_load((BASELINES / f"{name_of_task}.yaml").read_text())
+    arguments = config["agent"]["init_args"]
+    return {name: value for name, value in arguments.items() if name not in ("policy", "env")}
+
+
+def make(name_of_task: str, name: str, seed: int) -> OffPolicyAlgorithm:
     """Build the agent in an environment whose episodes can be run again after a kill."""
-    algorithm, arguments = AGENTS[name]
+    task, (algorithm, arguments) = TASKS[name_of_task], AGENTS[name]
+    if algorithm is DQN:
+        arguments = tuned(name_of_task)
     settings = deepcopy({**task.settings, **arguments})  # SB3 writes into policy_kwargs
     # A replay of the run's length: the default of a million transitions only takes memory.
     settings.setdefault("buffer_size", task.steps)

@@ -15,6 +15,7 @@ from ebrl.networks.linear import (
     EnsembleLinear,
     bias_of,
     has_hooks,
+    in_full,
     is_linear,
     make_linear,
     project,
@@ -313,7 +314,8 @@ class BoundMLP(Energy):
             h = network.activation(h)
             if network.normalization == "batch":
                 h = normalize(network.normalizations[k], h)
-        values = network.head(h).view(network.members, *x.shape[:-1])
+        values = in_full(network.head, h, network.head.weight.dtype)
+        values = values.view(network.members, *x.shape[:-1])
         return values if network.output_scale is None else values * network.output_scale
 
     def _plain(self) -> BoundMLP | None:

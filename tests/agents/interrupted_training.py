@@ -141,10 +141,11 @@ def energy_actor_critic() -> OffPolicyAlgorithm:
 def normalised() -> OffPolicyAlgorithm:
     return EnergyActorCritic(
         "MlpPolicy",
-        replayable("Pendulum-v1", 1),
+        VecNormalize(replayable("Pendulum-v1", 2), norm_reward=False),
         learning_starts=30,
         buffer_size=1_000,
         batch_size=16,
+        n_steps=2,
         normalization="batch",
         proposal_normalization="batch",
         unit_weights=True,

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.torch_layers import FlattenExtractor
-from torch import Tensor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.her import HerReplayBuffer
+from torch import Tensor, nn
 
 from ebrl.agents import EnergyActorCritic, SoftQ
 from ebrl.agents.soft_agent import SoftAgent
@@ -20,6 +23,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 TINY: dict[str, Any] = {"buffer_size": 300, "learning_starts": 0, "batch_size": 16, "seed": 1}
 NORMALISED: dict[str, Any] = {"normalization": "batch", "target": "none", "policy_delay": 3}
+EVERY_OPTION: dict[str, Any] = {
+    **NORMALISED,
+    "proposal_normalization": "batch",
+    "unit_weights": True,
+    "scale_rewards": True,
+}
 
 
 def schedule(remaining: float) -> float:
@@ -122,12 +131,7 @@ def test_compiled_updates_of_normalised_discrete_critics_are_the_eager_ones() ->
         {},
         {"components": 3, "target_update_interval": 2},
         NORMALISED,
-        {
-            **NORMALISED,
-            "proposal_normalization": "batch",
-            "unit_weights": True,
-            "scale_rewards": True,
-        },
+        EVERY_OPTION,
     ],
     ids=["plain", "mixture", "normalised", "with every option"],
 )
@@ -136,6 +140,62 @@ def test_a_hundred_compiled_updates_are_a_hundred_eager_ones(arguments: dict[str
     check_same_training(
         continuous(compile=True, **arguments), continuous(**arguments), updates=100, atol=2e-4
     )
+
+
+class TinyImages(BaseFeaturesExtractor):
+    """A convolution that compiles in seconds."""
+
+    def __init__(self, space: spaces.Box):
+        super().__init__(space, features_dim=32)
+        self.convolution = nn.Conv2d(space.shape[0], 2, 8, 8)  # 36 x 36 to 4 x 4
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return torch.relu(self.convolution(observations)).flatten(1)
+
+
+def pictures() -> FakeImageEnv:
+    return FakeImageEnv(screen_height=36, screen_width=36, n_channels=1, discrete=False)
+
+
+def goals() -> BitFlippingEnv:
+    return BitFlippingEnv(n_bits=2, continuous=True, max_steps=4)
+
+
+def several() -> SimpleMultiObsEnv:
+    return SimpleMultiObsEnv(discrete_actions=False, random_start=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("policy", "env", "arguments"),
+    [
+        ("MlpPolicy", "Pendulum-v1", {"n_steps": 3}),
+        ("MultiInputPolicy", goals, {"replay_buffer_class": HerReplayBuffer}),
+        ("MultiInputPolicy", several, {}),
+        ("CnnPolicy", pictures, {"nets": {"features_extractor_class": TinyImages}}),
+    ],
+    ids=["n-step", "HER", "dictionary", "images"],
+)
+def test_compiled_learning_is_eager_learning(
+    policy: str, env: Any, arguments: dict[str, Any]
+) -> None:
+    nets = {"net_arch": [8], **arguments.pop("nets", {})}
+    made = {**TINY, **EVERY_OPTION, **arguments, "learning_starts": 12, "policy_kwargs": nets}
+
+    def learnt(compile: bool) -> EnergyActorCritic:
+        np.random.seed(0)  # noqa: NPY002, SimpleMultiObsEnv draws its pictures from it
+        torch.manual_seed(0)
+        where = env if isinstance(env, str) else env()
+        agent = EnergyActorCritic(policy, where, compile=compile, moves=0, **made)
+        return agent.learn(24)
+
+    eager, compiled = learnt(False), learnt(True)
+    assert compiled._compiles
+    assert eager._n_updates == 12
+    for name, value in state(eager).items():
+        torch.testing.assert_close(
+            state(compiled)[name], value, rtol=1e-2, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.slow
@@ -150,9 +210,10 @@ def test_a_compiled_agent_that_was_saved_goes_on_as_if_it_was_not(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_bfloat16_products_keep_float32_weights_and_learn_alike() -> None:
+@pytest.mark.parametrize("options", [{}, EVERY_OPTION], ids=["plain", "with every option"])
+def test_bfloat16_products_keep_float32_weights_and_learn_alike(options: dict[str, Any]) -> None:
     low, full = (
-        train(with_replay(continuous(compile=True, precision=precision)), 50)
+        train(with_replay(continuous(compile=True, precision=precision, **options)), 50)
         for precision in ("bfloat16", "float32")
     )
     for name, value in state(full).items():

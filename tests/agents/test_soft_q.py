@@ -297,8 +297,19 @@ def learnt_errors(agent: SoftQ, temperature: float) -> tuple[float, float, float
 # the noise of the chain's own transitions. The bounds are twice the worst.
 
 
-def test_learnt_by_acting_it_is_near_the_exact_solution():
-    policy, entropy, value, loss = learnt_errors(learn_chain(), 0.3)
+@pytest.mark.parametrize(
+    "critics",
+    [
+        {},
+        pytest.param(
+            {"normalization": "batch", "target": "none", "scale_rewards": True},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["averaged", "normalised"],
+)
+def test_learnt_by_acting_it_is_near_the_exact_solution(critics):
+    policy, entropy, value, loss = learnt_errors(learn_chain(**critics), 0.3)
     assert policy <= 0.06
     assert entropy <= 0.05
     assert value <= 0.11

@@ -30,27 +30,33 @@ def batch_of(agent: SoftQ) -> Transitions:
 def textbook(agent: SoftQ, observations: Tensor, member: int) -> Tensor:
     """Return the energies of one critic on a batch, by torch's own normalisations."""
     critic = agent.critic
+
+    def gains(one: nn.Module) -> tuple[Tensor, Tensor]:
+        return one.weight.view(critic.members, -1)[member], one.bias.view(critic.members, -1)[
+            member
+        ]
+
     h = observations
     for k, (weight, bias) in enumerate(zip(critic.weights, critic.biases, strict=True)):
         if k > 0 and critic.normalization == "layer":
             one = critic.normalizations[k - 1]
-            h = nn.functional.layer_norm(
-                h, h.shape[1:], one.weight[member, 0], one.bias[member, 0], one.epsilon
-            )
+            h = nn.functional.layer_norm(h, h.shape[1:], *gains(one), one.epsilon)
         h = torch.relu(h) if k > 0 else h
         if critic.normalization == "batch":
             one = critic.normalizations[k]
-            gain, shift = one.weight[member, 0], one.bias[member, 0]
-            h = nn.functional.batch_norm(h, None, None, gain, shift, True, eps=one.epsilon)
+            h = nn.functional.batch_norm(h, None, None, *gains(one), True, eps=one.epsilon)
         h = h @ weight[member] + bias[member]
     return h
 
 
+@pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize("normalization", [None, "batch", "layer"])
-def test_the_energies_of_a_batch_are_the_textbooks(normalization: Any) -> None:
-    agent = build(normalization=normalization, learning_rate=0.05).learn(60)
+def test_the_energies_of_a_batch_are_the_textbooks(normalization: Any, members: int) -> None:
+    nets = {"net_arch": [8, 6], "n_critics": members}
+    agent = build(normalization=normalization, learning_rate=0.05, policy_kwargs=nets).learn(60)
     batch = batch_of(agent)
-    expected = torch.stack([textbook(agent, batch.observations, member) for member in (0, 1)])
+    every = [textbook(agent, batch.observations, member) for member in range(members)]
+    expected = torch.stack(every)
     torch.testing.assert_close(
         agent.critic.batch_energies(batch.observations), expected, rtol=1e-4, atol=1e-4
     )

@@ -237,6 +237,19 @@ def test_statistics_are_taken_in_float32(dtype: torch.dtype) -> None:
     torch.testing.assert_close(one.running_mean.double(), 0.01 * expected, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("normalization", [None, "batch"])
+def test_large_energies_are_not_rounded_to_half_precision(normalization: str | None) -> None:
+    # Near 300 bfloat16 has steps of 2. Weights alone round otherwise, as the differences are.
+    energy, x = trained(2, normalization), rows(64, 3)
+    exact = energy.given(rows(64, 4))(x)
+    with torch.no_grad():
+        energy.head.bias.add_(300)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = energy.given(rows(64, 4))(x.requires_grad_())
+    assert low.dtype == torch.float32
+    assert (low - 300 - exact).abs().mean() < 0.02 * exact.std()
+
+
 # ---- renormalisation ----------------------------------------------------------------------------
 
 
