@@ -20,24 +20,16 @@ if TYPE_CHECKING:
     from ebrl.sampling import Samples as Samples
 
 # Loaded at first use: the command and `ebrl.envs` must not wait for torch.
-_HOMES = {
-    "Chains": "sampling",
-    "ClassifierEnergy": "energies",
-    "ConvEnergy": "networks",
-    "DualAveraging": "sampling",
-    "Energy": "energies",
-    "FunctionEnergy": "energies",
-    "Gaussian": "energies",
-    "MLPEnergy": "networks",
-    "Mixture": "energies",
-    "Repulsion": "energies",
-    "Sampler": "sampling",
-    "Samples": "sampling",
+_NAMES = {
+    "energies": "ClassifierEnergy Energy FunctionEnergy Gaussian Mixture Repulsion",
+    "networks": "ConvEnergy MLPEnergy",
+    "sampling": "Chains DualAveraging Sampler Samples",
 }
-__all__ = list(_HOMES)
+__all__ = [name for names in _NAMES.values() for name in names.split()]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'ebrl' has no attribute {name!r}")
-    return getattr(import_module(f"ebrl.{_HOMES[name]}"), name)
+    for package, names in _NAMES.items():
+        if name in names.split():
+            return getattr(import_module(f"ebrl.{package}"), name)
+    raise AttributeError(f"module 'ebrl' has no attribute {name!r}")

@@ -3,12 +3,12 @@
     save("weights.safetensors", {"weight": weight}, {"steps": 100})
     stored = load("weights.safetensors")  # stored.tensors["weight"], stored.facts["steps"]
 
-The facts are JSON in the file's metadata, so that every reader of safetensors can open it. Under a
-name that ends in `.zip`, as users and tools of Stable-Baselines3 expect it of an agent, the same
-file is the only entry of a zip, which adds a checksum.
+The facts are JSON in the file's metadata, so that every reader of safetensors can open it. If the
+name ends in `.zip`, as tools of Stable-Baselines3 expect of an agent, the same file is the only
+entry of a zip, which adds a checksum.
 
-Reading a file never runs code from it. A file is written beside its destination and then renamed:
-readers see the old file or the new one, never a part of either.
+Reading a file never runs code from it. Writing is atomic: a file is written beside its destination
+and then renamed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CHUNK = 1 << 22  # bytes written at a time
 
 
 class StorageError(ValueError):
-    """A file is not what was asked for: foreign, damaged, or of another version."""
+    """A file is foreign, damaged, or of another version."""
 
 
 class Stored(NamedTuple):
@@ -56,7 +56,7 @@ def save(target: Source, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 
     Raises:
         TypeError: For a fact that JSON cannot hold, or a dtype that safetensors cannot.
-        OSError: When the disk refuses. Whatever was at the path before is still there, whole.
+        OSError: When the disk refuses; a file that was at the path before is unchanged.
     """
     table = _table(tensors, json.dumps({"version": VERSION, "facts": dict(facts)}))
     ordered = [tensors[name] for name in list(table)[1:]]
@@ -92,14 +92,14 @@ def load(source: Source) -> Stored:
         facts = _checked(metadata)
     except FileNotFoundError:
         raise
-    # zipfile alone raises a dozen kinds of errors on damaged files
+    # zipfile alone raises a dozen kinds of errors for damaged files
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise StorageError(
             f"{shown}: expected a file written by ebrl, got a damaged, unreadable or foreign one "
             f"({reason}); use an earlier copy, or write it again"
         ) from error
-    return Stored(dict(sorted(tensors.items())), facts)  # the library has no order
+    return Stored(dict(sorted(tensors.items())), facts)  # safetensors has no order
 
 
 # ---- nested values --------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def flatten(value: Any) -> tuple[dict[str, Tensor], JSON]:
     `unflatten` gives the same value back, types included (tuples, integer keys, NumPy scalars).
 
     Raises:
-        TypeError: For anything else, with its place; no object is turned into code or a string.
+        TypeError: For anything else, with its place.
     """
     tensors: dict[str, Tensor] = {}
     return tensors, _flatten(value, "", tensors)
@@ -174,7 +174,7 @@ def _unflatten(tensors: Mapping[str, Tensor], facts: Any) -> Any:
 
 
 def _has_array(tensors: Mapping[str, Tensor], name: str) -> bool:
-    return name in tensors and tensors[name].dtype != torch.bfloat16  # which NumPy has not
+    return name in tensors and tensors[name].dtype != torch.bfloat16  # NumPy has no bfloat16
 
 
 def _is_pair(item: Any) -> bool:
@@ -186,7 +186,7 @@ def _is_pair(item: Any) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that replaces `path` when the block ends well, and vanishes otherwise."""
+    """Open a file that replaces `path` when the block succeeds, and is removed otherwise."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -206,7 +206,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut; only POSIX can open a folder."""
+    """Make the rename survive a power cut, on POSIX, which can open folders."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -226,9 +226,9 @@ def _entry(file: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 def _table(tensors: Mapping[str, Tensor], head: str) -> dict[str, Any]:
-    """Return the header of a file, its tensors in the order in which they follow.
+    """Return the header of a file, with the tensors in the order of the file.
 
-    The library has no writer to streams, and those that it has copy all tensors once.
+    The library cannot write to streams, and its writers copy all tensors.
     """
     table: dict[str, Any] = {"__metadata__": {FORMAT: head}}
     end = 0
@@ -252,9 +252,9 @@ def _table(tensors: Mapping[str, Tensor], head: str) -> dict[str, Any]:
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    """Return the memory of a tensor, a copy of it only where it is not contiguous on the CPU."""
+    """Return the memory of a tensor, without a copy if it is contiguous on the CPU."""
     packed = tensor.detach().cpu().contiguous()
-    # as_strided: a tensor of one number counts as contiguous whatever its strides say
+    # as_strided: a tensor of one number counts as contiguous with any strides
     return packed.as_strided((packed.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
@@ -280,20 +280,22 @@ def _read_zip(file: IO[bytes]) -> bytes:
         if names != [ENTRY]:
             shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
             raise StorageError(f"a zip with {shown or 'nothing'}, where {ENTRY} was expected")
-        if entries[0].compress_type != zipfile.ZIP_STORED:  # could blow up to any size
+        if (
+            entries[0].compress_type != zipfile.ZIP_STORED
+        ):  # a compressed one could expand to any size
             raise StorageError("a compressed entry, where an uncompressed one was expected")
         return archive.read(ENTRY)
 
 
 def _parse(data: bytes) -> tuple[dict[str, Tensor], Any]:
-    """Return the tensors and the metadata of a file in memory, which the library checks."""
+    """Return the tensors and the metadata of a file in memory; the library checks them."""
     tensors = safetensors.torch.load(data)
     length = int.from_bytes(data[:8], "little")
     return tensors, json.loads(data[8 : 8 + length]).get("__metadata__")
 
 
 def _checked(metadata: Any) -> dict[str, Any]:
-    """Return the facts in the metadata of a file of ours."""
+    """Return the facts in the metadata of a file that `save` wrote."""
     if FORMAT not in (metadata or {}):
         raise StorageError(f"expected metadata with {FORMAT!r}, got {list(metadata or {})[:6]}")
     head = json.loads(metadata[FORMAT])

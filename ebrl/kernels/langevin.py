@@ -2,10 +2,10 @@
 
     x' = x - η P ∇E(x) + √(2 η T P) ξ,    ξ ~ N(0, 1)
 
-η is `step_size`, T `temperature` and P `preconditioner`, a diagonal of positive numbers of the
-event's shape, best the variances of the coordinates; without one it is 1. At temperature 0 both
-kernels descend, MALA where its test lets it: the energy must fall by more than
-`η |∇E(x) + ∇E(x')|² / 4`, as it does near a minimum.
+η is `step_size`, T `temperature` and P `preconditioner`, a positive diagonal of the event's shape,
+by default 1 and best the variances of the coordinates. At temperature 0 both kernels descend; MALA
+then accepts a move if the energy falls by more than `η |∇E(x) + ∇E(x')|² / 4`, as it does near a
+minimum.
 """
 
 from __future__ import annotations
@@ -51,11 +51,10 @@ def _added(x: Tensor, scale: Number, y: Tensor) -> Tensor:
 
 
 class ULA(Kernel[GradientState, Tensor]):
-    """Unadjusted Langevin (Roberts and Tweedie 1996): biased by O(η), never rejects.
+    """Unadjusted Langevin (Roberts and Tweedie 1996): biased by O(η), without an acceptance test.
 
-    On `E = x²/2s²` at temperature 1 its variance is `s² / (1 - η/2s²)`. Moves to an infinite energy
-    (a wall) or to none are undone, so that the chain stays where a density exists. Raises
-    `ValueError` for a preconditioner that is not positive or not of the event's shape.
+    On `E = x²/2s²` at temperature 1 its variance is `s² / (1 - η/2s²)`. Moves to an infinite or
+    undefined energy are undone.
     """
 
     def __init__(self, preconditioner: Tensor | None = None):
@@ -87,9 +86,7 @@ class ULA(Kernel[GradientState, Tensor]):
 class MALA(Kernel[GradientState, MetropolisNoise]):
     """Metropolis-adjusted Langevin (Roberts and Tweedie 1996): exact at every step size.
 
-    One energy and gradient a step. The best acceptance in many dimensions is .574 (Roberts and
-    Rosenthal 1998). Raises `ValueError` for a preconditioner that is not positive or not of the
-    event's shape, and for an energy that couples chains.
+    A step costs one energy and gradient. An energy that couples chains is a `ValueError`.
     """
 
     best_acceptance = 0.574  # in many dimensions: Roberts and Rosenthal 1998
@@ -119,9 +116,8 @@ class MALA(Kernel[GradientState, MetropolisNoise]):
         drift, spread = _scales(self, state, step_size, temperature)
         x = _added(_added(state.x, -drift, state.gradient), spread, noise.normal)
         proposal = gradient_state(energy, x)
-        # T log q(x|x') / q(x'|x) = (g + g')·(√(2ηTP) ξ / 2 - ηP (g + g') / 4), of which nothing
-        # cancels. The temperature divides the whole, so that at 0 infinities of opposite sign never
-        # meet.
+        # T log q(x|x') / q(x'|x) = (g + g')·(√(2ηTP) ξ / 2 - ηP (g + g') / 4), without any
+        # cancellation. Dividing the whole by T keeps infinities of opposite sign apart at T = 0.
         both = state.gradient + proposal.gradient
         resistance = both * _added(both * (drift / 2), -spread, noise.normal)
         resistance = resistance.sum(tuple(range(state.energy.ndim, x.ndim)))

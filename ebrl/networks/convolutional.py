@@ -12,11 +12,11 @@ from ebrl.energies import Energy
 
 
 class ConvEnergy(Energy):
-    """A plain convolutional network: one 3x3 convolution a width, halving the image between them.
+    """A plain convolutional network: one 3x3 convolution for each width, halving the image between.
 
-    Its outputs are summed over all places, so that one network serves every size of image. Nothing
-    normalises over the batch, whose members must not see each other. The weights are channels last,
-    the order in which convolutions are fastest. `ebrl.vision` has the networks for noisy images.
+    The output is summed over all positions, so that one network serves images of every size. There
+    is no batch normalisation, which would couple the images. The weights are in the layout channels
+    last, which is fastest. `ebrl.vision` has the networks for noisy images.
 
     Args:
         channels: Channels of an image.

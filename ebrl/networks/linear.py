@@ -1,4 +1,4 @@
-"""Linear layers of one network or of an ensemble, and their weights in one shape."""
+"""Linear layers of one network or of an ensemble, with weights of the same shape for both."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def in_full(layer: Callable[[Tensor], Tensor], rows: Tensor, dtype: torch.dtype)
 
 
 def fold(affine: Affine, layer: nn.Module, target: nn.Module) -> None:
-    """Write the linear layer that does what the map and then `layer` do into `target`."""
+    """Write into `target` the linear layer that equals the map followed by `layer`."""
     weight = weight_of(layer)
     weight_of(target).copy_(affine.scale.mT * weight)
     if target.bias is not None:
@@ -84,13 +84,13 @@ def project(*layers: nn.Module) -> None:
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Whether calling the layer does no more than its weights say; these may be parametrised."""
+    """Whether the layer is only its weights, which may be parametrised."""
     forward = type(layer).forward
     return forward in (nn.Linear.forward, EnsembleLinear.forward) and not has_hooks(layer)
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module runs more than its forward."""
+    """Whether a call of the module runs hooks."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks

@@ -1,9 +1,8 @@
 """Normalisation of an energy's layers, over the batch or over the features of each row.
 
-A batch normalisation is an affine map of each feature. Between two linear layers it folds into the
-second, so that a normalised perceptron in evaluation mode is a plain one. With the batch's own
-statistics over (s, a) and (s', a') jointly a critic needs no target network (Bhatt et al. 2024,
-CrossQ).
+A batch normalisation is an affine map of each feature, which folds into the linear layer after it:
+in evaluation mode a normalised perceptron is a plain one. With joint statistics over (s, a) and
+(s', a') a critic needs no target network (Bhatt et al. 2024, CrossQ).
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ class Affine(NamedTuple):
 class BatchNormalization(nn.Module):
     """Batch renormalisation of rows `(*members, rows, features)` (Ioffe 2017).
 
-    The batch's mean and variance normalise it. From `warm_up` batches on the result is corrected
-    towards what the running statistics would give, as far as the clipped ratio r and shift d reach,
-    so that evaluation differs little from training. The statistics of each member are its own.
+    Rows are normalised by the mean and variance of the batch. After `warm_up` batches, a clipped
+    ratio r and shift d correct the result towards that of the running statistics, so that
+    evaluation differs little from training. Each member has its own statistics.
 
     Args:
         members: Size of the ensemble; 1 for rows without an axis of members.
         features: Size of the rows.
-        momentum: What the running statistics keep of themselves for each batch.
+        momentum: The share of the running statistics that each batch keeps.
         warm_up: Batches before the correction begins.
         epsilon: Added to variances.
     """
@@ -69,14 +68,14 @@ class BatchNormalization(nn.Module):
         self.register_buffer("running_batches", torch.zeros(()))
 
     def running(self) -> Affine:
-        """Return the map by the running statistics."""
+        """Return the map of the running statistics."""
         scale = self.weight * torch.rsqrt(self.running_variance + self.epsilon)
         return Affine(scale, self.bias - self.running_mean * scale)
 
     def of_batch(self, h: Tensor) -> Affine:
-        """Return the map by the statistics of the rows, differentiable, and move the running ones.
+        """Return the map of the rows' statistics, differentiable, and update the running ones.
 
-        Half precision is too coarse for statistics, which are taken in float32.
+        Statistics are in float32, since half precision is too coarse.
         """
         h = h.to(self.weight.dtype)
         variance, mean = torch.var_mean(h, -2, correction=0, keepdim=True)

@@ -1,15 +1,14 @@
-"""Boxes, and how a move is kept inside.
+"""Boxes, and the ways to keep a move inside: their walls.
 
-A kernel moves in free coordinates `u ∈ R^d` and knows no walls:
+A kernel moves free coordinates `u ∈ R^d` and needs to know nothing of walls:
 
 - `reject`  x = u. Outside, the energy is +inf, and no kernel moves to an infinite energy.
-- `reflect` x = u folded at the walls. The energy is continued evenly and periodically, so that
-            the folded chain is the reflected one. It leaves no mass on the walls.
+- `reflect` x = u folded at the walls. The energy is continued evenly and periodically: the folded
+            chain is the reflected one, and leaves no mass on the walls.
 - `tanh`    x = middle + half · tanh u, with the Jacobian in the energy of u.
-- `project` x = u clamped. A spring of stiffness 1/step_size pulls u back, so that one gradient
-            step starts from the projection. For descent it finds minima on the walls; for
-            sampling it is biased: it leaves mass on the walls (22 % in a test of a truncated
-            Gaussian).
+- `project` x = u clamped. A spring of stiffness 1/step_size pulls u back, so that a gradient step
+            starts from the projection. Descent finds minima on the walls. Sampling is biased: it
+            leaves mass on the walls (22 % in a test of a truncated Gaussian).
 """
 
 from __future__ import annotations
@@ -28,11 +27,7 @@ Walls = Literal["reject", "reflect", "tanh", "project"]
 
 
 class Box(Space):
-    """Vectors with `low <= x <= high`; bounds are numbers or `(dimension,)` tensors.
-
-    `walls` says what happens at them (see the module). Raises `ValueError` for bounds that are
-    not finite or not in order, and for unknown walls.
-    """
+    """Vectors with `low <= x <= high`; bounds are numbers or `(dimension,)`, `walls` as above."""
 
     def __init__(self, low: Number, high: Number, walls: Walls = "reject"):
         low, high = torch.as_tensor(low), torch.as_tensor(high)
@@ -71,7 +66,7 @@ class Box(Space):
             free = self._unsquashed(torch.tanh(free))
         elif self.walls == "reflect":
             free = self._fold(free)[0]
-        # Where nothing is projected this only takes back what rounding put past a wall.
+        # Except for projection, the clamp only undoes rounding past a wall.
         return free.clamp(self._low.to(free), self._high.to(free))
 
     def contains(self, x: Tensor) -> Tensor:
@@ -153,8 +148,8 @@ class SquashedEnergy(WalledEnergy):
 class ProjectedEnergy(WalledEnergy):
     """`E(clamp u) + |u - clamp u|² / (2 step_size)`.
 
-    Outside, the gradient returned is not that of the clamped energy (which is 0) but
-    `∇E(clamp u) + spring`: a step of step_size along it lands where a step from `clamp u` does.
+    Outside, the returned gradient is not that of the clamped energy, which is 0, but
+    `∇E(clamp u) + spring`: a step of step_size along it ends where a step from `clamp u` does.
     """
 
     def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +164,7 @@ class ProjectedEnergy(WalledEnergy):
 
 
 def log_tanh_slope(free: Tensor) -> Tensor:
-    """Return `log(1 - tanh² u)` elementwise, without the cancellation near the walls."""
+    """Return `log(1 - tanh² u)` elementwise, without cancellation for large u."""
     bend = torch.nn.functional.softplus(free, beta=-2)  # -log(1 + exp(-2 u)) / 2
     return torch.add(free, bend, alpha=-2).mul_(-2).add_(math.log(4))
 

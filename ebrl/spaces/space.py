@@ -11,14 +11,13 @@ from ebrl.energies import Energy, Number, align_left
 
 
 class Space:
-    """Where x may be. Kernels see its free coordinates alone.
+    """Where x may be. Kernels move its free coordinates.
 
-    A space of one's own defines `to_free`, `from_free`, `log_slope` if it is not 0, `contains`, and
-    the reference distribution if chains are to start from it. The energy that a sampler reports is
-    the user's, of x.
+    A new space defines `to_free`, `from_free`, `log_slope` if it is not 0, `contains`, and a
+    reference distribution if chains are to start from it. Samplers report the energy of x.
     """
 
-    integers: bool = False  # whether x are integers, which no gradient moves
+    integers: bool = False  # whether x are integers, for kernels without gradients
 
     def free(self, energy: Energy, temperature: Number, step_size: Number) -> Energy:
         """Return the energy of the free coordinates."""
@@ -33,7 +32,7 @@ class Space:
         return free
 
     def log_slope(self, free: Tensor) -> Tensor | float:
-        """Return `log |dx/du|` of `from_free`, `(*batch,)`: what densities of x lack in u."""
+        """Return `log |dx/du|` of `from_free`, `(*batch,)`, the factor of densities in u."""
         return 0.0
 
     def contains(self, x: Tensor) -> Tensor:
@@ -50,7 +49,7 @@ class Space:
 
 
 class Unbounded(Space):
-    """All of R^shape. `shape` is needed only to draw starting points."""
+    """All of R^shape; the shape is needed only to draw starting points."""
 
     def __init__(self, *shape: int):
         self.shape = shape
@@ -77,7 +76,7 @@ class Unbounded(Space):
 class FreeEnergy(Energy):
     """The energy of a space's free coordinates u: `E(x(u)) - T log |dx/du|`.
 
-    The temperature T, which divides the whole, must not divide the Jacobian.
+    The factor T cancels the temperature that divides the whole, but must not divide the Jacobian.
     """
 
     def __init__(self, space: Space, energy: Energy, temperature: Number, step_size: Number):
@@ -105,7 +104,7 @@ class FreeEnergy(Energy):
         value, gradient = self.energy.value_and_gradient(x.detach())
         outputs, upstream = [x], [gradient]
         if isinstance(added, Tensor):
-            if added.requires_grad:  # otherwise it is the same everywhere
+            if added.requires_grad:  # otherwise it is constant
                 outputs, upstream = [x, added], [gradient, torch.ones_like(added)]
             added = added.detach()
         (pulled,) = torch.autograd.grad(outputs, free, upstream)
