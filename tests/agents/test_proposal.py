@@ -121,7 +121,7 @@ def test_systematic_draws_have_the_mixtures_density(count: int, draws: int) -> N
     assert ((below.mean(0) - cumulative).abs() < 4 * standard_error)[inside].all()
 
 
-def test_weights_that_round_below_one_never_choose_past_the_last() -> None:
+def test_rounding_never_chooses_past_the_last_component() -> None:
     log_weights = torch.log_softmax(torch.randn(5000, 7, generator=generator()), -1)
     one = TanhMixture(log_weights, torch.zeros(5000, 7, 1), torch.zeros(5000, 7, 1))
     offset = torch.full((5000, 1), 1 - 2.0**-24)
@@ -179,7 +179,7 @@ class PolicyEnergy(Energy):
         return -self.temperature * self.policy.log_density(torch.atanh(x))
 
 
-def test_the_divergence_is_least_where_the_proposal_is_the_policy() -> None:
+def test_the_divergence_is_smallest_where_the_proposal_is_the_policy() -> None:
     # exp(-E/T) with E = -T log q* is q* itself: there T KL(q, q*) = 0 and its gradient vanishes.
     best = mixture(1, dimension=1, batch=1)
     energy = PolicyEnergy(best, temperature=0.7)

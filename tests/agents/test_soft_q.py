@@ -68,7 +68,7 @@ def target_of(agent: SoftQ, batch: ReplayBufferSamples) -> np.ndarray:
 
 
 @pytest.mark.parametrize("temperature", [0.05, 1.0, 20.0])
-def test_boltzmann_is_the_textbook_s(temperature):
+def test_boltzmann_is_the_textbook_formula(temperature):
     energies = torch.randn(64, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = boltzmann(energies, torch.tensor(temperature, dtype=torch.float64))
     weights = np.exp(-energies.numpy() / temperature)
@@ -308,7 +308,7 @@ def learnt_errors(agent: SoftQ, temperature: float) -> tuple[float, float, float
     ],
     ids=["averaged", "normalised"],
 )
-def test_learnt_by_acting_it_is_near_the_exact_solution(critics):
+def test_training_by_acting_approaches_the_exact_solution(critics):
     policy, entropy, value, loss = learnt_errors(learn_chain(**critics), 0.3)
     assert policy <= 0.06
     assert entropy <= 0.05
@@ -316,7 +316,7 @@ def test_learnt_by_acting_it_is_near_the_exact_solution(critics):
     assert loss <= 0.003
 
 
-def test_munchausen_learnt_by_acting_is_near_its_own_solution():
+def test_munchausen_trained_by_acting_approaches_its_own_solution():
     # Entropies at half the temperature are smaller and as uncertain: .050 and .074 over 6 seeds.
     policy, entropy, _, loss = learnt_errors(learn_chain(munchausen=0.5, munchausen_clip=-50), 0.15)
     assert policy <= 0.06

@@ -65,7 +65,7 @@ def test_density_and_moments_are_those_of_quadrature(name: str) -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 @pytest.mark.parametrize("name", [name for name in TARGETS if name != "mixture"])
-def test_a_tempered_target_has_the_law_of_the_energy_over_the_temperature(
+def test_a_tempered_target_has_the_density_of_the_energy_over_the_temperature(
     name: str, temperature: float
 ) -> None:
     target, limits = TARGETS[name]
@@ -135,7 +135,7 @@ def test_a_mixture_is_that_of_its_components() -> None:
     )
 
 
-def test_far_from_the_mean_a_truncated_gaussian_keeps_its_digits() -> None:
+def test_a_truncated_gaussian_is_accurate_far_from_its_mean() -> None:
     # Far in the tail the law is exponential: mean distance from the wall is s / z (1 - 1/z² + …).
     target = TruncatedGaussian(0.0, 1.0, 20.0, 30.0)
     x = target.sample((20_000,), generator()).double()
@@ -150,7 +150,7 @@ def test_a_half_normal_has_its_moments() -> None:
     torch.testing.assert_close(target.variance, torch.tensor([1 - 2 / math.pi]))
 
 
-def test_a_mixture_is_apart_from_the_means_that_it_was_given() -> None:
+def test_a_mixture_copies_its_means() -> None:
     means = torch.zeros(2, 2)
     target = GaussianMixture(means, 1.0)
     target.means.fill_(1.0)

@@ -159,7 +159,7 @@ every_space = pytest.mark.parametrize(("space", "sites", "values"), SPACES.value
 
 
 @every_space
-def test_states_are_all_there_is_and_each_has_its_index(
+def test_states_are_complete_and_have_their_index(
     space: Binary | Categorical, sites: int, values: int
 ) -> None:
     states = space.states()
@@ -187,7 +187,7 @@ def test_reference_draws_are_uniform(space: Binary | Categorical, sites: int, va
 
 
 @every_space
-def test_there_and_back(space: Binary | Categorical, sites: int, values: int) -> None:
+def test_free_coordinates_round_trip(space: Binary | Categorical, sites: int, values: int) -> None:
     x = space.reference((3, 2), generator()).double()
     free = space.to_free(x)
     assert free.shape == (3, 2, sites, values)
@@ -255,6 +255,6 @@ def test_a_coupling_of_integers_does_not_round_the_field() -> None:
     assert torch.equal(Ising(adjacency, 0.5).field, torch.tensor([0.5, 0.5]))
 
 
-def test_too_many_states_are_refused_however_many() -> None:
+def test_too_many_states_are_refused() -> None:
     with pytest.raises(ValueError, match=r"at most 2\^22 states to enumerate, got 2\^1089"):
         Binary(33, 33).states()

@@ -89,7 +89,9 @@ def as_expected(problem: Discrete, x: Tensor, temperature: float = 1.0) -> bool:
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 3.0])
 @every_problem
 @every_exact_kernel
-def test_the_law_stays_where_it_is(move: Move, problem: Discrete, temperature: float) -> None:
+def test_kernels_leave_the_distribution_invariant(
+    move: Move, problem: Discrete, temperature: float
+) -> None:
     start = exact(problem, CHAINS, temperature)
     x, acceptance = run(move, problem.energy, start, 10, temperature)
     assert acceptance.mean() > 0.02
@@ -99,14 +101,14 @@ def test_the_law_stays_where_it_is(move: Move, problem: Discrete, temperature: f
 
 @every_problem
 @every_exact_kernel
-def test_the_law_is_found_from_one_corner(move: Move, problem: Discrete) -> None:
+def test_chains_from_one_corner_reach_the_distribution(move: Move, problem: Discrete) -> None:
     corner = problem.configurations()[:1].expand(4000, -1, -1)
     assert not as_expected(problem, corner)
     x, _ = run(move, problem.energy, corner, 80)
     assert as_expected(problem, x)
 
 
-def test_a_symmetric_acceptance_would_fail() -> None:
+def test_an_acceptance_without_the_proposals_ratio_fails() -> None:
     # Without the proposal's probabilities in the ratio the law moves: the tests above can see it.
     problem, stream = DISCRETE[2], generator(1)
     for kernel in (GibbsWithGradients(), DMALA()):
@@ -141,7 +143,7 @@ def distance(move: Move, energy: Energy, space: Binary | Categorical, n: int, st
     ("energy", "space"), [(ISING, Binary(6)), (POTTS, Categorical(4, 3))], ids=["ising", "potts"]
 )
 @every_exact_kernel
-def test_samplers_come_as_near_as_a_perfect_one(
+def test_samplers_are_as_accurate_as_independent_draws(
     move: Move, energy: Energy, space: Binary | Categorical
 ) -> None:
     assert distance(move, energy, space, 10_000, 50) < 0.01  # the floors are .031 and .035
@@ -152,7 +154,7 @@ def test_samplers_come_as_near_as_a_perfect_one(
     ("energy", "space"), [(ISING, Binary(6)), (POTTS, Categorical(4, 3))], ids=["ising", "potts"]
 )
 @every_exact_kernel
-def test_samplers_come_as_near_as_a_perfect_one_at_100_000_draws(
+def test_samplers_are_as_accurate_as_100_000_independent_draws(
     move: Move, energy: Energy, space: Binary | Categorical
 ) -> None:
     assert distance(move, energy, space, 100_000, 100) < 0.005  # the floors are .010 and .011
@@ -226,7 +228,7 @@ def test_moves_are_in_detailed_balance(
 
 @pytest.mark.parametrize("problem", TINY, ids=repr)
 @pytest.mark.parametrize("kernel", [GibbsWithGradients(), DULA()], ids=["GWG", "DULA"])
-def test_proposals_are_drawn_as_the_papers_have_them(
+def test_proposals_have_the_probabilities_of_the_papers(
     problem: Discrete, kernel: GibbsWithGradients | DULA
 ) -> None:
     step_size, temperature, draws = 0.6, 0.8, 5000
@@ -260,7 +262,7 @@ def test_dula_is_biased_and_less_so_at_small_steps_on_quadratic_energies() -> No
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_gibbs_draws_a_site_from_its_law_given_the_others(temperature: float) -> None:
+def test_gibbs_draws_a_site_from_its_conditional_distribution(temperature: float) -> None:
     problem, kernel, draws = TINY[0], Gibbs(), 5000
     states = problem.configurations().double()
     law = problem.probabilities(temperature)
@@ -289,7 +291,7 @@ def test_a_systematic_scan_visits_every_site_in_turn_from_a_random_one() -> None
     assert len(order[:, 0].unique()) == problem.sites
 
 
-def test_block_gibbs_finds_the_law_of_an_rbm() -> None:
+def test_block_gibbs_samples_an_rbm() -> None:
     rbm = RBM(5, 3)
     with torch.no_grad():
         for i, parameter in enumerate(rbm.parameters()):
@@ -299,7 +301,7 @@ def test_block_gibbs_finds_the_law_of_an_rbm() -> None:
     assert distance(Move(DMALA(), 1.0), rbm, Binary(5), 10_000, 80) < 0.01
 
 
-def test_block_gibbs_takes_its_turn_in_a_cycle() -> None:
+def test_block_gibbs_works_in_a_cycle() -> None:
     rbm = RBM(4, 3)
     with torch.no_grad():
         rbm.weight.copy_(torch.randn(3, 4, generator=generator(5)))
@@ -310,7 +312,7 @@ def test_block_gibbs_takes_its_turn_in_a_cycle() -> None:
 @pytest.mark.parametrize(
     "kernel", [Gibbs(), GibbsWithGradients(), DMALA()], ids=lambda each: type(each).__name__
 )
-def test_chains_that_the_energy_couples_are_refused(kernel: Kernel) -> None:
+def test_energies_that_couple_chains_are_refused(kernel: Kernel) -> None:
     energy = Flattened(Repulsion(0.5), 2)
     x = Categorical(3, 2).reference((4,), generator())
     with pytest.raises(ValueError, match="couples the chains along batch axis -1"):
@@ -346,7 +348,7 @@ def test_energies_of_a_thousand_neither_overflow_nor_freeze(move: Move) -> None:
 
 
 @every_steep_kernel
-def test_binary_fields_of_a_thousand_are_followed(move: Move) -> None:
+def test_binary_sites_follow_fields_of_a_thousand(move: Move) -> None:
     ising = Ising(torch.zeros(3, 3), torch.tensor([1000.0, -1000.0, 0.0]))
     sampler = Sampler(move.kernel, Binary(3), steps=60, step_size=move.step_size)
     x, _, info = sampler.sample(ising, n=4000, generator=generator(3))
@@ -430,7 +432,7 @@ def test_a_seed_is_a_chain_and_the_global_stream_is_left_alone(move: Move) -> No
 @pytest.mark.parametrize(
     "move", [EXACT["DMALA, large"], EXACT["random Gibbs"]], ids=["DMALA", "Gibbs"]
 )
-def test_a_network_over_categories_has_its_law_for_each_condition(move: Move) -> None:
+def test_a_conditional_network_is_sampled_under_each_condition(move: Move) -> None:
     torch.manual_seed(1)
     network = Flattened(MLPEnergy(6, (16,), condition_dimension=2, activation=torch.nn.Tanh), 2)
     with torch.no_grad():
@@ -453,7 +455,7 @@ def test_step_sizes_of_dmala_follow_the_acceptance() -> None:
     assert info.acceptance.mean().item() == pytest.approx(0.574, abs=0.03)
 
 
-def test_what_is_no_category_is_refused() -> None:
+def test_energies_of_anything_but_categories_are_refused() -> None:
     vector = FunctionEnergy(lambda x: x.square().sum(-1))
     for move in STEEP.values():
         with pytest.raises(ValueError, match=r"one-hot \(sites, categories\), event_ndim=2"):
@@ -462,7 +464,7 @@ def test_what_is_no_category_is_refused() -> None:
         Gibbs("sideways")  # type: ignore[arg-type]
 
 
-def test_one_hot_pairs_are_the_binary_chain_of_the_paper() -> None:
+def test_chains_of_one_hot_pairs_are_the_binary_chains_of_the_paper() -> None:
     # Zhang, Liu and Liu's binary proposal: flips with logit -½ ∇ log p (2x - 1) - 1 / 2α.
     step_size, temperature, draws = 0.8, 0.7, 20_000
     x = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 0.0], dtype=torch.float64)

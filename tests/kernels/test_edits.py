@@ -59,7 +59,7 @@ def total_variation(kernel: Edits | IteratedSIR, temperature: float, steps: int 
     ],
     ids=["uniform", "skewed", "few substitutions", "iterated SIR"],
 )
-def test_a_chain_has_the_law_of_the_energy(kernel: Edits | IteratedSIR, temperature: float) -> None:
+def test_chains_sample_the_energy(kernel: Edits | IteratedSIR, temperature: float) -> None:
     assert total_variation(kernel, temperature) < 0.03
 
 
@@ -71,7 +71,7 @@ def test_substitutions_alone_keep_the_length() -> None:
     assert (moved != x).any()
 
 
-def test_a_hole_opens_before_its_place_and_closes_again() -> None:
+def test_closing_a_hole_undoes_opening_it() -> None:
     x = torch.tensor([[1, 2, 3, 0], [1, 2, 0, 0]])
     place = torch.tensor([1, 2])
     holed = opened(x, place)
@@ -81,12 +81,12 @@ def test_a_hole_opens_before_its_place_and_closes_again() -> None:
     assert closed(holed, place).equal(x)
 
 
-def test_chains_of_strings_start_at_integers() -> None:
+def test_strings_must_be_integers() -> None:
     sampler = Sampler(Edits(SPACE), SPACE, steps=1)
     with pytest.raises(ValueError, match="integers"):
         sampler.sample(ENERGY, torch.ones(2, 3), generator=generator(0))
 
 
-def test_a_share_outside_of_0_to_1_is_refused() -> None:
+def test_a_share_outside_0_to_1_is_refused() -> None:
     with pytest.raises(ValueError, match="substitutions"):
         Edits(SPACE, substitutions=1.5)

@@ -37,7 +37,7 @@ def diagonal(dimension: int) -> Tensor:
 @pytest.mark.parametrize("size", [0, 1, 2], ids=["small", "middling", "large"])
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("problem", [*PROBLEMS, *CURVED], ids=repr)
-def test_exact_kernels_leave_every_law_as_it_is(
+def test_exact_kernels_leave_their_target_invariant(
     problem: Problem, name: str, size: int, temperature: float
 ) -> None:
     mean, variance = problem.mean(temperature), problem.variance(temperature)
@@ -100,7 +100,7 @@ def test_one_leapfrog_step_with_a_mass_is_preconditioned_mala() -> None:
 
 
 @pytest.mark.parametrize("masses", [False, True], ids=["unit mass", "masses"])
-def test_leapfrog_runs_backwards_on_images_and_keeps_the_energy_to_second_order(
+def test_leapfrog_is_reversible_on_images_and_keeps_the_energy_to_second_order(
     masses: bool,
 ) -> None:
     stream = generator(2)
@@ -137,7 +137,7 @@ def test_ghmc_of_infinite_friction_is_hmc() -> None:
     torch.testing.assert_close(acceptance, expected)
 
 
-def test_what_friction_leaves_of_the_velocity() -> None:
+def test_friction_keeps_the_documented_share_of_the_velocity() -> None:
     # Where nothing pulls, v' = c v + √(1 - c²) ξ √(T/mass) from the first step on.
     flat = FunctionEnergy(lambda x: 0 * x.sum(-1))
     mass, temperature = torch.tensor([0.25, 4.0]), 0.7
@@ -155,7 +155,7 @@ def test_what_friction_leaves_of_the_velocity() -> None:
         before = state.velocity
 
 
-def test_where_ghmc_rejects_the_velocity_turns_round() -> None:
+def test_ghmc_reverses_the_velocity_on_rejection() -> None:
     energy, kernel = PROBLEMS[1].energy, GHMC(3, friction=0.1)
     state = kernel.start(energy, PROBLEMS[1].exact(200, 1.0, np.random.default_rng(0)).double())
     noise = kernel.draw(state, generator())
@@ -173,7 +173,7 @@ def test_where_ghmc_rejects_the_velocity_turns_round() -> None:
     torch.testing.assert_close(back, stayed.velocity)
 
 
-def test_little_friction_does_not_turn_back_on_itself() -> None:
+def test_ghmc_with_little_friction_moves_ballistically() -> None:
     # The square of the distance from the start after a time t is (vt)² = 2t², diffusion's is 2t.
     flat, x = FunctionEnergy(lambda x: 0 * x.sum(-1)), torch.zeros(2000, 2)
     state, _, _ = run(GHMC(1, friction=0.001), flat, x, 100, 0.3)
@@ -270,7 +270,7 @@ def test_a_diagonal_has_the_shape_of_the_event(make: Callable[[Tensor], Kernel])
 
 
 @pytest.mark.parametrize("kernel", [MALA(), HMC(), GHMC(), NUTS()], ids=lambda k: type(k).__name__)
-def test_a_test_of_each_chain_refuses_an_energy_of_all(kernel: Kernel) -> None:
+def test_kernels_with_a_test_refuse_energies_that_couple_chains(kernel: Kernel) -> None:
     with pytest.raises(ValueError, match="couples the chains along batch axis -1"):
         kernel.start(Gaussian(0.0, 1.0, 2) + Repulsion(0.5), torch.zeros(4, 2))
     Underdamped().start(Gaussian(0.0, 1.0, 2) + Repulsion(0.5), torch.zeros(4, 2))

@@ -60,7 +60,9 @@ KERNELS = {
     [*((problem, 1.0) for problem in PROBLEMS + CURVED), *((one, 0.4) for one in PROBLEMS)],
     ids=lambda value: str(value),
 )
-def test_the_law_is_left_where_it_is(problem: Problem, temperature: float, kernel: str) -> None:
+def test_kernels_leave_the_distribution_invariant(
+    problem: Problem, temperature: float, kernel: str
+) -> None:
     x = problem.exact(CHAINS, temperature, np.random.default_rng(1))
     mean, variance = problem.mean(temperature), problem.variance(temperature)
     proposal = Gaussian(mean, 1.5 * variance.sqrt(), len(mean))
@@ -114,7 +116,7 @@ def weight_found(kernel: Kernel, share: float, steps: int) -> float:
     ],
     ids=["IndependenceMetropolis", "IteratedSIR", "uniform IteratedSIR", "Cycle", "Tempered"],
 )
-def test_unequal_modes_are_weighed(kernel: Kernel, steps: int, share: float) -> None:
+def test_unequal_modes_get_their_weights(kernel: Kernel, steps: int, share: float) -> None:
     assert weight_found(kernel, share, steps) == pytest.approx(share, abs=0.01)
 
 
@@ -151,7 +153,7 @@ def resampled_share(weight: float, candidates: int) -> float:
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("candidates", [2, 4, 16])
-def test_the_law_of_resampling_at_finitely_many_candidates(
+def test_resampling_has_its_exact_distribution_for_few_candidates(
     candidates: int, temperature: float
 ) -> None:
     energy = FunctionEnergy(lambda x: -np.log(9.0) * (x[..., 0] > 0).to(x))
@@ -181,7 +183,7 @@ def test_the_bias_of_resampling_falls_as_the_documentation_says() -> None:
         assert divergence <= 0.64 / candidates
 
 
-def test_resampling_lives_in_the_free_coordinates_of_the_space() -> None:
+def test_resampling_works_in_the_free_coordinates_of_the_space() -> None:
     box = Box(-1.0, 1.0, "tanh")
     draws = importance_resampling(
         Truncated().energy,
@@ -200,7 +202,7 @@ def test_resampling_lives_in_the_free_coordinates_of_the_space() -> None:
 
 @pytest.mark.parametrize("walls", ["reject", "reflect", "tanh"])
 @pytest.mark.parametrize("kernel", [IndependenceMetropolis, IteratedSIR])
-def test_the_reference_proposes_within_walls(kernel: type, walls: str) -> None:
+def test_the_reference_of_a_box_proposes_within_its_walls(kernel: type, walls: str) -> None:
     box = Box(-1.0, 1.0, walls)
     cycle = Cycle([kernel(ReferenceProposal(box)), MALA()])
     sampler = Sampler(cycle, box, steps=25, step_size=0.1)
@@ -209,7 +211,7 @@ def test_the_reference_proposes_within_walls(kernel: type, walls: str) -> None:
     assert total_variation(torch.histc(x, 20, -1, 1), Truncated.probabilities(20)) < 0.02
 
 
-def test_a_normal_reference_proposes_where_nothing_bounds() -> None:
+def test_the_reference_of_an_unbounded_space_is_normal() -> None:
     target = Gaussian(torch.tensor([0.5, -0.5]), 0.6, 2)
     space = Unbounded(2)
     sampler = Sampler(IteratedSIR(ReferenceProposal(space), 16), space, steps=15)
@@ -235,7 +237,7 @@ def test_independence_metropolis_accepts_by_the_ratio_of_weights() -> None:
 
 
 @pytest.mark.parametrize("kernel", [IndependenceMetropolis, IteratedSIR])
-def test_a_start_without_density_or_beyond_the_proposal_is_left(kernel: type) -> None:
+def test_a_chain_leaves_a_start_without_density(kernel: type) -> None:
     proposal: Proposal = ReferenceProposal(Box(-1.0, 1.0))
     walled = FunctionEnergy(lambda x: torch.where(x[..., 0] < 0, torch.inf, x[..., 0]))
     start = torch.tensor([[-0.5], [-7.0], [7.0]]).repeat(100, 1)
@@ -243,7 +245,7 @@ def test_a_start_without_density_or_beyond_the_proposal_is_left(kernel: type) ->
     assert ((x >= 0) & (x <= 1)).all()
 
 
-def test_a_cycle_is_its_kernels_in_turn_with_nothing_stale() -> None:
+def test_a_cycle_equals_its_kernels_in_turn() -> None:
     kernels: list[Kernel] = [IteratedSIR(Gaussian(0.0, 2.0, 2), 2), MALA(), HMC(2), GHMC()]
     energy, x = PROBLEMS[1].energy, torch.randn(40, 2, generator=generator())
     cycle: Kernel = Cycle(kernels)
@@ -263,7 +265,7 @@ def test_a_cycle_is_its_kernels_in_turn_with_nothing_stale() -> None:
 # Parallel tempering.
 
 
-def test_swaps_are_accepted_by_both_temperatures_and_carry_all_that_is_known() -> None:
+def test_swaps_depend_on_both_temperatures_and_carry_energies_and_gradients() -> None:
     energy = torch.tensor([[3.0, 1.0, 2.0, 0.0]])
     temperatures = torch.tensor([[1.0, 2.0, 4.0, 8.0]])
     x = torch.arange(4.0).view(1, 4, 1)
@@ -287,7 +289,7 @@ def test_swaps_are_accepted_by_both_temperatures_and_carry_all_that_is_known() -
     "kernel", [MALA(), HMC(2), Cycle([GHMC(), MALA()])], ids=["MALA", "HMC", "Cycle"]
 )
 @pytest.mark.parametrize("problem", PROBLEMS + CURVED, ids=repr)
-def test_every_replica_keeps_the_law_of_its_temperature(problem: Problem, kernel: Kernel) -> None:
+def test_every_replica_samples_its_own_temperature(problem: Problem, kernel: Kernel) -> None:
     ladder = [1.0, 1.4, 2.0]
     rng = np.random.default_rng(0)
     exact = torch.stack([problem.exact(CHAINS, one, rng) for one in ladder], 1)
@@ -353,7 +355,7 @@ def test_impossible_kernels_are_refused(make: object, message: str) -> None:
     ],
     ids=lambda kernel: type(kernel).__name__,
 )
-def test_chains_that_the_energy_couples_are_refused(kernel: Kernel, space: Space | None) -> None:
+def test_energies_that_couple_chains_are_refused(kernel: Kernel, space: Space | None) -> None:
     energy = Gaussian(0.0, 1.0, 1) + Repulsion(0.5)
     with pytest.raises(ValueError, match="couples the chains along batch axis -1"):
         Sampler(kernel, space, steps=1).sample(energy, torch.zeros(4, 1), generator=generator())

@@ -134,7 +134,7 @@ def test_one_leapfrog_step_is_mala() -> None:
     assert info.acceptance.min() < 0.9
 
 
-def test_hmc_is_the_leapfrog_integrator_and_runs_backwards() -> None:
+def test_hmc_is_the_leapfrog_integrator_and_reversible() -> None:
     energy, kernel, length, temperature = PROBLEMS[1].energy, HMC(7), 0.15, 0.6
     x = PROBLEMS[1].exact(50, 1.0, np.random.default_rng(0)).double()
     state = kernel.start(energy, x)
@@ -187,7 +187,7 @@ def test_iterated_sir_takes_a_temperature_for_each_chain() -> None:
         assert within_standard_errors(chains, torch.zeros(1), torch.tensor([one]), 4)
 
 
-def test_iterated_sir_stays_where_nothing_has_any_weight() -> None:
+def test_iterated_sir_stays_if_no_candidate_has_weight() -> None:
     nowhere = FunctionEnergy(lambda x: torch.full(x.shape[:-1], torch.inf))
     x = torch.arange(5.0)[:, None]
     state, acceptance, lost = run(IteratedSIR(NormalProposal(1.0)), nowhere, x, 3)
@@ -211,7 +211,7 @@ def test_iterated_sir_leaves_a_start_that_its_proposal_never_draws() -> None:
 # Descent and temperature 0.
 
 
-def test_descent_minimises_whatever_the_temperature() -> None:
+def test_descent_minimises_at_every_temperature() -> None:
     problem = PROBLEMS[1]
     x = problem.exact(100, 1.0, np.random.default_rng(0))
     cold, _, _ = run(GradientDescent(), problem.energy, x, 200, 0.2, temperature=0.0)
@@ -239,7 +239,7 @@ def test_momentum_is_that_of_polyak() -> None:
     torch.testing.assert_close(state.x, torch.full_like(x, position))
 
 
-def test_a_search_that_meets_a_wall_stops_there() -> None:
+def test_descent_stops_at_a_wall() -> None:
     walled = FunctionEnergy(lambda x: torch.where(x[..., 0] > 1, torch.inf, -x[..., 0]))
     state, acceptance, lost = run(GradientDescent(0.9), walled, torch.zeros(1, 1), 20, 0.3)
     assert state.x <= 1
@@ -267,7 +267,7 @@ def test_temperature_zero_is_descent(kernel: Kernel) -> None:
     ],
     ids=["IteratedSIR", "GibbsWithGradients", "NUTS"],
 )
-def test_kernels_without_a_limit_at_temperature_zero_say_so(
+def test_kernels_without_a_limit_at_temperature_zero_refuse_it(
     kernel: Kernel, energy: Energy, x: Tensor
 ) -> None:
     with pytest.raises(ValueError, match="expected a positive temperature, got"):
@@ -435,7 +435,7 @@ def test_step_size_and_temperature_are_numbers_or_one_for_each_chain(case: Case)
 
 @every_kernel
 @pytest.mark.parametrize("bad", [torch.nan, -torch.inf, torch.inf], ids=str)
-def test_moves_to_no_density_are_rejected_and_counted(case: Case, bad: float) -> None:
+def test_moves_without_a_density_are_rejected_and_counted(case: Case, bad: float) -> None:
     def function(x: Tensor) -> Tensor:  # what is bad lies downhill
         first = x.flatten(-case.energy.event_ndim)[..., 0]
         return torch.where(first > 0.5, bad, -2 * first + 0.1 * case.energy(x))
@@ -454,7 +454,7 @@ def test_moves_to_no_density_are_rejected_and_counted(case: Case, bad: float) ->
 
 
 @every_kernel
-def test_an_exploding_step_is_a_divergence_and_not_a_number_lost(case: Case) -> None:
+def test_an_exploding_step_is_reported_as_a_divergence(case: Case) -> None:
     without = (*ON_CATEGORIES, IndependenceMetropolis, IteratedSIR)
     if any(isinstance(part, without) for part in parts(case.kernel)):
         pytest.skip("no step size, or none that explodes")
@@ -507,7 +507,7 @@ def test_a_step_never_waits_for_the_host(case: Case) -> None:
         ("Tempered cycle", 1 + 5, 1 + 3 * 5),
     ],
 )
-def test_no_evaluation_is_made_twice(name: str, values: int, gradients: int) -> None:
+def test_nothing_is_evaluated_twice(name: str, values: int, gradients: int) -> None:
     case = CASES[name]
     energy = Counting(case.energy)
     run(case.kernel, energy, case.start(4), 5)

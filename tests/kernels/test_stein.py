@@ -38,7 +38,9 @@ def test_directions_are_those_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.3, 2.5])
-def test_the_fixed_point_nears_the_law_as_particles_are_added(temperature: float) -> None:
+def test_the_fixed_point_approaches_the_distribution_with_more_particles(
+    temperature: float,
+) -> None:
     energy, ratios = Gaussian(1.0, 0.5, 1), []
     for n in (25, 100):
         x = 1 + 0.5 * temperature**0.5 * particles(n, dimension=1)
@@ -118,7 +120,7 @@ class Cusp(Energy):
         return -x.sum(-1), torch.where(x > 0.5, torch.nan, -torch.ones_like(x))
 
 
-def test_a_gradient_that_is_no_number_does_not_spread() -> None:
+def test_a_gradient_of_nan_does_not_spread() -> None:
     state, _, lost = run(SVGD(), Cusp(), particles(20).clamp(max=0.4), 20, 0.3)
     assert lost.sum() > 0
     assert (state.x <= 0.5).all()

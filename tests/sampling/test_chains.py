@@ -30,7 +30,7 @@ def test_chains_start_from_the_reference_of_the_space() -> None:
     assert torch.equal(batch.index.sort().values, torch.arange(5000))
 
 
-def test_updates_that_do_nothing_keep_every_chain_apart() -> None:
+def test_chains_that_do_not_move_stay_the_same() -> None:
     chains, stream = Chains(1000, Unbounded(2), restart=0.0), generator()
     everyone = no_op(chains, 1000, stream)
     for _ in range(51):
@@ -58,7 +58,7 @@ def test_the_documented_fraction_restarts_from_the_reference(restart: float) -> 
     assert restarted == pytest.approx(expected.sum().item(), abs=4 * error + 1e-9)
 
 
-def test_chains_are_written_where_they_were_drawn_and_are_no_views() -> None:
+def test_draws_are_copies_and_are_written_back_to_their_places() -> None:
     chains, stream = Chains(10, Unbounded(3), restart=0.0), generator()
     no_op(chains, 10, stream)
     before = chains.positions.clone()
@@ -101,7 +101,7 @@ def test_conditions_may_be_vectors() -> None:
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_fresh_store_goes_on_from_the_state(begun: bool) -> None:
+def test_a_new_population_continues_from_a_state(begun: bool) -> None:
     chains = Chains(50, Unbounded(2), restart=0.3)
     first = generator()
     if begun:
@@ -117,21 +117,21 @@ def test_a_fresh_store_goes_on_from_the_state(begun: bool) -> None:
             assert torch.equal(mine, theirs)
 
 
-def test_a_store_that_has_begun_takes_back_the_state_of_one_that_has_not() -> None:
+def test_a_started_population_loads_the_state_of_a_new_one() -> None:
     chains, fresh = Chains(5, Unbounded(2)), Chains(5, Unbounded(2))
     chains.draw(5, generator())
     chains.load_state_dict(fresh.state_dict())
     assert torch.equal(chains.draw(5, generator(1)).x, fresh.draw(5, generator(1)).x)
 
 
-def test_the_store_has_a_type_of_its_own() -> None:
+def test_the_population_has_its_own_dtype() -> None:
     chains = Chains(5, Unbounded(2)).double()
     assert chains.draw(3, generator()).x.dtype == torch.float64
     chains.float()
     assert chains.draw(3, generator()).x.dtype == torch.float32
 
 
-def test_chains_converge_over_calls_too_short_for_one() -> None:
+def test_chains_converge_over_many_short_calls() -> None:
     chains, stream = Chains(2000, Box(5.0, 8.0), restart=0.0), generator()
     sampler = Sampler(MALA(), steps=2, step_size=0.1)
     for _ in range(60):
