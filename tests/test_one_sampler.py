@@ -16,7 +16,7 @@ from ebrl.sampling.sampler import Stage
 from ebrl.sequences.distance import EditDistance
 from ebrl.sequences.filling import MaskedFilling
 from ebrl.sequences.tokens import SPECIAL, padded
-from ebrl.strings import Strings
+from ebrl.spaces import Strings
 from ebrl.vision.generation import generate, generation_levels
 from ebrl.vision.observations import Direct
 

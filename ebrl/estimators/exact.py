@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy
-from ebrl.spaces import Binary, Categorical
-from ebrl.strings import Strings
+from ebrl.spaces import Binary, Categorical, Strings
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from ebrl.kernels.protocol import (
     uniform_like,
 )
 from ebrl.ranges import check_probabilities
-from ebrl.strings import PADDING, Strings, string_lengths
+from ebrl.spaces import PADDING, Strings, string_lengths
 
 
 class Filling(Protocol):

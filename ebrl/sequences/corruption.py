@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from ebrl.kernels.edits import closed, opened
 from ebrl.sequences.tokens import PAD
-from ebrl.strings import string_lengths
+from ebrl.spaces import string_lengths
 
 
 def corrupted(x: Tensor, generator: Generator) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy
-from ebrl.strings import string_lengths
+from ebrl.spaces import string_lengths
 
 
 class EditDistance(Energy):

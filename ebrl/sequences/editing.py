@@ -17,7 +17,7 @@ from ebrl.sequences.filling import MaskedFilling
 from ebrl.sequences.judging import as_sentence
 from ebrl.sequences.language import Language, english
 from ebrl.sequences.tokens import SPECIAL, padded
-from ebrl.strings import Strings
+from ebrl.spaces import Strings
 
 MORE = 4  # tokens that a repair may add
 RUNGS = 8  # of the ladder of temperatures

@@ -1,6 +1,6 @@
 """Energies of sentences, side by side: what a transformer can say of how unlikely one is.
 
-A sentence is `x: (*batch, length)` int64, tokens and then padding, as `ebrl.strings` has it.
+A sentence is `x: (*batch, length)` int64, tokens and then padding, as `ebrl.spaces.Strings` has it.
 Padding never changes an energy. A row that is no sentence, with a special token or a gap inside,
 has energy infinity. Kernels with gradients move one-hot tokens and read an energy through `OneHot`.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ebrl.energies import Energy, Sum, Weighted, align_left
 from ebrl.sequences.tokens import BOUNDARY, MASK, PAD, SPECIAL
 from ebrl.sequences.transformer import PREDICTED, Transformer
-from ebrl.strings import string_lengths
+from ebrl.spaces import string_lengths
 
 ROWS_AT_ONCE = 512  # of a pass that masks each token in turn
 

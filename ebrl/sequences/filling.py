@@ -11,7 +11,7 @@ from ebrl.energies.evaluating import evaluating
 from ebrl.sequences.energies import read_both_ways
 from ebrl.sequences.tokens import MASK, SPECIAL
 from ebrl.sequences.transformer import PREDICTED, Transformer
-from ebrl.strings import string_lengths
+from ebrl.spaces import string_lengths
 
 
 class MaskedFilling:

@@ -12,7 +12,7 @@ from ebrl.sequences.filling import MaskedFilling
 from ebrl.sequences.judging import as_sentence
 from ebrl.sequences.language import Language, english
 from ebrl.sequences.tokens import SPECIAL
-from ebrl.strings import Strings
+from ebrl.spaces import Strings
 
 
 def sample(

@@ -14,7 +14,7 @@ from ebrl.sequences.corruption import corrupted
 from ebrl.sequences.energies import CausalEnergy, read_both_ways
 from ebrl.sequences.tokens import MASK, PAD
 from ebrl.sequences.transformer import PREDICTED
-from ebrl.strings import string_lengths
+from ebrl.spaces import string_lengths
 
 
 class HybridLikelihood(nn.Module, Objective):

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as Encoder
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from ebrl.strings import PADDING
+from ebrl.spaces import PADDING
 
 PAD, MASK, BOUNDARY = PADDING, 1, 2
 SPECIAL = ("<pad>", "<mask>", "<s>")  # by their numbers

@@ -17,3 +17,6 @@ from ebrl.spaces.smooth import Torus as Torus
 from ebrl.spaces.space import FreeEnergy as FreeEnergy
 from ebrl.spaces.space import Space as Space
 from ebrl.spaces.space import Unbounded as Unbounded
+from ebrl.spaces.strings import PADDING as PADDING
+from ebrl.spaces.strings import Strings as Strings
+from ebrl.spaces.strings import string_lengths as string_lengths

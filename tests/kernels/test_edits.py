@@ -11,7 +11,7 @@ from ebrl import FunctionEnergy, Sampler
 from ebrl.estimators import exact_log_probabilities
 from ebrl.kernels import Edits, IteratedSIR, ReferenceProposal
 from ebrl.kernels.edits import closed, opened
-from ebrl.strings import Strings, string_lengths
+from ebrl.spaces import Strings, string_lengths
 
 SPACE = Strings(3, 4, first=1, shortest=1)
 

@@ -20,8 +20,7 @@ from ebrl.sequences.energies import (
 from ebrl.sequences.filling import MaskedFilling
 from ebrl.sequences.tokens import BOUNDARY, MASK, PAD, SPECIAL
 from ebrl.sequences.transformer import PREDICTED, Transformer
-from ebrl.spaces import Categorical
-from ebrl.strings import Strings
+from ebrl.spaces import Categorical, Strings
 
 WORDS = 3
 FIRST = len(SPECIAL)

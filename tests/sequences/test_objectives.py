@@ -12,7 +12,7 @@ from ebrl.sequences.corruption import corrupted, moved, replaced, shortened, swa
 from ebrl.sequences.energies import CausalEnergy, ScorerEnergy
 from ebrl.sequences.objectives import Contrast, Draws, HybridLikelihood
 from ebrl.sequences.tokens import padded
-from ebrl.strings import Strings, string_lengths
+from ebrl.spaces import Strings, string_lengths
 from ebrl.training import fit
 from ebrl.training.ragged import Ragged
 

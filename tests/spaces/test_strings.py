@@ -10,7 +10,7 @@ from problems import generator
 
 from ebrl.energies import FunctionEnergy
 from ebrl.estimators import exact_log_normalizer
-from ebrl.strings import Strings, string_lengths
+from ebrl.spaces import Strings, string_lengths
 
 SPACE = Strings(3, 5, first=2, shortest=1)  # of the categories 2, 3, 4
 

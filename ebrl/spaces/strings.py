@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number
-from ebrl.spaces import Space
+from ebrl.spaces.space import Space
 
 PADDING = 0
 
