@@ -76,7 +76,7 @@ class Demonstrations(NamedTuple):
 
 def save(path: str | Path, demonstrations: Demonstrations) -> None:
     """Write demonstrations to an .npz file."""
-    np.savez_compressed(path, **demonstrations._asdict())  # type: ignore[arg-type]
+    np.savez_compressed(path, **demonstrations._asdict())
 
 
 def load(source: str | Path) -> Demonstrations:
@@ -209,7 +209,7 @@ def learn_offline(
 def _take_in(statistics: VecNormalize, observations: np.ndarray) -> None:
     if statistics.norm_reward:
         raise ValueError("expected normalize=observations with demonstrations, got rewards too")
-    statistics.obs_rms.update(observations)  # type: ignore[union-attr]
+    statistics.obs_rms.update(observations)
 
 
 def transitions_of(episodes: list[dict[str, Any]]) -> Demonstrations:

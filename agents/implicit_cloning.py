@@ -134,7 +134,7 @@ class ImplicitCloning(ContinuousAgent):
         defaults = {name: value for name, value in DEFAULTS.items() if name not in users}
         return {**defaults, **super()._policy_arguments()}
 
-    def learn(  # type: ignore[override]  # one log, named after the class
+    def learn(  # one log, named after the class
         self,
         total_timesteps: int,
         callback: MaybeCallback = None,
@@ -165,7 +165,7 @@ class ImplicitCloning(ContinuousAgent):
     def _draw(self, batch_size: int) -> CloningNoise:
         stream = self.generators["training"]
         shape = (batch_size, self.candidates, self.proposal.dimension)
-        options = {"generator": stream, "device": stream.device}
+        options: dict[str, Any] = {"generator": stream, "device": stream.device}
         return CloningNoise(
             candidates=torch.randn(shape, **options),
             offset=torch.rand(batch_size, 1, **options),

@@ -123,7 +123,11 @@ class DiscreteCritic(BaseModel):
         Args:
             features: What `features_extractor` made of the observations, `(batch, features)`.
         """
-        return self._energies(features, lambda normalization, h: normalization.of_batch(h)(h))
+
+        def of_batch(normalization: Any, h: Tensor) -> Tensor:
+            return normalization.of_batch(h)(h)
+
+        return self._energies(features, of_batch)
 
     def _energies(
         self, features: Tensor, normalize: Callable[[nn.Module, Tensor], Tensor]

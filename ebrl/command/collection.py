@@ -41,7 +41,8 @@ def play_episodes(
     with undisturbed_streams():
         for seed in range(first_seed, first_seed + count):
             observation, _ = environment.reset(seed=seed)
-            seen, actions, steps = [observation], [], []
+            seen, actions = [observation], []
+            steps: list[Any] = []
             over = False
             while not over:
                 scaled = observation
