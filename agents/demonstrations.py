@@ -1,10 +1,10 @@
-"""Demonstrations: transitions that somebody recorded, in a file, a Minari dataset or a replay.
+"""Demonstrations: recorded transitions, in a file, a Minari dataset or a replay.
 
     demonstrations = load("episodes.npz")  # or "minari:pointmaze/umaze-v2"
     fill(agent, demonstrations)
     learn_offline(agent, 10_000)
 
-A file holds the arrays of `Demonstrations` by their names, as NumPy writes them, and no pickle.
+A file holds the arrays of `Demonstrations` by their names, in NumPy's format without pickle.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOG_EVERY = 1_000  # updates
 
 
 class Demonstrations(NamedTuple):
-    """Transitions in the order in which they came about, in the environment's units."""
+    """Transitions in the order of their recording, in the environment's units."""
 
     observations: np.ndarray  # (n, *observation)
     actions: np.ndarray  # (n, *action)
@@ -39,7 +39,7 @@ class Demonstrations(NamedTuple):
     truncations: np.ndarray  # (n,) bool: it was cut off
 
     def check(self, source: str, observation: spaces.Space, action: spaces.Space) -> None:
-        """Check that these are transitions of an environment with these spaces.
+        """Check that these are transitions in the given spaces.
 
         Raises:
             StorageError: If numbers of rows differ or are 0, a number is not finite, or rows are
@@ -134,16 +134,16 @@ def _load_minari(identifier: str) -> Demonstrations:
 
 
 def fill(agent: OffPolicyAlgorithm, demonstrations: Demonstrations, source: str = "data") -> None:
-    """Put demonstrations into the agent's replay; a `VecNormalize` takes in their observations.
+    """Put demonstrations into the agent's replay, and their observations into a `VecNormalize`.
 
     Args:
-        agent: Its replay is empty, or has room left for them.
+        agent: With enough room in its replay.
         demonstrations: Of its environment.
-        source: How an error calls them.
+        source: Their name in errors.
 
     Raises:
         StorageError: As `Demonstrations.check`, or the replay has too little room.
-        ValueError: Rewards are normalised, by the returns of episodes that were not played.
+        ValueError: Rewards are normalised, which needs the returns of whole episodes.
     """
     replay, policy, count = agent.replay_buffer, agent.policy, agent.n_envs
     assert replay is not None
@@ -180,16 +180,16 @@ def fill(agent: OffPolicyAlgorithm, demonstrations: Demonstrations, source: str 
 def learn_offline(
     agent: OffPolicyAlgorithm, total_timesteps: int, callback: MaybeCallback = None
 ) -> None:
-    """Train on the agent's replay alone: each timestep is one update, and none is taken outside.
+    """Train on the agent's replay alone: each timestep is one update, without the environment.
 
-    Callbacks see every update as a rollout of one step. `num_timesteps` goes on from where it is.
+    Callbacks see every update as a rollout of one step. `num_timesteps` continues its count.
 
     Raises:
         ValueError: The replay is empty.
     """
     if agent.replay_buffer is None or agent.replay_buffer.size() == 0:
         raise ValueError("expected demonstrations in the replay: ebrl.agents.demonstrations.fill")
-    name = type(agent).__name__  # arguments by place: algorithms name them differently
+    name = type(agent).__name__  # positional arguments, because algorithms name them differently
     total, callback = agent._setup_learn(total_timesteps, callback, False, name, False)
     callback.on_training_start(locals(), globals())
     while agent.num_timesteps < total:

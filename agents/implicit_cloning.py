@@ -1,12 +1,12 @@
 """ImplicitCloning: behaviour cloning as an energy, by ranking noise contrast.
 
-`pi(a|s) ∝ exp(-E(a|s))` is fitted to demonstrations: among the demonstrated action and candidates
-from a proposal q the energy tells which was demonstrated,
+`pi(a|s) ∝ exp(-E(a|s))` is fitted to demonstrations: the energy identifies the demonstrated action
+among candidates from a proposal q,
 
     L = -log softmax_j(-E(a_j|s) - log q(a_j|s))_demonstrated.
 
-A learnt mixture of Gaussians alone would show the energy nothing but the modes, and leave it flat
-between them: a share of the candidates is uniform, and q is the density of both together.
+Candidates of a learned mixture of Gaussians alone would lie at the modes, and leave the energy flat
+elsewhere. Therefore a share of the candidates is uniform, and q is the density of both together.
 
 Implicit behavioural cloning (Florence et al. 2021) leaves out `log q`, and its optimum is biased
 towards what the candidates lack; with it the optimum is the demonstrator's policy for any q (R-NCE,
@@ -32,7 +32,7 @@ from .soft_agent import Due, Transitions
 
 DEFAULTS = {"activation_fn": torch.nn.SiLU, "n_critics": 1}  # of the policy: a smooth energy
 ADAPT_EVERY, ADAPTED = 10, 32  # updates; observations that the sampler's step size is fitted to
-EDGE = 1 - 1e-5  # demonstrated actions beyond are taken for this: tanh reaches 1 at infinity
+EDGE = 1 - 1e-5  # bound of demonstrated actions, since tanh reaches 1 only at infinity
 
 
 class CloningNoise(NamedTuple):
@@ -45,7 +45,7 @@ class CloningNoise(NamedTuple):
 
 
 class CloningReport(NamedTuple):
-    """What the last update saw."""
+    """The report of an update."""
 
     energy_loss: Tensor
     proposal_loss: Tensor
@@ -54,17 +54,17 @@ class CloningReport(NamedTuple):
 
 
 class ImplicitCloning(ContinuousAgent):
-    """An energy of actions that clones demonstrations; a native Stable-Baselines3 algorithm.
+    """An energy of actions that clones demonstrations; a Stable-Baselines3 algorithm.
 
-    `learn` takes one update on the replay for each timestep, and no step in the environment; fill
-    the replay with `ebrl.agents.demonstrations.fill`. It acts as `EnergyActorCritic` does: draws
-    of the proposal are resampled by the energy and moved along it. With `acting_candidates=1` and
-    `moves=0` the proposal acts alone: behaviour cloning by a Gaussian, or by a mixture density.
+    Fill the replay with `ebrl.agents.demonstrations.fill`. Each timestep of `learn` is one update
+    on the replay, without a step in the environment. The agent acts as `EnergyActorCritic` does:
+    draws of the proposal are resampled and moved by the energy. With `acting_candidates=1` and
+    `moves=0` the proposal acts alone: behaviour cloning by a Gaussian or a mixture density.
 
-    Arguments that are not listed are named as in `stable_baselines3.SAC`.
+    Arguments that are not listed have the names of `stable_baselines3.SAC`.
 
     Args:
-        candidates: Draws of the proposal that each demonstrated action is told from.
+        candidates: Draws of the proposal for each demonstrated action.
         uniform_share: Share of the candidates that are uniform over the actions, above 0.
         components: Gaussians in the proposal's mixture.
         acting_candidates: Draws that are resampled by their importance when acting.
@@ -143,7 +143,7 @@ class ImplicitCloning(ContinuousAgent):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> ImplicitCloning:
-        """Take so many updates on the demonstrations in the replay.
+        """Take `total_timesteps` updates on the demonstrations in the replay.
 
         Raises:
             ValueError: The replay is empty.
@@ -154,7 +154,7 @@ class ImplicitCloning(ContinuousAgent):
         return self
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Update energy and proposal; now and then fit the step size of the moves to the energy."""
+        """Update energy and proposal, and regularly adapt the step size of the moves."""
         super().train(gradient_steps, batch_size)
         if self.moves > 0 and self._n_updates % ADAPT_EVERY < gradient_steps:
             assert self.replay_buffer is not None  # made by _setup_model
@@ -207,5 +207,5 @@ class ImplicitCloning(ContinuousAgent):
 
 
 def _inside(actions: Tensor) -> Tensor:
-    """Return the actions before the squash; those at a bound are moved inside by 1 - EDGE."""
+    """Return the actions before the tanh; those at a bound are moved inside by 1 - EDGE."""
     return torch.atanh(actions.clamp(-EDGE, EDGE))

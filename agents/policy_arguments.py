@@ -1,4 +1,4 @@
-"""Arguments of an agent that are its policy's, beside `policy_kwargs`."""
+"""Arguments of an agent that it passes to its policy, besides `policy_kwargs`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from .saving import Saving
 
 
 class PolicyArguments(Saving):
-    """An algorithm that hands arguments of its own on to its policy.
-
-    `policy_kwargs` stays the user's: what is saved, and given again when loading.
-    """
+    """An algorithm that passes the arguments in `given_to_policy` to its policy."""
 
     given_to_policy: ClassVar[tuple[str, ...]] = ()
 
     def _check_policy_kwargs(self) -> None:
-        """Raise `ValueError` for arguments of the policy that are given to the agent."""
+        """Raise `ValueError` for `policy_kwargs` that should be arguments of the agent."""
         if taken := [name for name in self.given_to_policy if name in self.policy_kwargs]:
             raise ValueError(
                 f"expected policy_kwargs without {taken}: give them to the agent, "
@@ -24,11 +21,14 @@ class PolicyArguments(Saving):
             )
 
     def _setup_model(self) -> None:
+        # Stable-Baselines3 builds the policy within its own `_setup_model`, from `policy_kwargs`
+        # alone, and offers no hook for others. Afterwards `policy_kwargs` are the user's again, to
+        # be saved, and given when loading.
         users = self.policy_kwargs
         self.policy_kwargs = {**users, **self._policy_arguments()}
         super()._setup_model()
         self.policy_kwargs = users
 
     def _policy_arguments(self) -> dict[str, Any]:
-        """Return the policy's arguments that are given to the agent."""
+        """Return the agent's arguments for its policy."""
         return {name: getattr(self, name) for name in self.given_to_policy}

@@ -19,7 +19,7 @@ Self = TypeVar("Self", bound="ScaledRewards")
 
 
 class RunningReturns:
-    """Discounted returns so far, `G <- gamma G + r`, and the moments of all that there were.
+    """The discounted returns so far, `G <- gamma G + r`, and the moments of all of them.
 
     Args:
         n_envs: Environments that step together.
@@ -88,7 +88,7 @@ class ScaledRewards(PolicyArguments):
         if self.returns is not None and around is not None and around.norm_reward:
             raise ValueError(
                 "expected rewards that are scaled once, got scale_rewards=True and a VecNormalize "
-                "with norm_reward=True: give one of them up"
+                "with norm_reward=True: use one of them"
             )
         if self.returns is not None and (reset_num_timesteps or self._last_obs is None):
             self.returns.restart()
@@ -117,11 +117,11 @@ class ScaledRewards(PolicyArguments):
                 critic.output_scale.fill_(scale)
 
     def _bellman_loss(self, energies: Tensor, target: Tensor) -> Tensor:
-        """Return half the squared residual in units of the scale: the mean of the batch, summed.
+        """Return half the squared residuals in units of the scale, summed over critics.
 
         Args:
             energies: Of each critic, `(members, batch)`, in units of reward.
-            target: What Q should be, `(batch,)`.
+            target: The target of Q, `(batch,)`.
         """
         residual = energies + target  # E = -Q
         if self.critic.output_scale is not None:

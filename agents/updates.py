@@ -1,4 +1,4 @@
-"""What goes into one update of `EnergyActorCritic`, and what it reports."""
+"""The noise and the report of an update of `EnergyActorCritic`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class UpdateNoise(NamedTuple):
 
 
 class UpdateReport(NamedTuple):
-    """What the last update saw; averaged and read by the host only when the logs are written."""
+    """The report of an update, which the host reads only when the logs are written."""
 
     critic_loss: Tensor
     divergence: Divergence | None  # None where the policy was not due
     soft: SoftValue  # of the next observations
 
     def metrics(self) -> dict[str, Tensor]:
-        """Return what is logged; of the policy only where there was an update of it."""
+        """Return the metrics; those of the policy only if it was updated."""
         found = {
             "critic_loss": self.critic_loss,
             "soft_value": self.soft.value,

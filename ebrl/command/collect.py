@@ -1,4 +1,4 @@
-"""`ebrl collect RUN`: play episodes and keep every transition."""
+"""`ebrl collect RUN`: play episodes and record every transition."""
 
 from __future__ import annotations
 

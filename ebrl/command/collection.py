@@ -17,7 +17,7 @@ Episode = dict[str, Any]  # observations (T + 1, ...); actions, rewards and flag
 
 
 def check_spaces(agent: OffPolicyAlgorithm) -> None:
-    """Raise UsageError for observations that are no arrays."""
+    """Raise UsageError unless observations are arrays."""
     if isinstance(agent.observation_space, spaces.Dict | spaces.Tuple):
         raise UsageError(
             "collect: expected observations that are arrays, got "
@@ -89,7 +89,7 @@ def check_name(identifier: str) -> None:
 def write_minari(
     identifier: str, configuration: Configuration, episodes: list[Episode], agent: Any
 ) -> str:
-    """Write a Minari dataset to this machine; return how `--offline` calls it."""
+    """Write a Minari dataset to this machine; return its name for `--offline`."""
     import minari
     from minari.data_collector import EpisodeBuffer
 

@@ -1,4 +1,4 @@
-"""Demonstrations in a run: read and checked before it starts, in the replay when it does."""
+"""The demonstrations of a run: read and checked before the start, then put into the replay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ebrl.command.errors import UsageError
 
 
 def fill_replay(agent: OffPolicyAlgorithm, configuration: Configuration) -> None:
-    """Put the run's demonstrations, if it has any, into the replay of an agent that has not begun.
+    """Put the run's demonstrations, if it has any, into the replay of an untrained agent.
 
     Raises:
         UsageError: They cannot be read, are of another task, or there are none for an agent that
@@ -40,7 +40,7 @@ def learn(
     timesteps: int,
     callbacks: list[BaseCallback],
 ) -> None:
-    """Train for so many timesteps, in the environment or on the demonstrations alone."""
+    """Train in the environment, or on the demonstrations alone."""
     if configuration.settings.offline is not None:
         learn_offline(agent, timesteps, callbacks)
     else:

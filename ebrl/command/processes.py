@@ -17,14 +17,14 @@ from torch.multiprocessing import ProcessExitedException, spawn
 from ebrl.command.endings import SIGNALS
 from ebrl.command.errors import RunError, UsageError
 
-GRACE = 20  # seconds that the others have to end by themselves after one has failed
+GRACE = 20  # seconds for the others to end after one has failed
 
 
 def take_devices(options: list[str]) -> tuple[int, list[str]]:
-    """Return the number behind `--devices`, 1 without one, and the other options.
+    """Return the number of `--devices`, by default 1, and the other options.
 
     Raises:
-        UsageError: It is no whole number from 1 on.
+        UsageError: It is not a whole number >= 1.
     """
     rest, count, i = [], "1", 0
     while i < len(options):
@@ -41,12 +41,12 @@ def take_devices(options: list[str]) -> tuple[int, list[str]]:
 
 
 def train_in(count: int, arguments: Sequence[str]) -> int:
-    """Run the command `arguments` in so many processes on this machine; return its exit code.
+    """Run the command `arguments` in `count` processes on this machine; return its exit code.
 
-    Signals go on to the first process, which stops them all after the same step.
+    Signals are forwarded to the first process, which stops all of them after the same step.
 
     Raises:
-        UsageError: This is such a process already.
+        UsageError: This is one of several processes already.
         RunError: Another process than the first failed.
     """
     if "WORLD_SIZE" in os.environ:
@@ -67,7 +67,7 @@ def train_in(count: int, arguments: Sequence[str]) -> int:
             pass
     except ProcessExitedException as error:
         first = context.processes[0].exitcode
-        if first:  # it has said why
+        if first:  # it has reported why
             return first if first > 0 else 128 - first
         raise RunError(f"process {error.error_index} of {count}: {error}.") from error
     finally:
@@ -103,7 +103,7 @@ def _initialise() -> None:
 def joined() -> Iterator[int]:
     """Join the processes that were started together, and yield the rank of this one.
 
-    All but the first are silent: what stops one stops all, and the first says it.
+    All but the first are silent: whatever stops one stops all, and the first reports it.
 
     Raises:
         RunError: Another process was lost.
