@@ -141,8 +141,7 @@ def _within(array: np.ndarray | None, low: int, high: int, place: str) -> None:
 def noise(agent: OffPolicyAlgorithm) -> Schema:
     """The numbers and arrays of the agent's action noise, for every environment."""
     one = parts.noise(agent)
-    count = agent.n_envs if one else 0
-    return schema.fixed_list({i: schema.like(one[0]) for i in range(count)})
+    return schema.sequence([schema.like(each) for each in one[:1]] * agent.n_envs)
 
 
 def progress(agent: OffPolicyAlgorithm) -> Schema:
@@ -237,7 +236,7 @@ def streams(agent: OffPolicyAlgorithm) -> Schema:
             "python": schema.python_stream,
             "numpy": schema.numpy_stream(here["numpy"]),
             "torch": schema.torch_stream(torch.default_generator),
-            "cuda": schema.fixed_list(dict(enumerate(cuda))) if cuda else schema.each(_bytes),
+            "cuda": schema.sequence(cuda) if cuda else schema.each(_bytes),
             "action_space": schema.numpy_stream(here["action_space"]),
         }
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,12 @@ def real(low: float = -math.inf) -> Schema:
         return number and math.isfinite(value) and value >= low
 
     return where(fits, "a finite number")
+
+
+def share(value: Any, place: str) -> None:
+    """A number from 0 to below 1."""
+    if type(value) not in (int, float) or not 0 <= value < 1:
+        raise refuse(place, "a number from 0 to below 1", value)
 
 
 def one_of(*types: type) -> Schema:
@@ -159,13 +165,14 @@ def named(schema: Schema) -> Schema:
     return check
 
 
-def fixed_list(schemas: dict[int, Schema]) -> Schema:
-    """A list of as many values as there are schemas, each with its own."""
+def sequence(schemas: Sequence[Schema], kind: type = list) -> Schema:
+    """A list, or another kind, of as many values as there are schemas, each with its own."""
 
     def check(value: Any, place: str) -> None:
-        each(anything, len(schemas))(value, place)
-        for i, item in enumerate(value):
-            schemas[i](item, f"{place}/{i}")
+        if type(value) is not kind or len(value) != len(schemas):
+            raise refuse(place, f"a {kind.__name__} of {len(schemas)} values", value)
+        for i, (schema, item) in enumerate(zip(schemas, value, strict=True)):
+            schema(item, f"{place}/{i}")
 
     return check
 
@@ -176,7 +183,7 @@ def like(reference: Any) -> Schema:
         case dict():
             return record({key: like(item) for key, item in reference.items()})
         case list() | tuple():
-            return _like_sequence(reference)
+            return sequence([like(item) for item in reference], type(reference))
         case Tensor():
             return tensor(reference.shape, reference.dtype)
         case np.ndarray() | np.generic():
@@ -188,18 +195,6 @@ def like(reference: Any) -> Schema:
         case float():
             return one_of(int, float)
     return one_of(type(reference))
-
-
-def _like_sequence(reference: list | tuple) -> Schema:
-    schemas = [like(item) for item in reference]
-
-    def check(value: Any, place: str) -> None:
-        if type(value) is not type(reference) or len(value) != len(schemas):
-            raise refuse(place, f"{len(schemas)} values", value)
-        for i, (schema, item) in enumerate(zip(schemas, value, strict=True)):
-            schema(item, f"{place}/{i}")
-
-    return check
 
 
 def numbers(value: Any, place: str) -> None:
@@ -219,14 +214,12 @@ def numbers(value: Any, place: str) -> None:
 def optimizer_state(optimizer: Optimizer) -> Schema:
     """The `state_dict` of this optimiser: moments of its parameters' shapes, its own switches."""
     moments: dict[int, Schema] = {}
-    groups: dict[int, Schema] = {}
     described = optimizer.state_dict()["param_groups"]
-    for index, (group, plain) in enumerate(zip(optimizer.param_groups, described, strict=True)):
-        groups[index] = _group(plain)
+    for group, plain in zip(optimizer.param_groups, described, strict=True):
         for number, parameter in zip(plain["params"], group["params"], strict=True):
             moments[number] = _moments(optimizer, group, parameter)
-    state = record(moments, may_lack=moments)
-    return record({"state": state, "param_groups": fixed_list(groups)})
+    groups = sequence([_group(plain) for plain in described])
+    return record({"state": record(moments, may_lack=moments), "param_groups": groups})
 
 
 def _moments(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> Schema:
@@ -245,23 +238,12 @@ def _group(group: dict[str, Any]) -> Schema:
     def setting(here: Any) -> Schema:
         if isinstance(here, Tensor):
             return like(here)
-        if isinstance(here, tuple):
-            return coefficients(len(here))
+        if isinstance(here, tuple):  # of moving averages
+            return sequence([share] * len(here), tuple)
         return real(0) if type(here) in (int, float) else exactly(here)
 
     fields = {name: setting(value) for name, value in group.items()}
     return record({**fields, "initial_lr": real(0)}, may_lack=["initial_lr"])
-
-
-def coefficients(length: int) -> Schema:
-    """A tuple of coefficients of moving averages, from 0 to below 1."""
-
-    def fits(value: Any) -> bool:
-        if type(value) is not tuple or len(value) != length:
-            return False
-        return all(type(item) in (int, float) and 0 <= item < 1 for item in value)
-
-    return where(fits, f"{length} coefficients from 0 to below 1")
 
 
 def torch_stream(generator: torch.Generator) -> Schema:

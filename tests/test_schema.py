@@ -27,12 +27,12 @@ CASES: list[tuple[Schema, list[Any], list[Any]]] = [
     (schema.record({"a": schema.integer()}, may_lack=["a"]), [{}, {"a": 1}], [{"a": None}]),
     (schema.each(schema.integer(), 2), [[1, 2]], [[1], (1, 2), ["a", 1], {0: 1, 1: 2}]),
     (schema.named(schema.integer()), [{}, {"a": 1}], [[1], {"a": "b"}, {1: 1}]),
-    (schema.fixed_list({0: schema.integer()}), [[1]], [[], [1, 2], ["a"], (1,)]),
+    (schema.sequence([schema.integer()]), [[1]], [[], [1, 2], ["a"], (1,)]),
     (schema.like({"a": (1, 2.0)}), [{"a": (3, 4)}], [{"a": [3, 4]}, {"a": (3,)}, {"b": (3, 4)}]),
     (schema.like([ONE, "x"]), [[ONE + 1, "y"]], [[ONE[:2], "y"], [ONE.astype(int), "y"], [ONE, 1]]),
     (schema.like(torch.ones(2)), [torch.zeros(2)], [torch.zeros(1), ONE, torch.zeros(2).double()]),
     (schema.exactly(None), [None], [False, 0]),
-    (schema.coefficients(2), [(0.9, 0)], [(0.9, 1), (0.9,), [0.9, 0.9], (0.9, -1), (0.9, "a")]),
+    (schema.share, [0.9, 0], [1, -1, "a", float("nan"), True]),
 ]
 
 
