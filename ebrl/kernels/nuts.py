@@ -1,16 +1,21 @@
 """The No-U-Turn sampler: Hamiltonian trajectories that find their own length.
 
 A trajectory doubles, forwards or backwards in time, until it turns back on itself; the chain moves
-to one of its points, drawn with probability ∝ `exp(-H/T)`, later halves preferred. All chains grow
-a tree at once, so a batch costs as much as its longest trajectory.
+to one of its points, drawn with probability ∝ `exp(-H/T)`, later halves preferred. All chains make
+a leapfrog step at once, each at its own place in its own tree.
 
-The randomness of a step is three uniforms for each doubling. Within a subtree the choice between
-two halves needs one at each level, not one at each node: the point chosen in the end depends on
-one node a level, and the shape of the tree on none.
+The leaves of a doubling are counted in binary: every 2^j-th leaf closes a block of 2^j leaves and
+opens the next, and a block that closes must not have turned. One pair of sums for each j is all
+that the blocks need.
+
+The randomness of a step is three uniforms for each doubling. One of them picks a leaf of the
+doubling as they come: leaf n is taken if `u < w_n / (w_1 + … + w_n)`, and what the comparison says
+of u is taken out of it, so that it is uniform again for the next.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +27,7 @@ from ebrl.kernels.protocol import (
     GradientState,
     Info,
     Kernel,
+    Walk,
     as_positive_diagonal,
     check_event_shape,
     check_positive_temperature,
@@ -29,44 +35,75 @@ from ebrl.kernels.protocol import (
     choose,
     diverged,
     gradient_state,
+    mapped,
     normal_like,
+    where,
 )
 
 DIVERGENCE = 1000.0  # the rise of H/T beyond which the integration has failed, as in Stan
+
+
+class Coins(NamedTuple):
+    """The uniform numbers of one step."""
+
+    directions: Tensor  # (*batch, max_depth), below .5 a doubling goes forwards in time
+    doublings: Tensor  # (*batch, max_depth), decides whether a doubling takes the chain along
+    choices: Tensor  # (*batch, max_depth) in float64, picks a leaf of the doubling
 
 
 class NUTSNoise(NamedTuple):
     """The noise of one step."""
 
     normal: Tensor  # (*batch, *event)
-    directions: Tensor  # (*batch, max_depth), below .5 a doubling goes forwards in time
-    doublings: Tensor  # (*batch, max_depth), decides whether a doubling takes the chain along
-    levels: Tensor  # (*batch, max_depth), decides between the halves of a subtree
+    coins: Coins
+
+
+class Dynamics(NamedTuple):
+    """What stays fixed while the trees grow."""
+
+    step_size: Number
+    temperature: Number
+    mass: Tensor | None  # (*event,)
 
 
 class Point(NamedTuple):
     """A point of a trajectory."""
 
-    position: GradientState
+    state: GradientState
     velocity: Tensor  # (*batch, *event)
 
 
-class Tree(NamedTuple):
-    """What is kept of a stretch of a trajectory."""
+class Doubling(NamedTuple):
+    """The stretch that is added to a trajectory, as far as it has grown."""
 
-    first: Tensor  # (*batch, *event), velocity at its first point
+    leaves: Tensor  # (*batch,) integers
     total: Tensor  # (*batch, *event), sum of the velocities
     log_weight: Tensor  # (*batch,), of the sum of `exp(-ΔH/T)`
     proposal: GradientState
+    choice: Tensor  # (*batch,) in float64, uniform
+    first: Tensor  # (levels, *batch, *event), velocity where the open block of each level began
+    before: Tensor  # (levels, *batch, *event), `total` before that
 
 
-class Growth(NamedTuple):
-    """How far each chain's tree has come."""
+class Tree(NamedTuple):
+    """A trajectory, as far as it has grown."""
 
     growing: Tensor  # (*batch,) bool
-    acceptance: Tensor  # (*batch,), sum over the points
+    end: Point  # where it grows
+    other: Point  # its other end
+    total: Tensor  # (*batch, *event), sum of the velocities without the doubling's
+    log_weight: Tensor  # (*batch,)
+    proposal: GradientState
+    doubling: Doubling
+    depth: Tensor  # (*batch,) integers, complete doublings
+    forwards: Tensor  # (*batch,) bool, in time
+    coins: Coins
+    start: Tensor  # (*batch,), the Hamiltonian of its first point
+    acceptance: Tensor  # (*batch,), sum over the leaves
     leapfrogs: Tensor  # (*batch,)
+    error: Tensor  # (*batch,), the ΔH/T of largest size
     diverged: Tensor  # (*batch,) bool
+    saturated: Tensor  # (*batch,) bool
 
 
 class NUTS(Kernel[GradientState, NUTSNoise]):
@@ -74,13 +111,15 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
 
     At most `2^max_depth - 1` leapfrog steps of length `step_size`, with the generalised U-turn
     criterion. `mass` is HMC's. Adapt the step size to an acceptance of .8. It waits for the host,
-    once a leapfrog step, to know whether any chain still grows. Raises `ValueError` for a cap
-    below 1, for a mass that is not positive or not of the event's shape, for an energy that couples
-    chains and at temperature 0.
+    once a leapfrog step, to know whether any chain still grows. Where several steps are made at
+    once, as a sampler does that need not adapt, no chain waits for another's tree until the last
+    of them. Raises `ValueError` for a cap below 1, for a mass that is not positive or not of the
+    event's shape, for an energy that couples chains and at temperature 0.
 
-    A step reports `leapfrogs`, the length of the trajectory, `depth`, how often it doubled, and
-    `saturated`, 1 where the cap ended it; its acceptance is the mean of `min(1, exp(-ΔH/T))` over
-    the trajectory, and it diverged where the trajectory ended at NaN, -inf or an error beyond 1000.
+    A step reports `leapfrogs`, the length of the trajectory, `depth`, how often it doubled,
+    `saturated`, 1 where the cap ended it, `hamiltonian`, H/T at its start, and `max_energy_error`,
+    the ΔH/T of largest size along it; its acceptance is the mean of `min(1, exp(-ΔH/T))` over the
+    trajectory, and it diverged where the trajectory ended at NaN, -inf or an error beyond 1000.
     """
 
     best_acceptance = 0.8
@@ -90,6 +129,7 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
             raise ValueError(f"expected max_depth >= 1, got {max_depth}")
         self.max_depth = max_depth
         self.mass = as_positive_diagonal("mass", mass)
+        self.grow, self.renew = grow, renew  # compiled samplers put programs in their place
 
     def preconditioned(self, variance: Tensor) -> Kernel:
         return NUTS(self.max_depth, 1 / variance)
@@ -104,9 +144,10 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
 
     def draw(self, state: GradientState, generator: torch.Generator) -> NUTSNoise:
         normal = normal_like(state.x, generator)
-        shape = (3, *state.energy.shape, self.max_depth)
-        uniforms = state.energy.new_empty(shape).uniform_(generator=generator)
-        return NUTSNoise(normal, *uniforms)
+        shape = (*state.energy.shape, self.max_depth)
+        coins = state.energy.new_empty((2, *shape)).uniform_(generator=generator)
+        choices = state.energy.new_empty(shape, dtype=torch.float64)
+        return NUTSNoise(normal, Coins(*coins, choices.uniform_(generator=generator)))
 
     def step(
         self,
@@ -116,122 +157,213 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
-        check_positive_temperature(temperature)
-        mass = None if self.mass is None else self.mass.to(state.x)
-        velocity = thermal_velocity(noise.normal, temperature, mass, state.energy.ndim)
-        flow = _Flow(energy, state, velocity, step_size, temperature, mass)
-        left = right = Point(state, velocity)
-        none = torch.zeros_like(state.energy)
-        tree = Tree(velocity, velocity, none, state)
-        growth = Growth(none == 0, none, none, none > 0)
-        for depth in range(self.max_depth):
-            forwards = noise.directions[..., depth] < 0.5
-            end, half, growth = flow.subtree(
-                _either(forwards, right, left), forwards, depth, noise.levels, growth
-            )
-            left, right = _either(forwards, left, end), _either(forwards, end, right)
-            share = (half.log_weight - tree.log_weight).exp()
-            taken = growth.growing & (noise.doublings[..., depth] < share)
-            tree = Tree(
-                left.velocity,
-                tree.total + half.total,
-                torch.logaddexp(tree.log_weight, half.log_weight),
-                choose(taken, half.proposal, tree.proposal),
-            )
-            turned = flow.turned(tree, right.velocity)
-            growth = growth._replace(growing=growth.growing & ~turned)
-            if not growth.growing.any():
-                break
-        acceptance = growth.acceptance / growth.leapfrogs
-        extra = {
-            "leapfrogs": growth.leapfrogs,
-            "depth": (growth.leapfrogs + 1).log2().ceil(),
-            "saturated": growth.growing.to(acceptance.dtype),
-        }
-        return tree.proposal, Info(acceptance, growth.diverged, extra)
+        dynamics = self._dynamics(state, step_size, temperature)
+        tree = sprout(state, noise, dynamics)
+        while tree.growing.any():
+            tree = self.grow(energy, tree, dynamics)
+        return tree.proposal, report(tree, dynamics)
 
-
-class _Flow:
-    """The Hamiltonian flow of one step: what stays fixed while the trees grow."""
-
-    def __init__(
+    def walk(
         self,
         energy: Energy,
         state: GradientState,
-        velocity: Tensor,
+        noise: Sequence[NUTSNoise],
         step_size: Number,
         temperature: Number,
-        mass: Tensor | None,
-    ):
-        self.energy, self.mass, self.temperature = energy, mass, temperature
-        self.batch_ndim, self.event_ndim = state.energy.ndim, state.x.ndim - state.energy.ndim
-        self.length = over_event(step_size, self.event_ndim)
-        self.start = state.energy + kinetic_energy(velocity, mass, self.batch_ndim)
+    ) -> tuple[GradientState, Walk]:
+        dynamics = self._dynamics(state, step_size, temperature)
+        block = mapped(lambda *fields: torch.stack(fields), *noise)
+        tree = sprout(state, noise[0], dynamics)
+        done = torch.zeros_like(tree.depth)
+        walk = Walk(state.x, state.energy, report(tree, dynamics))
+        walk = mapped(lambda field: field.new_zeros(len(noise), *field.shape), walk)
+        while (done < len(noise)).any():
+            tree = self.grow(energy, tree, dynamics)
+            if not tree.growing.all():
+                tree, done, walk = self.renew(tree, done, walk, block, dynamics)
+        return tree.proposal, walk
 
-    def subtree(
-        self, end: Point, forwards: Tensor, depth: int, levels: Tensor, growth: Growth
-    ) -> tuple[Point, Tree, Growth]:
-        """Go on from `end` by `2^depth` leapfrog steps; a chain stops growing that turns or fails.
-
-        The stack holds complete subtrees of falling size; two of equal size join, as a binary
-        counter carries.
-        """
-        sign = 2 * forwards.to(end.velocity.dtype) - 1
-        length = over_event(sign, self.event_ndim) * self.length
-        stack: list[Tree] = []
-        for leaf in range(2**depth):
-            end = Point(*leapfrog(self.energy, *end, length, self.mass))
-            log_weight, growth = self._weigh(end, growth)
-            tree, level = Tree(end.velocity, end.velocity, log_weight, end.position), 0
-            while leaf >> level & 1:
-                tree = _joined(stack.pop(), tree, levels[..., level])
-                turned = self.turned(tree, end.velocity)
-                growth = growth._replace(growing=growth.growing & ~turned)
-                level += 1
-            stack.append(tree)
-            if not growth.growing.any():
-                break
-        return end, stack[0], growth
-
-    def _weigh(self, point: Point, growth: Growth) -> tuple[Tensor, Growth]:
-        """Return the point's log weight, and the growth with the point counted."""
-        value = point.position.energy
-        total = value + kinetic_energy(point.velocity, self.mass, self.batch_ndim)
-        gained = (total - self.start) / self.temperature
-        lost = diverged(point.position.x, value)
-        failed = lost | ~(gained <= DIVERGENCE)  # NaN fails
-        log_weight = torch.where(failed, -torch.inf, -gained)
-        grown = Growth(
-            growth.growing & ~failed,
-            growth.acceptance + growth.growing * log_weight.clamp(max=0).exp(),
-            growth.leapfrogs + growth.growing,
-            growth.diverged | (growth.growing & (lost | (failed & ~value.isposinf()))),
-        )
-        return log_weight, grown
-
-    def turned(self, tree: Tree, last: Tensor) -> Tensor:
-        """Return whether a stretch turns back: its ends no longer go where it goes as a whole.
-
-        The ends count half in the sum, as in the trapezoid rule: otherwise a trajectory of whole
-        periods of a Gaussian is not seen to turn.
-        """
-        total = tree.total - (tree.first + last) / 2
-        momentum = total if self.mass is None else self.mass * total
-        event_axes = tuple(range(self.batch_ndim, total.ndim))
-        along = [(momentum * velocity).sum(event_axes) for velocity in (tree.first, last)]
-        return torch.minimum(*along) <= 0
+    def _dynamics(self, state: GradientState, step_size: Number, temperature: Number) -> Dynamics:
+        check_positive_temperature(temperature)
+        return Dynamics(step_size, temperature, self.mass and self.mass.to(state.x))
 
 
-def _joined(earlier: Tree, later: Tree, uniform: Tensor) -> Tree:
-    """Join two neighbouring stretches: the proposal is the later's in proportion to its weight."""
-    log_weight = torch.logaddexp(earlier.log_weight, later.log_weight)
-    taken = uniform < (later.log_weight - log_weight).exp()
-    proposal = choose(taken, later.proposal, earlier.proposal)
-    return Tree(earlier.first, earlier.total + later.total, log_weight, proposal)
+def sprout(state: GradientState, noise: NUTSNoise, dynamics: Dynamics) -> Tree:
+    """Return the tree of one point, about to double."""
+    _, temperature, mass = dynamics
+    batch_ndim, levels = state.energy.ndim, noise.coins.choices.shape[-1] - 1
+    velocity = thermal_velocity(noise.normal, temperature, mass, batch_ndim)
+    none, depth = torch.zeros_like(state.energy), torch.zeros_like(state.energy, dtype=torch.long)
+    shape = (*state.energy.shape, levels, *state.x.shape[batch_ndim:])
+    blocks = velocity.new_zeros(shape)
+    nothing, choice = torch.full_like(none, -torch.inf), noise.coins.choices[..., 0]
+    point = Point(state, velocity)
+    return Tree(
+        growing=none == 0,
+        end=point,
+        other=point,
+        total=velocity,
+        log_weight=none,
+        proposal=state,
+        doubling=Doubling(
+            depth, torch.zeros_like(velocity), nothing, state, choice, blocks, blocks
+        ),
+        depth=depth,
+        forwards=noise.coins.directions[..., 0] < 0.5,
+        coins=noise.coins,
+        start=state.energy + kinetic_energy(velocity, mass, batch_ndim),
+        acceptance=none,
+        leapfrogs=none,
+        error=none,
+        diverged=none > 0,
+        saturated=none > 0,
+    )
 
 
-def _either(condition: Tensor, one: Point, other: Point) -> Point:
-    position = choose(condition, one.position, other.position)
-    shape = (*condition.shape, *(1,) * (one.velocity.ndim - condition.ndim))
-    velocity = torch.where(condition.reshape(shape), one.velocity, other.velocity)
-    return Point(position, velocity)
+def grow(energy: Energy, tree: Tree, dynamics: Dynamics) -> Tree:
+    """Make one leapfrog step with every tree that grows."""
+    step_size, temperature, mass = dynamics
+    batch_ndim, event_ndim = tree.start.ndim, tree.total.ndim - tree.start.ndim
+    sign = tree.growing * (2 * tree.forwards.to(tree.total.dtype) - 1)  # others stand still
+    length = over_event(sign, event_ndim) * over_event(step_size, event_ndim)
+    end = Point(*leapfrog(energy, *tree.end, length, mass))
+    value = end.state.energy
+    gained = value + kinetic_energy(end.velocity, mass, batch_ndim) - tree.start
+    gained = gained / temperature
+    lost = diverged(end.state.x, value)
+    failed = lost | ~(gained <= DIVERGENCE)  # NaN fails
+    log_weight = torch.where(failed, -torch.inf, -gained)
+    doubling, turned = _with_leaf(tree.doubling, end, log_weight, mass)
+    growing = tree.growing & ~failed
+    larger = growing & (gained.abs() > tree.error.abs())
+    tree = tree._replace(
+        growing=growing & ~turned,
+        end=end,
+        doubling=doubling,
+        acceptance=tree.acceptance + tree.growing * log_weight.clamp(max=0).exp(),
+        leapfrogs=tree.leapfrogs + tree.growing,
+        error=torch.where(larger, gained, tree.error),
+        diverged=tree.diverged | (tree.growing & (lost | (failed & ~value.isposinf()))),
+    )
+    complete = tree.growing & (doubling.leaves >> tree.depth == 1)
+    if not torch.compiler.is_compiling() and not complete.any():
+        return tree
+    return _doubled(tree, complete, mass)
+
+
+def _with_leaf(
+    doubling: Doubling, leaf: Point, log_weight: Tensor, mass: Tensor | None
+) -> tuple[Doubling, Tensor]:
+    """Return the doubling with one leaf more, and whether a block that it closes turned."""
+    velocity, batch_ndim = leaf.velocity, log_weight.ndim
+    levels = torch.arange(doubling.first.shape[batch_ndim], device=velocity.device)
+    last = (2 << levels) - 1  # the bits of a block's last leaf, those of its first are 0
+    place = doubling.leaves.unsqueeze(-1) & last  # (*batch, levels), in the block
+    opens, closes = place == 0, place == last
+    here = velocity.unsqueeze(batch_ndim)
+    first = where(opens, here, doubling.first)
+    before = where(opens, doubling.total.unsqueeze(batch_ndim), doubling.before)
+    total = doubling.total + velocity
+    turned = turns(total.unsqueeze(batch_ndim) - before, first, here, mass, batch_ndim + 1)
+    both = torch.logaddexp(doubling.log_weight, log_weight)
+    share = (log_weight - both).double().exp()
+    taken = doubling.choice < share
+    choice = torch.where(taken, doubling.choice / share, (doubling.choice - share) / (1 - share))
+    proposal = choose(taken, leaf.state, doubling.proposal)
+    grown = Doubling(doubling.leaves + 1, total, both, proposal, choice, first, before)
+    return grown, (closes & turned).any(-1)
+
+
+def _doubled(tree: Tree, complete: Tensor, mass: Tensor | None) -> Tree:
+    """Return the trees with their doubling taken in where it is complete, and the next one open."""
+    half, coins, cap = tree.doubling, tree.coins, tree.coins.choices.shape[-1]
+
+    def tossed(coin: Tensor, depth: Tensor) -> Tensor:
+        return coin.gather(-1, depth.clamp(max=cap - 1).unsqueeze(-1)).squeeze(-1)
+
+    share = (half.log_weight - tree.log_weight).exp()
+    taken = complete & (tossed(coins.doublings, tree.depth) < share)
+    both = torch.logaddexp(tree.log_weight, half.log_weight)
+    total = where(complete, tree.total + half.total, tree.total)
+    ends = tree.end.velocity, tree.other.velocity
+    goes_on = complete & ~turns(total, *ends, mass, complete.ndim)
+    depth = tree.depth + complete
+    saturated = goes_on & (depth == cap)
+    forwards = torch.where(complete, tossed(coins.directions, depth) < 0.5, tree.forwards)
+    crossed = forwards != tree.forwards
+    return tree._replace(
+        growing=torch.where(complete, goes_on & ~saturated, tree.growing),
+        end=choose(crossed, tree.other, tree.end),
+        other=choose(crossed, tree.end, tree.other),
+        total=total,
+        log_weight=torch.where(complete, both, tree.log_weight),
+        proposal=choose(taken, half.proposal, tree.proposal),
+        doubling=half._replace(
+            leaves=torch.where(complete, 0, half.leaves),
+            total=where(complete, torch.zeros_like(total), half.total),
+            log_weight=torch.where(complete, -torch.inf, half.log_weight),
+            choice=torch.where(complete, tossed(coins.choices, depth), half.choice),
+        ),
+        depth=depth,
+        forwards=forwards,
+        saturated=tree.saturated | saturated,
+    )
+
+
+def turns(
+    total: Tensor, first: Tensor, last: Tensor, mass: Tensor | None, batch_ndim: int
+) -> Tensor:
+    """Return whether a stretch turns back: its ends no longer go where it goes as a whole.
+
+    The ends count half in the sum of the velocities, as in the trapezoid rule: otherwise a
+    trajectory of whole periods of a Gaussian is not seen to turn.
+    """
+    total = total - (first + last) / 2
+    momentum = total if mass is None else mass * total
+    event_axes = tuple(range(batch_ndim, total.ndim))
+    along = [(momentum * velocity).sum(event_axes) for velocity in (first, last)]
+    return torch.minimum(*along) <= 0
+
+
+def report(tree: Tree, dynamics: Dynamics) -> Info:
+    """Return what a step reports of its tree."""
+    acceptance = tree.acceptance / tree.leapfrogs
+    extra = {
+        "leapfrogs": tree.leapfrogs,
+        "depth": (tree.leapfrogs + 1).log2().ceil(),
+        "saturated": tree.saturated.to(acceptance.dtype),
+        "hamiltonian": tree.start / dynamics.temperature,
+        "max_energy_error": tree.error,
+    }
+    return Info(acceptance, tree.diverged, extra)
+
+
+def renew(
+    tree: Tree, done: Tensor, walk: Walk, block: NUTSNoise, dynamics: Dynamics
+) -> tuple[Tree, Tensor, Walk]:
+    """Note the steps that have ended, and begin the next one of those chains.
+
+    Args:
+        tree: The trees of all chains.
+        done: Steps that each chain has made, `(*batch,)`.
+        walk: What is noted of all steps, of which this fills in those that have ended.
+        block: The noise of all steps, `(steps, *batch, …)`.
+        dynamics: What stays fixed.
+    """
+    steps = len(walk.energy)
+    ended = ~tree.growing & (done < steps)
+    rows = torch.arange(steps, device=done.device).reshape(-1, *(1,) * done.ndim)
+    place = ended & (rows == done)  # (steps, *batch)
+    now = Walk(tree.proposal.x, tree.proposal.energy, report(tree, dynamics))
+    walk = mapped(lambda old, new: where(place, new.unsqueeze(0), old), walk, now)
+    done = done + ended
+    again = ended & (done < steps)
+    index = done.clamp(max=steps - 1).unsqueeze(0)
+    noise = mapped(lambda field: _at(field, index), block)
+    return choose(again, sprout(tree.proposal, noise, dynamics), tree), done, walk
+
+
+def _at(field: Tensor, index: Tensor) -> Tensor:
+    """Return `field[index[*batch], *batch]`, `(*batch, …)`."""
+    index = index.reshape(*index.shape, *(1,) * (field.ndim - index.ndim))
+    return torch.take_along_dim(field, index, 0).squeeze(0)

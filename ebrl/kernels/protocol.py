@@ -11,6 +11,7 @@ chains agree.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -42,6 +43,14 @@ class Info(NamedTuple):
     acceptance: Tensor  # (*batch,), the probability with which the proposal was accepted
     diverged: Tensor  # (*batch,) bool, the proposal was NaN, infinite or had energy -inf
     extra: dict[str, Tensor] | None = None  # what else the kernel reports, (*batch, …) each
+
+
+class Walk(NamedTuple):
+    """Where several steps led, and what each of them reports."""
+
+    x: Tensor  # (steps, *batch, *event)
+    energy: Tensor  # (steps, *batch)
+    info: Info  # (steps, *batch) each
 
 
 class Kernel(Protocol[State, Noise]):
@@ -79,6 +88,21 @@ class Kernel(Protocol[State, Noise]):
     ) -> tuple[State, Info]:
         """Move every chain once. `step_size` and `temperature` are scalars or `(*batch,)`."""
         ...
+
+    def walk(
+        self,
+        energy: Energy,
+        state: State,
+        noise: Sequence[Noise],
+        step_size: Number,
+        temperature: Number,
+    ) -> tuple[State, Walk]:
+        """Make a step with each noise; return the last state, and where all of them led."""
+        steps = []
+        for one in noise:
+            state, info = self.step(energy, state, one, step_size, temperature)
+            steps.append(Walk(state.x, state.energy, info))
+        return state, mapped(lambda *fields: torch.stack(fields), *steps)
 
 
 class GradientState(NamedTuple):
@@ -179,6 +203,21 @@ def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format).uniform_(generator=generator)
 
 
+# Nests of named tuples, which states, noises and reports are.
+
+
+def mapped(function: Callable[..., Tensor], nest: Any, *others: Any) -> Any:
+    """Apply a function to the tensors of equally built named tuples and dictionaries."""
+    if isinstance(nest, Tensor):
+        return function(nest, *others)
+    if isinstance(nest, dict):
+        return {key: mapped(function, nest[key], *(o[key] for o in others)) for key in nest}
+    if isinstance(nest, tuple):
+        parts = [mapped(function, *fields) for fields in zip(nest, *others, strict=True)]
+        return type(nest)(*parts)
+    return nest  # None
+
+
 # The end of a step.
 
 _LOWEST = Constant(torch.tensor(-torch.inf, device="cpu"))  # a Python number is slower to compare
@@ -206,11 +245,13 @@ def _energy_where_finite(x: Tensor, energy: Tensor) -> Tensor:
 
 def choose(accepted: Tensor, proposal: Any, current: Any) -> Any:
     """Return the proposal's state where accepted, `(*batch,)` bool, and the current elsewhere."""
+    if isinstance(current, Tensor):
+        return where(accepted, proposal, current)
     fields = zip(proposal, current, strict=True)
-    return type(current)(*(_where(accepted, new, old) for new, old in fields))
+    return type(current)(*(choose(accepted, new, old) for new, old in fields))
 
 
-def _where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
+def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """Return `new` where accepted, `(*batch,)` bool, and `old` elsewhere, `(*batch, *event)`."""
     for _ in range(new.ndim - accepted.ndim):
         accepted = accepted.unsqueeze(-1)

@@ -22,6 +22,7 @@ from torch import Tensor
 from ebrl import Energy, FunctionEnergy, Gaussian, Sampler
 from ebrl.kernels import MALA, NUTS
 from ebrl.kernels.nuts import NUTSNoise
+from ebrl.kernels.protocol import mapped
 from ebrl.spaces import Box
 
 
@@ -79,35 +80,46 @@ class Reference:
 
     def grow(
         self, x: Tensor, v: Tensor, sign: float, depth: int
-    ) -> tuple[Tensor, Tensor, list[Tensor], Tensor, float] | None:
-        """Return the end, the velocities, the proposal and the weight; None where it turned."""
+    ) -> tuple[Tensor, Tensor, list[Tensor], float] | None:
+        """Return the end, the velocities and the weight; None where it turned."""
         if depth == 0:
             x, v = self.leapfrog(x, v, sign)
             weight = math.exp(-(self.total(x, v) - self.start) / self.temperature)
             self.leapfrogs += 1
             self.acceptance += min(1.0, weight)
-            return x, v, [v], x, weight
+            self.leaves.append((x, weight))
+            return x, v, [v], weight
         near = self.grow(x, v, sign, depth - 1)
         far = None if near is None else self.grow(near[0], near[1], sign, depth - 1)
         if near is None or far is None or self.turns(near[2] + far[2]):
             return None
-        weight = near[4] + far[4]
-        taken = self.noise.levels[depth - 1] < far[4] / weight
-        return far[0], far[1], near[2] + far[2], far[3] if taken else near[3], weight
+        return far[0], far[1], near[2] + far[2], near[3] + far[3]
+
+    def choice(self, depth: int) -> Tensor:
+        """Return one of the leaves, each in proportion to its weight."""
+        u, total, chosen = float(self.noise.coins.choices[depth]), 0.0, None
+        for x, weight in self.leaves:
+            total += weight
+            share = weight / total
+            if u < share:
+                chosen, u = x, u / share
+            else:
+                u = (u - share) / (1 - share)
+        return chosen
 
     def step(self, x: Tensor) -> Tensor:
         v = self.temperature**0.5 * self.noise.normal
         self.start = self.total(x, v)
         ends, velocities, chosen, weight = {1.0: (x, v), -1.0: (x, v)}, [v], x, 1.0
-        for depth, direction in enumerate(self.noise.directions):
-            sign = 1.0 if direction < 0.5 else -1.0
+        for depth, direction in enumerate(self.noise.coins.directions):
+            sign, self.leaves = 1.0 if direction < 0.5 else -1.0, []
             half = self.grow(*ends[sign], sign, depth)
             if half is None:
                 break
             ends[sign] = half[0], half[1]
-            if self.noise.doublings[depth] < half[4] / weight:
-                chosen = half[3]
-            weight += half[4]
+            if self.noise.coins.doublings[depth] < half[3] / weight:
+                chosen = self.choice(depth)
+            weight += half[3]
             inwards = half[2][::-1] if sign < 0 else half[2]
             velocities = inwards + velocities if sign < 0 else velocities + inwards
             if self.turns(velocities):
@@ -123,7 +135,7 @@ def test_batched_trees_are_those_of_the_recursion(step_size: float) -> None:
     noise = kernel.draw(state, generator())
     moved, info = kernel.step(problem.energy, state, noise, step_size, 0.7)
     for chain in range(15):
-        own = NUTSNoise(*(field[chain] for field in noise))
+        own = mapped(lambda field: field[chain], noise)  # noqa: B023
         reference = Reference(problem.energy, own, step_size, 0.7)
         torch.testing.assert_close(moved.x[chain], reference.step(x[chain]))
         assert info.extra["leapfrogs"][chain] == reference.leapfrogs
