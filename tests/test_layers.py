@@ -29,6 +29,7 @@ THIRD_PARTIES = {  # package: the rooms that may import it; "*" is every room bu
     "torch": {"*"},
     "numpy": {"*", "envs"},
     "safetensors": {"storage"},
+    "arviz": {"sampling"},
     "tensorboard": {"training", "agents"},
     "gymnasium": {"agents", "envs", "command"},
     "minari": {"agents", "command"},

@@ -229,13 +229,22 @@ class Sum(Energy):
 
 
 class Weighted(Energy):
-    """`weight * E`; `weight` is a number, or `(*leading batch,)` and aligned from the left."""
+    """`weight * E`; `weight` is a number, or `(*leading batch,)` and aligned from the left.
+
+    A tensor is a buffer: it moves with the energy and is saved, but not trained or averaged. A
+    weight that is to be trained is an `nn.Parameter`.
+    """
+
+    weight: Number
 
     def __init__(self, energy: Energy, weight: Number):
         super().__init__()
         self.event_ndim, self.coupled_axis = energy.event_ndim, energy.coupled_axis
         self.energy = energy
-        self.weight = weight
+        if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter):
+            self.register_buffer("weight", weight)
+        else:
+            self.weight = weight
 
     def forward(self, x: Tensor) -> Tensor:
         value = self.energy(x)

@@ -4,7 +4,8 @@ The momentum is `N(0, mass T)`; with it the energy `E(x) + Σ mass v² / 2` is k
 almost by its leapfrog steps of length `step_size`. `mass` is a diagonal of positive numbers of the
 event's shape, best the inverse variances of the coordinates; without one it is 1. Each kernel
 raises `ValueError` for a mass that is not positive or not of the event's shape, and those with an
-acceptance test for an energy that couples chains.
+acceptance test for an energy that couples chains. These report `hamiltonian`, H/T at the start of
+the step, and `energy_error`, ΔH/T of the proposal.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ebrl.kernels.protocol import (
     metropolis_noise,
     normal_like,
     unadjusted,
+    uniform_like,
 )
 
 
@@ -56,24 +58,40 @@ def leapfrog(
     return state, velocity - kick * state.gradient
 
 
-class HMC(Kernel[GradientState, MetropolisNoise]):
+class HMCNoise(NamedTuple):
+    """The noise of a trajectory and of its acceptance test."""
+
+    normal: Tensor  # (*batch, *event)
+    uniform: Tensor  # (*batch,) in [0, 1)
+    jitter: Tensor | None  # (*batch,) in [0, 1), without jitter None
+
+
+class HMC(Kernel[GradientState, HMCNoise]):
     """Hamiltonian Monte Carlo (Duane et al. 1987; Neal 2011): exact at every step size.
 
     `leapfrogs` leapfrog steps; so many gradients a step, because the state caches the first. One
     leapfrog step of length ε is MALA with η = ε²/2 and the inverse mass as its preconditioner. The
-    best acceptance in many dimensions is .651 (Beskos et al. 2013). Raises `ValueError` for fewer
-    than one leapfrog step.
+    best acceptance in many dimensions is .651 (Beskos et al. 2013).
+
+    With `jitter` each trajectory has a step size of its own, uniform between `1 - jitter` and
+    `1 + jitter` times the given one (Neal 2011, section 3.2): trajectories of one length may come
+    round to where they began, and then hardly mix.
+
+    Raises `ValueError` for fewer than one leapfrog step and for a jitter outside [0, 1].
     """
 
     best_acceptance = 0.651  # in many dimensions: Beskos et al. 2013
 
-    def __init__(self, leapfrogs: int = 10, mass: Tensor | None = None):
+    def __init__(self, leapfrogs: int = 10, mass: Tensor | None = None, jitter: float = 0.0):
         _check_leapfrogs(leapfrogs)
+        if not 0 <= jitter <= 1:
+            raise ValueError(f"expected a jitter between 0 and 1, got {jitter}")
         self.leapfrogs = self.gradients = leapfrogs
         self.mass = as_positive_diagonal("mass", mass)
+        self.jitter = jitter
 
     def preconditioned(self, variance: Tensor) -> Kernel:
-        return HMC(self.leapfrogs, 1 / variance)
+        return HMC(self.leapfrogs, 1 / variance, self.jitter)
 
     def probe(self) -> Kernel:
         return HMC(1, None if self.mass is None else self.mass.tensor)
@@ -83,19 +101,22 @@ class HMC(Kernel[GradientState, MetropolisNoise]):
         check_event_shape("mass", self.mass, energy, x)
         return gradient_state(energy, x)
 
-    def draw(self, state: GradientState, generator: torch.Generator) -> MetropolisNoise:
-        return metropolis_noise(state, generator)
+    def draw(self, state: GradientState, generator: torch.Generator) -> HMCNoise:
+        noise = metropolis_noise(state, generator)
+        return HMCNoise(*noise, uniform_like(noise.uniform, generator) if self.jitter else None)
 
     def step(
         self,
         energy: Energy,
         state: GradientState,
-        noise: MetropolisNoise,
+        noise: HMCNoise,
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
         batch_ndim = state.energy.ndim
         mass = None if self.mass is None else self.mass.to(state.x)
+        if noise.jitter is not None:
+            step_size = step_size * (1 + self.jitter * (2 * noise.jitter - 1))
         length = over_event(step_size, state.x.ndim - batch_ndim)
         velocity = thermal_velocity(noise.normal, temperature, mass, batch_ndim)
         before = state.energy + kinetic_energy(velocity, mass, batch_ndim)
@@ -103,7 +124,9 @@ class HMC(Kernel[GradientState, MetropolisNoise]):
         for _ in range(self.leapfrogs):
             end, velocity = leapfrog(energy, end, velocity, length, mass)
         gained = end.energy + kinetic_energy(velocity, mass, batch_ndim) - before
-        return metropolis(end, state, -gained / temperature, noise.uniform)
+        log_ratio = -gained / temperature
+        state, info = metropolis(end, state, log_ratio, noise.uniform)
+        return state, _with_energies(info, before / temperature, log_ratio)
 
 
 class VelocityState(NamedTuple):
@@ -167,7 +190,9 @@ class GHMC(Kernel[VelocityState, MetropolisNoise]):
             end, velocity = leapfrog(energy, end, velocity, length, mass)
         gained = end.energy + kinetic_energy(velocity, mass, batch_ndim) - before
         proposal = VelocityState(*end, velocity, state.moving)
-        return metropolis(proposal, _turned(state), -gained / temperature, noise.uniform)
+        log_ratio = -gained / temperature
+        state, info = metropolis(proposal, _turned(state), log_ratio, noise.uniform)
+        return state, _with_energies(info, before / temperature, log_ratio)
 
 
 class Underdamped(Kernel[VelocityState, Tensor]):
@@ -208,6 +233,10 @@ class Underdamped(Kernel[VelocityState, Tensor]):
         state = _refreshed(state, thermal, self.friction * step_size)
         end, velocity = leapfrog(energy, GradientState(*state[:3]), state.velocity, length, mass)
         return unadjusted(VelocityState(*end, velocity, state.moving), _turned(state))
+
+
+def _with_energies(info: Info, hamiltonian: Tensor, log_ratio: Tensor) -> Info:
+    return info._replace(extra={"hamiltonian": hamiltonian, "energy_error": -log_ratio})
 
 
 def _at_rest(energy: Energy, x: Tensor) -> VelocityState:

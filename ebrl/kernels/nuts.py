@@ -106,6 +106,14 @@ class Tree(NamedTuple):
     saturated: Tensor  # (*batch,) bool
 
 
+class Forest(NamedTuple):
+    """The trees of all chains, each in a step of its own, and what is noted of those that ended."""
+
+    tree: Tree
+    done: Tensor  # (*batch,) integers, steps that have ended
+    walk: Walk
+
+
 class NUTS(Kernel[GradientState, NUTSNoise]):
     """Multinomial NUTS (Hoffman and Gelman 2014; Betancourt 2017): exact at every step size.
 
@@ -129,7 +137,6 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
             raise ValueError(f"expected max_depth >= 1, got {max_depth}")
         self.max_depth = max_depth
         self.mass = as_positive_diagonal("mass", mass)
-        self.grow, self.renew = grow, renew  # compiled samplers put programs in their place
 
     def preconditioned(self, variance: Tensor) -> Kernel:
         return NUTS(self.max_depth, 1 / variance)
@@ -160,7 +167,7 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
         dynamics = self._dynamics(state, step_size, temperature)
         tree = sprout(state, noise, dynamics)
         while tree.growing.any():
-            tree = self.grow(energy, tree, dynamics)
+            tree = grow(energy, tree, dynamics)
         return tree.proposal, report(tree, dynamics)
 
     def walk(
@@ -173,15 +180,13 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
     ) -> tuple[GradientState, Walk]:
         dynamics = self._dynamics(state, step_size, temperature)
         block = mapped(lambda *fields: torch.stack(fields), *noise)
-        tree = sprout(state, noise[0], dynamics)
-        done = torch.zeros_like(tree.depth)
-        walk = Walk(state.x, state.energy, report(tree, dynamics))
-        walk = mapped(lambda field: field.new_zeros(len(noise), *field.shape), walk)
-        while (done < len(noise)).any():
-            tree = self.grow(energy, tree, dynamics)
+        forest = plant(state, block, dynamics)
+        while (forest.done < len(noise)).any():
+            tree = grow(energy, forest.tree, dynamics)
+            forest = forest._replace(tree=tree)
             if not tree.growing.all():
-                tree, done, walk = self.renew(tree, done, walk, block, dynamics)
-        return tree.proposal, walk
+                forest = renew(forest, block, len(noise), dynamics)
+        return forest.tree.proposal, forest.walk
 
     def _dynamics(self, state: GradientState, step_size: Number, temperature: Number) -> Dynamics:
         check_positive_temperature(temperature)
@@ -338,29 +343,27 @@ def report(tree: Tree, dynamics: Dynamics) -> Info:
     return Info(acceptance, tree.diverged, extra)
 
 
-def renew(
-    tree: Tree, done: Tensor, walk: Walk, block: NUTSNoise, dynamics: Dynamics
-) -> tuple[Tree, Tensor, Walk]:
-    """Note the steps that have ended, and begin the next one of those chains.
+def plant(state: GradientState, block: NUTSNoise, dynamics: Dynamics) -> Forest:
+    """Return the trees of the first step, with room to note as many as there is noise for."""
+    tree = sprout(state, mapped(lambda field: field[0], block), dynamics)
+    walk = Walk(state.x, state.energy, report(tree, dynamics))
+    room = mapped(lambda field: field.new_zeros(len(block.normal), *field.shape), walk)
+    return Forest(tree, torch.zeros_like(tree.depth), room)
 
-    Args:
-        tree: The trees of all chains.
-        done: Steps that each chain has made, `(*batch,)`.
-        walk: What is noted of all steps, of which this fills in those that have ended.
-        block: The noise of all steps, `(steps, *batch, …)`.
-        dynamics: What stays fixed.
-    """
-    steps = len(walk.energy)
+
+def renew(forest: Forest, block: NUTSNoise, steps: int | Tensor, dynamics: Dynamics) -> Forest:
+    """Note the steps that have ended, and begin the next one of those chains, up to `steps`."""
+    tree, done, walk = forest
     ended = ~tree.growing & (done < steps)
-    rows = torch.arange(steps, device=done.device).reshape(-1, *(1,) * done.ndim)
+    rows = torch.arange(len(walk.energy), device=done.device).reshape(-1, *(1,) * done.ndim)
     place = ended & (rows == done)  # (steps, *batch)
     now = Walk(tree.proposal.x, tree.proposal.energy, report(tree, dynamics))
     walk = mapped(lambda old, new: where(place, new.unsqueeze(0), old), walk, now)
     done = done + ended
-    again = ended & (done < steps)
-    index = done.clamp(max=steps - 1).unsqueeze(0)
+    index = done.clamp(max=len(walk.energy) - 1).unsqueeze(0)
     noise = mapped(lambda field: _at(field, index), block)
-    return choose(again, sprout(tree.proposal, noise, dynamics), tree), done, walk
+    fresh = sprout(tree.proposal, noise, dynamics)
+    return Forest(choose(ended & (done < steps), fresh, tree), done, walk)
 
 
 def _at(field: Tensor, index: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number
-from ebrl.kernels import HMC, MALA, ULA, Info, Kernel
+from ebrl.kernels import HMC, MALA, NUTS, ULA, Info, Kernel, nuts
+from ebrl.kernels.protocol import Walk, mapped
 from ebrl.sampling.paths import Stage
 
 BLOCK = 20  # gradients in a graph: longer ones compile longer and hold more noise
@@ -38,9 +39,9 @@ def check_compilable(kernel: Kernel) -> None:
 
     Raises `RuntimeError` where there is no C++ compiler.
     """
-    if type(kernel) not in (ULA, MALA, HMC):
+    if type(kernel) not in (ULA, MALA, HMC, NUTS):
         raise ValueError(
-            f"expected one of ULA, MALA and HMC to compile, got {type(kernel).__name__}: "
+            f"expected one of ULA, MALA, HMC and NUTS to compile, got {type(kernel).__name__}: "
             "leave compile=False"
         )
     if compiler := missing_compiler():
@@ -72,44 +73,67 @@ def with_tensors(stage: Stage, x: Tensor) -> Stage:
     )
 
 
-def moves(
-    kernel: Kernel, state: Any, stage: Stage, generator: torch.Generator
-) -> Iterator[tuple[Any, Info]]:
-    """Yield the state after each block of the stage's steps, and the sum of what they reported.
+def block_length(kernel: Kernel) -> int:
+    """Return the steps of one graph."""
+    return max(BLOCK // kernel.gradients, 1)
+
+
+def move(kernel: Kernel, state: Any, stage: Stage, noise: Sequence[Any]) -> tuple[Any, Info]:
+    """Make a step with each noise, and return the last state and the sum of what they report.
 
     Raises:
         RuntimeError: For an energy that does not compile to one graph, and for more graphs than
             `GRAPHS`.
     """
-    energy, steps, step_size, temperature = stage
+    if isinstance(kernel, NUTS):
+        state, walk = walked(kernel, state, stage, noise)
+        return state, mapped(lambda field: field.sum(0), walk.info)
+    energy, _, step_size, temperature = stage
+    return _run(_block, energy, state.x, kernel, energy, state, noise, step_size, temperature)
+
+
+def walked(kernel: Kernel, state: Any, stage: Stage, noise: Sequence[Any]) -> tuple[Any, Walk]:
+    """Make a step with each noise, and return the last state and where all of them led."""
+    energy, _, step_size, temperature = stage
+    if not isinstance(kernel, NUTS):
+        return _run(_walk, energy, state.x, kernel, energy, state, noise, step_size, temperature)
+    steps, room = len(noise), block_length(kernel)  # of one length, so that there is one graph
+    padded = [*noise, *[noise[0]] * (room - steps)]
+    block = mapped(lambda *fields: torch.stack(fields), *padded)
+    one = state.x.new_ones(state.x.shape[state.energy.ndim :])
+    mass = one if kernel.mass is None else kernel.mass.to(state.x)
+    dynamics = nuts.Dynamics(step_size, temperature, mass)
+    count = torch.full_like(state.energy, steps, dtype=torch.long)
+    state, walk = _run(_trees, energy, state.x, energy, state, block, count, dynamics)
+    return state, mapped(lambda field: field[:steps], walk)
+
+
+def _run(program: Callable[..., Any], energy: Energy, x: Tensor, *arguments: Any) -> Any:
+    """Run a program compiled, and name the cure where that fails."""
     # Loaded here: the compiler takes a second.
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
-    block, on_gpu = _compiled(state.x.device.type), state.x.device.type == "cuda"
-    length = max(BLOCK // kernel.gradients, 1)
-    for done in range(0, steps, length):
-        noise = [kernel.draw(state, generator) for _ in range(min(length, steps - done))]
-        torch.compiler.cudagraph_mark_step_begin()
-        try:
-            with torch._dynamo.config.patch(recompile_limit=GRAPHS):
-                state, info = block(kernel, energy, state, noise, step_size, temperature)
-        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
-            raise RuntimeError(
-                f"the chain on {type(energy).__name__} did not compile, {type(error).__name__} "
-                "above: leave compile=False, or see that the energy never branches on values and "
-                "holds numbers that change as tensors (of others each is a graph, and "
-                f"{GRAPHS} are kept)"
-            ) from error
-        if on_gpu:  # what a graph returns it overwrites when it is replayed
-            state = type(state)(*(field.clone() for field in state))
-        yield state, info
+    torch.compiler.cudagraph_mark_step_begin()
+    try:
+        with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+            found = _compiled(program, x.device.type)(*arguments)
+    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+        raise RuntimeError(
+            f"the chain on {type(energy).__name__} did not compile, {type(error).__name__} "
+            "above: leave compile=False, or see that the energy never branches on values and "
+            "holds numbers that change as tensors (of others each is a graph, and "
+            f"{GRAPHS} are kept)"
+        ) from error
+    # What a graph of a CUDA device returns it overwrites when it is replayed.
+    return mapped(torch.clone, found) if x.device.type == "cuda" else found
 
 
 @cache
-def _compiled(device: str) -> Callable[..., tuple[Any, Info]]:
-    """Return the compiled block for a kind of device, made at first use."""
+def _compiled(program: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """Return the compiled program for a kind of device, made at first use."""
     option = "triton.cudagraphs" if device == "cuda" else "cpp_wrapper"
-    return torch.compile(_block, fullgraph=True, dynamic=False, options={option: True})
+    options = {} if device == "cuda" and program is _trees else {option: True}
+    return torch.compile(program, fullgraph=True, dynamic=False, options=options)
 
 
 def added(total: Info, info: Info) -> Info:
@@ -134,5 +158,40 @@ def _block(
     for one in noise:
         state, info = kernel.step(energy, state, one, step_size, temperature)
         total = added(total, info)
-    state = type(state)(*(field.contiguous() for field in state))  # as the next block expects it
-    return state, total
+    return _contiguous(state), total
+
+
+def _walk(
+    kernel: Kernel,
+    energy: Energy,
+    state: Any,
+    noise: list[Any],
+    step_size: Number,
+    temperature: Number,
+) -> tuple[Any, Walk]:
+    state, walk = kernel.walk(energy, state, noise, step_size, temperature)
+    return _contiguous(state), walk
+
+
+def _contiguous(state: Any) -> Any:
+    """Return the state as the next block expects it."""
+    return type(state)(*(field.contiguous() for field in state))
+
+
+def _trees(
+    energy: Energy, state: Any, block: Any, steps: Tensor, dynamics: nuts.Dynamics
+) -> tuple[Any, Walk]:
+    """Make steps of NUTS in one loop of the graph: the trees end when they end."""
+    from torch._higher_order_ops.while_loop import while_loop
+
+    def unfinished(forest: nuts.Forest) -> Tensor:
+        return (forest.done < steps).any()
+
+    def leaf(forest: nuts.Forest) -> tuple[nuts.Forest]:
+        tree = nuts.grow(energy, forest.tree, dynamics)
+        forest = nuts.renew(forest._replace(tree=tree), block, steps, dynamics)
+        return (mapped(torch.clone, forest),)
+
+    forest = mapped(torch.clone, nuts.plant(state, block, dynamics))
+    (forest,) = while_loop(unfinished, leaf, (forest,))
+    return forest.tree.proposal, forest.walk

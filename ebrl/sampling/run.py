@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, check_one_number_each
-from ebrl.kernels.protocol import Info, Kernel, check_gradient_shape
+from ebrl.kernels.protocol import Info, Kernel, Walk, check_gradient_shape, mapped
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging
 from ebrl.sampling.paths import Stage
@@ -25,11 +25,37 @@ class ChainInfo(NamedTuple):
     extra: dict[str, Tensor] | None = None  # means over the steps of what the kernel itself reports
 
 
+Progress = Callable[[int, int], object]  # (moves made, moves in all)
+
+
+class Count:
+    """Tells a caller how many moves are made."""
+
+    def __init__(self, progress: Progress | None, total: int):
+        self.progress, self.made, self.total = progress, 0, total
+
+    def show(self, made: int) -> None:
+        """Tell that so many moves are made."""
+        self.made = made
+        if self.progress is not None:
+            self.progress(made, self.total)
+
+
 class Run:
     """The chains while they move along one stage."""
 
-    def __init__(self, kernel: Kernel, space: Space, stage: Stage, x: Tensor):
-        self.kernel, self.space = kernel, space
+    def __init__(
+        self,
+        kernel: Kernel,
+        space: Space,
+        stage: Stage,
+        x: Tensor,
+        *,
+        compiled: bool = False,
+        count: Count | None = None,
+    ):
+        self.kernel, self.space, self.compiled = kernel, space, compiled
+        stage = compilation.with_tensors(stage, x) if compiled else stage
         energy, self.steps, *numbers = stage
         self.step_size, self.temperature = (_of_type(each, x) for each in numbers)
         self.energy = space.free(energy.prepared(), self.temperature, self.step_size)
@@ -39,31 +65,64 @@ class Run:
         _check_numbers_at_start(self.state, energy)
         zero = torch.zeros_like(self.state.energy.detach())
         self.total = Info(zero, zero)
+        self.count = count or Count(None, self.steps)
 
     def moves(self, generator: torch.Generator, adaptation: DualAveraging | None) -> Iterator[None]:
         """Move the chains one step each time that the next is asked for."""
         for _ in range(self.steps):
             noise = self.kernel.draw(self.state, generator)
-            self.state, info = self.kernel.step(
-                self.energy, self.state, noise, self.step_size, self.temperature
-            )
-            self.total = compilation.added(self.total, info)
+            if self.compiled:
+                self.state, info = compilation.move(self.kernel, self.state, self._stage(), [noise])
+            else:
+                self.state, info = self.kernel.step(
+                    self.energy, self.state, noise, self.step_size, self.temperature
+                )
+            self._add(info, 1)
             if adaptation is not None:
                 self.step_size = _of_type(adaptation.update(info.acceptance), self.state.x)
             yield
 
-    def move_compiled(self, generator: torch.Generator, steps: int) -> None:
-        """Move the chains so many steps as compiled blocks."""
-        stage = Stage(self.energy, steps, self.step_size, self.temperature)
-        for state, info in compilation.moves(self.kernel, self.state, stage, generator):
-            self.state, self.total = state, compilation.added(self.total, info)
+    def blocks(self, generator: torch.Generator) -> None:
+        """Move the chains all steps, in blocks."""
+        for noise in self._noise(generator):
+            self.state, info = compilation.move(self.kernel, self.state, self._stage(), noise)
+            self._add(info, len(noise))
+
+    def walks(self, generator: torch.Generator) -> Iterator[Walk]:
+        """Move the chains block by block; yield where they were, with the user's energy."""
+        for noise in self._noise(generator):
+            if self.compiled:
+                walked = compilation.walked(self.kernel, self.state, self._stage(), noise)
+            else:
+                numbers = self.step_size, self.temperature
+                walked = self.kernel.walk(self.energy, self.state, noise, *numbers)
+            self.state, walk = walked
+            self._add(mapped(lambda field: field.sum(0), walk.info), len(noise))
+            x, value = self._in_space(walk.x, walk.energy)
+            yield walk._replace(x=x, energy=value)
 
     def position(self) -> tuple[Tensor, Tensor]:
         """Return where the chains are in the space and the user's energy there."""
-        value = self.state.energy
+        return self._in_space(self.state.x, self.state.energy)
+
+    def _in_space(self, free: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.energy, FreeEnergy):
-            value = value - self.energy.added(self.state.x)
-        return self.space.from_free(self.state.x), value
+            value = value - self.energy.added(free)
+        return self.space.from_free(free), value
+
+    def _stage(self) -> Stage:
+        return Stage(self.energy, self.steps, self.step_size, self.temperature)
+
+    def _noise(self, generator: torch.Generator) -> Iterator[list[Any]]:
+        """Yield the noise of each block of the steps."""
+        length = compilation.block_length(self.kernel)
+        for done in range(0, self.steps, length):
+            steps = min(length, self.steps - done)
+            yield [self.kernel.draw(self.state, generator) for _ in range(steps)]
+
+    def _add(self, info: Info, moves: int) -> None:
+        self.total = compilation.added(self.total, info)
+        self.count.show(self.count.made + moves)
 
     def report(self) -> ChainInfo:
         """Return what the steps so far reported."""

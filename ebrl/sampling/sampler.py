@@ -10,19 +10,20 @@ it runs, the energy's modules are in evaluation mode; see `ebrl.energies.evaluat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ebrl.energies import Energy, Number
 from ebrl.energies.evaluating import evaluating
-from ebrl.kernels.protocol import Kernel
+from ebrl.kernels.protocol import Info, Kernel, mapped
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging
+from ebrl.sampling.inference_data import inference_data
 from ebrl.sampling.paths import Stage
-from ebrl.sampling.run import ChainInfo, Run, differentiable, joined
-from ebrl.sampling.starts import check_numbers, starting_points
+from ebrl.sampling.run import ChainInfo, Count, Progress, Run, differentiable, joined
+from ebrl.sampling.starts import check_draws, check_numbers, starting_points
 from ebrl.sampling.warm_up import warm_up
 from ebrl.spaces import Box, Space, Unbounded
 
@@ -35,17 +36,34 @@ class Samples(NamedTuple):
     x: Tensor  # (*batch, *event), or (draws, *batch, *event)
     energy: Tensor  # (*batch,), or (draws, *batch)
     info: ChainInfo
+    each: Info | None = None  # of each draw, (draws, *batch): means, and whether a move diverged
+
+    def to_arviz(self, name: str = "x") -> Any:
+        """Return draws as an `arviz.InferenceData`, a chain for each of the batch.
+
+        `posterior` holds the draws under `name`; `sample_stats` has the log density `lp`, the
+        acceptance, the divergences and what the kernel reports, by the names of ArviZ's schema.
+
+        Raises:
+            ValueError: For samples that are the ends of a run.
+            ImportError: Without ArviZ.
+        """
+        if self.each is None:
+            raise ValueError(
+                "expected draws of the chains, got their ends: sample(..., draws=1000)"
+            )
+        return inference_data(self.x, self.energy, self.each, name)
 
 
 class Sampler(nn.Module):
     """Moves chains by a kernel.
 
-    A compiled sampler runs its steps as compiled programs: ULA, MALA and HMC, in every space and
-    along paths, give the chain of an eager sampler with the same generator, up to rounding. The
-    first run of each shape, length and kind of energy compiles for 5 to 80 s; numbers that an
-    energy holds outside of tensors are compiled in. Under `torch.autocast` to bfloat16 the products
-    of a network are rounded, and the chain is one of that energy. Adapting and unrolling are
-    refused; the step that `gradient="last"` differentiates is eager.
+    A compiled sampler runs its steps as compiled programs: ULA, MALA, HMC and NUTS, in every space,
+    in warm-ups and along paths, give the chain of an eager sampler with the same generator, up to
+    rounding. The first run of each shape, length and kind of energy compiles for 5 to 80 s; numbers
+    that an energy holds outside of tensors are compiled in. Under `torch.autocast` to bfloat16 the
+    products of a network are rounded, and the chain is one of that energy. Adapting and unrolling
+    are refused; the step that `gradient="last"` differentiates is eager.
 
     Args:
         kernel: One move of the chains.
@@ -109,6 +127,7 @@ class Sampler(nn.Module):
         warmup: int = 0,
         draws: int | None = None,
         thin: int = 1,
+        progress: Progress | None = None,
     ) -> Samples:
         """Run the chains; x is never modified.
 
@@ -125,9 +144,12 @@ class Sampler(nn.Module):
                 first, by `warm_up`; the chains must share one energy. The sampler stays as it is.
             draws: Keep so many draws of each chain, in place of the end of `steps` moves.
             thin: Moves from one draw to the next.
+            progress: Called with the number of moves made and that of all, warm-up included, as
+                they are made: `lambda made, total: bar.update(made - bar.n)` moves a `tqdm`.
 
         Returns:
-            The ends of the chains `(*batch, *event)`; with `draws`, `(draws, *batch, *event)`.
+            The ends of the chains `(*batch, *event)`; with `draws`, `(draws, *batch, *event)`, and
+            what each of them reports.
 
         Raises:
             TypeError: For an energy or a generator that is none.
@@ -137,7 +159,10 @@ class Sampler(nn.Module):
         with torch.inference_mode(False):
             x = self._start(energy, x, n, generator)
             stage = self._stage(energy, temperature)
-            kernel = self.kernel
+            if draws is not None:
+                check_draws(draws, thin)
+                stage = stage._replace(steps=draws * thin)
+            kernel, count = self.kernel, Count(progress, warmup + stage.steps)
             if warmup > 0:
                 kernel, step_size, x = warm_up(
                     kernel,
@@ -147,13 +172,14 @@ class Sampler(nn.Module):
                     generator=generator,
                     space=self.space,
                     temperature=stage.temperature,
+                    compile=self.compiled,
+                    progress=lambda made, _: count.show(made),
                 )
                 stage = stage._replace(step_size=step_size)
             if draws is not None:
-                stage = stage._replace(steps=draws * thin)
-                return self._draws(kernel, stage, x, generator, draws, thin)
+                return self._draws(kernel, stage, x, generator, count, thin)
             adaptation = self.adaptation if adapt and warmup == 0 else None
-            return self._follow(kernel, [stage], x, generator, adaptation, gradient)
+            return self._follow(kernel, [stage], x, generator, adaptation, gradient, count)
 
     def anneal(
         self,
@@ -188,7 +214,8 @@ class Sampler(nn.Module):
             check_numbers(*stage[1:])
         with torch.inference_mode(False):
             x = self._start(stages[0].energy, x, n, generator)
-            return self._follow(self.kernel, list(stages), x, generator, None, gradient)
+            count = Count(None, sum(stage.steps for stage in stages))
+            return self._follow(self.kernel, list(stages), x, generator, None, gradient, count)
 
     def trace(
         self,
@@ -225,27 +252,23 @@ class Sampler(nn.Module):
         stage: Stage,
         x: Tensor,
         generator: torch.Generator,
-        draws: int,
+        count: Count,
         thin: int,
     ) -> Samples:
         """Run the chains and keep every `thin`-th position."""
-        if draws < 1 or thin < 1:
-            raise ValueError(f"expected draws and thin of at least 1, got {draws=}, {thin=}")
-        compiled = self.compiled and thin > 1
-        if compiled:
-            stage = compilation.with_tensors(stage, x)
+        xs, energies, reports, done = [], [], [], 0
         with evaluating(stage.energy), torch.no_grad():
-            run = Run(kernel, self.space, stage, x.detach())
-            if compiled:
-                positions = []
-                for _ in range(draws):
-                    run.move_compiled(generator, thin)
-                    positions.append(run.position())
-            else:
-                moves = enumerate(run.moves(generator, None), 1)
-                positions = [run.position() for move, _ in moves if move % thin == 0]
-        xs, energies = zip(*positions, strict=True)
-        return Samples(torch.stack(xs), torch.stack(energies), run.report())
+            run = Run(kernel, self.space, stage, x.detach(), compiled=self.compiled, count=count)
+            for walk in run.walks(generator):
+                kept = slice(thin - 1 - done % thin, None, thin)
+                xs.append(walk.x[kept])
+                energies.append(walk.energy[kept])
+                reports.append(walk.info)
+                done += len(walk.x)
+        info = mapped(lambda *fields: torch.cat(fields), *reports)
+        each = mapped(lambda field: field.unflatten(0, (-1, thin)).to(x.dtype).mean(1), info)
+        each = each._replace(diverged=info.diverged.unflatten(0, (-1, thin)).any(1))
+        return Samples(torch.cat(xs), torch.cat(energies), run.report(), each)
 
     def _follow(
         self,
@@ -255,6 +278,7 @@ class Sampler(nn.Module):
         generator: torch.Generator,
         adaptation: DualAveraging | None,
         gradient: Gradient,
+        count: Count,
     ) -> Samples:
         """Run the chains along the stages, with a graph where `gradient` asks for one."""
         if gradient not in get_args(Gradient):
@@ -265,15 +289,15 @@ class Sampler(nn.Module):
         energies, final = [stage.energy for stage in stages], stages[-1]
         with evaluating(*energies):
             if gradient == "unroll":
-                return self._along(kernel, differentiable(stages), x, generator, adaptation)
+                return self._along(kernel, differentiable(stages), x, generator, adaptation, count)
             last = int(gradient == "last" and final.steps > 0)
             stages = [*stages[:-1], final._replace(steps=final.steps - last)]
             with torch.no_grad():
-                samples = self._along(kernel, stages, x.detach(), generator, adaptation)
+                samples = self._along(kernel, stages, x.detach(), generator, adaptation, count)
             if not last:
                 return samples
             final = final._replace(steps=1, step_size=samples.info.step_size)
-            end = self._along(kernel, differentiable([final]), samples.x, generator, None)
+            end = self._along(kernel, differentiable([final]), samples.x, generator, None, count)
         before = sum(stage.steps for stage in stages)
         return Samples(end.x, end.energy, joined([samples.info, end.info], [before, 1]))
 
@@ -284,15 +308,14 @@ class Sampler(nn.Module):
         x: Tensor,
         generator: torch.Generator,
         adaptation: DualAveraging | None,
+        count: Count,
     ) -> Samples:
         reports = []
         for stage in stages:
             compiled = self.compiled and not torch.is_grad_enabled()
+            run = Run(kernel, self.space, stage, x, compiled=compiled, count=count)
             if compiled:
-                stage = compilation.with_tensors(stage, x)
-            run = Run(kernel, self.space, stage, x)
-            if compiled:
-                run.move_compiled(generator, stage.steps)
+                run.blocks(generator)
             else:
                 for _ in run.moves(generator, adaptation):
                     pass

@@ -86,3 +86,9 @@ def check_numbers(steps: int, step_size: Number, temperature: Number) -> None:
         raise ValueError(f"expected a positive step_size, got {step_size}")
     if not isinstance(temperature, Tensor) and not temperature >= 0:
         raise ValueError(f"expected temperature >= 0, got {temperature}")
+
+
+def check_draws(draws: int, thin: int) -> None:
+    """Raise `ValueError` where there is nothing to draw."""
+    if draws < 1 or thin < 1:
+        raise ValueError(f"expected draws and thin of at least 1, got {draws=}, {thin=}")

@@ -13,9 +13,10 @@ from torch import Tensor
 from ebrl.energies import Energy, Number
 from ebrl.energies.evaluating import evaluating
 from ebrl.kernels.protocol import Kernel
+from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging
 from ebrl.sampling.paths import Stage
-from ebrl.sampling.run import Run
+from ebrl.sampling.run import Count, Progress, Run
 from ebrl.spaces import Space, Unbounded
 
 FIRST, LAST = 0.15, 0.1  # shares of the steps before and after the preconditioner is fitted
@@ -40,6 +41,8 @@ def warm_up(
     space: Space | None = None,
     temperature: Number = 1.0,
     acceptance: float | None = None,
+    compile: bool = False,
+    progress: Progress | None = None,
 ) -> WarmedUp:
     """Fit step size and preconditioner to an energy (Stan reference manual, section 14.2).
 
@@ -56,22 +59,30 @@ def warm_up(
         space: Where x may be; all of R^d by default.
         temperature: T.
         acceptance: The mean acceptance to reach; by default the best one of the kernel.
+        compile: Whether to run each move as a compiled program; see `Sampler`.
+        progress: Called with the number of moves made and that of all, as they are made.
 
     Returns:
         The preconditioned kernel, the step size, and where the chains ended.
 
     Raises:
-        ValueError: For fewer than 20 steps and for a kernel that cannot be warmed up.
+        ValueError: For fewer than 20 steps, for a kernel that cannot be warmed up, and for one that
+            does not compile.
+        RuntimeError: If there is no C++ compiler to compile with.
     """
+    if compile:
+        compilation.check_compilable(kernel)
     if steps < 20:
         raise ValueError(f"expected a warm-up of at least 20 steps, got {steps}")
     space = space or Unbounded()
     step_size = x.new_ones(())
-    windows = window_lengths(steps)
+    windows, count = window_lengths(steps), Count(progress, steps)
+    if compile:  # a mass of ones, so that there is one program with and without
+        kernel = kernel.preconditioned(torch.ones_like(x[(0,) * (x.ndim - energy.event_ndim)]))
     with evaluating(energy), torch.no_grad():
         for index, length in enumerate(windows):
             stage = Stage(energy, length, step_size, temperature)
-            run = Run(kernel, space, stage, x)
+            run = Run(kernel, space, stage, x, compiled=compile, count=count)
             run.step_size = first_step_size(kernel, run, generator)
             adaptation = DualAveraging(acceptance).to(x.device)
             adaptation.start(run.step_size, kernel)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ebrl import Gaussian
 from ebrl.energies import (
     Banana,
+    CorrelatedGaussian,
     DoubleWell,
     Funnel,
     GaussianMixture,
@@ -23,6 +24,10 @@ from ebrl.energies import (
 BOUNDS = (torch.tensor([-1.0, 0.5]), torch.tensor([1.0, 3.0]))
 TARGETS: dict[str, tuple[Target, list[tuple[float, float]]]] = {  # with where its mass lies
     "gaussian": (Gaussian(torch.tensor([0.5, -1.0]), torch.tensor([0.5, 2.0]), 2), [(-12, 12)] * 2),
+    "correlated": (
+        CorrelatedGaussian(torch.tensor([0.5, -1.0]), torch.tensor([[1.0, 0.6], [0.6, 0.5]])),
+        [(-8, 8), (-7, 5)],
+    ),
     "mixture": (GaussianMixture([[2.0, 0.0], [-1.0, 1.0]], 0.4, [0.7, 0.3]), [(-6, 6)] * 2),
     "funnel": (Funnel(2, deviation=0.8, mean=0.3, scale=1.2), [(-6, 6), (-60, 60)]),
     "banana": (Banana(0.7, 1.2, 0.4), [(-8, 8), (-4, 40)]),
@@ -193,3 +198,38 @@ def test_impossible_targets_are_refused(make: object) -> None:
 def test_a_box_without_mass_is_refused() -> None:
     with pytest.raises(ValueError, match="some of the Gaussian's mass"):
         TruncatedGaussian(0.0, 1.0, 50.0, 60.0)
+
+
+def test_a_correlated_gaussian_is_the_multivariate_normal() -> None:
+    root = torch.randn(4, 4, generator=generator())
+    mean, covariance = torch.arange(4.0), root @ root.mT + 0.1 * torch.eye(4)
+    energy = CorrelatedGaussian(mean, covariance)
+    known = torch.distributions.MultivariateNormal(mean, covariance)
+    x = 3 * torch.randn(2, 5, 4, generator=generator(1))
+    torch.testing.assert_close(energy.log_density(x), known.log_prob(x), rtol=1e-4, atol=1e-4)
+    assert energy.entropy == pytest.approx(known.entropy().item(), rel=1e-5)
+    assert Gaussian(0.0, torch.tensor([0.5, 3.0]), 2).entropy == pytest.approx(
+        torch.distributions.Normal(0.0, torch.tensor([0.5, 3.0])).entropy().sum().item()
+    )
+    draws = energy.sample((200, 200), generator()).flatten(0, 1)
+    sampled = torch.cov(draws.mT)
+    scale = covariance.diagonal().sqrt()
+    error = (scale.outer(scale) * 2**0.5 / len(draws) ** 0.5).clamp_min(1e-9)
+    assert ((sampled - covariance).abs() < 4.5 * error).all()
+    tempered = energy.tempered(2.0)
+    torch.testing.assert_close(
+        tempered.value_and_gradient(x)[1], energy.value_and_gradient(x)[1] / 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("mean", "covariance", "message"),
+    [
+        (torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]]), "positive definite"),
+        (torch.zeros(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]]), "symmetric"),
+        (torch.zeros(3), torch.eye(2), "expected a mean"),
+    ],
+)
+def test_what_is_no_covariance_is_refused(mean: Tensor, covariance: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CorrelatedGaussian(mean, covariance)

@@ -276,3 +276,18 @@ def test_sum_and_weighted_know_their_event() -> None:
     weight, x = torch.tensor([1.0, 2.0]), points(2, 1, 4, 4)
     _, gradient = (weight * image).value_and_gradient(x)
     torch.testing.assert_close(gradient, 2 * weight[:, None, None, None] * x)
+
+
+def test_a_tensor_of_weights_moves_and_is_saved_with_its_energy_and_is_not_trained() -> None:
+    weight = torch.tensor([1.0, 2.0])
+    energy = MLPEnergy(3, (8,)) * weight
+    assert energy.double().weight.dtype == torch.float64
+    assert "weight" in energy.state_dict()
+    assert "weight" not in dict(energy.named_parameters())
+    other = MLPEnergy(3, (8,)).double() * torch.zeros(2)
+    other.double().load_state_dict(energy.state_dict())
+    x = torch.randn(2, 3).double()
+    assert torch.equal(other(x), energy(x))
+    assert "weight" not in (MLPEnergy(3, (8,)) * 2.0).state_dict()
+    trained = MLPEnergy(3, (8,)) * torch.nn.Parameter(torch.tensor(2.0))
+    assert "weight" in dict(trained.named_parameters())

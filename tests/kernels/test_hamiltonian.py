@@ -274,3 +274,32 @@ def test_kernels_with_a_test_refuse_energies_that_couple_chains(kernel: Kernel) 
     with pytest.raises(ValueError, match="couples the chains along batch axis -1"):
         kernel.start(Gaussian(0.0, 1.0, 2) + Repulsion(0.5), torch.zeros(4, 2))
     Underdamped().start(Gaussian(0.0, 1.0, 2) + Repulsion(0.5), torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("kernel", [HMC(3), GHMC(3)], ids=["HMC", "GHMC"])
+def test_the_energy_error_explains_the_acceptance(kernel: Kernel) -> None:
+    energy = Gaussian(0.0, 1.0, 4)
+    state = kernel.start(energy, torch.randn(50, 4, generator=generator()))
+    noise = kernel.draw(state, generator(1))
+    _, info = kernel.step(energy, state, noise, 0.7, 2.0)
+    kinetic = 2.0 * noise.normal.square().sum(-1) / 2
+    torch.testing.assert_close(info.extra["hamiltonian"], (state.energy + kinetic) / 2.0)
+    torch.testing.assert_close(info.acceptance, (-info.extra["energy_error"]).exp().clamp(max=1))
+    assert info.extra["energy_error"].std() > 0.1
+
+
+def test_jitter_mixes_where_whole_periods_come_round() -> None:
+    # Six leapfrog steps at this length are a whole period of the unit Gaussian.
+    period = 2 * math.sin(math.pi / 6)
+    energy, x = Gaussian(0.0, 1.0, 2), torch.randn(2000, 2, generator=generator())
+    correlations = []
+    for kernel in (HMC(6), HMC(6, jitter=0.5)):
+        state, acceptance, _ = run(kernel, energy, x, 3, period)
+        assert acceptance.mean() > 0.3
+        correlations.append(torch.corrcoef(torch.stack([x[:, 0], state.x[:, 0]]))[0, 1])
+    assert correlations[0] > 0.99
+    assert correlations[1].abs() < 0.4
+    assert abs(state.x.var() - 1) < 4 * (2 / 4000) ** 0.5
+    with pytest.raises(ValueError, match="jitter between 0 and 1, got 2"):
+        HMC(6, jitter=2.0)
+    assert HMC(6, jitter=0.5).preconditioned(torch.ones(2)).jitter == 0.5

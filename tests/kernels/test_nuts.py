@@ -144,6 +144,63 @@ def test_batched_trees_are_those_of_the_recursion(step_size: float) -> None:
     assert len(info.extra["leapfrogs"].unique()) > 3
 
 
+def test_steps_at_once_are_the_steps_one_by_one() -> None:
+    problem, kernel = PROBLEMS[0], NUTS(6)
+    x = problem.exact(4, 1.0, np.random.default_rng(0)).double()
+    state, stream = kernel.start(problem.energy, x), generator()
+    noise = [kernel.draw(state, stream) for _ in range(4)]
+    last, walk = kernel.walk(problem.energy, state, noise, 0.2, 0.7)
+    lengths = []
+    for step, one in enumerate(noise):
+        state, info = kernel.step(problem.energy, state, one, 0.2, 0.7)
+        assert torch.equal(walk.x[step], state.x)
+        assert torch.equal(walk.energy[step], state.energy)
+        assert torch.equal(walk.info.acceptance[step], info.acceptance)
+        assert all(torch.equal(walk.info.extra[key][step], info.extra[key]) for key in info.extra)
+        lengths.append(info.extra["leapfrogs"])
+    assert torch.equal(last.gradient, state.gradient)
+    # Each chain goes on where its own tree ends: the longest of sums, not the sum of the longest.
+    energy = Counting(problem.energy)
+    kernel.walk(energy, kernel.start(problem.energy, x), noise, 0.2, 0.7)
+    assert energy.gradients == torch.stack(lengths).sum(0).max()
+    assert energy.gradients < torch.stack(lengths).amax(1).sum()
+
+
+def test_a_leaf_is_chosen_in_proportion_to_its_weight() -> None:
+    # One doubling of one leaf: the step to it is taken with probability min(1, exp(-ΔH)).
+    problem, n = PROBLEMS[0], 40_000
+    x = problem.exact(1, 1.0, np.random.default_rng(3)).double().expand(n, -1)
+    kernel = NUTS(3)
+    state = kernel.start(problem.energy, x)
+    noise = kernel.draw(state, generator())
+    normal = noise.normal[:1].expand(n, -1)
+    coins = noise.coins._replace(directions=torch.zeros(n, 3))
+    noise = noise._replace(normal=normal, coins=coins)
+    moved, _ = kernel.step(problem.energy, state, noise, 0.25, 1.0)
+    # All go the same way: the same 7 leaves, of which each doubling takes the later half by its
+    # share, and a leaf of it by its weight.
+    position, velocity, weights, places = state.x[0], normal[0], [], []
+    for _ in range(7):
+        gradient = problem.energy.value_and_gradient(position)[1]
+        velocity = velocity - 0.125 * gradient
+        position = position + 0.25 * velocity
+        velocity = velocity - 0.125 * problem.energy.value_and_gradient(position)[1]
+        total = problem.energy(position) + velocity.square().sum() / 2
+        start = state.energy[0] + normal[0].square().sum() / 2
+        weights.append((start - total).exp())
+        places.append(position)
+    weight, law = torch.ones(()).double(), {}
+    for depth in range(3):
+        half = torch.stack(weights[2**depth - 1 : 2 ** (depth + 1) - 1])
+        taken = (half.sum() / weight).clamp(max=1)
+        law = {leaf: p * (1 - taken) for leaf, p in law.items()}
+        law |= {2**depth - 1 + i: taken * w / half.sum() for i, w in enumerate(half)}
+        weight = weight + half.sum()
+    for leaf, p in law.items():
+        found = (moved.x - places[leaf]).abs().amax(-1).lt(1e-9).double().mean()
+        assert abs(found - p) < 4 * (p * (1 - p) / n).sqrt() + 1e-12
+
+
 # The length of the trajectory.
 
 
@@ -202,6 +259,18 @@ def test_nuts_decorrelates_where_mala_crawls() -> None:
         correlations.append(torch.corrcoef(torch.stack([x[:, 1], state.x[:, 1]]))[0, 1])
     assert correlations[0] > 0.99
     assert correlations[1].abs() < 0.5
+
+
+def test_the_energy_error_falls_with_the_square_of_the_step() -> None:
+    energy = Gaussian(0.0, 1.0, 5)
+    state = NUTS().start(energy, torch.randn(400, 5, generator=generator()))
+    noise, errors = NUTS().draw(state, generator(1)), []
+    for step_size in (0.2, 0.1):
+        _, info = NUTS().step(energy, state, noise, step_size, 1.0)
+        kinetic = noise.normal.square().sum(-1) / 2
+        torch.testing.assert_close(info.extra["hamiltonian"], state.energy + kinetic)
+        errors.append(info.extra["max_energy_error"].abs().mean())
+    assert 3 < errors[0] / errors[1] < 5
 
 
 # Failures.

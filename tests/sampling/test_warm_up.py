@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from problems import generator
@@ -72,6 +74,68 @@ def test_a_warm_up_in_a_box_stays_there() -> None:
     exponential = lambda rate: 1 / rate - 1 / (torch.tensor(rate).exp() - 1) * 1  # noqa: E731
     assert abs(samples.x[..., 0].mean() - exponential(3.0)) < 0.06
     assert abs(samples.x[..., 1].mean() / 1000 - exponential(10.0)) < 0.03
+
+
+@pytest.mark.parametrize(("kernel", "thin"), [(NUTS(4), 2), (MALA(), 3)], ids=["NUTS", "MALA"])
+def test_each_draw_is_reported_and_the_reports_add_up(kernel: Kernel, thin: int) -> None:
+    samples = Sampler(kernel, steps=1, step_size=0.5).sample(
+        Gaussian(0.0, 1.0, 3), torch.zeros(4, 3), draws=30, thin=thin, generator=generator()
+    )
+    assert samples.each.acceptance.shape == samples.each.diverged.shape == (30, 4)
+    torch.testing.assert_close(samples.each.acceptance.mean(0), samples.info.acceptance)
+    for name, values in (samples.each.extra or {}).items():
+        torch.testing.assert_close(values.mean(0), samples.info.extra[name])
+
+
+def test_progress_counts_every_move() -> None:
+    seen: list[tuple[int, int]] = []
+    Sampler(MALA(), steps=1, step_size=0.5).sample(
+        Gaussian(0.0, 1.0, 3),
+        torch.zeros(4, 3),
+        warmup=50,
+        draws=30,
+        thin=2,
+        generator=generator(),
+        progress=lambda made, total: seen.append((made, total)),
+    )
+    made = [one for one, _ in seen]
+    assert made == sorted(set(made))
+    assert set(range(1, 51)) <= set(made)
+    assert seen[-1] == (110, 110)
+    assert {total for _, total in seen} == {110}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_draws_go_to_arviz_with_what_the_kernel_reports() -> None:
+    arviz = pytest.importorskip("arviz")
+    energy, x = Gaussian(0.0, 1.0, 3), torch.zeros(2, 2, 3)
+    samples = Sampler(NUTS(3), steps=1, step_size=0.4).sample(
+        energy, x, draws=50, generator=generator()
+    )
+    data = samples.to_arviz("theta")
+    assert data.posterior["theta"].shape == (4, 50, 3)
+    chain = samples.x[:, 1, 0].numpy()
+    assert (data.posterior["theta"].values[2] == chain).all()
+    stats = data.sample_stats
+    assert stats["lp"].values[2] == pytest.approx(-samples.energy[:, 1, 0].numpy())
+    assert stats["n_steps"].max() == 7
+    assert stats["tree_depth"].max() == 3
+    assert stats["reached_max_treedepth"].dtype == stats["diverging"].dtype == bool
+    assert stats["energy"].shape == stats["acceptance_rate"].shape == (4, 50)
+    bulk = arviz.ess(data)["theta"].values
+    ours = effective_sample_size(samples.x.flatten(1, 2)).numpy()
+    assert bulk == pytest.approx(ours, rel=1e-3)
+    with pytest.raises(ValueError, match="got their ends"):
+        Sampler(NUTS(3), steps=2).sample(energy, x, generator=generator()).to_arviz()
+
+
+def test_without_arviz_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "arviz", None)
+    samples = Sampler(MALA(), steps=1).sample(
+        Gaussian(0.0, 1.0, 3), torch.zeros(4, 3), draws=2, generator=generator()
+    )
+    with pytest.raises(ImportError, match="pip install 'ebrl\\[arviz\\]'"):
+        samples.to_arviz()
 
 
 @pytest.mark.parametrize("kernel", [ULA(), SVGD()], ids=["ULA", "SVGD"])
