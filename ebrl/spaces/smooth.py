@@ -9,34 +9,66 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
 from ebrl.constants import Constant
+from ebrl.energies import Number
 from ebrl.ranges import check_at_least
 from ebrl.spaces.space import Space
 
 
 class HalfLine(Space):
-    """Vectors with `x > low`, by `x = low + exp(u)`; the reference of `x - low` is exponential."""
+    """Vectors with `x > low`, by `x = low + exp(u)`; the reference is `low` plus exponential.
 
-    def __init__(self, dimension: int, low: float = 0.0):
-        self.dimension, self.low = dimension, low
+    Where the bound is -inf a coordinate is free: `HalfLine(3, torch.tensor([-inf, -inf, 0.0]))` is
+    a mean, an effect and a scale. The reference of free coordinates is standard normal.
+
+    Args:
+        dimension: Size of x.
+        low: The bound of every coordinate, or of each: `(dimension,)`.
+
+    Raises:
+        ValueError: For bounds that are NaN or +inf and for those that do not fit the dimension.
+    """
+
+    def __init__(self, dimension: int, low: Number = 0.0):
+        low = torch.as_tensor(low, dtype=torch.get_default_dtype())
+        if low.shape not in ((), (dimension,)) or not (low < math.inf).all():
+            raise ValueError(
+                f"expected bounds below infinity for {dimension} coordinates, got {low}"
+            )
+        low = low.expand(dimension)
+        bounded = low > -math.inf
+        self.dimension, self.low = dimension, Constant(low)
+        self.bounded = Constant(bounded.to(low))  # 1 where there is a bound
+        self.start = Constant(torch.where(bounded, low, 0.0))
 
     def to_free(self, x: Tensor) -> Tensor:
-        return (x - self.low).clamp_min(torch.finfo(x.dtype).tiny).log()
+        away = (x - self.start.to(x)).clamp_min(torch.finfo(x.dtype).tiny)
+        return torch.where(self.bounded.to(x) > 0, away.log(), x)
 
     def from_free(self, free: Tensor) -> Tensor:
-        return self.low + free.exp()
+        bounded = self.bounded.to(free)
+        # exp of what is free could be infinite, and then spoil the gradient.
+        away = (bounded * free).exp()
+        return torch.where(bounded > 0, self.start.to(free) + away, free)
 
     def log_slope(self, free: Tensor) -> Tensor:
-        return free.sum(-1)
+        return (self.bounded.to(free) * free).sum(-1)
 
     def contains(self, x: Tensor) -> Tensor:
-        return ((x >= self.low) & x.isfinite()).all(-1)
+        return ((x >= self.low.to(x)) & x.isfinite()).all(-1)
 
     def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        x = torch.empty(*batch, self.dimension, device=generator.device)
-        return self.low + x.exponential_(generator=generator)
+        device = generator.device
+        away = torch.empty(*batch, self.dimension, device=device).exponential_(generator=generator)
+        bounded, start = self.bounded.on(device), self.start.on(device)
+        if bounded.all():
+            return start + away
+        normal = torch.randn(away.shape, generator=generator, device=device)
+        return torch.where(bounded > 0, start + away, normal)
 
     def reference_log_density(self, x: Tensor) -> Tensor:
-        return torch.where(self.contains(x), (self.low - x).sum(-1), -math.inf)
+        normal = -0.5 * (x.square() + math.log(2 * math.pi))
+        each = torch.where(self.bounded.to(x) > 0, self.start.to(x) - x, normal)
+        return torch.where(self.contains(x), each.sum(-1), -math.inf)
 
 
 class Simplex(Space):

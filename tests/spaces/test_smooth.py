@@ -16,6 +16,7 @@ from ebrl.spaces import Affine, HalfLine, Simplex, Space, Torus
 COVARIANCE = torch.tensor([[4.0, 1.9], [1.9, 1.0]])
 SPACES = {
     "half-line": HalfLine(3, low=-1.0),
+    "one scale of three": HalfLine(3, torch.tensor([-math.inf, 0.5, -math.inf])),
     "simplex": Simplex(4),
     "torus": Torus(2),
     "affine": Affine(torch.tensor([1.0, -2.0]), COVARIANCE),
@@ -49,6 +50,19 @@ def test_gradients_of_free_coordinates_are_those_of_autograd(space: Space) -> No
     value, gradient = inner.value_and_gradient(free)
     torch.testing.assert_close(value, expected.detach())
     torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), free)[0])
+
+
+def test_free_coordinates_of_a_half_line_may_be_far_away() -> None:
+    space = HalfLine(2, torch.tensor([-math.inf, 0.0]))
+    energy = FunctionEnergy(lambda x: (x[:, 0] - 1e4).square() / 2 + x[:, 1])
+    value, gradient = space.free(energy, 1.0, 0.1).value_and_gradient(torch.tensor([[1e4, 0.0]]))
+    assert gradient.tolist() == [[0.0, 0.0]]
+    assert value.item() == pytest.approx(1.0)
+    x = space.reference((4000,), generator())
+    assert x[:, 0].min() < -2
+    assert x[:, 1].min() > 0
+    with pytest.raises(ValueError, match="bounds below infinity for 2 coordinates"):
+        HalfLine(2, torch.zeros(3))
 
 
 def test_an_exponential_at_another_temperature() -> None:
