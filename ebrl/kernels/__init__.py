@@ -1,5 +1,6 @@
 """Kernels: one move each, side by side, all with the protocol of `ebrl.kernels.protocol`."""
 
+from ebrl.kernels.blocks import Blocks as Blocks
 from ebrl.kernels.cycle import Cycle as Cycle
 from ebrl.kernels.descent import GradientDescent as GradientDescent
 from ebrl.kernels.discrete import DMALA as DMALA

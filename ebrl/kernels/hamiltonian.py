@@ -74,8 +74,8 @@ class HMC(Kernel[GradientState, HMCNoise]):
     best acceptance in many dimensions is .651 (Beskos et al. 2013).
 
     With `jitter` each trajectory has a step size of its own, uniform between `1 - jitter` and
-    `1 + jitter` times the given one (Neal 2011, section 3.2): trajectories of one length may come
-    round to where they began, and then hardly mix.
+    `1 + jitter` times the given one (Mackenzie 1989; Neal 2011, section 5.3.2): trajectories of one
+    length may come round to where they began, and then hardly mix.
 
     Raises `ValueError` for fewer than one leapfrog step and for a jitter outside [0, 1].
     """

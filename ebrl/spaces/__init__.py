@@ -10,6 +10,7 @@ from ebrl.spaces.box import log_tanh_slope as log_tanh_slope
 from ebrl.spaces.discrete import Binary as Binary
 from ebrl.spaces.discrete import Categorical as Categorical
 from ebrl.spaces.discrete import PairEnergy as PairEnergy
+from ebrl.spaces.product import Product as Product
 from ebrl.spaces.smooth import Affine as Affine
 from ebrl.spaces.smooth import HalfLine as HalfLine
 from ebrl.spaces.smooth import Simplex as Simplex
