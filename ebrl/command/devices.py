@@ -1,8 +1,8 @@
-"""Which device a command computes on, and in which precision."""
+"""The device that a command computes on."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
@@ -33,17 +33,3 @@ def device_of(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UsageError(f"device: {name} cannot be used here ({reason}).") from error
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 faster than float32."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-
-
-def fastest_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
-    """Return the precision in which the device multiplies matrices fastest."""
-    return "bfloat16" if has_bfloat16(device) else "float32"

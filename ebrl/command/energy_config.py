@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 from ebrl import schedules
 from ebrl.command.arguments import LearningRate, Seed, Threads
 from ebrl.command.config_schema import Schema, instantiate, parse_config
-from ebrl.command.devices import device_of, fastest_precision
+from ebrl.command.devices import device_of
 from ebrl.command.errors import UsageError
 from ebrl.energies import Energy
 from ebrl.objectives import Objective
@@ -43,6 +43,7 @@ from ebrl.training import (
     moving_average,
     take_rows,
 )
+from ebrl.training.precision import fastest_precision
 from ebrl.training.processes import process_count
 from ebrl.training.shares import check_shares
 from ebrl.training.workers import check_workers

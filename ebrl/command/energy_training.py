@@ -20,8 +20,9 @@ from ebrl.command.runs import Run
 from ebrl.command.sentences import save_language
 from ebrl.storage import StorageError
 from ebrl.training import Training, fit, load_average
-from ebrl.training.loop import Metrics, Precision
+from ebrl.training.loop import Metrics
 from ebrl.training.muon import Muon
+from ebrl.training.precision import Precision
 from ebrl.training.processes import any_process, rank
 from ebrl.training.ragged import Ragged
 

@@ -19,7 +19,7 @@ from ebrl.command.batch import (
     show,
     work_through,
 )
-from ebrl.command.devices import device_of, has_bfloat16
+from ebrl.command.devices import device_of
 from ebrl.command.errors import UsageError, extra
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def _restore(
     """Restore one photograph into its files."""
     from ebrl.command.photographs import DEVIATION
     from ebrl.command.watching import Watched
+    from ebrl.training.precision import fastest_precision
     from ebrl.vision.damages import enlarged
     from ebrl.vision.files import check_holds, load, save
     from ebrl.vision.images import picture
@@ -140,7 +141,7 @@ def _restore(
     observation, inside = _observed(pixels.to(device), damage, max(level / WHITE, EXACT))
     once = evaluations(observation.start())
     bar.reset(once * LEVELS)
-    fast = prior.in_bfloat16() if has_bfloat16(device) else prior
+    fast = prior.in_bfloat16() if fastest_precision(device) == "bfloat16" else prior
     watched = Tiled(Watched(fast, bar))
     result = back(inside.of(restore(observation, watched)).cpu())
     save(result, job.out)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ from ebrl.training.optimization import (
     scale_learning_rate,
     trainable_parameters,
 )
+from ebrl.training.precision import Precision
 from ebrl.training.processes import process_count, rank, same_in_all
 from ebrl.training.shares import Shares, check_shares
 from ebrl.training.watch import (
@@ -52,7 +53,6 @@ from ebrl.training.watch import (
 )
 from ebrl.training.workers import Workers
 
-Precision = Literal["float32", "bfloat16"]
 Metrics = dict[str, Tensor]
 Schedule = Callable[[float], float]
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ebrl.training.precision import fastest_precision
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Newton and Schulz's quintic, steep at 0
 
 
@@ -86,9 +88,10 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Return about `U V'` of `matrix = U S V'`, in bfloat16, by Newton and Schulz's iteration."""
+    """Return about `U V'` of `matrix = U S V'`, by Newton and Schulz's iteration."""
     a, b, c = COEFFICIENTS
-    x = matrix.bfloat16()
+    fastest = fastest_precision(matrix.device)  # the iteration forgives rounding
+    x = matrix.bfloat16() if fastest == "bfloat16" else matrix.float()
     x = x.mT if matrix.shape[0] > matrix.shape[1] else x
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):

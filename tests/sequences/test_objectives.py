@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from languages import SENTENCES, animals
@@ -12,8 +14,10 @@ from ebrl.sequences.corruption import corrupted, moved, replaced, shortened, swa
 from ebrl.sequences.energies import CausalEnergy, ScorerEnergy
 from ebrl.sequences.objectives import Contrast, Draws, HybridLikelihood
 from ebrl.sequences.tokens import padded
+from ebrl.sequences.transformer import Transformer
 from ebrl.spaces import Strings, string_lengths
 from ebrl.training import fit
+from ebrl.training.muon import Muon
 from ebrl.training.ragged import Ragged
 
 X = padded([torch.arange(3, 3 + n) for n in (1, 2, 5, 8)], 9)
@@ -87,3 +91,29 @@ def test_other_energies_are_refused() -> None:
     with pytest.raises(TypeError, match="CausalEnergy"):
         HybridLikelihood()(scorer, X, generator=generator(0))
     assert not isinstance(scorer, CausalEnergy)
+
+
+def test_a_training_on_sentences_by_muon_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    rows = [torch.arange(3, 3 + n) for n in (1, 2, 5, 8, 4, 4, 3, 6)]
+
+    def train(steps: int, folder: Path, resume: bool = False) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        energy = CausalEnergy(Transformer(20, 8, 1, 2, 8, context=12, dropout=0.1))
+        training = fit(
+            energy,
+            Ragged(rows),
+            HybridLikelihood(0.5),
+            steps=steps,
+            generator=generator(0),
+            batch_size=4,
+            optimizer=Muon.of(energy),
+            ema_decay=0.9,
+            folder=folder,
+            resume=resume,
+        )
+        return training.average.state_dict()
+
+    whole = train(7, tmp_path / "whole")
+    train(3, tmp_path / "parts")  # in the middle of an epoch's batches
+    resumed = train(7, tmp_path / "parts", resume=True)
+    assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
