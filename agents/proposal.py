@@ -207,7 +207,7 @@ class MixtureProposal(BaseModel):
 
     def _mixture(self, h: Tensor) -> TanhMixture:
         head = in_full(self.head, h, self.head.weight.dtype)
-        each = head.unflatten(-1, (self.components, -1))  # (batch, components, 2 d + 1)
+        each = head.view(-1, self.components, 2 * self.dimension + 1)
         mean, log_deviation, logits = each.split([self.dimension, self.dimension, 1], -1)
         logits = logits.squeeze(-1)
         one = self.components == 1

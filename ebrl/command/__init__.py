@@ -26,6 +26,7 @@ VERBS = {
     "collect": "play episodes and keep every transition, to train on",
     "play": "watch the agent of a run, with the energies of its actions",
     "sweep": "search for the best values of a config, over seeds and tasks",
+    "export": "write the greedy policy of a run as ONNX",
     "compare": "compare methods over seeds and tasks, with intervals",
 }
 
@@ -55,6 +56,7 @@ examples:
   ebrl plot runs/pendulum/EnergyActorCritic-0
   ebrl collect runs/pendulum/EnergyActorCritic-0 --out swings.npz
   ebrl play runs/pendulum/EnergyActorCritic-0 --video swing.mp4
+  ebrl export runs/pendulum/EnergyActorCritic-0 --onnx pendulum.onnx
   ebrl sweep pendulum agent.learning_rate=1e-4:1e-2:log --seeds 3
   ebrl compare runs/pendulum/*                                 curves, scores and intervals
 

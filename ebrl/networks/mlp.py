@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, get_args
@@ -320,7 +321,9 @@ class BoundMLP(Energy):
 
     def _plain(self) -> BoundMLP | None:
         """Return the same energy of the folded network, where there is one."""
-        if self.network.normalization is None or torch.compiler.is_compiling():
+        if self.network.normalization is None:
+            return None
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return None
         folded = self.network.folded()
         return None if folded is None else BoundMLP(folded, self.condition, self.reduction)
@@ -377,7 +380,8 @@ class BoundMLP(Energy):
         if shift is None:
             return first(rows)
         runs = shift.shape[-2]
-        if not is_linear(first):  # whose hooks may keep what it returns
+        if not is_linear(first) or torch.jit.is_tracing():
+            # Hooks keep what a layer returns; ONNX loses what is added to a view in place.
             return (first(rows).unflatten(-2, (runs, -1)) + shift.unsqueeze(-2)).flatten(-3, -2)
         if 1 < runs == rows.shape[-2]:  # one condition for each x
             shift = shift.view(network.members, runs, -1)
@@ -407,7 +411,7 @@ class BoundMLP(Energy):
         if self.condition is None:
             return
         batch = self.condition.shape[:-1]
-        if batch.numel() != 1 and x.shape[:-1][: len(batch)] != batch:
+        if math.prod(batch) != 1 and x.shape[:-1][: len(batch)] != batch:
             raise ValueError(
                 "expected the condition's batch axes to be the leading ones of x, got a condition "
                 f"of shape {tuple(self.condition.shape)} for x of shape {tuple(x.shape)}"

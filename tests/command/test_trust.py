@@ -71,18 +71,19 @@ def agent_folder(folder: Path, **arguments: object) -> Path:
     return folder / "run"
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "plot", "resume", "play"])
+@pytest.mark.parametrize("verb", ["evaluate", "plot", "resume", "play", "export"])
 def test_a_foreign_folder_is_not_run(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "planted.py").write_text("raise SystemExit('the code of the folder ran')\n")
     run = agent_folder(tmp_path, env="planted:Planted-v0")
-    assert main([verb, str(run)]) == 2
+    line = [verb, str(run), *(["--onnx", str(tmp_path / "x.onnx")] if verb == "export" else [])]
+    assert main(line) == 2
     said = capsys.readouterr().err
     assert "planted:Planted-v0" in said
     assert "--trust" in said
-    assert main([verb, str(run), "--trust"]) == 2  # now it is imported, and says so
+    assert main([*line, "--trust"]) == 2  # now it is imported, and says so
     assert "the code of the folder ran" in capsys.readouterr().err
 
 

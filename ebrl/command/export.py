@@ -1,0 +1,57 @@
+"""`ebrl export RUN --onnx FILE`: the greedy policy as a file that runs without Python."""
+
+from __future__ import annotations
+
+from ebrl.command.arguments import Parser
+
+HELP = """
+Writes the greedy policy of the run's newest checkpoint as ONNX, for batches of any size. Its inputs
+are observations of the environment (images with their channels first; of a dictionary one input a
+key), its output `action` is in the environment's units: what `normalize:` does to observations is
+part of the file. The file is asked about random observations before it is kept, and acts as the
+agent does to 1e-5.
+
+examples:
+  ebrl export runs/pendulum/EnergyActorCritic-0 --onnx pendulum.onnx
+  ebrl export runs/pendulum/SAC-0 --onnx sac.onnx
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Export the agent of the run in `arguments[0]`."""
+    parser = Parser("export", HELP)
+    parser.add_run()
+    parser.add_argument("--onnx", metavar="FILE", required=True, help="the file to write")
+    given = parser.read(arguments)
+    from pathlib import Path
+
+    from ebrl.command.errors import RunError, UsageError, extra
+    from ebrl.command.runs import existing
+
+    path, run = Path(given.onnx), existing(given.run)
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"--onnx: expected a file in a folder that exists, got {path}.")
+    from importlib.metadata import version
+
+    from ebrl.agents.exporting import check_packages, save_onnx
+    from ebrl.command.agent_training import rebuild
+
+    with extra("export", "onnx", "onnxruntime", "onnxscript"):
+        check_packages()
+
+    agent, configuration = rebuild(run, trust=given.trust)
+    facts = {
+        "agent": type(agent).__name__,
+        "environment": configuration.environment,
+        "timesteps": str(agent.num_timesteps),
+        "ebrl": version("ebrl"),
+    }
+    try:
+        difference = save_onnx(agent, path, facts)
+    except RuntimeError as error:
+        raise RunError(str(error)) from error
+    print(
+        f"{configuration.title}, after {agent.num_timesteps:,} steps: its actions differ from the "
+        f"agent's by {difference:.1e} at most\n  onnx {path}"
+    )
+    return 0
