@@ -120,7 +120,9 @@ class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
         That of the action space is the agent's, and is left out.
         """
         env = self.unwrapped
-        found = {"np_random": env.np_random}
+        found = {}
+        if isinstance(env.np_random, np.random.Generator):  # older simulators have other streams
+            found["np_random"] = env.np_random
         for name, value in {**vars(env), "observation_space": env.observation_space}.items():
             if isinstance(value, np.random.Generator):
                 found[name] = value

@@ -72,6 +72,13 @@ class Settings:
             `minari:ID`. Each timestep is an update, and the environment is for evaluations.
         prefill: Demonstrations that the replay starts with, before the first step.
         n_envs: Environments that step in parallel.
+        vec: Where they are stepped: one after another here (`dummy`), in a process each
+            (`subproc`), in actors of Ray (`ray`, for slow simulators), or as `gymnasium.make_vec`
+            makes them (`vector`), whose episodes a resumed run cannot go on with.
+        wrappers: Wrappers around each environment, the innermost first: the class_path and
+            init_args of each.
+        training_wrappers: Likewise, around those and in training alone: clipped rewards, lives
+            that end an episode.
         env_kwargs: Arguments for `gymnasium.make`.
         normalize: What VecNormalize divides by its running standard deviation.
         evaluate_every: Environment steps between two evaluations; one more comes at the end.
@@ -90,6 +97,9 @@ class Settings:
     offline: str | None = None
     prefill: str | None = None
     n_envs: PositiveInt = 1
+    vec: Literal["dummy", "subproc", "ray", "vector"] = "dummy"
+    wrappers: list[dict[str, Any]] | None = None
+    training_wrappers: list[dict[str, Any]] | None = None
     env_kwargs: dict[str, Any] | None = None
     normalize: Literal["observations", "rewards", "both"] | None = None
     evaluate_every: PositiveInt = 5_000

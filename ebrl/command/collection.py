@@ -35,7 +35,7 @@ def play_episodes(
 ) -> list[Episode]:
     """Play episodes of at most `evaluation_steps` steps, each started from the next seed."""
     name, settings = configuration.environment, configuration.settings
-    environment = Watched(make(name, settings.env_kwargs), name)
+    environment = Watched(make(name, settings.env_kwargs, settings.wrappers), name)
     normalization = agent.get_vec_normalize_env()
     episodes = []
     with undisturbed_streams():

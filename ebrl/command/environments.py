@@ -11,15 +11,18 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled, Error, UnregisteredEnv
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from ebrl.agents.replayable import Replayable
-from ebrl.command.agent_config import Configuration
+from ebrl.agents.vector_environments import FromVectorEnv
+from ebrl.command.agent_config import Configuration, Settings
+from ebrl.command.config_schema import locate
 from ebrl.command.errors import EnvironmentFailure, UsageError, did_you_mean
 from ebrl.training import DivergedError
 
 # The extra that installs what an environment's module needs.
-EXTRAS = {"mujoco": "mujoco", "box2d": "box2d"}
+EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale_py": "atari", "shimmy": "dm_control"}
 
 
 class Watched(gym.Wrapper):
@@ -88,8 +91,10 @@ class Watched(gym.Wrapper):
             )
 
 
-def make(name: str, arguments: dict[str, Any] | None = None) -> gym.Env:
-    """Make an environment as `gymnasium.make` does.
+def make(
+    name: str, arguments: dict[str, Any] | None = None, wrappers: list[dict[str, Any]] | None = None
+) -> gym.Env:
+    """Make an environment as `gymnasium.make` does, with wrappers by class_path and init_args.
 
     Raises:
         UsageError: The name is unknown, a package is missing, an argument is refused, the
@@ -110,6 +115,8 @@ def make(name: str, arguments: dict[str, Any] | None = None) -> gym.Env:
         raise
     except BaseException as error:  # the environment's own code runs here
         raise UsageError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
+    for wrapper in wrappers or []:
+        environment = _wrapped(environment, wrapper)
     space = environment.action_space
     if isinstance(space, spaces.Box) and not space.is_bounded():
         raise UsageError(
@@ -120,14 +127,9 @@ def make(name: str, arguments: dict[str, Any] | None = None) -> gym.Env:
 
 
 def training_environment(configuration: Configuration) -> VecEnv:
-    """Make `n_envs` environments in one process, replayable and, if asked for, normalised."""
+    """Make `n_envs` environments, replayable and, if asked for, normalised."""
     settings = configuration.settings
-
-    def one() -> gym.Env:
-        environment = make(configuration.environment, settings.env_kwargs)
-        return Monitor(Replayable(Watched(environment, configuration.environment)))
-
-    environments: VecEnv = DummyVecEnv([one] * settings.n_envs)
+    environments = vectorised(configuration.environment, settings)
     if settings.normalize is None:
         return environments
     return VecNormalize(
@@ -138,15 +140,84 @@ def training_environment(configuration: Configuration) -> VecEnv:
     )
 
 
+def vectorised(name: str, settings: Settings) -> VecEnv:
+    """Make a run's environments where `vec` says.
+
+    Raises:
+        UsageError: As `make`, and for wrappers around a vector environment.
+    """
+    wrappers = [*(settings.wrappers or []), *(settings.training_wrappers or [])]
+
+    def one() -> gym.Env:
+        return Monitor(Replayable(Watched(make(name, settings.env_kwargs, wrappers), name)))
+
+    makers = [one] * settings.n_envs
+    if settings.vec == "dummy":
+        return DummyVecEnv(makers)
+    make(name, settings.env_kwargs, wrappers).close()  # what is wrong is said here, in one line
+    if settings.vec == "subproc":
+        return Subprocesses(makers)
+    if settings.vec == "ray":
+        from ebrl.command.ray_environments import RayVecEnv
+
+        return RayVecEnv(makers)
+    if wrappers:
+        raise UsageError("wrappers are around single environments: expected another vec: vector.")
+    return FromVectorEnv(gym.make_vec(name, settings.n_envs, **(settings.env_kwargs or {})))
+
+
+class Subprocesses(SubprocVecEnv):
+    """Environments in a process each.
+
+    Raises:
+        EnvironmentFailure: A process ended; its error is on stderr.
+    """
+
+    def reset(self) -> VecEnvObs:
+        with _one_may_end():
+            return super().reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        with _one_may_end():
+            return super().step_wait()
+
+
+@contextmanager
+def _one_may_end() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        failure = "the process of an environment ended; its error is above."
+        raise EnvironmentFailure(failure) from error
+
+
+def _wrapped(environment: gym.Env, wrapper: dict[str, Any]) -> gym.Env:
+    """Return the environment in one wrapper of a config."""
+    path = wrapper.get("class_path")
+    if not isinstance(path, str) or wrapper.keys() - {"class_path", "init_args"}:
+        raise UsageError(f"wrappers: expected class_path and init_args of each, got {wrapper}.")
+    try:
+        wrapped = locate(path)(environment, **(wrapper.get("init_args") or {}))
+    except (TypeError, ValueError, AssertionError, ImportError, AttributeError, Error) as error:
+        raise UsageError(f"wrapper {path} does not fit {environment}: {error}") from error
+    if not isinstance(wrapped, gym.Env):
+        raise UsageError(f"wrappers: expected wrappers of environments, got {path}.")
+    return wrapped
+
+
 def evaluation_environments(configuration: Configuration, episodes: int) -> DummyVecEnv:
     """Make `episodes` parallel environments that share nothing with the training."""
-    name, arguments = configuration.environment, configuration.settings.env_kwargs
-    return DummyVecEnv([lambda: Watched(make(name, arguments), name)] * episodes)
+    name, settings = configuration.environment, configuration.settings
+
+    def one() -> gym.Env:
+        return Watched(make(name, settings.env_kwargs, settings.wrappers), name)
+
+    return DummyVecEnv([one] * episodes)
 
 
 def _cure(name: str) -> str:
     specification = gym.registry.get(name)
-    entry_point = str(specification.entry_point) if specification else ""
+    entry_point = str(specification.entry_point) if specification else name
     for module, extra in EXTRAS.items():
         if module in entry_point:
             return f'Install it with: pip install "ebrl[{extra}]"'

@@ -24,19 +24,23 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--seed", type=Seed, default=20_000, help="of the first start; the others follow it"
     )
-    parser.add_argument("--render", action="store_true", help="watch them: `ebrl play` does that")
+    parser.add_argument(
+        "--render", action="store_true", help="watch one in a window, as `ebrl play --greedy` does"
+    )
     add_device(parser)
     given = parser.read(arguments)
+    if given.render:
+        from ebrl.command.play import main as watch
+
+        more = ["--trust"] if given.trust else []
+        return watch([given.run, "--greedy", "--seed", str(given.seed), *more])
     import sys
 
     from ebrl.command.agent_training import rebuild
     from ebrl.command.environments import evaluation_environments
-    from ebrl.command.errors import UsageError
     from ebrl.command.evaluation import SIDE_BY_SIDE, play, why_cut
     from ebrl.command.runs import existing, write_json
 
-    if given.render:
-        raise UsageError(f"to watch an agent: ebrl play {given.run}")
     run = existing(given.run)
     agent, configuration = rebuild(run, trust=given.trust, device=device_of(given.device))
     environments = evaluation_environments(configuration, SIDE_BY_SIDE)

@@ -47,8 +47,9 @@ class Film:
         self, agent: BaseAlgorithm, configuration: Configuration, arguments: dict, unit: str
     ) -> None:
         name = configuration.environment
-        given = {**(configuration.settings.env_kwargs or {}), **arguments}
-        environment = make(name, {**given, "render_mode": "rgb_array"})
+        settings = configuration.settings
+        given = {**(settings.env_kwargs or {}), **arguments}
+        environment = make(name, {**given, "render_mode": "rgb_array"}, settings.wrappers)
         if "rgb_array" not in environment.metadata.get("render_modes", []):
             raise UsageError(f"{name} has no pictures: it lacks the render mode `rgb_array`.")
         self.agent, self.unit = agent, unit

@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
         from ebrl.vision.files import save
         from ebrl.vision.grids import grid
 
-        _expect_writable(out)
+        _expect_writable(out, given.overwrite)
         if given.run is None:
             source = _shipped(label, given.strength)
         else:
@@ -92,6 +92,9 @@ def _parse(arguments: list[str]) -> Namespace:
 
     parser = Parser("generate", HELP.format(classes=", ".join(CLASSES)))
     parser.add_argument("--out", required=True, help="the file of the picture, such as grid.png")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write over a picture that is there already"
+    )
     parser.add_argument("--count", type=Count, default=64, help="how many images")
     parser.add_argument("--seed", type=Seed, default=0, help="of the noise")
     parser.add_argument("--levels", type=Levels, default=18, help="levels of noise")
@@ -131,8 +134,8 @@ def _label(text: str | None) -> int | None:
     )
 
 
-def _expect_writable(out: Path) -> None:
-    """Raise UsageError, before the work, for a file that cannot be a picture."""
+def _expect_writable(out: Path, overwrite: bool) -> None:
+    """Raise UsageError, before the work, for a file that is there or cannot be a picture."""
     from ebrl.vision.files import file_format
     from ebrl.vision.photograph import ImageError
 
@@ -143,6 +146,8 @@ def _expect_writable(out: Path) -> None:
     if out.is_dir() or not out.parent.is_dir():
         what = f"{out} is a folder" if out.is_dir() else f"there is no folder {out.parent}"
         raise UsageError(f"--out: {what}.")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} is there already: --overwrite, or another --out.")
     if not os.access(out.parent, os.W_OK):
         raise UsageError(f"--out: {out.parent} cannot be written to.")
 

@@ -32,6 +32,34 @@ FOREIGN = {  # package: base classes whose subclasses may be built from a config
     "gymnasium": ("gymnasium.spaces.Space",),
     "numpy": ("numpy.generic",),
 }
+OF_GYMNASIUM = {  # wrappers whose arguments name neither files nor code
+    "AtariPreprocessing",
+    "ClipAction",
+    "ClipReward",
+    "DtypeObservation",
+    "FlattenObservation",
+    "FrameStackObservation",
+    "GrayscaleObservation",
+    "MaxAndSkipObservation",
+    "RescaleAction",
+    "ReshapeObservation",
+    "ResizeObservation",
+    "StickyAction",
+    "TimeAwareObservation",
+    "TimeLimit",
+}
+OF_SB3 = {
+    "AtariWrapper",
+    "ClipRewardEnv",
+    "EpisodicLifeEnv",
+    "FireResetEnv",
+    "MaxAndSkipEnv",
+    "NoopResetEnv",
+    "StickyActionEnv",
+    "WarpFrame",
+}
+WRAPPERS = {f"gymnasium.wrappers.{name}" for name in OF_GYMNASIUM}
+WRAPPERS |= {f"stable_baselines3.common.atari_wrappers.{name}" for name in OF_SB3}
 FOREIGN["sb3_contrib"] = FOREIGN["stable_baselines3"]
 
 IMPORTS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+|[\w.]+:[^\W\d].*")  # a.b.C, or module:Name-v0
@@ -60,9 +88,11 @@ def check_objects(place: str, tree: Any) -> None:
 
 def is_known(text: str) -> bool:
     """Return whether the object that a string of a config would import is listed."""
+    if text in WRAPPERS:
+        return True
     module, colon, _ = text.partition(":")
     if colon:
-        return module == "ebrl.envs"
+        return module in ("ebrl.envs", "ale_py", "shimmy")
     home, _, _ = text.rpartition(".")
     package = home.partition(".")[0]
     if OURS.fullmatch(home):

@@ -104,7 +104,7 @@ def test_a_label_asks_for_a_class(label: str, capsys: pytest.CaptureFixture[str]
     assert (abs(brightness - 0.515) < 0.01).mean() > 0.9  # in it, or at its border
     assert brightness.mean() > 0.508
     assert "64 images of class shirt" in capsys.readouterr().out
-    assert main([*command, "--label", label, "--strength", "0"]) == 0
+    assert main([*command, "--label", label, "--strength", "0", "--overwrite"]) == 0
     assert abs(cells(read(Path("grid.png")), 8, 8).mean() / 255 - 0.5) < 0.003
 
 
@@ -122,6 +122,16 @@ def test_a_run_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
 
 
 # ---- what it refuses ------------------------------------------------------------------------
+
+
+def test_a_picture_that_is_there_stays_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("grid.png").write_text("mine")
+    command = ["generate", "--out", "grid.png", "--count", "1", "--levels", "3"]
+    assert main(command) == 2
+    assert "grid.png is there already: --overwrite" in capsys.readouterr().err
+    assert Path("grid.png").read_text() == "mine"
+    assert main([*command, "--overwrite"]) == 0
+    assert read(Path("grid.png")).ndim == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,181 @@
+"""Where a run's environments are stepped, and what is wrapped around them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import yaml
+from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+from ebrl.agents.vector_environments import FromVectorEnv
+from ebrl.command import main
+from ebrl.command.agent_config import read
+from ebrl.command.environments import evaluation_environments, vectorised
+from ebrl.command.errors import UsageError
+
+WRAPPERS = [
+    {"class_path": "gymnasium.wrappers.TimeAwareObservation"},
+    {"class_path": "gymnasium.wrappers.TimeLimit", "init_args": {"max_episode_steps": 4}},
+]
+
+
+def config(folder: Path, **changes: Any) -> Path:
+    agent = {
+        "class_path": "stable_baselines3.DQN",
+        "init_args": {"policy": "MlpPolicy", "env": "CartPole-v1", "learning_starts": 4},
+    }
+    content = {
+        "agent": agent,
+        "total_timesteps": 12,
+        "evaluate_every": 1_000,
+        "evaluation_episodes": 1,
+        "evaluation_steps": 5,
+        "checkpoint_every": 4,
+        "run": str(folder / "run"),
+        **changes,
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("vec", "kind"),
+    [("dummy", DummyVecEnv), ("subproc", SubprocVecEnv), ("vector", FromVectorEnv)],
+)
+def test_the_config_says_where_environments_are_stepped(
+    vec: str, kind: type, tmp_path: Path
+) -> None:
+    env = vectorised("Acrobot-v1", read(config(tmp_path, vec=vec, n_envs=2)).settings)
+    assert isinstance(env, kind)
+    env.seed(0)
+    first = env.reset()
+    expected = DummyVecEnv([lambda: gym.make("Acrobot-v1")] * 2)
+    expected.seed(0)
+    assert np.array_equal(first, expected.reset())
+    for _ in range(3):
+        mine, theirs = env.step(np.array([0, 1])), expected.step(np.array([0, 1]))
+        assert all(np.array_equal(*pair) for pair in zip(mine[:3], theirs[:3], strict=True))
+    env.close()
+
+
+def test_wrappers_are_for_all_and_some_for_training_alone(tmp_path: Path) -> None:
+    clip = {"class_path": "gymnasium.wrappers.ClipReward", "init_args": {"max_reward": 0.5}}
+    path = config(tmp_path, wrappers=WRAPPERS, training_wrappers=[clip])
+    configuration = read(path)
+    training = vectorised("CartPole-v1", configuration.settings)
+    evaluation = evaluation_environments(configuration, 1)
+    for env, reward in ((training, 0.5), (evaluation, 1.0)):
+        env.seed(0)
+        assert env.reset().shape == (1, 5)  # the time is observed
+        assert env.step(np.array([0]))[1] == reward
+    dones = [bool(training.step(np.array([step % 2]))[2][0]) for step in range(3)]
+    assert dones == [False, False, True]  # a limit of four steps
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "said"),
+    [
+        ({"class_path": "gymnasium.wrappers.TimeLimt"}, "TimeLimit"),
+        ({"class_path": "gymnasium.wrappers.TimeLimit"}, "does not fit"),
+        ({"class_path": "gymnasium.spaces.Discrete", "init_args": {}}, "does not fit"),
+        ({"name": "TimeLimit"}, "expected class_path and init_args"),
+    ],
+)
+def test_a_wrapper_that_is_none_is_one_line(
+    wrapper: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    settings = read(config(tmp_path, wrappers=[wrapper]), trust=True).settings
+    with pytest.raises(UsageError, match=said):
+        vectorised("CartPole-v1", settings)
+
+
+def test_a_run_of_somebody_else_wraps_by_known_classes_alone(tmp_path: Path) -> None:
+    read(config(tmp_path, wrappers=WRAPPERS))
+    writes = {"class_path": "gymnasium.wrappers.RecordVideo", "init_args": {"video_folder": "x"}}
+    with pytest.raises(UsageError, match="--trust"):
+        read(config(tmp_path, wrappers=[writes]))
+
+
+@pytest.mark.slow
+def test_a_run_with_a_process_for_each_environment_resumes(tmp_path: Path) -> None:
+    ends = []
+    for vec in ("dummy", "subproc"):
+        folder = tmp_path / vec
+        folder.mkdir()
+        assert (
+            main(["train", str(config(folder, vec=vec, n_envs=2)), "--total_timesteps", "8"]) == 0
+        )
+        assert main(["resume", str(folder / "run"), "--total_timesteps", "16"]) == 0
+        ends.append(json.loads((folder / "run/evaluations.json").read_text())[-1]["returns"])
+    assert ends[0] == ends[1]
+
+
+# ---- Ray ---------------------------------------------------------------------------------------
+
+
+def mortal() -> gym.Env:
+    """An environment whose process dies at action 1; defined here, Ray sends its code along."""
+
+    class Mortal(gym.Env[np.ndarray, int]):
+        observation_space = spaces.Box(-1, 100, (1,))
+        action_space = spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+            super().reset(seed=seed)
+            self.steps = 0
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+            if action:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.steps += 1
+            return np.full(1, self.steps, np.float32), 1.0, self.steps == 5, False, {}
+
+    return Monitor(Mortal())
+
+
+@pytest.fixture
+def ray() -> Iterator[Any]:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_an_environment_that_dies_is_started_again_and_its_episode_truncated(
+    ray: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from ebrl.command.ray_environments import RayVecEnv
+
+    env = RayVecEnv([mortal] * 2)
+    env.seed(0)
+    assert env.reset().tolist() == [[0], [0]]
+    env.step(np.array([0, 0]))
+    seen, rewards, dones, infos = env.step(np.array([0, 1]))
+    assert seen.tolist() == [[2], [0]]
+    assert rewards.tolist() == [1, 0]
+    assert dones.tolist() == [False, True]
+    assert infos[1]["TimeLimit.truncated"]
+    assert infos[1]["terminal_observation"].tolist() == [1]
+    assert "environment 1 died; it is started again" in capfd.readouterr().err
+    for _ in range(3):
+        seen, rewards, dones, infos = env.step(np.array([0, 0]))
+    assert seen.tolist() == [[0], [3]]
+    assert dones.tolist() == [True, False]
+    assert infos[0]["terminal_observation"].tolist() == [5]
+    assert infos[0]["episode"]["r"] == 5
+    assert env.env_is_wrapped(Monitor) == [True, True]
+    env.close()
