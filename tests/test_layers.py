@@ -45,7 +45,10 @@ THIRD_PARTIES = {  # package: the rooms that may import it; "*" is every room bu
     "pywt": {"vision"},
     "tokenizers": {"sequences"},
     **{name: {"command"} for name in ["jsonargparse", "matplotlib", "rich", "tqdm", "yaml"]},
-    **{name: {"command"} for name in ["filelock", "gradio", "imageio", "optuna", "ray", "rliable"]},
+    **{
+        name: {"command"}
+        for name in ["filelock", "gradio", "huggingface_hub", "imageio", "optuna", "ray", "rliable"]
+    },
 }
 
 

@@ -24,6 +24,8 @@ VERBS = {
     "evaluate": "measure the return of a run's agent: mean ± sd over episodes",
     "plot": "draw the learning curve and the energy landscape of a run",
     "collect": "play episodes and keep every transition, to train on",
+    "push": "publish a run on the Hugging Face Hub",
+    "pull": "get a run that was published there",
     "play": "watch the agent of a run, with the energies of its actions",
     "sweep": "search for the best values of a config, over seeds and tasks",
     "export": "write the greedy policy of a run as ONNX",
@@ -57,6 +59,8 @@ examples:
   ebrl collect runs/pendulum/EnergyActorCritic-0 --out swings.npz
   ebrl play runs/pendulum/EnergyActorCritic-0 --video swing.mp4
   ebrl export runs/pendulum/EnergyActorCritic-0 --onnx pendulum.onnx
+  ebrl push runs/pendulum/EnergyActorCritic-0 --hub me/pendulum
+  ebrl pull me/pendulum
   ebrl sweep pendulum agent.learning_rate=1e-4:1e-2:log --seeds 3
   ebrl compare runs/pendulum/*                                 curves, scores and intervals
 
