@@ -272,15 +272,15 @@ def read_agent(algorithm: str, source: Source) -> tuple[dict[str, Any], dict[str
     if isinstance(source, str | os.PathLike):
         source = with_suffix(source)
     shown = source if isinstance(source, Path) else "the stream"
-    if zipfile.is_zipfile(source):
-        with zipfile.ZipFile(source) as archive:
-            if "_stable_baselines3_version" in archive.namelist():
-                raise StorageError(
-                    f"{shown}: expected an agent saved by ebrl, got a pickle of "
-                    "Stable-Baselines3, which may run code when it is read; load it with "
-                    "Stable-Baselines3's own class"
-                )
-    tensors, facts = storage.load(source)
+    try:
+        tensors, facts = storage.load(source)
+    except StorageError as error:
+        if _holds_pickles(source):
+            raise StorageError(
+                f"{shown}: expected an agent saved by ebrl, got a pickle of Stable-Baselines3, "
+                "which may run code when it is read; load it with Stable-Baselines3's own class"
+            ) from error
+        raise
     if facts.get("kind") != KIND:
         raise StorageError(
             f"{shown}: expected a saved agent, got a {facts.get('kind', 'file without kind')}; "
@@ -293,6 +293,15 @@ def read_agent(algorithm: str, source: Source) -> tuple[dict[str, Any], dict[str
     STATE(state, f"{shown}: state")
     system = facts.get("system")
     return state, system if isinstance(system, dict) else {}
+
+
+def _holds_pickles(source: Source) -> bool:
+    """Return whether Stable-Baselines3 wrote the file."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            return "_stable_baselines3_version" in archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError):
+        return False  # it is damaged, or no zip
 
 
 def _allowed(cls: type[Saving]) -> set[str]:

@@ -24,6 +24,7 @@ from ebrl.command.normalization import save_normalization
 from ebrl.command.offline import learn
 from ebrl.command.progress import Progress
 from ebrl.command.runs import Run, read_evaluations, write_evaluations
+from ebrl.command.trust import command
 from ebrl.storage import StorageError
 
 
@@ -93,7 +94,9 @@ def rebuild(
     configuration = read(run.config, trust=trust)
     agent = build(configuration, device)
     if restore_newest(agent, run) is None:
-        raise RunError(f"{run.folder} has no checkpoint yet. Train it: ebrl resume {run.folder}")
+        raise RunError(
+            f"{run.folder} has no checkpoint yet. Train it: {command('resume', run.folder)}"
+        )
     return agent, configuration
 
 
@@ -151,7 +154,7 @@ def _finish(
         f"  agent    {run.model}",
         f"  picture  {run.picture}",
         f"  curves   tensorboard --logdir {run.folder}",
-        f"  watch    ebrl play {run.folder}",
+        f"  watch    {command('play', run.folder)}",
     ]
     if run.best.exists():
         lines.insert(-3, f"  best     {run.best}")

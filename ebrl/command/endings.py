@@ -13,6 +13,7 @@ from typing import Any
 from ebrl.command.errors import NO_ROOM, EnvironmentFailure, RunError
 from ebrl.command.output import lasting_output
 from ebrl.command.runs import Run, trains_energy, write
+from ebrl.command.trust import command
 from ebrl.storage import StorageError
 from ebrl.training import DivergedError
 
@@ -97,7 +98,7 @@ def how_to_resume(run: Run) -> str:
     """Return the command that continues a run, and the step that it continues from."""
     steps = [int(path.stem.rpartition("-")[2]) for path in run.checkpoints.glob("checkpoint-*.zip")]
     where = f"from step {max(steps):,}" if steps else "from the start: no checkpoint was due yet"
-    return f"Go on ({where}): ebrl resume {run.folder}"
+    return f"Go on ({where}): {command('resume', run.folder)}"
 
 
 def _again(run: Run) -> str:

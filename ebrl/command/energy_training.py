@@ -18,6 +18,7 @@ from ebrl.command.energy_pictures import draw_run
 from ebrl.command.errors import RunError
 from ebrl.command.runs import Run
 from ebrl.command.sentences import save_language
+from ebrl.command.trust import command
 from ebrl.storage import StorageError
 from ebrl.training import Training, fit, load_average
 from ebrl.training.loop import Metrics
@@ -128,7 +129,7 @@ def _finish(configuration: FitConfiguration, setup: Setup, run: Run, training: T
         f"  curves   tensorboard --logdir {run.folder}"
     )
     if setup.sampler is not None:
-        print(f"  samples  ebrl sample {run.folder}")
+        print(f"  samples  {command('sample', run.folder)}")
 
 
 def restore_average(setup: Setup, run: Run) -> int:
@@ -144,7 +145,7 @@ def restore_average(setup: Setup, run: Run) -> int:
         return load_average(setup.energy, run.checkpoints)
     except FileNotFoundError as error:
         raise RunError(
-            f"{run.folder} has no checkpoint yet. Train it: ebrl resume {run.folder}"
+            f"{run.folder} has no checkpoint yet. Train it: {command('resume', run.folder)}"
         ) from error
     except StorageError as error:
         raise RunError(str(error)) from error

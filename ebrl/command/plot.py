@@ -23,13 +23,14 @@ def main(arguments: list[str]) -> int:
     from ebrl.command.agent_training import rebuild
     from ebrl.command.errors import RunError
     from ebrl.command.runs import existing, read_evaluations
+    from ebrl.command.trust import command
 
     run = existing(given.run)
     evaluations = read_evaluations(run)
     if not evaluations:
         raise RunError(
             f"{run.folder} has not been evaluated yet: there is nothing to draw. "
-            f"Train it: ebrl resume {run.folder}"
+            f"Train it: {command('resume', run.folder)}"
         )
     agent, configuration = rebuild(run, trust=given.trust)
     for line in draw_run(run.picture, configuration, evaluations, agent):

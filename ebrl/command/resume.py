@@ -81,6 +81,7 @@ def _resume_agent(run: Run, total_timesteps: int | None, *, trust: bool) -> int:
     from ebrl.command.agent_training import build, restore_newest, train_to_end
     from ebrl.command.offline import fill_replay
     from ebrl.command.runs import write
+    from ebrl.command.trust import command
     from ebrl.rolling import checkpoints_in
 
     options = [] if total_timesteps is None else ["--total_timesteps", str(total_timesteps)]
@@ -98,7 +99,7 @@ def _resume_agent(run: Run, total_timesteps: int | None, *, trust: bool) -> int:
     else:
         print(
             f"{run.folder} has all its {agent.num_timesteps:,} steps. "
-            f"More: ebrl resume {run.folder} --total_timesteps {2 * agent.num_timesteps}"
+            f"More: {command('resume', run.folder)} --total_timesteps {2 * agent.num_timesteps}"
         )
     return train_to_end(agent, configuration, run, resumed)
 

@@ -13,6 +13,7 @@ import yaml
 
 from ebrl.command.errors import UsageError
 from ebrl.command.runs import Run, read_evaluations
+from ebrl.command.trust import command
 
 WINDOW = 20  # episodes that a point of a Monitor's curve averages over
 POINTS = 50  # of a Monitor's curve
@@ -65,7 +66,7 @@ def _read(source: str) -> Curve:
 def _of_our_run(source: str, label: str, run: Run) -> Curve:
     evaluations = read_evaluations(run)
     if not evaluations:
-        raise UsageError(f"has not been evaluated yet: ebrl resume {run.folder}")
+        raise UsageError(f"has not been evaluated yet: {command('resume', run.folder)}")
     config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     agent = config["agent"]
     method, _, task = label.partition("@")

@@ -14,6 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from ebrl.command.errors import UsageError
+from ebrl.command.trust import command
 from ebrl.storage import replacing
 
 
@@ -80,7 +81,7 @@ def _expect_free(run: Run) -> None:
     """Raise UsageError for a folder that holds more than the remains of a failed start."""
     if run.config.exists():
         raise UsageError(
-            f"{run.folder} already holds a run. Go on: ebrl resume {run.folder}. "
+            f"{run.folder} already holds a run. Go on: {command('resume', run.folder)}. "
             "Another: --run OTHER"
         )
     names = {path.name for path in run.folder.iterdir()} if run.folder.exists() else set()

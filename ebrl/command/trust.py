@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ebrl.command.config_files import read_tree
 from ebrl.command.errors import UsageError
 
 OURS = re.compile(
@@ -74,6 +75,16 @@ def check_known(path: Path, tree: dict[str, Any]) -> None:
                 f"{path}: {place} names `{text}`, which is not code that ebrl knows. "
                 "If you trust it to run on this machine, add --trust"
             )
+
+
+def command(verb: str, folder: Path) -> str:
+    """Return the command that calls a verb on a run, with `--trust` if its config needs that."""
+    path = folder / "config.yaml"
+    try:
+        check_known(path, read_tree(path))
+    except UsageError:
+        return f"ebrl {verb} {folder} --trust"
+    return f"ebrl {verb} {folder}"
 
 
 def check_objects(place: str, tree: Any) -> None:

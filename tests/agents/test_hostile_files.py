@@ -181,6 +181,15 @@ def test_only_counters_come_back_into_callbacks(tmp_path: Any) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_zip_whose_directory_is_damaged_is_refused(which: int) -> None:
+    whole = bytearray(files("SoftQ")[which])
+    start = whole.rindex(b"PK\x05\x06") + 16  # of the directory, in the record at the end
+    whole[start : start + 4] = b"\xff\xff\xff\x7f"
+    with pytest.raises(StorageError, match="damaged"):
+        take("SoftQ", which, bytes(whole))
+
+
 # ---- any change -----------------------------------------------------------------------------
 
 LEAVES = st.one_of(

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ebrl.command import main
-from ebrl.command.trust import is_known
+from ebrl.command.trust import command, is_known
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,18 @@ def test_a_foreign_folder_is_not_run(
     assert "--trust" in said
     assert main([*line, "--trust"]) == 2  # now it is imported, and says so
     assert "the code of the folder ran" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("env", "option"), [("Pendulum-v1", ""), ("planted:Planted-v0", " --trust")]
+)
+def test_what_to_do_next_names_the_option_that_it_needs(
+    env: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = agent_folder(tmp_path, env=env)
+    assert command("play", run) == f"ebrl play {run}{option}"
+    assert main(["train", "pendulum", "--run", str(run)]) == 2
+    assert f"Go on: ebrl resume {run}{option}." in capsys.readouterr().err
 
 
 def test_an_energys_folder_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
