@@ -165,7 +165,7 @@ def named(schema: Schema) -> Schema:
     return check
 
 
-def sequence(schemas: Sequence[Schema], kind: type = list) -> Schema:
+def sequence(schemas: Sequence[Schema], kind: type[list] | type[tuple] = list) -> Schema:
     """A list, or another kind, of as many values as there are schemas, each with its own."""
 
     def check(value: Any, place: str) -> None:

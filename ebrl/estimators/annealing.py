@@ -102,8 +102,9 @@ class Annealing:
                 tilt = (self.reference(x) - self.energy(x) / self.temperature).double()
             log_weights += (self.ladder[rung] - self.ladder[before]) * tilt
             if rung != rungs[-1]:
-                x, _, info = self._move(x, rung, self.steps, generator)
-                acceptance.append(info.acceptance.mean())
+                moved = self._move(x, rung, self.steps, generator)
+                x = moved.x
+                acceptance.append(moved.info.acceptance.mean())
         return Annealed(x, log_weights, torch.stack(acceptance) if acceptance else x.new_empty(0))
 
     def _start(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -152,9 +152,11 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
     def draw(self, state: GradientState, generator: torch.Generator) -> NUTSNoise:
         normal = normal_like(state.x, generator)
         shape = (*state.energy.shape, self.max_depth)
-        coins = state.energy.new_empty((2, *shape)).uniform_(generator=generator)
+        directions, doublings = state.energy.new_empty((2, *shape)).uniform_(generator=generator)
         choices = state.energy.new_empty(shape, dtype=torch.float64)
-        return NUTSNoise(normal, Coins(*coins, choices.uniform_(generator=generator)))
+        return NUTSNoise(
+            normal, Coins(directions, doublings, choices.uniform_(generator=generator))
+        )
 
     def step(
         self,
@@ -190,7 +192,8 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
 
     def _dynamics(self, state: GradientState, step_size: Number, temperature: Number) -> Dynamics:
         check_positive_temperature(temperature)
-        return Dynamics(step_size, temperature, self.mass and self.mass.to(state.x))
+        mass = None if self.mass is None else self.mass.to(state.x)
+        return Dynamics(step_size, temperature, mass)
 
 
 def sprout(state: GradientState, noise: NUTSNoise, dynamics: Dynamics) -> Tree:

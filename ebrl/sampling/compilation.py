@@ -132,7 +132,7 @@ def _run(program: Callable[..., Any], energy: Energy, x: Tensor, *arguments: Any
 def _compiled(program: Callable[..., Any], device: str) -> Callable[..., Any]:
     """Return the compiled program for a kind of device, made at first use."""
     option = "triton.cudagraphs" if device == "cuda" else "cpp_wrapper"
-    options = {} if device == "cuda" and program is _trees else {option: True}
+    options: dict[str, Any] = {} if device == "cuda" and program is _trees else {option: True}
     return torch.compile(program, fullgraph=True, dynamic=False, options=options)
 
 

@@ -23,6 +23,7 @@ class ChainInfo(NamedTuple):
     diverged: Tensor  # (*batch,), proposals rejected as NaN, infinite or of energy -inf
     step_size: Tensor  # the step size after the run, a scalar or (*batch,)
     extra: dict[str, Tensor] | None = None  # means over the steps of what the kernel itself reports
+    each: Info | None = None  # of each draw, (draws, *batch): means, and whether a move diverged
 
 
 Progress = Callable[[int, int], object]  # (moves made, moves in all)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ebrl.energies import Energy, Number
 from ebrl.energies.evaluating import evaluating
-from ebrl.kernels.protocol import Info, Kernel, mapped
+from ebrl.kernels.protocol import Kernel, mapped
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging
 from ebrl.sampling.inference_data import inference_data
@@ -36,7 +36,6 @@ class Samples(NamedTuple):
     x: Tensor  # (*batch, *event), or (draws, *batch, *event)
     energy: Tensor  # (*batch,), or (draws, *batch)
     info: ChainInfo
-    each: Info | None = None  # of each draw, (draws, *batch): means, and whether a move diverged
 
     def to_arviz(self, name: str = "x") -> Any:
         """Return draws as an `arviz.InferenceData`, a chain for each of the batch.
@@ -48,11 +47,11 @@ class Samples(NamedTuple):
             ValueError: For samples that are the ends of a run.
             ImportError: Without ArviZ.
         """
-        if self.each is None:
+        if self.info.each is None:
             raise ValueError(
                 "expected draws of the chains, got their ends: sample(..., draws=1000)"
             )
-        return inference_data(self.x, self.energy, self.each, name)
+        return inference_data(self.x, self.energy, self.info.each, name)
 
 
 class Sampler(nn.Module):
@@ -268,7 +267,7 @@ class Sampler(nn.Module):
         info = mapped(lambda *fields: torch.cat(fields), *reports)
         each = mapped(lambda field: field.unflatten(0, (-1, thin)).to(x.dtype).mean(1), info)
         each = each._replace(diverged=info.diverged.unflatten(0, (-1, thin)).any(1))
-        return Samples(torch.cat(xs), torch.cat(energies), run.report(), each)
+        return Samples(torch.cat(xs), torch.cat(energies), run.report()._replace(each=each))
 
     def _follow(
         self,

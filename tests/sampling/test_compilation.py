@@ -185,7 +185,7 @@ def test_a_compiled_posterior_is_the_eager_one(kernel: Kernel, thin: int) -> Non
         for sampler in pair(kernel)
     ]
     assert_same(*found, tolerance=1e-6)
-    torch.testing.assert_close(found[0].each.acceptance, found[1].each.acceptance)
+    torch.testing.assert_close(found[0].info.each.acceptance, found[1].info.each.acceptance)
     assert found[0].x.shape == (50, 6, 3)
 
 

@@ -81,9 +81,9 @@ def test_each_draw_is_reported_and_the_reports_add_up(kernel: Kernel, thin: int)
     samples = Sampler(kernel, steps=1, step_size=0.5).sample(
         Gaussian(0.0, 1.0, 3), torch.zeros(4, 3), draws=30, thin=thin, generator=generator()
     )
-    assert samples.each.acceptance.shape == samples.each.diverged.shape == (30, 4)
-    torch.testing.assert_close(samples.each.acceptance.mean(0), samples.info.acceptance)
-    for name, values in (samples.each.extra or {}).items():
+    assert samples.info.each.acceptance.shape == samples.info.each.diverged.shape == (30, 4)
+    torch.testing.assert_close(samples.info.each.acceptance.mean(0), samples.info.acceptance)
+    for name, values in (samples.info.each.extra or {}).items():
         torch.testing.assert_close(values.mean(0), samples.info.extra[name])
 
 
