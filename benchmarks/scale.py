@@ -109,7 +109,8 @@ def main() -> None:
     lines = [
         "| measured | |",
         "|---|---|",
-        f"| a checkpoint of HalfCheetah after {STEPS:,} steps | {figures['checkpoint_mb']:.0f} MB |",
+        f"| a checkpoint of HalfCheetah after {STEPS:,} steps "
+        f"| {figures['checkpoint_mb']:.0f} MB |",
         f"| CPU time to write it | {figures['checkpoint_cpu_seconds']:.2f} s |",
         f"| the driver's CPU time for a report | {figures['driver_cpu_ms_a_report']:.1f} ms |",
         f"| that of Ray's head processes | {figures['head_cpu_ms_a_report']:.1f} ms |",
