@@ -62,6 +62,7 @@ def test_an_energy_clones_both_modes_in_their_shares() -> None:
     assert density[near].sum() > 0.97 * density.sum()  # the energy knows what lies between, too
 
 
+@pytest.mark.slow
 def test_the_greedy_action_is_one_of_the_modes_and_a_gaussians_is_between() -> None:
     energy, gaussian = cloning(), cloning(components=1, acting_candidates=1, moves=0)
     for agent, hits in ((energy, True), (gaussian, False)):

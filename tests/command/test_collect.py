@@ -50,7 +50,10 @@ def test_a_file_holds_every_transition_in_order(run: Path) -> None:
     assert np.array_equal(data.next_observations[following], data.observations[following + 1])
 
 
-@pytest.mark.parametrize("agent", ["ebrl.agents.ImplicitCloning", "stable_baselines3.SAC"])
+@pytest.mark.parametrize(
+    "agent",
+    ["ebrl.agents.ImplicitCloning", pytest.param("stable_baselines3.SAC", marks=pytest.mark.slow)],
+)
 def test_an_agent_trains_on_a_file_alone_and_resumes(agent: str, run: Path, tmp_path: Path) -> None:
     data = str(run / "episodes.npz")
     assert main(["train", str(config(tmp_path, agent)), "--offline", data]) == 0

@@ -51,7 +51,11 @@ def config(folder: Path, **changes: Any) -> Path:
 
 @pytest.mark.parametrize(
     ("vec", "kind"),
-    [("dummy", DummyVecEnv), ("subproc", SubprocVecEnv), ("vector", FromVectorEnv)],
+    [
+        ("dummy", DummyVecEnv),
+        pytest.param("subproc", SubprocVecEnv, marks=pytest.mark.slow),
+        ("vector", FromVectorEnv),
+    ],
 )
 def test_the_config_says_where_environments_are_stepped(
     vec: str, kind: type, tmp_path: Path

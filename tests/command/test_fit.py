@@ -350,6 +350,7 @@ def test_a_device_that_is_not_there_gets_one_line(
 # ---- several processes -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_fit_one_energy_and_one_goes_on(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,7 +45,16 @@ def trained(folder: Path, agent: str) -> Path:
     return folder / "run"
 
 
-@pytest.mark.parametrize("agent", ["ebrl.agents.SoftQ", "stable_baselines3.DQN"])
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of an agent of ebrl."""
+    return trained(tmp_path_factory.mktemp("ours"), "ebrl.agents.SoftQ")
+
+
+@pytest.mark.parametrize(
+    "agent",
+    ["ebrl.agents.SoftQ", pytest.param("stable_baselines3.DQN", marks=pytest.mark.slow)],
+)
 def test_a_run_comes_back_and_goes_on(
     agent: str, server: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,8 +79,8 @@ def test_a_run_comes_back_and_goes_on(
     assert "already holds a run" in capsys.readouterr().err
 
 
-def test_nothing_but_a_run_is_taken(server: Hub, tmp_path: Path) -> None:
-    run = trained(tmp_path, "ebrl.agents.SoftQ")
+def test_nothing_but_a_run_is_taken(server: Hub, ours: Path, tmp_path: Path) -> None:
+    run = ours
     there = ["--endpoint", server.address]
     assert main(["push", str(run), "--hub", "me/x", *there]) == 0
     server.repositories["me/x"] |= {"model.pkl": b"x", "../up.txt": b"x", "checkpoints/a.py": b"x"}
@@ -88,9 +97,9 @@ def test_nothing_but_a_run_is_taken(server: Hub, tmp_path: Path) -> None:
 
 
 def test_what_the_hub_cannot_do_is_one_line(
-    server: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Hub, ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = trained(tmp_path, "ebrl.agents.SoftQ")
+    run = ours
     server.repositories["me/empty"] = {"README.md": b"nothing"}
     there, nowhere = ["--endpoint", server.address], ["--endpoint", "http://127.0.0.1:9"]
     for command, code, said in [
