@@ -242,7 +242,8 @@ class EnergyActorCritic(ContinuousAgent):
 
     def _improve(self, batch: Transitions, noise: UpdateNoise, alpha: Tensor) -> Divergence:
         """Move the proposal towards the energy, and the temperature towards the entropy."""
-        energy = self.critic.bound(batch.observations, "max")
+        with torch.no_grad():  # shared features learn from the proposal alone, as in SB3
+            energy = self.critic.bound(batch.observations, "max")
         mixture = self.proposal.of_batch(batch.observations)
         divergence = reverse_kl(mixture, noise.proposal, energy, alpha)
         self._descend("proposal", divergence.loss)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that have a gradient."""
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+def trainable_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the optimizer's parameters that have a gradient."""
+    groups = optimizer.param_groups
+    return [each for group in groups for each in group["params"] if each.requires_grad]
 
 
 class AdamState(NamedTuple):
@@ -33,7 +34,7 @@ class AdamState(NamedTuple):
             learning_rate: A tensor that receives the group's learning rate.
         """
         (group,) = optimizer.param_groups
-        trained = [parameter for parameter in group["params"] if parameter.requires_grad]
+        trained = trainable_parameters(optimizer)
         states = [optimizer.state[p] for p in trained if p in optimizer.state]
         if trained and not states:
             return None

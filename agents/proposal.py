@@ -13,7 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
-from ebrl.energies import Energy
+from ebrl.energies import Energy, first_order
 from ebrl.networks.linear import in_full
 from ebrl.networks.normalization import BatchNormalization, Normalization, normalized
 from ebrl.spaces import log_tanh_slope
@@ -139,7 +139,7 @@ def reverse_kl(
     """
     free = mixture.one_each(normal)
     log_density = mixture.log_density(free, normal)
-    energies = energy(torch.tanh(free))  # (batch, components)
+    energies = first_order(energy, torch.tanh(free))  # (batch, components)
     return Divergence(mixture.log_weights.exp(), log_density, energies, temperature)
 
 

@@ -167,7 +167,8 @@ class SoftAgent(ScaledRewards):
             DivergedError: If one of them is not finite.
         """
         metrics = self._metrics()
-        means = [value.detach().float().mean() for value in metrics.values()]
+        values = [value.detach().float() for value in metrics.values()]
+        means = [value.mean() if value.ndim > 0 else value for value in values]
         numbers = torch.stack(means).tolist() if means else []  # the host waits once
         for name, number in zip(metrics, numbers, strict=True):
             if not math.isfinite(number):
@@ -255,7 +256,7 @@ class SoftAgent(ScaledRewards):
 
     def _descend(self, name: str, loss: Tensor, max_norm: float | None = None) -> None:
         """Take one optimizer step on the loss, for one network alone."""
-        parameters = trainable_parameters(getattr(self.policy, name))
+        parameters = trainable_parameters(self._optimizers()[name])
         if not parameters or not loss.requires_grad:  # all of it is frozen
             return
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)

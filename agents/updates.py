@@ -33,11 +33,13 @@ class UpdateReport(NamedTuple):
             "effective_sample_size": self.soft.effective_sample_size,
         }
         if self.divergence is not None:
+            temperature = self.divergence.temperature
+            energy, entropy = self.divergence.energy, self.divergence.entropy
             found |= {
-                "actor_loss": self.divergence.loss,
-                "ent_coef": self.divergence.temperature,
-                "entropy": self.divergence.entropy,
-                "energy": self.divergence.energy,
+                "actor_loss": energy - temperature * entropy,
+                "ent_coef": temperature,
+                "entropy": entropy,
+                "energy": energy,
                 "mixture_perplexity": perplexity(self.divergence.weights),
             }
         return found

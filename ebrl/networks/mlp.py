@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -11,25 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from ebrl.energies import Energy
+from ebrl.networks.bound import BoundMLP
 from ebrl.networks.folding import fold_network
 from ebrl.networks.linear import (
     EnsembleLinear,
     bias_of,
     has_hooks,
-    in_full,
     is_linear,
     make_linear,
     project,
     weight_of,
 )
 from ebrl.networks.normalization import (
-    Affine,
     BatchNormalization,
     LayerNormalization,
     Normalization,
     check_normalization,
 )
-from ebrl.networks.perceptron import ACTIVATIONS, Layer, Perceptron, Reduction, Weights
+from ebrl.networks.perceptron import ACTIVATIONS, Layer, Reduction, Weights
 
 REDUCTIONS = get_args(Reduction)
 BUFFERS = ("mean", "deviation", "output_scale")  # each of them None unless it is set
@@ -243,176 +241,3 @@ class MLPEnergy(Energy):
                 self, name, None if loaded is None else loaded.to(next(self.parameters())).clone()
             )
         super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-class BoundMLP(Energy):
-    """An `MLPEnergy` with its condition fixed, `(*leading batch, condition_dimension)` or None.
-
-    Unless it is `prepared`, it keeps nothing that is computed from the weights, and so always
-    answers with those of now.
-    """
-
-    def __init__(
-        self,
-        network: MLPEnergy,
-        condition: Tensor | None,
-        reduction: Reduction,
-        perceptron: Perceptron | None = None,
-    ):
-        super().__init__()
-        self.network, self.condition, self.reduction = network, condition, reduction
-        self._perceptron = perceptron  # of the weights, where these stay
-        self._aligned: torch.Size | None = None  # the last shape that was looked at
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() and (plain := self._plain()) is not None:
-            return plain(x)
-        values = self.member_values(x)
-        return values.mean(0) if self.reduction == "mean" else values.amax(0)
-
-    def member_values(self, x: Tensor, affines: Sequence[Affine] | None = None) -> Tensor:
-        """Return the energy of each member, `(members, *batch)`.
-
-        Args:
-            x: `(*batch, dimension)`.
-            affines: What the batch normalisations do, as `batch_values` returned it for another
-                batch. By default it is decided by the mode that the network is in.
-        """
-        if affines is not None:
-            given = iter(affines)
-            return self._values(x, lambda _, h: next(given)(h))
-        return self._values(x, lambda normalization, h: normalization(h))
-
-    def batch_values(self, x: Tensor) -> tuple[Tensor, list[Affine]]:
-        """Return the energy of each member, normalised by the statistics of this batch.
-
-        It moves the running statistics, whatever the mode of the network is.
-
-        Args:
-            x: `(*batch, dimension)`, with one condition for each.
-
-        Returns:
-            The energies `(members, *batch)`, and what the batch normalisations did, for
-            `member_values` of further rows that leave the statistics alone.
-        """
-        affines: list[Affine] = []
-
-        def normalize(normalization: Any, h: Tensor) -> Tensor:
-            affines.append(normalization.of_batch(h))
-            return affines[-1](h)
-
-        return self._values(x, normalize), affines
-
-    def _values(self, x: Tensor, normalize: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
-        """Return the energy of each member, with every batch normalisation by `normalize`."""
-        self._check_aligned(x)
-        network = self.network
-        h = self._first_sums(x, normalize)
-        for k, layer in enumerate(network.layers):
-            h = layer(h) if k > 0 else h
-            if network.normalization == "layer":
-                h = network.normalizations[k](h)
-            h = network.activation(h)
-            if network.normalization == "batch":
-                h = normalize(network.normalizations[k], h)
-        values = in_full(network.head, h, network.head.weight.dtype)
-        values = values.view(network.members, *x.shape[:-1])
-        return values if network.output_scale is None else values * network.output_scale
-
-    def _plain(self) -> BoundMLP | None:
-        """Return the same energy of the folded network, where there is one."""
-        if self.network.normalization is None:
-            return None
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return None
-        folded = self.network.folded()
-        return None if folded is None else BoundMLP(folded, self.condition, self.reduction)
-
-    def prepared(self) -> Energy:
-        if (plain := self._plain()) is not None:
-            return plain.prepared()
-        perceptron = self._direct()
-        if perceptron is None:
-            return self
-        return BoundMLP(self.network, self.condition, self.reduction, perceptron)
-
-    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
-            return super().value_and_gradient(x)
-        if (perceptron := self._perceptron) is None:
-            if (plain := self._plain()) is not None:
-                return plain.value_and_gradient(x)
-            if (perceptron := self._direct()) is None:
-                return super().value_and_gradient(x)
-        if x.shape != self._aligned:
-            self._check_aligned(x)
-            self._aligned = x.shape
-        network = self.network
-        with torch.no_grad():
-            rows = network.standardised(x.reshape(-1, network.dimension))
-            value, gradient = perceptron.value_and_gradient(rows)
-            if network.deviation is not None:
-                gradient /= network.deviation
-        return value.view(x.shape[:-1]), gradient.view(x.shape)
-
-    @torch.no_grad()
-    def _direct(self) -> Perceptron | None:
-        """Return what gives value and gradient directly, for the weights of now.
-
-        It is None where the network is more than its weights.
-        """
-        weights = None if has_hooks(self) else self.network.plain_weights()
-        if weights is None:
-            return None
-        shift = self._condition_shift()
-        if shift is None:
-            shift = bias_of(self.network.layers[0])
-        shift = shift.view(self.network.members, -1, shift.shape[-1])
-        return Perceptron(weights, shift, self.reduction)
-
-    def _first_sums(self, x: Tensor, normalize: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
-        """Return the sums of the first layer, `(*members, rows, width)`."""
-        network, first = self.network, self.network.layers[0]
-        shift = self._condition_shift(normalize)
-        rows = network.standardised(x.reshape(-1, network.dimension))
-        if network.x_normalization is not None:
-            rows = normalize(network.x_normalization, rows)
-        if shift is None:
-            return first(rows)
-        runs = shift.shape[-2]
-        if not is_linear(first) or torch.jit.is_tracing():
-            # Hooks keep what a layer returns; ONNX loses what is added to a view in place.
-            return (first(rows).unflatten(-2, (runs, -1)) + shift.unsqueeze(-2)).flatten(-3, -2)
-        if 1 < runs == rows.shape[-2]:  # one condition for each x
-            shift = shift.view(network.members, runs, -1)
-            sums = torch.baddbmm(shift, rows.expand(network.members, -1, -1), weight_of(first))
-            return sums if network.members > 1 else sums.squeeze(0)
-        sums = first(rows)
-        sums.unflatten(-2, (runs, -1)).add_(shift.unsqueeze(-2))
-        return sums
-
-    def _condition_shift(
-        self, normalize: Callable[[nn.Module, Tensor], Tensor] = lambda one, h: one(h)
-    ) -> Tensor | None:
-        """Return what the condition adds to the first layer, `(*members, conditions, width)`."""
-        network = self.network
-        if self.condition is None or network.condition_layer is None:
-            return None
-        rows = self.condition.reshape(-1, self.condition.shape[-1])
-        if network.condition_normalization is not None:
-            rows = normalize(network.condition_normalization, rows)
-        return network.condition_layer(rows)
-
-    def _check_aligned(self, x: Tensor) -> None:
-        if x.shape[-1:] != (self.network.dimension,):
-            raise ValueError(
-                f"expected x of shape (*batch, {self.network.dimension}), got {tuple(x.shape)}"
-            )
-        if self.condition is None:
-            return
-        batch = self.condition.shape[:-1]
-        if math.prod(batch) != 1 and x.shape[:-1][: len(batch)] != batch:
-            raise ValueError(
-                "expected the condition's batch axes to be the leading ones of x, got a condition "
-                f"of shape {tuple(self.condition.shape)} for x of shape {tuple(x.shape)}"
-            )

@@ -15,9 +15,11 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from ebrl.constants import Constant
 
+Activation = Callable[..., None]  # of sums, and of memory for slopes or None
 Reduction = Literal["mean", "max"]
 PART = 2**17  # numbers in one layer of one part of the rows: what the cache of a core holds
 
@@ -35,7 +37,7 @@ class Weights(NamedTuple):
     first: Tensor  # (members, dimension, width); its bias is part of what is passed as `shift`
     hidden: Sequence[Layer]
     head: Layer  # to one output
-    activate: Callable[[Tensor, Tensor], object]  # of `ACTIVATIONS`
+    activate: Activation  # of `ACTIVATIONS`
 
 
 class Part(NamedTuple):
@@ -66,41 +68,74 @@ class Perceptron:
         self.transposed = [weight.mT for weight in linear]
         self.rows, self.parts = -1, list[Part]()
 
+    def value(self, x: Tensor) -> Tensor:
+        """Return the values of `x: (rows, dimension)`, `rows` elements in order."""
+        found = [self._forward(x[part.rows], part, slopes=False) for part in self._parts(x)]
+        values = [self._reduced(values)[0] for values in found]
+        return values[0] if len(values) == 1 else torch.cat(values, -2)
+
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the values and the gradients of `x: (rows, dimension)`.
 
         Rows of one condition are consecutive. The results have `rows` and `rows * dimension`
         elements, in order.
         """
-        if len(x) != self.rows:
-            self.rows, self.parts = len(x), _parts(x, self.weights, self.shift)
-        if len(self.parts) == 1:
-            return self._differentiate(x, self.parts[0])
-        found = [self._differentiate(x[part.rows], part) for part in self.parts]
+        found = [self._differentiate(x[part.rows], part) for part in self._parts(x)]
+        if len(found) == 1:
+            return found[0]
         values, gradients = zip(*found, strict=True)
         return torch.cat(values, -2), torch.cat(gradients, -2)
 
-    def _differentiate(self, x: Tensor, part: Part) -> tuple[Tensor, Tensor]:
-        """Return `value: (…, rows, 1)` and `gradient: (…, rows, dimension)` of one part."""
+    def _parts(self, x: Tensor) -> list[Part]:
+        if len(x) != self.rows:
+            self.rows, self.parts = len(x), _parts(x, self.weights, self.shift)
+        return self.parts
+
+    def _forward(self, x: Tensor, part: Part, slopes: bool = True) -> Tensor:
+        """Return the value of each member, `(members, rows, 1)`, and fill the part's memory."""
         first, hidden, head, activate = self.weights
-        members, outputs, slopes, transposed = len(first), *part[-2:], self.transposed
+        outputs = part.outputs
+        memory = part.slopes if slopes else [None] * len(outputs)
         part.shifted.copy_(part.shift)
-        h = outputs[0].baddbmm_(x.expand(members, -1, -1), first)  # (members, rows, width)
-        activate(h, slopes[0])
+        h = outputs[0].baddbmm_(x.expand(len(first), -1, -1), first)  # (members, rows, width)
+        activate(h, memory[0])
         for k, layer in enumerate(hidden, 1):
             h = torch.baddbmm(layer.bias, h, layer.weight, out=outputs[k])
-            activate(h, slopes[k])
-        value = torch.baddbmm(head.bias, h, head.weight)  # (members, rows, 1)
+            activate(h, memory[k])
+        return torch.baddbmm(head.bias, h, head.weight)
 
-        back = torch.mul(slopes[-1], transposed[-1], out=h)  # at the last layer's sums
-        if self.reduction == "max" and members > 1:
-            largest, member = value.max(0, keepdim=True)
-            back.mul_(torch.zeros_like(value).scatter_(0, member, members))
-            value = largest
-        for k in reversed(range(len(hidden))):
+    def _reduced(self, values: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return `value: (…, rows, 1)` and, if one member decides it, which, `(rows, 1)`."""
+        if len(values) == 1:
+            return values, None
+        return values.max(0) if self.reduction == "max" else (values.mean(0), None)
+
+    def _differentiate(self, x: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+        """Return `value: (…, rows, 1)` and `gradient: (…, rows, dimension)` of one part."""
+        value, member = self._reduced(self._forward(x, part))
+        if member is not None and x.device.type == "cpu":  # elsewhere it would wait for the device
+            return value, self._gradient_of(member.squeeze(-1), part)
+        outputs, slopes, transposed = *part[-2:], self.transposed
+        back = torch.mul(slopes[-1], transposed[-1], out=outputs[-1])  # at the last layer's sums
+        members = len(back)
+        if member is not None:
+            back.mul_(back.new_zeros(members, len(x), 1).scatter_(0, member.unsqueeze(0), members))
+        for k in reversed(range(len(slopes) - 1)):
             back = torch.bmm(back, transposed[k + 1], out=outputs[k]).mul_(slopes[k])
         gradient = torch.bmm(back, transposed[0])  # (members, rows, dimension)
-        return (value, gradient) if members == 1 else (value.mean(0), gradient.mean(0))
+        return value, gradient if members == 1 else gradient.mean(0)
+
+    def _gradient_of(self, member: Tensor, part: Part) -> Tensor:
+        """Return the gradient of one member in each row, `(rows, dimension)`, and of no other."""
+        first, *others = self.transposed
+        gradient = first.new_empty(len(member), first.shape[-1])
+        for m in range(len(first)):
+            (rows,) = (member == m).nonzero(as_tuple=True)
+            back = part.slopes[-1][m].index_select(0, rows).mul_(others[-1][m])
+            for weight, slope in zip(others[-2::-1], part.slopes[-2::-1], strict=True):
+                back = torch.mm(back, weight[m]).mul_(slope[m].index_select(0, rows))
+            gradient.index_copy_(0, rows, torch.mm(back, first[m]))
+        return gradient
 
 
 def _parts(x: Tensor, weights: Weights, shift: Tensor) -> list[Part]:
@@ -118,7 +153,7 @@ def _parts(x: Tensor, weights: Weights, shift: Tensor) -> list[Part]:
         rows = min(step, len(x) - start)
         outputs, slopes = memory(get_ident(), members, rows, widths, x.dtype, x.device)
         own = shift if conditions == 1 else shift[:, start // each : (start + rows) // each]
-        shifted = outputs[0].unflatten(1, (own.shape[1], -1))
+        shifted = outputs[0].view(members, own.shape[1], -1, widths[0])
         parts.append(Part(slice(start, start + rows), own.unsqueeze(2), shifted, outputs, slopes))
     return parts
 
@@ -150,25 +185,26 @@ _kept = lru_cache(maxsize=32)(_memory)
 _ONE = Constant(torch.ones((), device="cpu"))
 
 
-def _relu(sums: Tensor, slope: Tensor) -> None:
-    torch.gt(sums, 0, out=slope)
+def _relu(sums: Tensor, slope: Tensor | None = None) -> None:
+    if slope is not None:
+        torch.gt(sums, 0, out=slope)
     sums.relu_()
 
 
-def _silu(sums: Tensor, slope: Tensor) -> None:
+def _silu(sums: Tensor, slope: Tensor | None = None) -> None:
+    if slope is None:
+        silu(sums, inplace=True)
+        return
     torch.sigmoid(sums, out=slope)
     sums.mul_(slope)
     torch.lerp(sums, _ONE.to(sums), slope, out=slope)  # σ + h (1 - σ) with h = s σ
 
 
-def _tanh(sums: Tensor, slope: Tensor) -> None:
+def _tanh(sums: Tensor, slope: Tensor | None = None) -> None:
     sums.tanh_()
-    torch.addcmul(_ONE.to(sums), sums, sums, value=-1, out=slope)
+    if slope is not None:
+        torch.addcmul(_ONE.to(sums), sums, sums, value=-1, out=slope)
 
 
-# Each turns sums into activations in place and writes the derivative at the sums.
-ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor, Tensor], object]] = {
-    nn.ReLU: _relu,
-    nn.SiLU: _silu,
-    nn.Tanh: _tanh,
-}
+# Each turns sums into activations in place and writes the derivative at the sums, if asked for it.
+ACTIVATIONS: dict[type[nn.Module], Activation] = {nn.ReLU: _relu, nn.SiLU: _silu, nn.Tanh: _tanh}

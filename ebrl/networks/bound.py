@@ -1,0 +1,194 @@
+"""A multilayer perceptron with its condition fixed: an energy of x alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebrl.energies import Energy
+from ebrl.networks.linear import bias_of, has_hooks, in_full, is_linear, weight_of
+from ebrl.networks.normalization import Affine
+from ebrl.networks.perceptron import Perceptron, Reduction
+
+
+class BoundMLP(Energy):
+    """An `MLPEnergy` with its condition fixed, `(*leading batch, condition_dimension)` or None.
+
+    Unless it is `prepared`, it keeps nothing that is computed from the weights, and so always
+    answers with those of now.
+    """
+
+    def __init__(
+        self,
+        network: Any,  # MLPEnergy, whose module imports this one
+        condition: Tensor | None,
+        reduction: Reduction,
+        perceptron: Perceptron | None = None,
+    ):
+        super().__init__()
+        self.network, self.condition, self.reduction = network, condition, reduction
+        self._perceptron = perceptron  # of the weights, where these stay
+        self._aligned: torch.Size | None = None  # the last shape that was looked at
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and (perceptron := self._direct(x)) is not None:
+            return perceptron.value(self._rows(x)).view(x.shape[:-1])
+        values = self.member_values(x)
+        return values.mean(0) if self.reduction == "mean" else values.amax(0)
+
+    def member_values(self, x: Tensor, affines: Sequence[Affine] | None = None) -> Tensor:
+        """Return the energy of each member, `(members, *batch)`.
+
+        Args:
+            x: `(*batch, dimension)`.
+            affines: What the batch normalisations do, as `batch_values` returned it for another
+                batch. By default it is decided by the mode that the network is in.
+        """
+        if affines is not None:
+            given = iter(affines)
+            return self._values(x, lambda _, h: next(given)(h))
+        return self._values(x, lambda normalization, h: normalization(h))
+
+    def batch_values(self, x: Tensor) -> tuple[Tensor, list[Affine]]:
+        """Return the energy of each member, normalised by the statistics of this batch.
+
+        It moves the running statistics, whatever the mode of the network is.
+
+        Args:
+            x: `(*batch, dimension)`, with one condition for each.
+
+        Returns:
+            The energies `(members, *batch)`, and what the batch normalisations did, for
+            `member_values` of further rows that leave the statistics alone.
+        """
+        affines: list[Affine] = []
+
+        def normalize(normalization: Any, h: Tensor) -> Tensor:
+            affines.append(normalization.of_batch(h))
+            return affines[-1](h)
+
+        return self._values(x, normalize), affines
+
+    def _values(self, x: Tensor, normalize: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+        """Return the energy of each member, with every batch normalisation by `normalize`."""
+        self._check_aligned(x)
+        network = self.network
+        h = self._first_sums(x, normalize)
+        for k, layer in enumerate(network.layers):
+            h = layer(h) if k > 0 else h
+            if network.normalization == "layer":
+                h = network.normalizations[k](h)
+            h = network.activation(h)
+            if network.normalization == "batch":
+                h = normalize(network.normalizations[k], h)
+        values = in_full(network.head, h, network.head.weight.dtype)
+        values = values.view(network.members, *x.shape[:-1])
+        return values if network.output_scale is None else values * network.output_scale
+
+    def _plain(self) -> BoundMLP | None:
+        """Return the same energy of the folded network, where there is one."""
+        if self.network.normalization is None or _is_traced():
+            return None
+        folded = self.network.folded()
+        return None if folded is None else BoundMLP(folded, self.condition, self.reduction)
+
+    def prepared(self) -> Energy:
+        perceptron = self._perceptron_of_now()
+        if perceptron is None:
+            return self
+        return BoundMLP(self.network, self.condition, self.reduction, perceptron)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if (perceptron := self._direct(x)) is None:
+            return super().value_and_gradient(x)
+        with torch.no_grad():
+            value, gradient = perceptron.value_and_gradient(self._rows(x))
+            if self.network.deviation is not None:
+                gradient /= self.network.deviation
+        return value.view(x.shape[:-1]), gradient.view(x.shape)
+
+    def _direct(self, x: Tensor) -> Perceptron | None:
+        """Return what evaluates x directly, or None where autograd or the compiler has to."""
+        if _is_traced() or torch.is_autocast_enabled(x.device.type):
+            return None
+        perceptron = self._perceptron or self._perceptron_of_now()
+        if perceptron is not None and x.shape != self._aligned:
+            self._check_aligned(x)
+            self._aligned = x.shape
+        return perceptron
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """Return what the first layer sees of x, `(rows, dimension)`."""
+        return self.network.standardised(x.reshape(-1, self.network.dimension))
+
+    @torch.no_grad()
+    def _perceptron_of_now(self) -> Perceptron | None:
+        """Return the perceptron of the weights of now, or None if the network is more than that."""
+        if has_hooks(self):
+            return None
+        if (plain := self._plain()) is not None:
+            return plain._perceptron_of_now()
+        weights = self.network.plain_weights()
+        if weights is None:
+            return None
+        shift = self._condition_shift()
+        if shift is None:
+            shift = bias_of(self.network.layers[0])
+        shift = shift.view(self.network.members, -1, shift.shape[-1])
+        return Perceptron(weights, shift, self.reduction)
+
+    def _first_sums(self, x: Tensor, normalize: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+        """Return the sums of the first layer, `(*members, rows, width)`."""
+        network, first = self.network, self.network.layers[0]
+        shift = self._condition_shift(normalize)
+        rows = self._rows(x)
+        if network.x_normalization is not None:
+            rows = normalize(network.x_normalization, rows)
+        if shift is None:
+            return first(rows)
+        runs = shift.shape[-2]
+        if not is_linear(first) or torch.jit.is_tracing():
+            # Hooks keep what a layer returns; ONNX loses what is added to a view in place.
+            return (first(rows).unflatten(-2, (runs, -1)) + shift.unsqueeze(-2)).flatten(-3, -2)
+        if 1 < runs == rows.shape[-2]:  # one condition for each x
+            shift = shift.view(network.members, runs, -1)
+            sums = torch.baddbmm(shift, rows.expand(network.members, -1, -1), weight_of(first))
+            return sums if network.members > 1 else sums.squeeze(0)
+        sums = first(rows)
+        sums.unflatten(-2, (runs, -1)).add_(shift.unsqueeze(-2))
+        return sums
+
+    def _condition_shift(
+        self, normalize: Callable[[nn.Module, Tensor], Tensor] = lambda one, h: one(h)
+    ) -> Tensor | None:
+        """Return what the condition adds to the first layer, `(*members, conditions, width)`."""
+        network = self.network
+        if self.condition is None or network.condition_layer is None:
+            return None
+        rows = self.condition.reshape(-1, self.condition.shape[-1])
+        if network.condition_normalization is not None:
+            rows = normalize(network.condition_normalization, rows)
+        return network.condition_layer(rows)
+
+    def _check_aligned(self, x: Tensor) -> None:
+        if x.shape[-1:] != (self.network.dimension,):
+            raise ValueError(
+                f"expected x of shape (*batch, {self.network.dimension}), got {tuple(x.shape)}"
+            )
+        if self.condition is None:
+            return
+        batch = self.condition.shape[:-1]
+        if math.prod(batch) != 1 and x.shape[:-1][: len(batch)] != batch:
+            raise ValueError(
+                "expected the condition's batch axes to be the leading ones of x, got a condition "
+                f"of shape {tuple(self.condition.shape)} for x of shape {tuple(x.shape)}"
+            )
+
+
+def _is_traced() -> bool:
+    """Whether a compiler or an exporter is watching, for which the energy is its modules' calls."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
