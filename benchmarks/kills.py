@@ -1,35 +1,44 @@
 """Kill trainings at random moments, resume them, and compare where they end with undisturbed ones.
 
-    python benchmarks/kills.py --trials 17        # of each of the eight configs
+    python benchmarks/kills.py --kills 17         # of each of the eight configs
 
 Each trial sends SIGKILL to `ebrl train` (or `fit`, or the `resume` after it) at a moment drawn
 uniformly from the time that the undisturbed run took, up to three times, and then lets it end. It
-passes when every tensor of what the run delivers, and every evaluation, is equal to the bit.
+passes when every tensor of what the run delivers, every counter and random stream beside them, and
+every evaluation is equal to the bit. Commands run in forks of a process that has imported what they
+need, so that the kills meet trainings and not imports. With --journal FILE a benchmark that was
+stopped goes on: trials that the file holds are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import multiprocessing
 import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+
+import matplotlib.pyplot as plt  # noqa: F401
 import numpy as np
 import yaml
 from machine import commit, processor
 
+import ebrl.command.agent_training
+import ebrl.command.energy_training
+import ebrl.objectives  # noqa: F401
 from ebrl import storage
+from ebrl.command import main as run_ebrl
 
 RESULTS = Path(__file__).parent / "results"
-COMMAND = [sys.executable, "-m", "ebrl.command"]
 KILLS = 3  # at most, of one trial
 
 
@@ -60,7 +69,7 @@ MOONS = {
 }
 CONFIGS: dict[str, dict[str, Any]] = {
     "Pendulum-v1": agent("EnergyActorCritic", "Pendulum-v1"),
-    "CartPole-v1, VecNormalize": {**agent("SoftQ", "CartPole-v1"), "normalize": {}},
+    "CartPole-v1, VecNormalize": {**agent("SoftQ", "CartPole-v1"), "normalize": "both"},
     "goals, HER": agent(
         "EnergyActorCritic",
         "kill_worlds:Goals-v0",
@@ -75,35 +84,32 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(arguments: list[str], kill_after: float | None = None) -> int:
-    """Run the command, killed after so many seconds if it is still at work; the exit status."""
-    process = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "MPLBACKEND": "Agg",
-            "PYTHONPATH": str(Path(__file__).parent),  # where kill_worlds is
-        },
-    )
-    try:
-        _, errors = process.communicate(timeout=kill_after)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        return -signal.SIGKILL
-    if process.returncode:
-        raise RuntimeError(f"ebrl {' '.join(arguments)}: {errors}")
-    return process.returncode
+def work(arguments: list[str], said: Path) -> None:
+    """Run the command in a fork, with its output in a file."""
+    with said.open("w") as file:
+        sys.stdout = sys.stderr = file
+        code = run_ebrl(arguments)
+    os._exit(code)
 
 
-def delivered(folder: Path) -> dict[str, np.ndarray]:
-    """Return every tensor of the newest checkpoint and the evaluations of a finished run."""
-    newest = max((folder / "checkpoints").glob("checkpoint-*"))
-    found = {name: tensor.numpy() for name, tensor in storage.load(newest).tensors.items()}
+def run(arguments: list[str], said: Path, kill_after: float | None = None) -> bool:
+    """Run the command, killed after so many seconds if it is still at work; whether it ended."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=(arguments, said))
+    process.start()
+    process.join(kill_after)
+    if killed := process.is_alive():
+        process.kill()
+        process.join()
+    elif process.exitcode != 0:
+        raise RuntimeError(f"ebrl {' '.join(arguments)}: {said.read_text()}")
+    return not killed
+
+
+def delivered(folder: Path) -> dict[str, Any]:
+    """Return what the newest checkpoint holds, and the evaluations of a finished run."""
+    newest = storage.load(max((folder / "checkpoints").glob("checkpoint-*")))
+    found: dict[str, Any] = {name: tensor.numpy() for name, tensor in newest.tensors.items()}
+    found |= {f"fact {name}": json.dumps(_timeless(fact)) for name, fact in newest.facts.items()}
     evaluations = folder / "evaluations.json"
     if evaluations.exists():
         rows = json.loads(evaluations.read_text())
@@ -111,7 +117,23 @@ def delivered(folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def differences(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> list[str]:
+def _timeless(fact: Any) -> Any:
+    """Drop what holds seconds: `t`, when an episode ended, and the environments, where Monitor is.
+
+    Spaces of environments have random streams, too, which nothing seeds and nothing draws from.
+    """
+    if isinstance(fact, dict):
+        return {key: _timeless(one) for key, one in fact.items()}
+    if isinstance(fact, list):
+        return [
+            _timeless(one)
+            for one in fact
+            if not (isinstance(one, list) and one[:1] in (["t"], ["environments"]))
+        ]
+    return fact
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     names = sorted(one.keys() | other.keys())
     return [
         name
@@ -125,43 +147,71 @@ def trial(verb: str, config: Path, folder: Path, seconds: float, stream: random.
     kills = 0
     while True:
         begun = (folder / "config.yaml").exists()
-        arguments = ["resume", str(folder)] if begun else [verb, str(config), "--run", str(folder)]
+        arguments = (
+            ["resume", str(folder), "--trust"]
+            if begun
+            else [verb, str(config), "--run", str(folder)]
+        )
         limit = stream.uniform(0, seconds) if kills < KILLS else None
-        if run(arguments, limit) == 0:
+        if run(arguments, folder.with_suffix(".said"), limit):
             return kills
         kills += 1
 
 
-def examine(name: str, trials: int, stream: random.Random, work: Path) -> dict[str, Any]:
+def examine(name: str, kills: int, seed: int, rows: list[dict[str, Any]], journal: Path) -> None:
+    """Run trials of a config until there were so many kills; add a row for each."""
+    done = [row for row in rows if row["config"] == name]
+    if sum(row["kills"] for row in done) >= kills:
+        return
     verb = "fit" if "objective" in CONFIGS[name] else "train"
-    config = work / "config.yaml"
-    config.write_text(yaml.safe_dump(CONFIGS[name]))
-    start = time.perf_counter()
-    run([verb, str(config), "--run", str(work / "whole")])
-    seconds = time.perf_counter() - start
-    whole, kills, unequal = delivered(work / "whole"), 0, []
-    for i in range(trials):
-        folder = work / f"killed-{i}"
-        kills += trial(verb, config, folder, seconds, stream)
-        unequal += differences(whole, delivered(folder))
-        shutil.rmtree(folder)
-    row = {"config": name, "trials": trials, "kills": kills, "unequal": sorted(set(unequal))}
-    print(row, flush=True)
-    return row
+    with tempfile.TemporaryDirectory() as work:
+        config = Path(work) / "config.yaml"
+        config.write_text(yaml.safe_dump(CONFIGS[name]))
+        start = time.perf_counter()
+        run([verb, str(config), "--run", f"{work}/whole"], Path(work) / "whole.said")
+        seconds = time.perf_counter() - start
+        whole = delivered(Path(work) / "whole")
+        for i in itertools.count(len(done)):
+            folder = Path(work) / f"killed-{i}"
+            count = trial(verb, config, folder, seconds, random.Random(f"{seed} {name} {i}"))
+            unequal = differences(whole, delivered(folder))
+            shutil.rmtree(folder)
+            rows.append({"config": name, "trial": i, "kills": count, "unequal": unequal})
+            with journal.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            print(rows[-1], flush=True)
+            if sum(row["kills"] for row in rows if row["config"] == name) >= kills:
+                return
+
+
+def summary(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    own = [row for row in rows if row["config"] == name]
+    return {
+        "config": name,
+        "trials": len(own),
+        "kills": sum(row["kills"] for row in own),
+        "unequal": sorted({one for row in own for one in row["unequal"]}),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=17)
+    parser.add_argument("--kills", type=int, default=17)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--configs", nargs="+", choices=list(CONFIGS), default=list(CONFIGS))
+    parser.add_argument("--journal", type=Path, default=Path(os.devnull))
     given = parser.parse_args()
-    rows = []
+    sys.path.append(str(Path(__file__).parent))  # where kill_worlds is
+    rows = (
+        [json.loads(line) for line in given.journal.read_text().splitlines()]
+        if (given.journal.exists())
+        else []
+    )
     for name in given.configs:
-        with tempfile.TemporaryDirectory() as work:
-            rows.append(examine(name, given.trials, random.Random(given.seed), Path(work)))
+        examine(name, given.kills, given.seed, rows, given.journal)
+    found = [summary(name, rows) for name in given.configs]
     facts = {"processor": processor(), "commit": commit(), "seed": given.seed}
-    (RESULTS / "kills.json").write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+    (RESULTS / "kills.json").write_text(json.dumps({**facts, "rows": found}, indent=1) + "\n")
     lines = [
         f"{facts['processor']}, commit {facts['commit']}, seed {given.seed}",
         "",
@@ -170,7 +220,7 @@ def main() -> None:
         *(
             f"| {row['config']} | {row['trials']} | {row['kills']} | "
             f"{', '.join(row['unequal']) or 'none'} |"
-            for row in rows
+            for row in found
         ),
     ]
     (RESULTS / "kills.md").write_text("\n".join(lines) + "\n")
