@@ -16,7 +16,7 @@ of u is taken out of it, so that it is uniform again for the next.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -301,8 +301,8 @@ def _doubled(tree: Tree, complete: Tensor, mass: Tensor | None) -> Tree:
     crossed = forwards != tree.forwards
     return tree._replace(
         growing=torch.where(complete, goes_on & ~saturated, tree.growing),
-        end=choose(crossed, tree.other, tree.end),
-        other=choose(crossed, tree.end, tree.other),
+        end=_either(crossed, tree.other, tree.end),
+        other=_either(crossed, tree.end, tree.other),
         total=total,
         log_weight=torch.where(complete, both, tree.log_weight),
         proposal=choose(taken, half.proposal, tree.proposal),
@@ -366,7 +366,12 @@ def renew(forest: Forest, block: NUTSNoise, steps: int | Tensor, dynamics: Dynam
     index = done.clamp(max=len(walk.energy) - 1).unsqueeze(0)
     noise = mapped(lambda field: _at(field, index), block)
     fresh = sprout(tree.proposal, noise, dynamics)
-    return Forest(choose(ended & (done < steps), fresh, tree), done, walk)
+    return Forest(_either(ended & (done < steps), fresh, tree), done, walk)
+
+
+def _either(condition: Tensor, one: Any, other: Any) -> Any:
+    """Return `one` where the condition, `(*batch,)` bool, holds, and `other` elsewhere."""
+    return mapped(lambda first, second: where(condition, first, second), one, other)
 
 
 def _at(field: Tensor, index: Tensor) -> Tensor:

@@ -245,10 +245,8 @@ def _energy_where_finite(x: Tensor, energy: Tensor) -> Tensor:
 
 def choose(accepted: Tensor, proposal: Any, current: Any) -> Any:
     """Return the proposal's state where accepted, `(*batch,)` bool, and the current elsewhere."""
-    if isinstance(current, Tensor):
-        return where(accepted, proposal, current)
     fields = zip(proposal, current, strict=True)
-    return type(current)(*(choose(accepted, new, old) for new, old in fields))
+    return type(current)(*(where(accepted, new, old) for new, old in fields))
 
 
 def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
