@@ -119,10 +119,11 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
 
     At most `2^max_depth - 1` leapfrog steps of length `step_size`, with the generalised U-turn
     criterion. `mass` is HMC's. Adapt the step size to an acceptance of .8. It waits for the host,
-    once a leapfrog step, to know whether any chain still grows. Where several steps are made at
-    once, as a sampler does that need not adapt, no chain waits for another's tree until the last
-    of them. Raises `ValueError` for a cap below 1, for a mass that is not positive or not of the
-    event's shape, for an energy that couples chains and at temperature 0.
+    once a leapfrog step, to know whether any chain still grows. `Sampler.sample(draws=)` makes many
+    steps at once: each chain then begins its next step where its own tree ends, and waits for the
+    others' after the last of these steps alone. Raises `ValueError` for a cap below 1, for a mass
+    that is not positive or not of the event's shape, for an energy that couples chains and at
+    temperature 0.
 
     A step reports `leapfrogs`, the length of the trajectory, `depth`, how often it doubled,
     `saturated`, 1 where the cap ended it, `hamiltonian`, H/T at its start, and `max_energy_error`,

@@ -132,7 +132,7 @@ def test_a_compiled_path_and_its_last_step_are_the_eager_ones() -> None:
     ]
     assert_same(*ends)
     traces = [sampler.trace(energy, x, generator=generator()) for sampler in (eager, compiled)]
-    assert torch.equal(traces[0].x, traces[1].x)
+    assert_same(*traces)
 
 
 @pytest.mark.slow
