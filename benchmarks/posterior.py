@@ -77,7 +77,7 @@ class Ours:
         sampler = Sampler(kernel, self.task.space, steps=1, step_size=step_size, compile=True)
         generator = torch.Generator().manual_seed(seed)
         samples = sampler.sample(self.task.energy, x, draws=self.draws, generator=generator)
-        leapfrogs = samples.each.extra["leapfrogs"].double().mean().item()
+        leapfrogs = samples.info.each.extra["leapfrogs"].double().mean().item()
         return self.task.space.to_free(samples.x).numpy(), leapfrogs
 
 
