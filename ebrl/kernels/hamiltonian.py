@@ -63,7 +63,7 @@ class HMCNoise(NamedTuple):
 
     normal: Tensor  # (*batch, *event)
     uniform: Tensor  # (*batch,) in [0, 1)
-    jitter: Tensor | None  # (*batch,) in [0, 1), without jitter None
+    jitter: Tensor | None = None  # (*batch,) in [0, 1)
 
 
 class HMC(Kernel[GradientState, HMCNoise]):
