@@ -166,7 +166,7 @@ def named(schema: Schema) -> Schema:
 
 
 def sequence(schemas: Sequence[Schema], kind: type[list] | type[tuple] = list) -> Schema:
-    """A list, or another kind, of as many values as there are schemas, each with its own."""
+    """A list or tuple of as many values as there are schemas, each with its own."""
 
     def check(value: Any, place: str) -> None:
         if type(value) is not kind or len(value) != len(schemas):

@@ -166,7 +166,7 @@ def _check_train_freq(agent: OffPolicyAlgorithm) -> None:
     frequency = agent.train_freq
     in_episodes = isinstance(frequency, TrainFreq) and frequency.unit == TrainFrequencyUnit.EPISODE
     if in_episodes and agent.n_envs > 1:
-        raise ValueError(f"train_freq in episodes wants n_envs 1, got {agent.n_envs}")
+        raise ValueError(f"train_freq in episodes needs n_envs=1, got {agent.n_envs}")
 
 
 def _fitting_agents(action_space: spaces.Space) -> str:

@@ -259,7 +259,7 @@ def _no_class(dotted: str) -> str:
 
 
 def _type(made_by: Callable[..., Any], key: str) -> str:
-    """Return the annotation of an argument, in words where it has some."""
+    """Return a description of the annotation of an argument."""
     parameters = inspect.signature(made_by).parameters
     if key not in parameters:
         return "another type"

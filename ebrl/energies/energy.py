@@ -128,20 +128,9 @@ def first_order(energy: Energy, x: Tensor) -> Tensor:
 
     For losses that move x and not the energy: gradients of the parameters are never computed.
     """
-    value, gradient = energy.value_and_gradient(x)
-    return _FirstOrder.apply(x, value, gradient)
-
-
-class _FirstOrder(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return over_event(upstream, gradient.ndim - upstream.ndim) * gradient, None, None
+    value, gradient = energy.value_and_gradient(x.detach())
+    event_axes = tuple(range(value.ndim, x.ndim))
+    return value + (gradient * (x - x.detach())).sum(event_axes)  # equals `value`
 
 
 class FunctionEnergy(Energy):

@@ -1,4 +1,4 @@
-"""What a target is, and the first of them: a density whose law is known."""
+"""What a target is, and Gaussians."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ebrl.energies.energy import Energy, Number
 
 
 class Target(Energy):
-    """An energy whose law is known: normalised, with its moments and with exact draws.
+    """A normalised energy with known moments and exact draws.
 
     `E(x) = U(x) + log_normalizer`, where U is the formula of the docstring: `exp(-E)` is a density,
     so that a target is a proposal, too. Subclasses define `value_and_gradient`, differentiably.

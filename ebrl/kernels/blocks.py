@@ -20,7 +20,7 @@ from ebrl.spaces import Product
 
 
 class BlocksState(NamedTuple):
-    """Where a batch of chains stands, and each kernel's state there."""
+    """The position of a batch of chains, and each kernel's state there."""
 
     x: Tensor  # (*batch, d + sites * categories), free coordinates
     energy: Tensor  # (*batch,)
@@ -39,22 +39,19 @@ class BlocksNoise(NamedTuple):
 class Blocks(Kernel[BlocksState, BlocksNoise]):
     """Gibbs sampling in two blocks, each moved by a kernel within it: exact if both kernels are.
 
-    A step moves the vector given the categories, then the categories given the vector so many
-    times. Step size, warm-up and the acceptance reported are those of the vector's kernel; extra
-    reports are the vector's, and `discrete_acceptance`, the mean over the discrete moves. A step
-    costs the moves' evaluations and two gradients more.
+    A step moves the vector once given the categories, then the categories `moves` times given the
+    vector. Step size, warm-up and reports are those of the vector's kernel, with
+    `discrete_acceptance`, the mean over the discrete moves, added. A step costs two gradients more
+    than its moves.
 
         space = Product(Unbounded(2), Categorical(3, 4))
         Sampler(Blocks(space, MALA(), GibbsWithGradients()), space, steps=1000, step_size=0.1)
 
     Args:
-        space: Says which coordinates are which.
+        space: Separates the vector from the categories.
         vector: Moves the vector: MALA, HMC, NUTS or another kernel of vectors.
         categories: Moves the categories: Gibbs, GibbsWithGradients, DMALA or DULA.
         moves: Moves of the categories in a step; Gibbs kernels change one site in each.
-
-    Raises:
-        ValueError: For fewer than one move of the categories and for energies that couple chains.
     """
 
     def __init__(self, space: Product, vector: Kernel, categories: Kernel, moves: int = 1):
@@ -76,7 +73,7 @@ class Blocks(Kernel[BlocksState, BlocksNoise]):
         return self._at(energy, gradient_state(energy, x))
 
     def _at(self, energy: Energy, here: GradientState) -> BlocksState:
-        """Return the state of both kernels where the chains are."""
+        """Return the states of both kernels at the position of the chains."""
         blocks = self.space.split_free(here.x)
         gradients = self.space.split_free(here.gradient)
         kernels = (self.vector, self.categories)
@@ -117,7 +114,7 @@ class Blocks(Kernel[BlocksState, BlocksNoise]):
 
 
 class PartEnergy:
-    """The energy of one block, the other held where it is.
+    """The energy of one block, the other held fixed.
 
     A plain class, because several are created at every step.
     """
@@ -149,5 +146,5 @@ class PartEnergy:
 
 
 def part_of(energy: Energy, space: Product, blocks: tuple[Tensor, Tensor], moving: int) -> Energy:
-    """Return the energy of the vector (0) or of the categories (1), the other held."""
+    """Return the energy of the vector (0) or of the categories (1), the other held fixed."""
     return cast(Energy, PartEnergy(energy, space, blocks, moving))

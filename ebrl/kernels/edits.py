@@ -60,7 +60,7 @@ class UniformFilling:
 
 
 class EditState(NamedTuple):
-    """Where a batch of chains stands, and the energy there."""
+    """The position of a batch of chains, and the energy there."""
 
     x: Tensor  # (*batch, longest) int64
     energy: Tensor  # (*batch,)

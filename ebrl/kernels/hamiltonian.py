@@ -1,11 +1,10 @@
-"""Hamiltonian kernels: a velocity carries the chain along.
+"""Hamiltonian kernels: chains with a velocity.
 
-The momentum is `N(0, mass T)`; with it the energy `E(x) + Σ mass v² / 2` is kept by the flow, and
-almost by its leapfrog steps of length `step_size`. `mass` is a diagonal of positive numbers of the
-event's shape, best the inverse variances of the coordinates; without one it is 1. Each kernel
-raises `ValueError` for a mass that is not positive or not of the event's shape, and those with an
-acceptance test for an energy that couples chains. These report `hamiltonian`, H/T at the start of
-the step, and `energy_error`, ΔH/T of the proposal.
+The momentum is `N(0, mass T)`. The flow conserves `H = E(x) + Σ mass v² / 2`, and leapfrog steps of
+length `step_size` almost conserve it. `mass` is a positive diagonal of the event's shape, by
+default 1 and best the inverse variances of the coordinates. Kernels with an acceptance test refuse
+an energy that couples chains. They report `hamiltonian`, H/T at the start of the step, and
+`energy_error`, ΔH/T of the proposal.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from ebrl.kernels.protocol import (
     unadjusted,
     uniform_like,
 )
+from ebrl.ranges import check_at_least, check_probabilities
 
 
 def thermal_velocity(
@@ -51,7 +51,7 @@ def kinetic_energy(velocity: Tensor, mass: Tensor | None, batch_ndim: int) -> Te
 def leapfrog(
     energy: Energy, state: GradientState, velocity: Tensor, length: Number, mass: Tensor | None
 ) -> tuple[GradientState, Tensor]:
-    """Return where one leapfrog step leads: half a kick, a drift, half a kick; one gradient."""
+    """Return the end of one leapfrog step: half a kick, a drift, half a kick; one gradient."""
     kick = length / 2 if mass is None else length / (2 * mass)
     velocity = velocity - kick * state.gradient
     state = gradient_state(energy, state.x + length * velocity)
@@ -69,23 +69,19 @@ class HMCNoise(NamedTuple):
 class HMC(Kernel[GradientState, HMCNoise]):
     """Hamiltonian Monte Carlo (Duane et al. 1987; Neal 2011): exact at every step size.
 
-    `leapfrogs` leapfrog steps; so many gradients a step, because the state caches the first. One
-    leapfrog step of length ε is MALA with η = ε²/2 and the inverse mass as its preconditioner. The
-    best acceptance in many dimensions is .651 (Beskos et al. 2013).
+    A step costs one gradient for each of its `leapfrogs`. One leapfrog step of length ε is MALA
+    with η = ε²/2 and the inverse mass as its preconditioner.
 
-    With `jitter` each trajectory has a step size of its own, uniform between `1 - jitter` and
-    `1 + jitter` times the given one (Mackenzie 1989; Neal 2011, section 5.3.2): trajectories of one
-    length may come round to where they began, and then hardly mix.
-
-    Raises `ValueError` for fewer than one leapfrog step and for a jitter outside [0, 1].
+    With `jitter` the step size of each trajectory is uniform between `1 - jitter` and `1 + jitter`
+    times the given one (Mackenzie 1989; Neal 2011, section 5.3.2). Trajectories of constant length
+    may be periodic, and then hardly mix.
     """
 
     best_acceptance = 0.651  # in many dimensions: Beskos et al. 2013
 
     def __init__(self, leapfrogs: int = 10, mass: Tensor | None = None, jitter: float = 0.0):
-        _check_leapfrogs(leapfrogs)
-        if not 0 <= jitter <= 1:
-            raise ValueError(f"expected a jitter between 0 and 1, got {jitter}")
+        check_at_least(1, leapfrogs=leapfrogs)
+        check_probabilities(jitter=jitter)
         self.leapfrogs = self.gradients = leapfrogs
         self.mass = as_positive_diagonal("mass", mass)
         self.jitter = jitter
@@ -130,31 +126,30 @@ class HMC(Kernel[GradientState, HMCNoise]):
 
 
 class VelocityState(NamedTuple):
-    """Where a batch of chains stands, and the velocity that it keeps from step to step."""
+    """The position of a batch of chains, and the velocity that it keeps between steps."""
 
     x: Tensor  # (*batch, *event)
     energy: Tensor  # (*batch,)
     gradient: Tensor  # (*batch, *event)
     velocity: Tensor  # (*batch, *event)
-    moving: Tensor  # (*batch,), 0 at the start, where no velocity has been drawn, then 1
+    moving: Tensor  # (*batch,), 0 before the first velocity is drawn, then 1
 
 
 class GHMC(Kernel[VelocityState, MetropolisNoise]):
     """Generalised Hamiltonian Monte Carlo (Horowitz 1991): exact at every step size.
 
-    Each step keeps `exp(-friction time)` of the velocity, with time = leapfrogs · step_size, fills
-    up with noise, and makes `leapfrogs` leapfrog steps; where they are rejected the velocity turns
-    round. The first step draws the whole velocity. With infinite friction it is HMC. Raises
-    `ValueError` for fewer than one leapfrog step and for a friction that is not positive.
+    Each step keeps `exp(-friction · leapfrogs · step_size)` of the velocity, replaces the rest by
+    noise, and makes `leapfrogs` leapfrog steps; a rejection reverses the velocity. The first step
+    draws the whole velocity. With infinite friction it is HMC.
     """
 
     best_acceptance = 0.651  # in many dimensions: Beskos et al. 2013
 
     def __init__(self, leapfrogs: int = 1, friction: float = 1.0, mass: Tensor | None = None):
-        _check_leapfrogs(leapfrogs)
+        check_at_least(1, leapfrogs=leapfrogs)
         _check_friction(friction)
-        self.leapfrogs, self.friction = leapfrogs, friction
-        self.gradients = leapfrogs
+        self.leapfrogs = self.gradients = leapfrogs
+        self.friction = friction
         self.mass = as_positive_diagonal("mass", mass)
 
     def preconditioned(self, variance: Tensor) -> Kernel:
@@ -198,10 +193,10 @@ class GHMC(Kernel[VelocityState, MetropolisNoise]):
 class Underdamped(Kernel[VelocityState, Tensor]):
     """Underdamped Langevin, the OBABO splitting (Bussi and Parrinello 2007): biased by O(ε²).
 
-    It is `GHMC` with one leapfrog step and no test; `step_size` ε is the leapfrog step's. On
-    `E = x²/2s²` at temperature T the variance of x is `T s² / (1 - ε²/4s²)` with unit mass. At
-    temperature 0 it is descent with momentum. Moves to an infinite energy or to none are undone and
-    the velocity turns round. Raises `ValueError` for a friction that is not positive.
+    It is `GHMC` with one leapfrog step, of length ε = `step_size`, and no test. On `E = x²/2s²` at
+    temperature T the variance of x is `T s² / (1 - ε²/4s²)` with unit mass. At temperature 0 it is
+    descent with momentum. Moves to an infinite or undefined energy are undone, and the velocity is
+    reversed.
     """
 
     def __init__(self, friction: float = 1.0, mass: Tensor | None = None):
@@ -224,8 +219,8 @@ class Underdamped(Kernel[VelocityState, Tensor]):
         step_size: Number,
         temperature: Number,
     ) -> tuple[VelocityState, Info]:
-        # O at the end of one step and at the start of the next are one O of twice the time, so
-        # that at the end of BAB the law of x is that of OBABO.
+        # O at the end of one step and at the start of the next are one O of twice the time: after
+        # BAB x has the distribution of OBABO.
         batch_ndim = state.energy.ndim
         mass = None if self.mass is None else self.mass.to(state.x)
         length = over_event(step_size, state.x.ndim - batch_ndim)
@@ -255,13 +250,8 @@ def _refreshed(state: VelocityState, thermal: Tensor, friction: Number) -> Veloc
 
 
 def _turned(state: VelocityState) -> VelocityState:
-    """Return the state with its velocity turned round, as a chain goes on that was rejected."""
+    """Return the state with its velocity reversed, as after a rejection."""
     return state._replace(velocity=-state.velocity)
-
-
-def _check_leapfrogs(leapfrogs: int) -> None:
-    if leapfrogs < 1:
-        raise ValueError(f"expected at least one leapfrog step, got leapfrogs={leapfrogs}")
 
 
 def _check_friction(friction: float) -> None:

@@ -183,8 +183,5 @@ def pick(weights: Tensor, uniform: Tensor) -> Tensor:
 
 def take(candidates: Tensor, index: Tensor) -> Tensor:
     """Return `candidates[*batch, index[*batch]]` from `(*batch, n, *event)`."""
-    batch_ndim = index.ndim
-    event = candidates.shape[batch_ndim + 1 :]
-    where = index.reshape(*index.shape, *(1,) * (len(event) + 1))
-    where = where.expand(*index.shape, 1, *event)
-    return torch.gather(candidates, batch_ndim, where).squeeze(batch_ndim)
+    where = index.reshape(*index.shape, *(1,) * (candidates.ndim - index.ndim))
+    return torch.take_along_dim(candidates, where, index.ndim).squeeze(index.ndim)

@@ -1,16 +1,15 @@
-"""The No-U-Turn sampler: Hamiltonian trajectories that find their own length.
+"""The No-U-Turn sampler: Hamiltonian trajectories that adapt their length.
 
-A trajectory doubles, forwards or backwards in time, until it turns back on itself; the chain moves
-to one of its points, drawn with probability ∝ `exp(-H/T)`, later halves preferred. All chains make
-a leapfrog step at once, each at its own place in its own tree.
+A trajectory doubles, forwards or backwards in time, until it makes a U-turn. The chain moves to one
+of its points, drawn with probability ∝ `exp(-H/T)` with a preference for the later half. All chains
+make their leapfrog steps together, each in its own tree.
 
 The leaves of a doubling are counted in binary: every 2^j-th leaf closes a block of 2^j leaves and
-opens the next, and a block that closes must not have turned. One pair of sums for each j is all
-that the blocks need.
+opens the next, and each closing block is tested for a U-turn. For each j, two velocities are
+stored.
 
-The randomness of a step is three uniforms for each doubling. One of them picks a leaf of the
-doubling as they come: leaf n is taken if `u < w_n / (w_1 + … + w_n)`, and what the comparison says
-of u is taken out of it, so that it is uniform again for the next.
+A step needs three uniform numbers for each doubling. One of them chooses a leaf as they come: leaf
+n is taken if `u < w_n / (w_1 + … + w_n)`. Then u is rescaled, so that it is uniform again.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ from ebrl.kernels.protocol import (
     normal_like,
     where,
 )
+from ebrl.ranges import check_at_least
 
 DIVERGENCE = 1000.0  # the rise of H/T beyond which the integration has failed, as in Stan
 
@@ -59,7 +59,7 @@ class NUTSNoise(NamedTuple):
 
 
 class Dynamics(NamedTuple):
-    """What stays fixed while the trees grow."""
+    """The constants of a step."""
 
     step_size: Number
     temperature: Number
@@ -74,7 +74,7 @@ class Point(NamedTuple):
 
 
 class Doubling(NamedTuple):
-    """The stretch that is added to a trajectory, as far as it has grown."""
+    """The part that is being added to a trajectory."""
 
     leaves: Tensor  # (*batch,) integers
     total: Tensor  # (*batch, *event), sum of the velocities
@@ -86,10 +86,10 @@ class Doubling(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """A trajectory, as far as it has grown."""
+    """A trajectory under construction."""
 
     growing: Tensor  # (*batch,) bool
-    end: Point  # where it grows
+    end: Point  # the end that grows
     other: Point  # its other end
     total: Tensor  # (*batch, *event), sum of the velocities without the doubling's
     log_weight: Tensor  # (*batch,)
@@ -107,10 +107,10 @@ class Tree(NamedTuple):
 
 
 class Forest(NamedTuple):
-    """The trees of all chains, each in a step of its own, and what is noted of those that ended."""
+    """The trees of all chains, each in its own step, and the record of finished steps."""
 
     tree: Tree
-    done: Tensor  # (*batch,) integers, steps that have ended
+    done: Tensor  # (*batch,) integers, finished steps
     walk: Walk
 
 
@@ -118,24 +118,20 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
     """Multinomial NUTS (Hoffman and Gelman 2014; Betancourt 2017): exact at every step size.
 
     At most `2^max_depth - 1` leapfrog steps of length `step_size`, with the generalised U-turn
-    criterion. `mass` is HMC's. Adapt the step size to an acceptance of .8. It waits for the host,
-    once a leapfrog step, to know whether any chain still grows. `Sampler.sample(draws=)` makes many
-    steps at once: each chain then begins its next step where its own tree ends, and waits for the
-    others' after the last of these steps alone. Raises `ValueError` for a cap below 1, for a mass
-    that is not positive or not of the event's shape, for an energy that couples chains and at
-    temperature 0.
+    criterion and HMC's `mass`. After each leapfrog step it waits for the host, to learn whether any
+    tree still grows. `Sampler.sample(draws=)` makes many steps at once, in which chains do not wait
+    for each other's trees. An energy that couples chains and temperature 0 are a `ValueError`.
 
-    A step reports `leapfrogs`, the length of the trajectory, `depth`, how often it doubled,
-    `saturated`, 1 where the cap ended it, `hamiltonian`, H/T at its start, and `max_energy_error`,
-    the ΔH/T of largest size along it; its acceptance is the mean of `min(1, exp(-ΔH/T))` over the
-    trajectory, and it diverged where the trajectory ended at NaN, -inf or an error beyond 1000.
+    A step reports `leapfrogs`, the length of the trajectory; `depth`, its doublings; `saturated`, 1
+    if the cap ended it; `hamiltonian`, H/T at its start; and `max_energy_error`, the ΔH/T of
+    largest size along it. Its acceptance is the mean of `min(1, exp(-ΔH/T))` over the trajectory.
+    It diverged if the trajectory reached NaN, -inf or an error beyond 1000.
     """
 
     best_acceptance = 0.8
 
     def __init__(self, max_depth: int = 10, mass: Tensor | None = None):
-        if max_depth < 1:
-            raise ValueError(f"expected max_depth >= 1, got {max_depth}")
+        check_at_least(1, max_depth=max_depth)
         self.max_depth = max_depth
         self.mass = as_positive_diagonal("mass", mass)
 
@@ -198,7 +194,7 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
 
 
 def sprout(state: GradientState, noise: NUTSNoise, dynamics: Dynamics) -> Tree:
-    """Return the tree of one point, about to double."""
+    """Return the tree of a single point."""
     _, temperature, mass = dynamics
     batch_ndim, levels = state.energy.ndim, noise.coins.choices.shape[-1] - 1
     velocity = thermal_velocity(noise.normal, temperature, mass, batch_ndim)
@@ -230,10 +226,10 @@ def sprout(state: GradientState, noise: NUTSNoise, dynamics: Dynamics) -> Tree:
 
 
 def grow(energy: Energy, tree: Tree, dynamics: Dynamics) -> Tree:
-    """Make one leapfrog step with every tree that grows."""
+    """Make one leapfrog step in every growing tree."""
     step_size, temperature, mass = dynamics
     batch_ndim, event_ndim = tree.start.ndim, tree.total.ndim - tree.start.ndim
-    sign = tree.growing * (2 * tree.forwards.to(tree.total.dtype) - 1)  # others stand still
+    sign = tree.growing * (2 * tree.forwards.to(tree.total.dtype) - 1)  # 0 for the others
     length = over_event(sign, event_ndim) * over_event(step_size, event_ndim)
     end = Point(*leapfrog(energy, *tree.end, length, mass))
     value = end.state.energy
@@ -263,7 +259,7 @@ def grow(energy: Energy, tree: Tree, dynamics: Dynamics) -> Tree:
 def _with_leaf(
     doubling: Doubling, leaf: Point, log_weight: Tensor, mass: Tensor | None
 ) -> tuple[Doubling, Tensor]:
-    """Return the doubling with one leaf more, and whether a block that it closes turned."""
+    """Return the doubling with one more leaf, and whether a block that it closes has turned."""
     velocity, batch_ndim = leaf.velocity, log_weight.ndim
     levels = torch.arange(doubling.first.shape[batch_ndim], device=velocity.device)
     last = (2 << levels) - 1  # the bits of a block's last leaf, those of its first are 0
@@ -284,7 +280,7 @@ def _with_leaf(
 
 
 def _doubled(tree: Tree, complete: Tensor, mass: Tensor | None) -> Tree:
-    """Return the trees with their doubling taken in where it is complete, and the next one open."""
+    """Return the trees with complete doublings merged, and the next ones begun."""
     half, coins, cap = tree.doubling, tree.coins, tree.coins.choices.shape[-1]
 
     def tossed(coin: Tensor, depth: Tensor) -> Tensor:
@@ -322,10 +318,10 @@ def _doubled(tree: Tree, complete: Tensor, mass: Tensor | None) -> Tree:
 def turns(
     total: Tensor, first: Tensor, last: Tensor, mass: Tensor | None, batch_ndim: int
 ) -> Tensor:
-    """Return whether a stretch turns back: its ends no longer go where it goes as a whole.
+    """Return whether a trajectory turns back: an end moves against its overall direction.
 
-    The ends count half in the sum of the velocities, as in the trapezoid rule: otherwise a
-    trajectory of whole periods of a Gaussian is not seen to turn.
+    The ends count half in the sum of the velocities, as in the trapezoid rule: otherwise the turn
+    of a trajectory over whole periods of a Gaussian is missed.
     """
     total = total - (first + last) / 2
     momentum = total if mass is None else mass * total
@@ -335,7 +331,7 @@ def turns(
 
 
 def report(tree: Tree, dynamics: Dynamics) -> Info:
-    """Return what a step reports of its tree."""
+    """Return the report of a step."""
     acceptance = tree.acceptance / tree.leapfrogs
     extra = {
         "leapfrogs": tree.leapfrogs,
@@ -348,7 +344,7 @@ def report(tree: Tree, dynamics: Dynamics) -> Info:
 
 
 def plant(state: GradientState, block: NUTSNoise, dynamics: Dynamics) -> Forest:
-    """Return the trees of the first step, with room to note as many as there is noise for."""
+    """Return the trees of the first step, and an empty record for all steps."""
     tree = sprout(state, mapped(lambda field: field[0], block), dynamics)
     walk = Walk(state.x, state.energy, report(tree, dynamics))
     room = mapped(lambda field: field.new_zeros(len(block.normal), *field.shape), walk)
@@ -356,7 +352,7 @@ def plant(state: GradientState, block: NUTSNoise, dynamics: Dynamics) -> Forest:
 
 
 def renew(forest: Forest, block: NUTSNoise, steps: int | Tensor, dynamics: Dynamics) -> Forest:
-    """Note the steps that have ended, and begin the next one of those chains, up to `steps`."""
+    """Record the finished steps, and begin the next step of their chains, up to `steps`."""
     tree, done, walk = forest
     ended = ~tree.growing & (done < steps)
     rows = torch.arange(len(walk.energy), device=done.device).reshape(-1, *(1,) * done.ndim)

@@ -4,9 +4,10 @@
     noise = kernel.draw(state, generator)
     state, info = kernel.step(energy, state, noise, step_size, temperature)
 
-A state holds what is known at x. A step is deterministic given its noise, reads no random stream
-and never waits for the host, so that a chain of steps compiles to one graph and eager and compiled
-chains agree.
+A state holds what is known at x. A step is deterministic given its noise, draws no random numbers
+and never waits for the host: a chain of steps compiles to one graph, and eager and compiled chains
+agree. Constructors and `start` raise `ValueError` for numbers out of range and for an energy or x
+that the kernel cannot take.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Info(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """Where several steps led, and what each of them reports."""
+    """The results of several steps, and their reports."""
 
     x: Tensor  # (steps, *batch, *event)
     energy: Tensor  # (steps, *batch)
@@ -56,13 +57,12 @@ class Walk(NamedTuple):
 class Kernel(Protocol[State, Noise]):
     """One move of a batch of chains.
 
-    Kernels annotate what they override as it is here, narrower types too: a config is checked
-    against these signatures.
+    Overrides keep these annotations, or narrower ones: configs are checked against them.
     """
 
     couples_chains: bool = False  # whether the move of one chain depends on others
-    best_acceptance: float | None = None  # to adapt the step size to; None where there is none
-    gradients: int = 1  # evaluations a step, at least
+    best_acceptance: float | None = None  # for adaptation; None without one
+    gradients: int = 1  # least number of evaluations in a step
 
     def preconditioned(self, variance: Tensor) -> Kernel:
         """Return the kernel for coordinates of this variance, `(*event,)`."""
@@ -72,7 +72,7 @@ class Kernel(Protocol[State, Noise]):
         )
 
     def probe(self) -> Kernel:
-        """Return a kernel whose acceptance shows how good a step size is, at the least cost."""
+        """Return a cheap kernel whose acceptance shows whether a step size is good."""
         return self
 
     def start(self, energy: Energy, x: Tensor) -> State:
@@ -97,7 +97,7 @@ class Kernel(Protocol[State, Noise]):
         step_size: Number,
         temperature: Number,
     ) -> tuple[State, Walk]:
-        """Make a step with each noise; return the last state, and where all of them led."""
+        """Make a step with each noise; return the last state, and the results of all."""
         steps = []
         for one in noise:
             state, info = self.step(energy, state, one, step_size, temperature)
@@ -122,7 +122,7 @@ def gradient_state(energy: Energy, x: Tensor) -> GradientState:
 def precise(energy: Tensor, x: Tensor) -> Tensor:
     """Return the energy in the type of x, and in float32 at least.
 
-    An energy may be computed in bfloat16, but not its small differences, which decide acceptances.
+    An energy may be computed in bfloat16, but acceptances depend on its small differences.
     """
     wanted = torch.promote_types(x.dtype, torch.float32)
     return energy if energy.dtype == wanted else energy.to(wanted)
@@ -132,9 +132,9 @@ def precise(energy: Tensor, x: Tensor) -> Tensor:
 
 
 def check_positive_temperature(temperature: Number) -> None:
-    """Raise `ValueError` at temperature 0, for kernels that have no limit there.
+    """Raise `ValueError` at temperature 0, for kernels without a limit there.
 
-    Tensors are not read: that would wait for the host.
+    The values of tensors are not read, which would wait for the host.
     """
     if not isinstance(temperature, Tensor) and temperature <= 0:
         raise ValueError(f"expected a positive temperature, got {temperature}: descend instead")
@@ -160,7 +160,7 @@ def check_event_shape(name: str, diagonal: Constant | None, energy: Energy, x: T
 
 
 def check_uncoupled(energy: Energy) -> None:
-    """Raise `ValueError` for an energy that couples chains; a test needs the energy of each one."""
+    """Raise `ValueError` for an energy that couples chains: a test needs that of each chain."""
     if energy.coupled_axis is not None:
         raise ValueError(
             "expected an energy of each chain alone, got one that couples the chains along batch "
@@ -178,7 +178,7 @@ def check_gradient_shape(state: HasPosition) -> None:
         )
 
 
-# Noise. It is drawn in the order of the axes, whatever the memory layout of x.
+# Noise, drawn in the order of the axes for every memory layout of x.
 
 
 class MetropolisNoise(NamedTuple):
@@ -257,7 +257,7 @@ def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def unadjusted(proposal: State, current: State) -> tuple[State, Info]:
-    """End a step without a test: the proposal is taken where its energy is finite."""
+    """End a step without a test: accept the proposal where its energy is finite."""
     probe = _energy_where_finite(proposal.x, proposal.energy)
     zero = probe - probe  # NaN where it is not finite
     accepted = zero == zero
@@ -268,7 +268,7 @@ def unadjusted(proposal: State, current: State) -> tuple[State, Info]:
 def metropolis(
     proposal: State, current: State, log_ratio: Tensor, uniform: Tensor
 ) -> tuple[State, Info]:
-    """End a step with a test: the proposal is taken with probability `min(1, exp(log_ratio))`."""
+    """End a step with a test: accept the proposal with probability `min(1, exp(log_ratio))`."""
     lost = diverged(proposal.x, proposal.energy)
     acceptance, accepted = metropolis_test(log_ratio, lost, uniform)
     state: State = choose(accepted, proposal, current)
@@ -278,8 +278,8 @@ def metropolis(
 def metropolis_test(log_ratio: Tensor, lost: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Return the acceptance probability `min(1, exp(log_ratio))` and the decisions.
 
-    Diverged proposals, of which an energy of -inf would always win, and log ratios of NaN (+inf
-    minus +inf) are rejected.
+    Diverged proposals are rejected, though an energy of -inf would win, and so are log ratios of
+    NaN, which are +inf minus +inf.
     """
     log_ratio = torch.nan_to_num(log_ratio, nan=-torch.inf).masked_fill_(lost, -torch.inf)
     acceptance = log_ratio.clamp_(max=0).exp_()

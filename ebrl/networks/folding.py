@@ -1,4 +1,4 @@
-"""A batch-normalised perceptron in evaluation mode, written into a plain one."""
+"""A batch-normalised perceptron in evaluation mode, folded into a plain one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ebrl.networks.linear import bias_of, fold, weight_of
 
 @torch.no_grad()
 def fold_network(network: Any, plain: Any | None) -> Any:
-    """Return an `MLPEnergy` without normalisations that does the same as one with them.
+    """Return an `MLPEnergy` without normalisations that equals `network`, which has them.
 
     Args:
         network: An `MLPEnergy` with `normalization="batch"`.
-        plain: What this function returned for it before. It is written to if it fits.
+        plain: An earlier result for this network, to be overwritten if it fits.
     """
     here = network.head.weight
     if plain is None or (plain.head.weight.device, plain.head.weight.dtype) != (

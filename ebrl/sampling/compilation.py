@@ -1,9 +1,9 @@
 """Chains as compiled programs: blocks of steps in one graph, their noise drawn outside of it.
 
-The noise comes from the caller's generator, step by step as in an eager run, so that both give the
-same chain up to rounding. Step sizes and temperatures are tensors, which no graph is specialised
-to. There is one graph for each shape, length of a block, kernel and kind of energy. On a CUDA
-device a block is replayed as one CUDA graph.
+The noise is drawn step by step from the caller's generator, as in an eager run: both give the same
+chain up to rounding. Step sizes and temperatures are tensors, so that a graph serves all of them.
+There is one graph for each shape, length of a block, kernel and kind of energy. On a CUDA device a
+block is replayed as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ebrl.kernels.protocol import Walk, mapped
 from ebrl.sampling.paths import Stage
 
 BLOCK = 20  # gradients in a graph: longer ones compile longer and hold more noise
-GRAPHS = 64  # torch's own limit is 8, fewer than the shapes of one training run
+GRAPHS = 64  # torch's default of 8 is too few for the shapes of one training
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}  # torch's choice, elsewhere g++
 
 
@@ -35,9 +35,9 @@ def missing_compiler() -> str | None:
 
 
 def check_compilable(kernel: Kernel) -> None:
-    """Raise `ValueError` for a kernel whose step is no static graph or is not tested as one.
+    """Raise `ValueError` for a kernel that is not tested to compile.
 
-    Raises `RuntimeError` where there is no C++ compiler.
+    Raises `RuntimeError` if there is no C++ compiler.
     """
     if type(kernel) not in (ULA, MALA, HMC, NUTS):
         raise ValueError(
@@ -62,7 +62,7 @@ def check_static(*, adapts: bool, unrolls: bool) -> None:
 
 
 def with_tensors(stage: Stage, x: Tensor) -> Stage:
-    """Return the stage with its numbers as tensors: each Python number would be its own graph."""
+    """Return the stage with its numbers as tensors: each Python number would need its own graph."""
 
     def as_tensor(number: Number) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -74,7 +74,7 @@ def with_tensors(stage: Stage, x: Tensor) -> Stage:
 
 
 def block_length(kernel: Kernel) -> int:
-    """Return the steps of one graph."""
+    """Return the number of steps in one graph."""
     return max(BLOCK // kernel.gradients, 1)
 
 
@@ -93,7 +93,7 @@ def move(kernel: Kernel, state: Any, stage: Stage, noise: Sequence[Any]) -> tupl
 
 
 def walked(kernel: Kernel, state: Any, stage: Stage, noise: Sequence[Any]) -> tuple[Any, Walk]:
-    """Make a step with each noise, and return the last state and where all of them led."""
+    """Make a step with each noise, and return the last state and the results of all."""
     energy, _, step_size, temperature = stage
     if not isinstance(kernel, NUTS):
         return _run(_walk, energy, state.x, kernel, energy, state, noise, step_size, temperature)
@@ -109,7 +109,7 @@ def walked(kernel: Kernel, state: Any, stage: Stage, noise: Sequence[Any]) -> tu
 
 
 def _run(program: Callable[..., Any], energy: Energy, x: Tensor, *arguments: Any) -> Any:
-    """Run a program compiled, and name the cure where that fails."""
+    """Run a compiled program; a failure to compile is a `RuntimeError` that names the cure."""
     # Loaded here: the compiler takes a second.
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
@@ -124,7 +124,7 @@ def _run(program: Callable[..., Any], energy: Energy, x: Tensor, *arguments: Any
             "holds numbers that change as tensors (of others each is a graph, and "
             f"{GRAPHS} are kept)"
         ) from error
-    # What a graph of a CUDA device returns it overwrites when it is replayed.
+    # A replayed CUDA graph overwrites the tensors that it returned before.
     return mapped(torch.clone, found) if x.device.type == "cuda" else found
 
 
@@ -181,7 +181,7 @@ def _contiguous(state: Any) -> Any:
 def _trees(
     energy: Energy, state: Any, block: Any, steps: Tensor, dynamics: nuts.Dynamics
 ) -> tuple[Any, Walk]:
-    """Make steps of NUTS in one loop of the graph: the trees end when they end."""
+    """Make steps of NUTS in one loop of the graph, until all trees are finished."""
     from torch._higher_order_ops.while_loop import while_loop
 
     def unfinished(forest: nuts.Forest) -> Tensor:

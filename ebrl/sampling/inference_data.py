@@ -1,4 +1,4 @@
-"""Draws in the form of ArviZ, for its plots, summaries and comparisons."""
+"""Draws as ArviZ's `InferenceData`, for its plots, summaries and comparisons."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ebrl.kernels.protocol import Info
 
-NAMES = {  # ours, and what ArviZ's schema calls them
+NAMES = {  # our names, and those of ArviZ's schema
     "depth": "tree_depth",
     "leapfrogs": "n_steps",
     "hamiltonian": "energy",

@@ -1,4 +1,4 @@
-"""The chains while they move along one stage, and what a run of them reports."""
+"""Chains that move along one stage, and their report."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ebrl.spaces import FreeEnergy, Space
 
 
 class ChainInfo(NamedTuple):
-    """What a run of the chains reports, kept on the device."""
+    """The report of a run, on the device of the chains."""
 
     acceptance: Tensor  # (*batch,), mean acceptance probability over the steps
     diverged: Tensor  # (*batch,), proposals rejected as NaN, infinite or of energy -inf
     step_size: Tensor  # the step size after the run, a scalar or (*batch,)
-    extra: dict[str, Tensor] | None = None  # means over the steps of what the kernel itself reports
+    extra: dict[str, Tensor] | None = None  # means over the steps of the kernel's own reports
     each: Info | None = None  # of each draw, (draws, *batch): means, and whether a move diverged
 
 
@@ -30,20 +30,20 @@ Progress = Callable[[int, int], object]  # (moves made, moves in all)
 
 
 class Count:
-    """Tells a caller how many moves are made."""
+    """Reports the number of moves made to a caller."""
 
     def __init__(self, progress: Progress | None, total: int):
         self.progress, self.made, self.total = progress, 0, total
 
     def show(self, made: int) -> None:
-        """Tell that so many moves are made."""
+        """Report the number of moves made so far."""
         self.made = made
         if self.progress is not None:
             self.progress(made, self.total)
 
 
 class Run:
-    """The chains while they move along one stage."""
+    """Chains that move along one stage."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Run:
         self.count = count or Count(None, self.steps)
 
     def moves(self, generator: torch.Generator, adaptation: DualAveraging | None) -> Iterator[None]:
-        """Move the chains one step each time that the next is asked for."""
+        """Move the chains by one step at each iteration."""
         for _ in range(self.steps):
             noise = self.kernel.draw(self.state, generator)
             if self.compiled:
@@ -103,7 +103,7 @@ class Run:
             yield walk._replace(x=x, energy=value)
 
     def position(self) -> tuple[Tensor, Tensor]:
-        """Return where the chains are in the space and the user's energy there."""
+        """Return the positions of the chains in the space, and the user's energy there."""
         return self._in_space(self.state.x, self.state.energy)
 
     def _in_space(self, free: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +126,7 @@ class Run:
         self.count.show(self.count.made + moves)
 
     def report(self) -> ChainInfo:
-        """Return what the steps so far reported."""
+        """Return the report of the steps so far."""
         steps = max(self.steps, 1)
         acceptance, diverged, extra = self.total
         step_size = torch.as_tensor(self.step_size, dtype=acceptance.dtype).clone()
@@ -159,7 +159,7 @@ def differentiable(stages: Sequence[Stage]) -> list[Stage]:
 
 
 def joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:
-    """Return the report of all steps from those of consecutive runs of so many steps each."""
+    """Return the joint report of consecutive runs, each of its number of `steps`."""
     if len(reports) == 1:
         return reports[0]
     shares = [part / max(sum(steps), 1) for part in steps]
@@ -181,8 +181,8 @@ class StartError(ValueError):
 def _check_numbers_at_start(state: Any, energy: Energy) -> None:
     """Raise `StartError` for a NaN where a chain starts, from which no move would be accepted.
 
-    Away from the CPU nothing is read: that would wait for the device. An energy with a NaN among
-    its weights is left to the training that spoilt them, whose loss is then NaN.
+    On other devices than the CPU nothing is read, which would wait for the device. An energy with
+    NaN weights is left to its training, whose loss is then NaN.
     """
     if state.x.device.type != "cpu":
         return

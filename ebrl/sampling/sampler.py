@@ -1,10 +1,10 @@
-"""The driver: a kernel in a space, for a number of steps, at a step size and a temperature.
+"""The sampler: a kernel in a space, with a number of steps, a step size and a temperature.
 
     sampler = Sampler(MALA(), space=Box(-1.0, 1.0), steps=200, step_size=0.05, temperature=0.5)
     samples = sampler.sample(energy, x, generator=generator)
 
-The sampler is given the energy and never owns it. It differentiates with respect to x alone. While
-it runs, the energy's modules are in evaluation mode; see `ebrl.energies.evaluating`.
+The sampler does not own the energy, and differentiates it with respect to x alone. While it runs,
+the energy's modules are in evaluation mode; see `ebrl.energies.evaluating`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ Gradient = Literal["none", "last", "unroll"]
 
 
 class Samples(NamedTuple):
-    """Where the chains are, the energy there, and what the run reports."""
+    """The positions of the chains, their energies, and the report of the run."""
 
     x: Tensor  # (*batch, *event), or (draws, *batch, *event)
     energy: Tensor  # (*batch,), or (draws, *batch)
     info: ChainInfo
 
     def to_arviz(self, name: str = "x") -> Any:
-        """Return draws as an `arviz.InferenceData`, a chain for each of the batch.
+        """Return draws as an `arviz.InferenceData`, with a chain for each of the batch.
 
-        `posterior` holds the draws under `name`; `sample_stats` has the log density `lp`, the
-        acceptance, the divergences and what the kernel reports, by the names of ArviZ's schema.
+        `posterior` holds the draws under `name`; `sample_stats` the log density `lp`, acceptances,
+        divergences and the kernel's reports, by the names of ArviZ's schema.
 
         Raises:
             ValueError: For samples that are the ends of a run.
@@ -71,7 +71,7 @@ class Sampler(nn.Module):
         step_size: A number or `(*batch,)`.
         temperature: A number or `(*batch,)`.
         adaptation: Owns the step size: it starts at `step_size`, follows the acceptance, persists
-            across calls and in `state_dict`, and stands still in calls with `adapt=False`.
+            across calls and in `state_dict`, and does not change in calls with `adapt=False`.
         compile: Whether to compile the steps.
 
     Raises:
@@ -103,14 +103,14 @@ class Sampler(nn.Module):
         if adaptation is not None:
             if isinstance(space, Box) and space.walls == "project":
                 raise ValueError(
-                    "expected no adaptation with walls='project', whose spring keeps the step size "
-                    "that it began with: leave it out, or choose other walls"
+                    "expected no adaptation with walls='project', whose spring keeps the first "
+                    "step size: leave it out, or choose other walls"
                 )
             adaptation.start(step_size, kernel)
 
     @property
     def step_size(self) -> Number:
-        """The step size that the next run starts from."""
+        """The step size at the start of the next run."""
         return self.fixed_step_size if self.adaptation is None else self.adaptation.step_size
 
     def sample(
@@ -134,24 +134,24 @@ class Sampler(nn.Module):
             energy: An energy of x alone.
             x: Where the chains start, `(*batch, *event)`.
             generator: The random stream, on the device of x.
-            n: Start from so many reference draws of the space instead.
+            n: Number of chains to start from reference draws of the space instead.
             temperature: In place of the sampler's own.
             adapt: Whether the adaptation, if there is one, follows this run.
-            gradient: What can be differentiated with respect to the energy's parameters and x: no
-                step, the last step, or all of them ("unroll").
+            gradient: Which steps are differentiable with respect to x and the energy's parameters:
+                none of them, the last one, or all ("unroll").
             warmup: Moves that fit the step size and the kernel's preconditioner to the energy
                 first, by `warm_up`; the chains must share one energy. The sampler stays as it is.
-            draws: Keep so many draws of each chain, in place of the end of `steps` moves.
+            draws: Number of draws of each chain to return, in place of the end of `steps` moves.
             thin: Moves from one draw to the next.
-            progress: Called with the number of moves made and that of all, warm-up included, as
-                they are made: `lambda made, total: bar.update(made - bar.n)` moves a `tqdm`.
+            progress: Called with the number of moves made and in all, warm-up included. For a bar
+                of `tqdm`: `lambda made, total: bar.update(made - bar.n)`.
 
         Returns:
             The ends of the chains `(*batch, *event)`; with `draws`, `(draws, *batch, *event)`, and
             what each of them reports.
 
         Raises:
-            TypeError: For an energy or a generator that is none.
+            TypeError: Unless `energy` is an `Energy` and `generator` a `torch.Generator`.
             ValueError: For arguments that do not fit the energy, the space or each other, and if
                 the energy or its gradient is NaN where a chain starts.
         """
@@ -163,18 +163,7 @@ class Sampler(nn.Module):
                 stage = stage._replace(steps=draws * thin)
             kernel, count = self.kernel, Count(progress, warmup + stage.steps)
             if warmup > 0:
-                kernel, step_size, x = warm_up(
-                    kernel,
-                    energy,
-                    x,
-                    warmup,
-                    generator=generator,
-                    space=self.space,
-                    temperature=stage.temperature,
-                    compile=self.compiled,
-                    progress=lambda made, _: count.show(made),
-                )
-                stage = stage._replace(step_size=step_size)
+                kernel, stage, x = self._warmed_up(stage, x, warmup, generator, count)
             if draws is not None:
                 return self._draws(kernel, stage, x, generator, count, thin)
             adaptation = self.adaptation if adapt and warmup == 0 else None
@@ -191,21 +180,11 @@ class Sampler(nn.Module):
     ) -> Samples:
         """Run the chains along a path: each stage continues from the end of the one before it.
 
-        The chains follow the distribution of the last stage as far as its own steps bring them
-        there. No step size adapts.
-
-        Args:
-            stages: The path.
-            x: As for `sample`, and so the others.
-            generator: The random stream.
-            n: Number of reference draws to start from.
-            gradient: What can be differentiated.
+        The ends have the distribution of the last stage as far as its own steps reach it. No step
+        size adapts. The other arguments, and errors, are those of `sample`.
 
         Returns:
             The ends of the chains, with the energy of the last stage and the report of all steps.
-
-        Raises:
-            ValueError: For a path without stages and as `sample` does.
         """
         if not stages:
             raise ValueError("expected at least one stage to anneal along, got none")
@@ -245,6 +224,23 @@ class Sampler(nn.Module):
         check_numbers(self.steps, self.step_size, chosen)
         return Stage(energy, self.steps, self.step_size, chosen)
 
+    def _warmed_up(
+        self, stage: Stage, x: Tensor, steps: int, generator: torch.Generator, count: Count
+    ) -> tuple[Kernel, Stage, Tensor]:
+        """Return the kernel, the stage with its step size, and the chains after a warm-up."""
+        kernel, step_size, x = warm_up(
+            self.kernel,
+            stage.energy,
+            x,
+            steps,
+            generator=generator,
+            space=self.space,
+            temperature=stage.temperature,
+            compile=self.compiled,
+            progress=lambda made, _: count.show(made),
+        )
+        return kernel, stage._replace(step_size=step_size), x
+
     def _draws(
         self,
         kernel: Kernel,
@@ -279,7 +275,7 @@ class Sampler(nn.Module):
         gradient: Gradient,
         count: Count,
     ) -> Samples:
-        """Run the chains along the stages, with a graph where `gradient` asks for one."""
+        """Run the chains along the stages, with the graph that `gradient` asks for."""
         if gradient not in get_args(Gradient):
             raise ValueError(f"expected gradient in {get_args(Gradient)}, got {gradient!r}")
         if self.compiled:

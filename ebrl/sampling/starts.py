@@ -1,4 +1,4 @@
-"""Where chains start, and the checks of what a sampler is given."""
+"""Starting points of chains, and checks of a sampler's arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def starting_points(
 ) -> Tensor:
     """Return starting points `(*batch, *event)`: x, or `n` reference draws of the space.
 
-    Draws have the type of the energy's weights. The memory layout is contiguous, so that equal
+    Draws have the dtype of the energy's weights. The memory layout is contiguous, so that equal
     numbers give equal chains.
 
     Raises:
@@ -79,7 +79,7 @@ def _check_devices(x: Tensor, generator: torch.Generator, energy: Energy) -> Non
 
 
 def check_numbers(steps: int, step_size: Number, temperature: Number) -> None:
-    """Raise `ValueError` for impossible numbers. Tensors are not read: that waits for the host."""
+    """Raise `ValueError` for impossible numbers, without reading tensors, which would wait."""
     if steps < 0:
         raise ValueError(f"expected steps >= 0, got {steps}")
     if not isinstance(step_size, Tensor) and not step_size > 0:
@@ -89,6 +89,6 @@ def check_numbers(steps: int, step_size: Number, temperature: Number) -> None:
 
 
 def check_draws(draws: int, thin: int) -> None:
-    """Raise `ValueError` where there is nothing to draw."""
+    """Raise `ValueError` unless there is something to draw."""
     if draws < 1 or thin < 1:
         raise ValueError(f"expected draws and thin of at least 1, got {draws=}, {thin=}")

@@ -1,4 +1,4 @@
-"""Warm-up: the step size and the preconditioner that suit an energy, in windows as Stan's.
+"""Warm-up: fit the step size and the preconditioner to an energy, in windows as in Stan.
 
 kernel, step_size, x = warm_up(NUTS(), energy, x, 1000, generator=generator)
 """
@@ -20,11 +20,11 @@ from ebrl.sampling.run import Count, Progress, Run
 from ebrl.spaces import Space, Unbounded
 
 FIRST, LAST = 0.15, 0.1  # shares of the steps before and after the preconditioner is fitted
-NARROWEST = 25  # steps of the first window that fits it; each next one is twice as long
+NARROWEST = 25  # steps of the first window that fits it; the length doubles with each window
 
 
 class WarmedUp(NamedTuple):
-    """What a warm-up found."""
+    """The results of a warm-up."""
 
     kernel: Kernel
     step_size: Tensor  # a scalar
@@ -46,9 +46,9 @@ def warm_up(
 ) -> WarmedUp:
     """Fit step size and preconditioner to an energy (Stan reference manual, section 14.2).
 
-    The first moves only adapt the step size. Windows of growing length follow, and after each the
+    The first moves adapt only the step size. Windows of growing length follow: after each, the
     kernel is preconditioned by the variance of the coordinates over the window and the chains, and
-    the step size is searched anew. The last moves settle the step size.
+    the step size is searched again. The last moves adapt only the step size.
 
     Args:
         kernel: One with a preconditioner or mass: MALA, HMC, GHMC or NUTS.
@@ -60,15 +60,10 @@ def warm_up(
         temperature: T.
         acceptance: The mean acceptance to reach; by default the best one of the kernel.
         compile: Whether to run each move as a compiled program; see `Sampler`.
-        progress: Called with the number of moves made and that of all, as they are made.
+        progress: Called with the number of moves made and in all.
 
     Returns:
-        The preconditioned kernel, the step size, and where the chains ended.
-
-    Raises:
-        ValueError: For fewer than 20 steps, for a kernel that cannot be warmed up, and for one that
-            does not compile.
-        RuntimeError: If there is no C++ compiler to compile with.
+        The preconditioned kernel, the step size, and the ends of the chains.
     """
     if compile:
         compilation.check_compilable(kernel)
@@ -94,12 +89,12 @@ def warm_up(
 
 
 def window_lengths(steps: int) -> list[int]:
-    """Return the lengths of the windows: the first, those that precondition, and the last."""
+    """Return the lengths of all windows: the first, those that precondition, the last."""
     first, last = int(FIRST * steps), int(LAST * steps)
     rest, windows = steps - first - last, []
     length = min(NARROWEST, rest)
     while rest > 0:
-        # A window that would leave less than its successor's length takes the rest, too.
+        # A window that would leave less than the length of its successor takes the rest, too.
         length = rest if rest < 3 * length else length
         windows.append(length)
         rest, length = rest - length, 2 * length
@@ -107,9 +102,9 @@ def window_lengths(steps: int) -> list[int]:
 
 
 def first_step_size(kernel: Kernel, run: Run, generator: torch.Generator) -> Tensor:
-    """Double or halve the step size until the acceptance of one step crosses .8.
+    """Double or halve the step size until the mean acceptance over all chains crosses .8.
 
-    After Hoffman and Gelman 2014, algorithm 4, with the mean over all chains.
+    After algorithm 4 of Hoffman and Gelman 2014.
     """
     probe, step_size = kernel.probe(), torch.as_tensor(run.step_size, dtype=torch.float64)
     state: Any = probe.start(run.energy, run.state.x)
@@ -128,11 +123,9 @@ def first_step_size(kernel: Kernel, run: Run, generator: torch.Generator) -> Ten
 
 
 def shrunk_variance(positions: Tensor, run: Run) -> Tensor:
-    """Return the variance of each coordinate, `(*event,)`, shrunk a little towards .001, as Stan's.
+    """Return the variances of the coordinates, `(*event,)`, shrunk a little to .001, as in Stan.
 
-    Args:
-        positions: `(steps, *batch, *event)`.
-        run: The run that they are of.
+    The positions are those of a run, `(steps, *batch, *event)`.
     """
     event = positions.shape[positions.ndim - run.energy.event_ndim :]
     rows = positions.reshape(-1, *event)

@@ -1,4 +1,4 @@
-"""Vectors and categories together: `x` is a vector with the categories, flattened, behind it."""
+"""Vectors and categories together: x is a vector followed by the flattened categories."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Product(Space):
         discrete: The categories, or binary numbers.
 
     Raises:
-        ValueError: For a box whose walls reject or project, which no smooth map does.
+        ValueError: For a box whose walls reject or project.
     """
 
     def __init__(self, continuous: Space, discrete: Categorical | Binary):
@@ -43,7 +43,7 @@ class Product(Space):
         return x[..., : -self.numbers], x[..., -self.numbers :].unflatten(-1, self.shape)
 
     def join(self, vector: Tensor, discrete: Tensor) -> Tensor:
-        """Return the x of both; the inverse of `split`."""
+        """Return the x of both parts; the inverse of `split`."""
         return torch.cat([vector, discrete.flatten(-len(self.shape)).to(vector)], -1)
 
     def split_free(self, free: Tensor) -> tuple[Tensor, Tensor]:

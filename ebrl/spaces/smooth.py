@@ -17,15 +17,9 @@ from ebrl.spaces.space import Space
 class HalfLine(Space):
     """Vectors with `x > low`, by `x = low + exp(u)`; the reference is `low` plus exponential.
 
-    Where the bound is -inf a coordinate is free: `HalfLine(3, torch.tensor([-inf, -inf, 0.0]))` is
-    a mean, an effect and a scale. The reference of free coordinates is standard normal.
-
-    Args:
-        dimension: Size of x.
-        low: The bound of every coordinate, or of each: `(dimension,)`.
-
-    Raises:
-        ValueError: For bounds that are NaN or +inf and for those that do not fit the dimension.
+    `low` is one bound for all coordinates, or `(dimension,)`. A coordinate with the bound -inf is
+    free, with a standard normal reference: `HalfLine(3, torch.tensor([-inf, -inf, 0.0]))` holds a
+    mean, an effect and a scale.
     """
 
     def __init__(self, dimension: int, low: Number = 0.0):

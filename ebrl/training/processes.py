@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def rank() -> int:
-    """Return the place of this process among the others; 0 is the one that writes files."""
+    """Return the rank of this process; rank 0 writes files."""
     return dist.get_rank() if _initialised() else 0
 
 
@@ -23,7 +23,7 @@ def process_count() -> int:
 
 
 def mean_over_processes(numbers: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the mean of each number, 0-dim, over the processes, which all name the same ones."""
+    """Return the mean of each number, 0-dim, over the processes; all have the same names."""
     if process_count() == 1:
         return numbers
     values = torch.stack([value.double() for value in numbers.values()])
@@ -32,7 +32,7 @@ def mean_over_processes(numbers: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def any_process(flag: bool) -> bool:
-    """Return whether the flag is set in one process or more."""
+    """Return whether the flag is set in any process."""
     if process_count() == 1:
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -42,7 +42,7 @@ def any_process(flag: bool) -> bool:
 
 
 def gathered(parts: list[Any]) -> list[Any]:
-    """Return the parts of all processes on rank 0, in the order of the ranks; [] elsewhere."""
+    """Return the parts of all processes on rank 0, by rank, and [] elsewhere."""
     if process_count() == 1:
         return parts
     everywhere: list[Any] | None = [None] * process_count() if rank() == 0 else None
@@ -51,7 +51,7 @@ def gathered(parts: list[Any]) -> list[Any]:
 
 
 def same_in_all(number: int) -> bool:
-    """Return whether all processes hold the same number."""
+    """Return whether all processes have the same number."""
     if process_count() == 1:
         return True
     numbers: list[Any] = [None] * process_count()

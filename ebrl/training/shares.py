@@ -1,9 +1,9 @@
-"""The shares of a batch: each has noise and chains of its own, on one process or on many.
+"""The shares of a batch, each with its own noise and chains, on one process or several.
 
-Every share gives a loss on its rows, and a training step follows the mean of their gradients. What
-random numbers a share draws depends on its place in the batch alone: one process that takes four
-shares in turn, two that take two each and four that take one each train the same energy, up to the
-rounding of a sum. Between processes PyTorch's `DistributedDataParallel` averages the gradients.
+Every share has a loss on its rows, and a training step follows the mean of their gradients. The
+random numbers of a share depend on its place in the batch alone: one process with four shares, two
+with two each and four with one each train the same energy, up to the rounding of a sum. Between
+processes PyTorch's `DistributedDataParallel` averages the gradients.
 """
 
 from __future__ import annotations
@@ -35,13 +35,10 @@ from ebrl.training.workers import Workers
 
 
 class Share:
-    """What one share of the batch has of its own.
+    """The objective and the random streams of one share.
 
-    Args:
-        objective: With chains of its own; its parameters are those of all shares.
-        generator: Source of all its noise.
-        device: Where the energy is.
-        seed: Of the global random stream, which dropout draws from; None to leave that alone.
+    The objective has its own chains, and the parameters of all shares. `generator` is the source of
+    its noise. A `seed` gives it its own global random streams, from which dropout draws.
     """
 
     def __init__(
@@ -55,7 +52,7 @@ class Share:
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
-        """Let dropout draw from this share's own streams."""
+        """A context in which dropout draws from this share's streams."""
         if not self.streams:
             yield
             return
@@ -77,14 +74,14 @@ class Share:
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Restore what `state` returned."""
         self.generator.set_state(state["generator"])
         self.streams = dict(state["streams"])
         if isinstance(self.objective, nn.Module):
             self.objective.load_state_dict(state["objective"])
 
     def schema(self) -> Schema:
-        """What a state must be to be taken."""
+        """The schema of a state."""
         fields = {
             "generator": schema.torch_stream(self.generator),
             "streams": schema.like(self.streams),
@@ -95,17 +92,14 @@ class Share:
 
 
 class Shares:
-    """The shares of every batch that this process takes, of all that there are.
+    """This process's shares of every batch.
 
     Args:
         energy: What is trained.
-        objective: Used by the first share; each other has a copy with the same parameters.
-        generator: Seeds the shares; of a single share it is the source of all noise.
-        device: Where the energy is.
+        objective: That of the first share; the others have copies with the same parameters.
+        generator: Seeds the shares; a single share draws from it.
+        device: Of the energy.
         count: Shares of a batch in all processes together.
-
-    Raises:
-        ValueError: As `check_shares`.
     """
 
     def __init__(
@@ -136,7 +130,7 @@ class Shares:
             self.module = DistributedDataParallel(self.module, find_unused_parameters=True)
 
     def split(self, rows: Tensor) -> list[Tensor]:
-        """Return the rows of a batch that each share here takes."""
+        """Return the rows of each of these shares."""
         return [rows[self.first + i :: self.count] for i in range(len(self.here))]
 
     def backward(
@@ -145,16 +139,15 @@ class Shares:
         """Add the gradient of the mean loss to the parameters.
 
         Args:
-            data: All of it, or the workers that make its batches.
+            data: All data, or the workers that make its batches.
             rows: Those of the whole batch, the same in every process.
-            autocast: Entered around each loss.
+            autocast: A context for each loss.
 
         Returns:
-            The loss and the metrics: their means over all shares, those of other processes too.
+            The means of the loss and the metrics over all shares, those of other processes too.
 
         Raises:
-            StartError: Chains of a share, here or in another process, start where the energy is no
-                number.
+            StartError: In every process, if chains of one share start where the energy is NaN.
         """
         found: list[dict[str, Tensor]] = []
         for share, index in zip(self.here, self.split(rows), strict=True):
@@ -173,30 +166,29 @@ class Shares:
         return metrics.pop("loss"), metrics
 
     def state(self) -> list[dict[str, Any]]:
-        """Return the states of all shares on rank 0, which every process must ask for together."""
+        """Return the states of all shares on rank 0; all processes must call it together."""
         return gathered([share.state() for share in self.here])
 
     def load_state(self, states: list[dict[str, Any]]) -> None:
-        """Take this process's shares from the states of all."""
+        """Restore this process's shares from the states of all."""
         for share, state in zip(self.here, states[self.first :], strict=False):
             share.load_state(state)
 
     def schema(self) -> Schema:
-        """What the states of all shares must be."""
+        """The schema of the states of all shares."""
         return schema.each(self.here[0].schema(), self.count)
 
     def _sync(self, last: bool) -> AbstractContextManager[Any]:
-        """Average gradients between processes once, with those of the last share here."""
+        """Average gradients between processes once, after the last of these shares."""
         if isinstance(self.module, DistributedDataParallel) and not last:
             return self.module.no_sync()
         return nullcontext()
 
 
 class _Loss(nn.Module):
-    """The loss of a share, as a module of all parameters that its gradient is taken by.
+    """The loss of a share, as a module of all trained parameters.
 
-    Buffers of the energy are rank 0's at every step; an objective's, its chains, differ between
-    processes.
+    All processes use the energy's buffers of rank 0, and each its own buffers of the objective.
     """
 
     def __init__(self, energy: Energy, objective: Objective):
@@ -214,7 +206,7 @@ class _Loss(nn.Module):
 
 @contextmanager
 def _failing_together() -> Iterator[None]:
-    """Raise `StartError` in every process where one cannot start its chains."""
+    """Raise `StartError` in every process if one cannot start its chains."""
     failed: StartError | None = None
     try:
         yield
@@ -225,11 +217,10 @@ def _failing_together() -> Iterator[None]:
 
 
 def check_shares(count: int, objective: Objective, batch_size: int | None = None) -> None:
-    """Check that a batch can be taken in so many shares by the processes that there are.
+    """Raise `ValueError` if rows, shares and processes do not divide each other.
 
-    Raises:
-        ValueError: If rows, shares and processes do not divide each other, or the objective has
-            parts with an optimizer of their own, which the processes would train apart.
+    It is raised, too, for parts of the objective with their own optimizer, of which each process
+    would train a different copy.
     """
     processes = process_count()
     if count < 1 or count % processes:
@@ -250,6 +241,6 @@ def check_shares(count: int, objective: Objective, batch_size: int | None = None
 
 
 def _sharing_parameters(objective: Objective) -> Objective:
-    """Return a copy with buffers of its own, such as chains, and the same parameters."""
+    """Return a copy with its own buffers, such as chains, and the same parameters."""
     parameters = objective.parameters() if isinstance(objective, nn.Module) else ()
     return copy.deepcopy(objective, {id(parameter): parameter for parameter in parameters})

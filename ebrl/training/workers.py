@@ -1,4 +1,4 @@
-"""Rows of a dataset that makes its items, such as a folder of images, made ahead by processes."""
+"""Processes that make the rows of a dataset, such as a folder of images, ahead of the training."""
 
 from __future__ import annotations
 
@@ -13,20 +13,16 @@ from ebrl.training.data import Order, is_in_memory
 
 
 class Workers:
-    """Worker processes that make the batches of an epoch before they are asked for.
+    """Worker processes that make the batches of an epoch in advance.
 
-    The order of the rows is drawn at the start of an epoch, and none beyond: random streams, and so
-    the training, are the same for any number of workers. Each epoch seeds what a dataset draws in
-    its workers anew.
+    The order of an epoch is drawn at its start and not earlier, so that the random streams, and the
+    training, are the same for any number of workers. Each epoch seeds the workers anew.
 
     Args:
-        data: What `torch.utils.data.DataLoader` takes, with a length.
-        order: The training's. `take` is called after `order.next`.
-        count: Processes.
-        split: The rows of a batch to those of each call of `take`.
-
-    Raises:
-        ValueError: If the data are in memory.
+        data: A dataset for `torch.utils.data.DataLoader`, with a length, not in memory.
+        order: Of the training; call `take` after `order.next`.
+        count: Number of processes.
+        split: Maps the rows of a batch to those of each call of `take`.
     """
 
     def __init__(
@@ -50,7 +46,7 @@ class Workers:
         self.batches: Iterator[Any] = iter(())
 
     def take(self) -> Any:
-        """Return the next rows, collated: those of the order's last `next`, split by split."""
+        """Return the next rows, collated: one split after the other of the order's last `next`."""
         if self.epoch is not self.order.permutation:
             self.epoch = self.order.permutation
             left = self.epoch[self.order.position - self.order.batch_size :]
@@ -61,7 +57,7 @@ class Workers:
 
 
 class _Coming:
-    """The batches that are to be made, each a list of rows."""
+    """The batches to be made, each a list of rows."""
 
     def __init__(self, workers: Workers):
         self.workers = workers
@@ -74,7 +70,7 @@ class _Coming:
 
 
 def check_workers(count: int, data: Tensor | Dataset) -> None:
-    """Raise `ValueError` if workers are asked for where they have nothing to make."""
+    """Raise `ValueError` for workers on data in memory."""
     if count and is_in_memory(data):
         raise ValueError(
             f"expected workers for a dataset that makes its items, got {count} for "
