@@ -41,6 +41,9 @@ class GreedyPolicy(nn.Module):
         agent: An agent with a finite number of actions, or with actions in a box.
     """
 
+    low: Tensor  # of a box of actions, (*shape,)
+    high: Tensor
+
     def __init__(self, agent: BaseAlgorithm) -> None:
         super().__init__()
         self.policy, self.action_space = agent.policy, agent.action_space

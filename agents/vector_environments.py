@@ -95,9 +95,9 @@ class FromVectorEnv(VecEnv):
             rewards[waited] = 0
             self._keep_reset_infos(each, waited)
         self._count(rewards, done, each)
-        for i in np.flatnonzero(done):
+        for i in np.flatnonzero(done).tolist():
             each[i].setdefault("terminal_observation", _row(ends, i))
-        for i in np.flatnonzero(waited):  # the step that reset: the end again
+        for i in np.flatnonzero(waited).tolist():  # the step that reset: the end again
             each[i] = {"terminal_observation": _row(before, i)}
         for i in range(self.num_envs):
             each[i]["TimeLimit.truncated"] = bool(cut_before[i] if waited[i] else cut[i])
@@ -142,7 +142,7 @@ class FromVectorEnv(VecEnv):
 
     def _take_final(self, each: list[dict[str, Any]], done: np.ndarray) -> None:
         """Put what the last step of an episode said in place of the reset's, which is kept."""
-        for i in np.flatnonzero(done):
+        for i in np.flatnonzero(done).tolist():
             end = each[i].pop("final_obs")
             last = each[i].pop("final_info", {})
             self.reset_infos[i] = each[i]
@@ -157,7 +157,7 @@ class FromVectorEnv(VecEnv):
         stepped = ~self.ended
         self.returns[stepped] += rewards[stepped]
         self.lengths[stepped] += 1
-        for i in np.flatnonzero(done):
+        for i in np.flatnonzero(done).tolist():
             elapsed = round(time.monotonic() - self.started, 6)
             each[i]["episode"] = {
                 "r": float(self.returns[i]), "l": int(self.lengths[i]), "t": elapsed,

@@ -76,8 +76,8 @@ class RayVecEnv(VecEnv):
             ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
         self.ray, self.makers = ray, list(makers)
         # A replay of an episode holds the actor for long: it is never restarted behind our back.
-        self.remote = ray.remote(num_cpus=1, max_restarts=0)(Simulator)
-        self.actors = [self.remote.remote(make) for make in self.makers]
+        self.remote: Any = ray.remote(num_cpus=1, max_restarts=0)(Simulator)
+        self.actors: list[Any] = [self.remote.remote(make) for make in self.makers]
         self.deaths = [0] * len(self.makers)
         self.actions: np.ndarray | None = None
         self.last: list[Any] = [None] * len(self.makers)
