@@ -229,7 +229,7 @@ def test_bfloat16_products_keep_float32_weights_and_learn_alike(options: dict[st
     for name, value in state(full).items():
         assert state(low)[name].dtype == value.dtype, name
     a, b = (agent.policy.parameters_to_vector() for agent in (low, full))
-    start = continuous().policy.parameters_to_vector()
+    start = continuous(**options).policy.parameters_to_vector()
     assert not np.array_equal(a, b)
     assert np.linalg.norm(a - b) < 0.2 * np.linalg.norm(b - start)
 
