@@ -138,7 +138,8 @@ class DiscreteCritic(BaseModel):
                 h = self.normalizations[k - 1](h) if self.normalization == "layer" else h
                 h = self.activation(h)
             if self.normalization == "batch":  # one member alone has no axis there
-                h = normalize(self.normalizations[k], h.squeeze(0)).view(h.shape)
+                one = h if len(h) > 1 else h[0]
+                h = normalize(self.normalizations[k], one).view(h.shape)
             if k + 1 < len(self.weights):
                 h = torch.baddbmm(bias, h, weight)
         energies = in_full(lambda rows: torch.baddbmm(bias, rows, weight), h, weight.dtype)

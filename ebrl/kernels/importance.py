@@ -183,5 +183,7 @@ def pick(weights: Tensor, uniform: Tensor) -> Tensor:
 
 def take(candidates: Tensor, index: Tensor) -> Tensor:
     """Return `candidates[*batch, index[*batch]]` from `(*batch, n, *event)`."""
+    event = candidates.shape[index.ndim + 1 :]
     where = index.reshape(*index.shape, *(1,) * (candidates.ndim - index.ndim))
-    return torch.take_along_dim(candidates, where, index.ndim).squeeze(index.ndim)
+    where = where.expand(*index.shape, 1, *event)  # ONNX has no take_along_dim
+    return candidates.gather(index.ndim, where).squeeze(index.ndim)
