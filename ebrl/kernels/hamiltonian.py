@@ -31,7 +31,7 @@ from ebrl.kernels.protocol import (
     unadjusted,
     uniform_like,
 )
-from ebrl.ranges import check_at_least, check_probabilities
+from ebrl.ranges import check_at_least
 
 
 def thermal_velocity(
@@ -81,7 +81,8 @@ class HMC(Kernel[GradientState, HMCNoise]):
 
     def __init__(self, leapfrogs: int = 10, mass: Tensor | None = None, jitter: float = 0.0):
         check_at_least(1, leapfrogs=leapfrogs)
-        check_probabilities(jitter=jitter)
+        if not 0 <= jitter < 1:
+            raise ValueError(f"expected 0 <= jitter < 1, a share of the step size, got {jitter}")
         self.leapfrogs = self.gradients = leapfrogs
         self.mass = as_positive_diagonal("mass", mass)
         self.jitter = jitter

@@ -563,4 +563,4 @@ def test_noise_of_a_camera_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_device_that_is_not_there(device: str, capsys: pytest.CaptureFixture[str]) -> None:
     write(Path("photo.png"), noisy(grey()))
     assert main(["denoise", "photo.png", "--device", device]) == 2
-    assert "--device: " in capsys.readouterr().err
+    assert "device: " in capsys.readouterr().err

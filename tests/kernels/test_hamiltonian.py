@@ -247,7 +247,7 @@ def test_bfloat16_stays_bfloat16() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GHMC(0), "at least one leapfrog step, got leapfrogs=0"),
+        (lambda: GHMC(0), "leapfrogs >= 1, got 0"),
         (lambda: GHMC(friction=0.0), "a positive friction, got 0.0"),
         (lambda: Underdamped(friction=-1.0), "a positive friction, got -1.0"),
         (lambda: HMC(mass=torch.tensor([1.0, 0.0])), "a mass of positive numbers, got"),
@@ -300,6 +300,6 @@ def test_jitter_mixes_where_whole_periods_come_round() -> None:
     assert correlations[0] > 0.99
     assert correlations[1].abs() < 0.4
     assert abs(state.x.var() - 1) < 4 * (2 / 4000) ** 0.5
-    with pytest.raises(ValueError, match="jitter between 0 and 1, got 2"):
+    with pytest.raises(ValueError, match=r"0 <= jitter < 1, .*got 2"):
         HMC(6, jitter=2.0)
     assert HMC(6, jitter=0.5).preconditioned(torch.ones(2)).jitter == 0.5
