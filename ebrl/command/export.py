@@ -22,6 +22,9 @@ def main(arguments: list[str]) -> int:
     parser = Parser("export", HELP)
     parser.add_run()
     parser.add_argument("--onnx", metavar="FILE", required=True, help="the file to write")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write over a file that is there already"
+    )
     given = parser.read(arguments)
     from pathlib import Path
 
@@ -31,6 +34,8 @@ def main(arguments: list[str]) -> int:
     path, run = Path(given.onnx), existing(given.run)
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"--onnx: expected a file in a folder that exists, got {path}.")
+    if path.exists() and not given.overwrite:
+        raise UsageError(f"{path} is there already: --overwrite, or another --onnx.")
     from importlib.metadata import version
 
     from ebrl.agents.exporting import check_packages, save_onnx

@@ -105,8 +105,8 @@ class Film:
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def check_video(path: str) -> None:
-    """Raise UsageError, before an episode is played, for a file that cannot be a video."""
+def check_video(path: str, overwrite: bool) -> None:
+    """Raise UsageError, before an episode is played, for a file that cannot be written."""
     file = Path(path)
     if file.suffix not in (".mp4", ".gif"):
         raise UsageError(f"--video: expected a file that ends in .mp4 or .gif, got {path}.")
@@ -114,6 +114,8 @@ def check_video(path: str) -> None:
         raise UsageError(f"--video: expected a file in a folder that exists, got {path}.")
     if not os.access(file.parent, os.W_OK):
         raise UsageError(f"--video: {file.parent} cannot be written to.")
+    if file.exists() and not overwrite:
+        raise UsageError(f"{path} is there already: --overwrite, or another --video.")
 
 
 @contextmanager

@@ -31,6 +31,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--episodes", type=Count, default=1, help="how many")
     parser.add_argument("--seed", type=Seed, default=30_000, help="of the first start")
     parser.add_argument("--video", help="write a file, .mp4 or .gif, in place of a window")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write over a video that is there already"
+    )
     parser.add_argument("--greedy", action="store_true", help="take the most likely action")
     parser.add_argument("--temperature", type=Strength, help="of the sampled policy")
     parser.add_argument("--env_kwargs", type=dict, help="arguments for `gymnasium.make`")
@@ -45,7 +48,7 @@ def _play(given: Namespace) -> int:
 
     run = existing(given.run)
     if given.video is not None:
-        check_video(given.video)
+        check_video(given.video, given.overwrite)
     agent, configuration = rebuild(run, trust=given.trust)
     _set_temperature(agent, given.temperature)
     film = Film(agent, configuration, given.env_kwargs or {}, energy_unit(configuration))

@@ -53,6 +53,16 @@ def test_a_file_in_no_folder_is_refused_before_any_work(
     assert "a folder that exists" in capsys.readouterr().err
 
 
+def test_a_file_that_is_there_is_kept(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(b"mine")
+    assert main(["export", str(run), "--onnx", str(path)]) == 2
+    assert "is there already: --overwrite" in capsys.readouterr().err
+    assert path.read_bytes() == b"mine"
+
+
 def test_a_missing_package_is_one_line(
     run: Path,
     tmp_path: Path,

@@ -83,6 +83,18 @@ def test_a_film_may_be_an_mp4_and_greedy(run: Path, tmp_path: Path) -> None:
     assert b"ftyp" in video.read_bytes()[:16]
 
 
+def test_a_film_is_written_over_another_only_if_asked_to(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = tmp_path / "out.gif"
+    video.write_bytes(b"mine")
+    assert main(["play", str(run), "--video", str(video)]) == 2
+    assert "is there already: --overwrite" in capsys.readouterr().err
+    assert video.read_bytes() == b"mine"
+    assert main(["play", str(run), "--video", str(video), "--overwrite"]) == 0
+    assert video.read_bytes().startswith(b"GIF")
+
+
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
