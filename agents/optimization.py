@@ -15,9 +15,21 @@ def trainable_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [each for group in groups for each in group["params"] if each.requires_grad]
 
 
+def in_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient with the parameter's strides, as `Tensor.backward` leaves it.
+
+    Fused optimisers read both as flat memory. A layer that joins or transposes its weights has
+    gradients with other strides.
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
 class AdamState(NamedTuple):
     """The state of a `torch.optim.Adam`, its own tensors: a step writes into them."""
 
+    parameters: list[Tensor]  # those that have a gradient
     averages: list[Tensor]  # of the gradients, one for each parameter
     squares: list[Tensor]  # of their squares
     steps: list[Tensor]  # 0-dim, how many each parameter had
@@ -40,6 +52,7 @@ class AdamState(NamedTuple):
             return None
         learning_rate.fill_(group["lr"])
         return cls(
+            trained,
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [state["step"] for state in states],
@@ -70,7 +83,7 @@ def check_is_adam(optimizer: torch.optim.Optimizer) -> None:
 @torch.no_grad()
 def adam_step(parameters: Sequence[Tensor], gradients: Sequence[Tensor], state: AdamState) -> None:
     """Take one step of Adam (Kingma and Ba 2015, algorithm 1) in place, as torch does."""
-    averages, squares, steps, learning_rate, (beta1, beta2), epsilon = state
+    _, averages, squares, steps, learning_rate, (beta1, beta2), epsilon = state
     torch._foreach_add_(steps, 1)
     step = steps[0]
     rate = learning_rate / (1 - beta1**step)

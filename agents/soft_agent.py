@@ -23,7 +23,7 @@ from ebrl.training.watch import check_finite_weights
 
 from . import compilation
 from .finite import check_transition, is_finite
-from .optimization import AdamState, adam_step, check_is_adam, trainable_parameters
+from .optimization import AdamState, adam_step, check_is_adam, in_layout_of, trainable_parameters
 from .ranges import check_numbers, read_temperature
 from .scaled_rewards import ScaledRewards
 
@@ -256,7 +256,7 @@ class SoftAgent(ScaledRewards):
 
     def _descend(self, name: str, loss: Tensor, max_norm: float | None = None) -> None:
         """Take one optimizer step on the loss, for one network alone."""
-        parameters = trainable_parameters(self._optimizers()[name])
+        parameters = self._trainable(name)
         if not parameters or not loss.requires_grad:  # all of it is frozen
             return
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -265,6 +265,15 @@ class SoftAgent(ScaledRewards):
             shrink = (max_norm / (torch.stack(norms).norm() + 1e-6)).clamp_max(1.0)
             gradients = tuple(one if one is None else one * shrink for one in gradients)
         self._step(name, parameters, gradients)
+
+    def _trainable(self, name: str) -> list[Tensor]:
+        """Return a network's parameters that have a gradient.
+
+        A graph that read them from the optimizer would hold for one learning rate alone.
+        """
+        if torch.compiler.is_compiling():
+            return self._adam[name].parameters
+        return trainable_parameters(self._optimizers()[name])
 
     def _step(
         self, name: str, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]
@@ -275,7 +284,7 @@ class SoftAgent(ScaledRewards):
             adam_step([p for p, _ in used], [gradient for _, gradient in used], self._adam[name])
             return
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = None if gradient is None else in_layout_of(parameter, gradient)
         self._optimizers()[name].step()
 
     def _update_temperature(self, entropy: Tensor, target: float) -> None:

@@ -112,9 +112,10 @@ def check_same_training(compiled: SoftAgent, eager: SoftAgent, updates: int, ato
 
 def test_five_compiled_updates_are_five_eager_ones() -> None:
     arguments = {"learning_rate": schedule, "munchausen": 0.5, "target_update_interval": 1}
-    check_same_training(
-        discrete(compile=True, **arguments), discrete(**arguments), updates=5, atol=1e-6
-    )
+    with torch._dynamo.config.patch(error_on_recompile=True):  # one program for every learning rate
+        check_same_training(
+            discrete(compile=True, **arguments), discrete(**arguments), updates=5, atol=1e-6
+        )
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor, nn
 
 from ebrl.agents import EnergyActorCritic, SoftQ
+from ebrl.agents.optimization import in_layout_of
 from ebrl.agents.soft_agent import Due, SoftAgent
 
 TINY: dict[str, Any] = {"learning_starts": 20, "buffer_size": 200, "batch_size": 8, "seed": 1}
@@ -214,3 +215,15 @@ def test_the_log_is_named_after_the_class(build: Build, tmp_path: Path) -> None:
     agent.learn(1, tb_log_name="other")
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"{type(agent).__name__}_1", "other_1"}
+
+
+def test_a_fused_step_reads_a_gradient_of_another_layout_as_it_is_meant() -> None:
+    gradient = torch.arange(12.0).view(3, 4)
+    steps = []
+    for layout in (gradient, gradient.T.contiguous().T):
+        parameter = nn.Parameter(torch.zeros(3, 4))
+        parameter.grad = in_layout_of(parameter, layout)
+        torch.optim.SGD([parameter], lr=1.0, fused=True).step()
+        steps.append(parameter.detach())
+    assert torch.equal(steps[0], -gradient)
+    assert torch.equal(steps[1], -gradient)
