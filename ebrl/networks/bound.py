@@ -10,9 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from ebrl.energies import Energy
-from ebrl.networks.linear import bias_of, has_hooks, in_full, is_linear, weight_of
+from ebrl.networks.linear import (
+    after,
+    bias_of,
+    folded,
+    has_hooks,
+    in_full,
+    is_linear,
+    multiply,
+)
 from ebrl.networks.normalization import Affine
 from ebrl.networks.perceptron import Perceptron, Reduction
+
+# From a normalisation and its rows to the rows that enter the next layer, with what is still to be
+# done to them: None, or a map that folds into that layer.
+Normalize = Callable[[nn.Module, Tensor], tuple[Affine | None, Tensor]]
 
 
 class BoundMLP(Energy):
@@ -50,8 +62,8 @@ class BoundMLP(Energy):
         """
         if affines is not None:
             given = iter(affines)
-            return self._values(x, lambda _, h: next(given)(h))
-        return self._values(x, lambda normalization, h: normalization(h))
+            return self._values(x, lambda _, h: (next(given), h))
+        return self._values(x, _by_mode)
 
     def batch_values(self, x: Tensor) -> tuple[Tensor, list[Affine]]:
         """Return the energy of each member, normalised by the statistics of this batch.
@@ -67,25 +79,26 @@ class BoundMLP(Energy):
         """
         affines: list[Affine] = []
 
-        def normalize(normalization: Any, h: Tensor) -> Tensor:
+        def normalize(normalization: Any, h: Tensor) -> tuple[Affine, Tensor]:
             affines.append(normalization.of_batch(h))
-            return affines[-1](h)
+            return affines[-1], h
 
         return self._values(x, normalize), affines
 
-    def _values(self, x: Tensor, normalize: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+    def _values(self, x: Tensor, normalize: Normalize) -> Tensor:
         """Return the energy of each member, with every batch normalisation by `normalize`."""
         self._check_aligned(x)
-        network = self.network
+        network, affine = self.network, None
         h = self._first_sums(x, normalize)
         for k, layer in enumerate(network.layers):
-            h = layer(h) if k > 0 else h
+            h = after(affine, layer, h) if k > 0 else h
             if network.normalization == "layer":
                 h = network.normalizations[k](h)
             h = network.activation(h)
             if network.normalization == "batch":
-                h = normalize(network.normalizations[k], h)
-        values = in_full(network.head, h, network.head.weight.dtype)
+                affine, h = normalize(network.normalizations[k], h)
+        head = network.head
+        values = in_full(lambda rows: after(affine, head, rows), h, head.weight.dtype)
         values = values.view(network.members, *x.shape[:-1])
         return values if network.output_scale is None else values * network.output_scale
 
@@ -135,44 +148,47 @@ class BoundMLP(Energy):
         weights = self.network.plain_weights()
         if weights is None:
             return None
-        shift = self._condition_shift()
-        if shift is None:
+        if self.network.condition_layer is None:
             shift = bias_of(self.network.layers[0])
+        else:
+            shift = self.network.condition_layer(self._conditions())
         shift = shift.view(self.network.members, -1, shift.shape[-1])
         return Perceptron(weights, shift, self.reduction)
 
-    def _first_sums(self, x: Tensor, normalize: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+    def _first_sums(self, x: Tensor, normalize: Normalize) -> Tensor:
         """Return the sums of the first layer, `(*members, rows, width)`."""
         network, first = self.network, self.network.layers[0]
-        shift = self._condition_shift(normalize)
-        rows = self._rows(x)
+        affine, rows = None, self._rows(x)
         if network.x_normalization is not None:
-            rows = normalize(network.x_normalization, rows)
-        if shift is None:
-            return first(rows)
-        runs = shift.shape[-2]
-        if not is_linear(first) or torch.jit.is_tracing():
-            # Hooks keep what a layer returns; ONNX loses what is added to a view in place.
-            return (first(rows).unflatten(-2, (runs, -1)) + shift.unsqueeze(-2)).flatten(-3, -2)
-        if 1 < runs == rows.shape[-2]:  # one condition for each x
-            shift = shift.view(network.members, runs, -1)
-            sums = torch.baddbmm(shift, rows.expand(network.members, -1, -1), weight_of(first))
+            affine, rows = normalize(network.x_normalization, rows)
+        if network.condition_layer is None:
+            return after(affine, first, rows)
+        affine_of_conditions, conditions = None, self._conditions()
+        if network.condition_normalization is not None:
+            of_conditions = network.condition_normalization
+            affine_of_conditions, conditions = normalize(of_conditions, conditions)
+        linear = is_linear(first) and is_linear(network.condition_layer)
+        if linear and 1 < conditions.shape[-2] == rows.shape[-2]:  # one for each x: one product
+            weights, biases = zip(
+                folded(affine_of_conditions, network.condition_layer),
+                folded(affine, first),
+                strict=True,
+            )
+            bias = sum(bias for bias in biases if bias is not None)
+            sums = multiply(torch.cat([conditions, rows], -1), torch.cat(weights, 1), bias)
             return sums if network.members > 1 else sums.squeeze(0)
-        sums = first(rows)
+        shift = after(affine_of_conditions, network.condition_layer, conditions)
+        sums, runs = after(affine, first, rows), shift.shape[-2]
+        if not linear or torch.jit.is_tracing():
+            # Hooks keep what a layer returns; ONNX loses what is added to a view in place.
+            return (sums.unflatten(-2, (runs, -1)) + shift.unsqueeze(-2)).flatten(-3, -2)
         sums.unflatten(-2, (runs, -1)).add_(shift.unsqueeze(-2))
         return sums
 
-    def _condition_shift(
-        self, normalize: Callable[[nn.Module, Tensor], Tensor] = lambda one, h: one(h)
-    ) -> Tensor | None:
-        """Return what the condition adds to the first layer, `(*members, conditions, width)`."""
-        network = self.network
-        if self.condition is None or network.condition_layer is None:
-            return None
-        rows = self.condition.reshape(-1, self.condition.shape[-1])
-        if network.condition_normalization is not None:
-            rows = normalize(network.condition_normalization, rows)
-        return network.condition_layer(rows)
+    def _conditions(self) -> Tensor:
+        """Return the conditions, `(conditions, condition_dimension)`."""
+        assert self.condition is not None  # as `given` left it
+        return self.condition.reshape(-1, self.condition.shape[-1])
 
     def _check_aligned(self, x: Tensor) -> None:
         if x.shape[-1:] != (self.network.dimension,):
@@ -192,3 +208,8 @@ class BoundMLP(Energy):
 def _is_traced() -> bool:
     """Whether a compiler or an exporter is watching, for which the energy is its modules' calls."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _by_mode(normalization: nn.Module, h: Tensor) -> tuple[None, Tensor]:
+    """Normalise by what the mode says: the statistics of the batch, or running ones."""
+    return None, normalization(h)

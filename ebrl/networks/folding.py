@@ -6,9 +6,9 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ebrl.networks.linear import bias_of, fold, weight_of
+from ebrl.networks.linear import bias_of, folded, weight_of
 
 
 @torch.no_grad()
@@ -30,12 +30,20 @@ def fold_network(network: Any, plain: Any | None) -> Any:
     affines = [one.running() for one in (network.x_normalization, *network.normalizations)]
     layers = zip([*network.layers, network.head], [*plain.layers, plain.head], strict=True)
     for affine, (layer, target) in zip(affines, layers, strict=True):
-        fold(affine, layer, target)
+        _write(folded(affine, layer), target)
     if network.condition_layer is not None and network.condition_normalization is not None:
-        target = plain.condition_layer
-        assert target is not None  # as in the network that it was copied from
-        fold(network.condition_normalization.running(), network.condition_layer, target)
-        bias_of(target).add_(affines[0].shift @ weight_of(network.layers[0]))
+        running = network.condition_normalization.running()
+        weight, bias = folded(running, network.condition_layer)
+        bias = bias + affines[0].shift @ weight_of(network.layers[0])
+        _write((weight, bias), plain.condition_layer)
     plain.mean, plain.deviation = network.mean, network.deviation
     plain.output_scale = network.output_scale
     return plain
+
+
+def _write(linear: tuple[Tensor, Tensor | None], target: nn.Module) -> None:
+    """Write a weight and a bias into a linear layer, which may have no bias."""
+    weight, bias = linear
+    weight_of(target).copy_(weight)
+    if target.bias is not None and bias is not None:
+        bias_of(target).copy_(bias)

@@ -27,10 +27,22 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(members, 1, outputs)) if bias else None
 
     def forward(self, rows: Tensor) -> Tensor:
-        rows = rows.expand(len(self.weight), -1, -1)
-        if self.bias is None:
-            return torch.bmm(rows, self.weight)
-        return torch.baddbmm(self.bias, rows, self.weight)
+        return multiply(rows, self.weight, self.bias)
+
+
+def multiply(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return `rows @ weight + bias` for each member, `(members, rows, outputs)`.
+
+    Args:
+        rows: `(members, rows, inputs)`, or `(rows, inputs)` shared by all members.
+        weight: `(members, inputs, outputs)`.
+        bias: `(members, 1, outputs)` or None.
+    """
+    if weight.shape[-1] == 1:  # ten times as fast as a batched product with one column
+        sums = (rows * weight.transpose(-1, -2)).sum(-1, keepdim=True)
+        return sums if bias is None else sums + bias
+    rows = rows.expand(len(weight), -1, -1)
+    return torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias, rows, weight)
 
 
 def make_linear(
@@ -59,12 +71,29 @@ def in_full(layer: Callable[[Tensor], Tensor], rows: Tensor, dtype: torch.dtype)
         return layer(rows.to(dtype))
 
 
-def fold(affine: Affine, layer: nn.Module, target: nn.Module) -> None:
-    """Write into `target` the linear layer that equals the map followed by `layer`."""
-    weight = weight_of(layer)
-    weight_of(target).copy_(affine.scale.mT * weight)
-    if target.bias is not None:
-        bias_of(target).copy_(bias_of(layer) + affine.shift @ weight)
+def folded(affine: Affine | None, layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Return the weight and the bias of the linear layer that equals the map followed by `layer`.
+
+    They are differentiable, `(members, inputs, outputs)` and `(members, 1, outputs)`.
+    """
+    weight, bias = weight_of(layer), None if layer.bias is None else bias_of(layer)
+    if affine is None:
+        return weight, bias
+    shift = affine.shift @ weight
+    return affine.scale.mT * weight, shift if bias is None else bias + shift
+
+
+def after(affine: Affine | None, layer: nn.Module, rows: Tensor) -> Tensor:
+    """Return `layer(affine(rows))`, by folded weights where the layer is only its weights.
+
+    That spares a pass over the rows and two sums over them in the backward pass.
+    """
+    if affine is None:
+        return layer(rows)
+    if not is_linear(layer):
+        return layer(affine(rows))
+    sums = multiply(rows, *folded(affine, layer))
+    return sums.squeeze(0) if isinstance(layer, nn.Linear) else sums
 
 
 @torch.no_grad()
