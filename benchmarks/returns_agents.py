@@ -98,7 +98,7 @@ AGENTS = {
     "4 candidates, acting plainly": normalised(candidates=4, acting_candidates=1),
     "4 candidates, 4 components": normalised(candidates=4, components=4),
     "2 moves": normalised(moves=2),
-    "4 candidates, 2 moves": normalised(candidates=4, moves=2),
+    "acting from the energy": normalised(acting_candidates=4, moves=2),
     "unit weights": normalised(unit_weights=True),
     "scaled rewards": normalised(scale_rewards=True),
     "unit weights, scaled rewards": normalised(unit_weights=True, scale_rewards=True),
