@@ -22,7 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from ebrl.agents.demonstrations import MINARI
-from ebrl.command.arguments import Seed, Threads
+from ebrl.command.arguments import PlainHelp, Seed, Threads
 from ebrl.command.config_schema import Schema, instantiate, locate, parse_config
 from ebrl.command.errors import UsageError
 from ebrl.command.trust import check_objects
@@ -140,6 +140,7 @@ def schema() -> Schema:
     """Return the schema of a config of `ebrl train`; every key is an option, too."""
     parser = ArgumentParser(
         prog="ebrl train CONFIG",
+        formatter_class=PlainHelp,
         exit_on_error=False,
         allow_abbrev=False,
         print_config="--print_config",

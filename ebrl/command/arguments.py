@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from argparse import Action, ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -41,10 +42,20 @@ WORDS = {  # descriptions of these types and jsonargparse's, for messages
     "EightBit": "a number from 0 to 255",
     "Levels": "a whole number from 2 to 1000",
     "Factor": "a whole number from 2 to 16",
+    "Port": "a whole number from 1 to 65535",
 }
 
 
-class _Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+class PlainHelp(DefaultHelpFormatter):
+    """Help with types in words, and without jsonargparse's list of every imported subclass."""
+
+    def _expand_help(self, action: Action) -> str:
+        text = re.sub(r", known subclasses: [^)]*", "", super()._expand_help(action))
+        text = re.sub(r"type: Literal\[[^\]]*\], ", "", text)  # the choices stand before it
+        return re.sub(r"type: (\w+)", lambda found: WORDS.get(found[1], found[0]), text)
+
+
+class _Help(PlainHelp, RawDescriptionHelpFormatter):
     """Help with the type and the default of each option, and the description unchanged."""
 
     def _get_help_string(self, action: Action) -> str:

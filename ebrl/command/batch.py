@@ -64,7 +64,7 @@ def add_photographs(parser: Parser) -> None:
     parser.add_argument(
         "--sigma",
         type=EightBit,
-        help="standard deviation of the noise, 0 to 255 in 8-bit units (default: see above)",
+        help="standard deviation of the noise, 0 to 255 in 8-bit units (default: as said above)",
     )
     parser.add_argument(
         "--range",
@@ -76,7 +76,8 @@ def add_photographs(parser: Parser) -> None:
         "--prior",
         type=Literal["white", "camera"],
         default="white",
-        help="the noise that the energy was trained for: white, or correlated as cameras leave it",
+        help="the noise to expect: white, or correlated between neighbouring pixels, as cameras "
+        "leave it; camera is for grey photographs alone",
     )
     add_device(parser)
 
@@ -86,14 +87,25 @@ def prior_for(pixels: Tensor, given: Namespace) -> NoisyImageEnergy:
     from typing import cast
 
     from ebrl.vision.networks import NoisyImageEnergy
-    from ebrl.vision.shipped import available, pretrained, prior_of
+    from ebrl.vision.shipped import pretrained, prior_of
 
     if given.prior == "white":
         return prior_of(pixels)
-    name = "gray-camera" if pixels.shape[-3] == 1 else "color-camera"
-    if name not in available():
+    if not has_camera_prior(pixels):
+        name = _camera_prior(pixels)
         raise ValueError(f"no {name} energy comes with this version of ebrl: leave --prior out")
-    return cast(NoisyImageEnergy, pretrained(name, pixels.device))
+    return cast(NoisyImageEnergy, pretrained(_camera_prior(pixels), pixels.device))
+
+
+def has_camera_prior(pixels: Tensor) -> bool:
+    """Whether an energy for the noise of cameras ships for `(*batch, channels, height, width)`."""
+    from ebrl.vision.shipped import available
+
+    return _camera_prior(pixels) in available()
+
+
+def _camera_prior(pixels: Tensor) -> str:
+    return "gray-camera" if pixels.shape[-3] == 1 else "color-camera"
 
 
 def work_through(given: Namespace, done: str, work: Work, beside: tuple[str, ...] = ()) -> int:

@@ -30,9 +30,9 @@ def main(arguments: list[str]) -> int:
     parser = Parser("collect", HELP)
     parser.add_run()
     parser.add_argument("--episodes", type=Count, default=100, help="how many to play")
-    parser.add_argument("--seed", type=Seed, default=40_000, help="of the first start")
+    parser.add_argument("--seed", type=Seed, default=40_000, help="seed of the first episode")
     parser.add_argument("--greedy", action="store_true", help="take the most likely action")
-    parser.add_argument("--out", help="the file; RUN/episodes.npz if not given")
+    parser.add_argument("--out", help="the file (default: RUN/episodes.npz)")
     parser.add_argument("--minari", help="write a Minari dataset of this name, NAMESPACE/NAME-v0")
     return _collect(parser.read(arguments))
 

@@ -10,8 +10,9 @@ from ebrl.command.errors import UsageError, extra
 HELP = """
 Compares methods over seeds and tasks. A RUN is the folder of a run of `ebrl train`, a folder with
 SB3's evaluations.npz, such a file, or a file of SB3's Monitor (*.monitor.csv). Runs of one method
-on one task are its seeds: ebrl's runs say what they are; of another file it is the name of its
-folder (up to its last dash), or what stands before it, METHOD=FILE or METHOD@TASK=FILE.
+on one task count as its seeds. Runs of ebrl know their method and task. For other files write both
+before the name, METHOD@TASK=FILE; METHOD=FILE is enough for a single task, and without a METHOD it
+is the name of the file's folder up to its last dash or underscore.
 
 Writes, into --out,
 
@@ -33,10 +34,12 @@ examples:
 def main(arguments: list[str]) -> int:
     """Compare the runs that are named."""
     parser = Parser("compare", HELP)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders and files")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders and files of runs")
     parser.add_argument("--out", default=".", help="the folder for the results")
-    parser.add_argument("--repetitions", type=Count, default=2_000, help="of the bootstrap")
-    parser.add_argument("--seed", type=Seed, default=0, help="of the bootstrap")
+    parser.add_argument(
+        "--repetitions", type=Count, default=2_000, help="resamples of the bootstrap"
+    )
+    parser.add_argument("--seed", type=Seed, default=0, help="the seed of the bootstrap")
     given = parser.read(arguments)
     out = Path(given.out)
     if out.exists() and not out.is_dir():

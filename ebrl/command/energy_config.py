@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ebrl import schedules
-from ebrl.command.arguments import LearningRate, Seed, Threads
+from ebrl.command.arguments import LearningRate, PlainHelp, Seed, Threads
 from ebrl.command.config_schema import Schema, instantiate, parse_config
 from ebrl.command.devices import device_of
 from ebrl.command.errors import UsageError
@@ -141,6 +141,7 @@ def schema() -> Schema:
     """Return the schema of a config of `ebrl fit`; every key is an option, too."""
     parser = ArgumentParser(
         prog="ebrl fit CONFIG",
+        formatter_class=PlainHelp,
         exit_on_error=False,
         allow_abbrev=False,
         print_config="--print_config",
@@ -152,7 +153,7 @@ def schema() -> Schema:
         "--data",
         type=str | Dataset,
         required=True,
-        help="A file (.npy, .npz, .csv), or the class_path of a dataset or what makes one.",
+        help="A file (.npy, .npz, .csv), or the class_path and init_args of a dataset.",
     )
     parser.add_subclass_arguments(Objective, "objective", required=True, help="How it is trained.")
     parser.add_argument(

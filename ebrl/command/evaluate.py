@@ -8,7 +8,8 @@ from ebrl.command.devices import add_device, device_of
 HELP = """
 Plays greedy episodes with the agent of the run's newest checkpoint, from starts that the
 evaluations during training did not use. Prints the mean and the standard deviation of their
-returns, and writes every episode to RUN/evaluation-STEPS.json. To watch them: `ebrl play RUN`.
+returns, and writes every return to RUN/evaluation-STEPS.json, STEPS being those that the agent has
+trained. To watch episodes: `ebrl play RUN`.
 
 examples:
   ebrl evaluate runs/pendulum/EnergyActorCritic-0
@@ -22,7 +23,10 @@ def main(arguments: list[str]) -> int:
     parser.add_run()
     parser.add_argument("--episodes", type=Count, default=100, help="how many to play")
     parser.add_argument(
-        "--seed", type=Seed, default=20_000, help="of the first start; the others follow it"
+        "--seed",
+        type=Seed,
+        default=20_000,
+        help="seed of the first episode; each of the others adds 1",
     )
     parser.add_argument(
         "--render", action="store_true", help="watch one in a window, as `ebrl play --greedy` does"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from ebrl.command.arguments import Parser
 
 HELP = """
-Writes the greedy policy of the run's newest checkpoint as ONNX, for batches of any size. Its inputs
-are observations of the environment (images with their channels first; of a dictionary one input a
-key), its output `action` is in the environment's units: what `normalize:` does to observations is
-part of the file. The file is asked about random observations before it is kept, and acts as the
-agent does to 1e-5.
+Writes the greedy policy of the run's newest checkpoint to an ONNX file, for batches of any size.
+Its input is `observation`, or one input for each key of a dictionary; images have their channels
+first. Its output is `action`, in the environment's units. What `normalize:` does to observations is
+part of the file. The file is kept only if its actions for random observations agree with the
+agent's to 1e-5.
 
 examples:
   ebrl export runs/pendulum/EnergyActorCritic-0 --onnx pendulum.onnx

@@ -11,9 +11,10 @@ them. The run becomes a folder, runs/NAME/OBJECTIVE-SEED or --run FOLDER, that h
 
   config.yaml            every key with its value
   checkpoints/           the newest two; `ebrl resume` goes on from them, bit for bit
-  model.zip              the trained weights
+  model.zip              the trained weights, for ebrl.storage.load
   plot.png               for data on a line or in the plane: the landscape with samples on it
   events.out.tfevents*   curves for TensorBoard
+  language.safetensors   for text: the language, for `ebrl score --model RUN`
 
 A config names the energy, the data, the objective, and the sampler of the samples to show:
 
@@ -35,12 +36,15 @@ examples:
   ebrl fit fit/two_moons --seed 3 --steps 5000 --learning_rate 3e-4
   ebrl fit fit/two_moons --energy.hidden [256,256]
   ebrl fit fit/two_moons --print_config                        every key with its value
+  ebrl fit fit/two_moons --energy.help MLPEnergy               the arguments of an energy
+  ebrl fit vision/gray --data.folders "[my/photographs]"       a denoiser, in hours
+  ebrl fit sequences/text --data.path my.txt                   a small language
   ebrl fit fit/two_moons --devices 2                           two processes share each batch
   torchrun --nproc-per-node 2 -m ebrl fit fit/two_moons        the same, on many machines too
 
 Processes of `--devices` or torchrun average their gradients (PyTorch's DistributedDataParallel).
-Each takes a share of the batch, with noise and chains of its own; `shares` in the config keeps
-their number, and as many processes, or fewer that divide it, train the same energy.
+Each takes a share of the batch, with noise and chains of its own. `shares` in the config is the
+number of shares: any number of processes that divides it trains the same energy.
 
 Ctrl-C saves before it stops; `ebrl resume RUN` goes on to the same result, bit for bit.
 """

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 HELP = """
 Generates images from the energy that comes with the package, trained on Fashion-MNIST, or from
-that of a run of `ebrl fit`, and writes them as a grid. They start as noise and follow the energy
-down its noise levels: more levels are slower and more exact.
+that of a run of `ebrl fit`, and writes them as one picture, a grid, to --out. They start as noise
+and follow the energy down its noise levels: more levels are slower and more exact.
 
 A corrector moves the images at each level by the energy itself. With mala, a Metropolis test
 accepts or rejects each move; the share of accepted moves, which is printed, measures their quality.
@@ -96,7 +96,7 @@ def _parse(arguments: list[str]) -> Namespace:
         "--overwrite", action="store_true", help="write over a picture that is there already"
     )
     parser.add_argument("--count", type=Count, default=64, help="how many images")
-    parser.add_argument("--seed", type=Seed, default=0, help="of the noise")
+    parser.add_argument("--seed", type=Seed, default=0, help="the seed of all random numbers")
     parser.add_argument("--levels", type=Levels, default=18, help="levels of noise")
     parser.add_argument("--moves", type=Count, default=2, help="the corrector's moves at a level")
     parser.add_argument(

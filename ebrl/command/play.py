@@ -28,15 +28,24 @@ def main(arguments: list[str]) -> int:
     """Play with the run in `arguments[0]`."""
     parser = Parser("play", HELP)
     parser.add_run()
-    parser.add_argument("--episodes", type=Count, default=1, help="how many")
-    parser.add_argument("--seed", type=Seed, default=30_000, help="of the first start")
+    parser.add_argument("--episodes", type=Count, default=1, help="how many to play")
+    parser.add_argument(
+        "--seed",
+        type=Seed,
+        default=30_000,
+        help="seed of the first episode; each of the others adds 1",
+    )
     parser.add_argument("--video", help="write a file, .mp4 or .gif, in place of a window")
     parser.add_argument(
         "--overwrite", action="store_true", help="write over a video that is there already"
     )
     parser.add_argument("--greedy", action="store_true", help="take the most likely action")
-    parser.add_argument("--temperature", type=Strength, help="of the sampled policy")
-    parser.add_argument("--env_kwargs", type=dict, help="arguments for `gymnasium.make`")
+    parser.add_argument(
+        "--temperature", type=Strength, help="sample the policy at this temperature"
+    )
+    parser.add_argument(
+        "--env_kwargs", type=dict, help="arguments for `gymnasium.make`, in place of the run's"
+    )
     return _play(parser.read(arguments))
 
 

@@ -11,6 +11,7 @@ actions in three states of an episode, with actions sampled from the policy on i
 
 examples:
   ebrl plot runs/pendulum/EnergyActorCritic-0
+  ebrl plot runs/pendulum/SAC-0                                the learning curve alone
 """
 
 

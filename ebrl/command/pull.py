@@ -12,6 +12,7 @@ refused by `ebrl evaluate` and the others unless you add --trust.
 examples:
   ebrl pull me/pendulum
   ebrl pull me/pendulum --revision 3f2a9c1 --run runs/old
+  ebrl play runs/hub/pendulum                                  watch what was pulled
 """
 
 
@@ -19,7 +20,7 @@ def main(arguments: list[str]) -> int:
     """Get the run of the repository in `arguments[0]`."""
     parser = Parser("pull", HELP)
     parser.add_argument("name", metavar="NAME", help="the repository, NAMESPACE/NAME")
-    parser.add_argument("--run", help="the folder of the run")
+    parser.add_argument("--run", help="the folder for the run (default: runs/hub/NAME)")
     parser.add_argument("--revision", help="a commit, branch or tag")
     parser.add_argument("--endpoint", help="address of another Hub than the public one")
     given = parser.read(arguments)

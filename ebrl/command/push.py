@@ -23,7 +23,9 @@ def main(arguments: list[str]) -> int:
     parser = Parser("push", HELP)
     parser.add_argument("run", metavar="RUN", help="the folder of the run")
     parser.add_argument("--hub", required=True, help="the repository, NAMESPACE/NAME")
-    parser.add_argument("--license", default="mit", help="of the weights, as the Hub names it")
+    parser.add_argument(
+        "--license", default="mit", help="the licence of the weights, as the Hub names it"
+    )
     parser.add_argument("--private", action="store_true", help="a repository that only you can see")
     parser.add_argument("--endpoint", help="address of another Hub than the public one")
     given = parser.read(arguments)

@@ -7,19 +7,25 @@ from ebrl.command.errors import UsageError, extra
 from ebrl.command.sentences import add_language, coloured, complain, judge, sentences
 
 HELP = """
-Orders candidates by their energy, the most likely first. They are a file's lines, or sentences on
-the command line.
+Orders sentences by their energy, the most likely first, and prints for each its rank, its energy in
+nats and the sentence, its unlikely tokens red on a terminal. The candidates are sentences on the
+command line, or the lines of a file (UTF-8; - reads standard input). By default the energy is the
+sum of the language's energies, which compares sentences better than the causal one of `ebrl score`.
+A line that cannot be judged does not stop the others; the exit code is then 1.
 
 examples:
   ebrl rank "He go home." "He goes home." "He going home."
   ebrl rank candidates.txt
+  ebrl rank candidates.txt --energy causal                     by the language model alone
 """
 
 
 def main(arguments: list[str]) -> int:
     """Rank the candidates; return 0 if all were valid, else 1."""
     parser = Parser("rank", HELP)
-    parser.add_argument("candidates", nargs="+", metavar="TEXT", help="a file, or sentences")
+    parser.add_argument(
+        "candidates", nargs="+", metavar="TEXT", help="a file, -, or sentences in quotes"
+    )
     add_language(parser)
     given = parser.read(arguments)
     with extra("sequences", "tokenizers"):

@@ -10,8 +10,9 @@ from ebrl.command.sentences import add_language, judge
 
 HELP = """
 Corrects a sentence: chains of substitutions, insertions and deletions search for the sentence of
-lowest energy plus --cost nats for each changed token. A higher cost changes less. The same seed
-gives the same result.
+lowest energy plus --cost nats for each changed token. A higher cost changes less. Prints the
+sentence, how many tokens were edited, and its energy before and after. The same seed gives the same
+result.
 
 examples:
   ebrl repair "The cat sat in on mat."
@@ -23,12 +24,14 @@ examples:
 def main(arguments: list[str]) -> int:
     """Repair one sentence."""
     parser = Parser("repair", HELP)
-    parser.add_argument("text", metavar="SENTENCE", help="in quotes")
+    parser.add_argument("text", metavar="SENTENCE", help="the sentence, in quotes")
     add_language(parser)
-    parser.add_argument("--cost", type=NonNegativeFloat, default=6.0, help="nats for each edit")
-    parser.add_argument("--steps", type=Count, default=96, help="of each chain")
+    parser.add_argument(
+        "--cost", type=NonNegativeFloat, default=6.0, help="nats that an edited token costs"
+    )
+    parser.add_argument("--steps", type=Count, default=96, help="edits that each chain tries")
     parser.add_argument("--chains", type=Count, default=16, help="independent searches")
-    parser.add_argument("--seed", type=Seed, default=0, help="of the chains")
+    parser.add_argument("--seed", type=Seed, default=0, help="the seed of the chains")
     given = parser.read(arguments)
     with extra("sequences", "tokenizers"):
         from ebrl.sequences.editing import repair

@@ -47,11 +47,11 @@ NAME-before-after.png, the middle of it before (left) and after (right), and wit
 a slider between the two. Nothing is overwritten without --overwrite. A photograph that cannot be
 restored does not stop the others; the exit code is then 1.
 
---sigma is the noise in the photograph, in units of 8-bit images (black 0, white 255). Where it is
-not given, it is estimated for --blur, at least what JPEG compression left, and else none; pixels
-outside of a --mask then stay as they are. With --samples there is also
-NAME-deviation.png, of how unsure each pixel is: the deviation of so many possible images, the
-largest white.
+--sigma is the noise in the photograph, in units of 8-bit images (black 0, white 255). Without it
+--blur estimates the noise, and --scale and --mask assume none; with --blur and --scale a JPEG has
+at least the noise of its compression. Without noise the pixels outside of a --mask stay as they
+are. --samples N draws N images that the photograph leaves possible, and writes their standard
+deviation at each pixel to NAME-deviation.png: white where the result is least sure.
 
 examples:
   ebrl restore photo.jpg --blur gaussian:1.6
@@ -86,9 +86,9 @@ def main(arguments: list[str]) -> int:
         "--samples",
         type=NonNegativeInt,
         default=0,
-        help="possible images to draw for NAME-deviation.png, which takes long",
+        help="how many possible images to draw for NAME-deviation.png: 2 or more, which takes long",
     )
-    parser.add_argument("--seed", type=Seed, default=0, help="of these")
+    parser.add_argument("--seed", type=Seed, default=0, help="the seed of --samples")
     given = parser.read(arguments)
     if given.samples == 1:
         raise UsageError("--samples: expected at least 2, to see how they differ, got 1.")

@@ -21,7 +21,7 @@ examples:
   ebrl resume runs/pendulum/EnergyActorCritic-0
   ebrl resume runs/pendulum/EnergyActorCritic-0 --total_timesteps 50000
   ebrl resume runs/two_moons/persistent-0 --steps 5000
-  ebrl resume runs/two_moons/persistent-0 --devices 2          where its batch has 2 shares, or 4
+  ebrl resume runs/two_moons/persistent-0 --devices 2          if its `shares` are 2, 4, ...
 """
 
 
@@ -29,8 +29,14 @@ def main(arguments: list[str]) -> int:
     """Continue the run in `arguments[0]`."""
     parser = Parser("resume", HELP)
     parser.add_run()
-    parser.add_argument("--total_timesteps", type=Count, help="of an agent's run")
-    parser.add_argument("--steps", type=Count, help="of an energy's run")
+    parser.add_argument(
+        "--total_timesteps",
+        type=Count,
+        help="environment steps of an agent's run in all, to make it longer",
+    )
+    parser.add_argument(
+        "--steps", type=Count, help="updates of an energy's run in all, to make it longer"
+    )
     parser.add_argument(
         "--devices",
         type=Count,

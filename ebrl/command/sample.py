@@ -11,13 +11,14 @@ from ebrl.command.devices import add_device, device_of
 from ebrl.command.errors import RunError, UsageError
 
 HELP = """
-Draws from the energy of the run's newest checkpoint with the config's sampler, starting from the
-reference distribution of its space. Writes the samples as an array (.npy) or a table (.csv), to
-RUN/samples.npy or --out. On a line or in the plane, it also draws the energy with the samples.
+Draws from the energy that a run of `ebrl fit` trained, with the sampler of its config, from
+starting points drawn from the reference distribution of the sampler's space. Writes the samples,
+one a row, to RUN/samples.npy or --out, as an array (.npy) or a table (.csv); an older file there is
+replaced. On a line or in the plane, a .png of the same name shows the energy with the samples.
 
 examples:
   ebrl sample runs/two_moons/persistent-0
-  ebrl sample runs/two_moons/persistent-0 --n 10000 --out moons.npy --seed 7
+  ebrl sample runs/two_moons/persistent-0 --n 10000 --out moons.csv --seed 7
 """
 
 
@@ -26,8 +27,10 @@ def main(arguments: list[str]) -> int:
     parser = Parser("sample", HELP)
     parser.add_run()
     parser.add_argument("--n", type=Count, default=1_000, help="how many samples")
-    parser.add_argument("--seed", type=Seed, default=0, help="of the sampler's noise")
-    parser.add_argument("--out", help="the file of the samples, .npy or .csv")
+    parser.add_argument("--seed", type=Seed, default=0, help="the seed of all random numbers")
+    parser.add_argument(
+        "--out", help="the file of the samples, .npy or .csv (default: RUN/samples.npy)"
+    )
     add_device(parser)
     given = parser.read(arguments)
     from ebrl.command.runs import existing

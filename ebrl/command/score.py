@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from ebrl.sequences.judging import Score
 
 HELP = """
-Prints how unlikely sentences are: their energy in nats, low where likely, and their acceptability
-from 0 to 100, the percentage of sentences in books and news that are less fluent. A file has one
-sentence a line, in UTF-8; - reads standard input. On a terminal, unlikely tokens are red. A line
-that cannot be judged does not stop the others; the exit code is then 1.
+Prints how unlikely sentences are, a line each: the energy in nats, low where likely; the
+acceptability from 0 to 100, the percentage of sentences in books and news that are less fluent;
+and the sentence, its unlikely tokens red on a terminal. A file has one sentence a line, in UTF-8;
+- reads standard input. A line that cannot be judged does not stop the others; the exit code is
+then 1.
 
 examples:
   ebrl score "The cat sat on the mat."
@@ -31,7 +32,7 @@ TOGETHER = 256  # sentences
 def main(arguments: list[str]) -> int:
     """Score the sentences; return 0 if all were valid, else 1."""
     parser = Parser("score", HELP)
-    parser.add_argument("source", metavar="FILE", help="a text file, - or a sentence")
+    parser.add_argument("source", metavar="FILE", help="a text file, -, or a sentence in quotes")
     add_language(parser)
     parser.add_argument("--html", help="write a page of coloured sentences to this file")
     parser.add_argument("--tokens", action="store_true", help="print the energy of each token")

@@ -70,7 +70,8 @@ def add_language(parser: Parser) -> None:
     )
     parser.add_argument(
         "--energy",
-        help="causal, masked, sum or another (default: sum to rank, causal for all else)",
+        help="causal (the language model), masked, sum or another energy of the language (default: "
+        "sum to rank, causal for all else)",
     )
 
 

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 HELP = """
 Serves a page to this machine's browser: drop a photograph, let its noise be estimated or set it,
 choose how much of it goes, compare before and after with a slider, and download the result in the
-format and bits of the photograph. Photographs stay on the machine that runs the command.
+format and bits of the photograph. Open http://127.0.0.1:7860 in a browser; Ctrl-C ends the
+service. Photographs stay on the machine that runs the command.
 
 examples:
   ebrl serve
-  ebrl serve --port 8000 --host 0.0.0.0                        to the whole network
+  ebrl serve --port 8000 --host 0.0.0.0                        for every machine of the network
 """
 Port = restricted_number_type("Port", int, [(">=", 1), ("<=", 65535)])
 NOTHING = "Choose a photograph first."

@@ -21,10 +21,11 @@ Trains many runs of one config and finds the best values of its keys. Each KEY=V
   agent.batch_size=64,256            a grid: every combination of the grids is tried
   agent.learning_rate=1e-4:1e-2:log  a range, on a logarithmic scale; without :log a plain one
   agent.moves=0:8:int                a range of whole numbers
+  agent=ebrl.agents.EnergyActorCritic,stable_baselines3.SAC    a choice of classes
 
 Without a range there are as many trials as combinations; with one, --trials of them are chosen by
-Optuna's TPE. A trial is a run a seed; its score is the mean return of their last evaluations. Each
-task of --env is searched by itself.
+Optuna's TPE. A trial trains --seeds runs, of the seeds 0, 1, ...; its score is the mean return of
+their last evaluations. Each task of --env is searched by itself.
 
 Writes, into --out (sweeps/NAME),
 
@@ -32,8 +33,8 @@ Writes, into --out (sweeps/NAME),
   TASK/trial-ID/seed-N/             each run, as `ebrl train` writes it
   TASK/best.yaml                    the best config, with its figures: `ebrl train` takes it
 
---ray searches on a cluster, by Ray Tune: random draws of the ranges, ASHA with --prune, a CPU a
-trial. Without an address it starts Ray here, with --jobs CPUs; all machines must see --out.
+--ray searches on a cluster, by Ray Tune: it draws the ranges at random and gives each trial one
+CPU. Without an address it starts Ray here, with --jobs CPUs; all machines must see --out.
 
 The same command goes on after a kill: finished trials are kept, and the others resume from their
 checkpoints. With --jobs 1 the result is the same as undisturbed.
@@ -50,11 +51,19 @@ def main(arguments: list[str]) -> int:
     """Search over the values in the arguments after the config."""
     parser = Parser("sweep", HELP)
     parser.add_argument("config", metavar="CONFIG", help="a file, or the name of a shipped config")
-    parser.add_argument("values", nargs="*", metavar="KEY=VALUES", help="what is searched")
-    parser.add_argument("--env", help="the tasks, with commas between; the config's if not given")
-    parser.add_argument("--seeds", type=Count, default=1, help="runs a trial")
-    parser.add_argument("--trials", type=Count, default=20, help="where there is a range")
-    parser.add_argument("--jobs", type=Count, default=1, help="runs at once, a thread each")
+    parser.add_argument(
+        "values", nargs="*", metavar="KEY=VALUES", help="a key and the values to try"
+    )
+    parser.add_argument(
+        "--env", help="the tasks, with commas between (default: that of the config)"
+    )
+    parser.add_argument("--seeds", type=Count, default=1, help="runs of each trial")
+    parser.add_argument(
+        "--trials", type=Count, default=20, help="how many trials, if there is a range"
+    )
+    parser.add_argument(
+        "--jobs", type=Count, default=1, help="how many runs train at once, each on one thread"
+    )
     parser.add_argument(
         "--ray",
         nargs="?",
@@ -62,9 +71,13 @@ def main(arguments: list[str]) -> int:
         metavar="ADDRESS",
         help="search by Ray Tune, on a cluster",
     )
-    parser.add_argument("--prune", action="store_true", help="stop trials below the median early")
-    parser.add_argument("--seed", type=Seed, default=0, help="of the search")
-    parser.add_argument("--out", help="the folder of the sweep")
+    parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="stop poor trials early: those below the median, with --ray by ASHA",
+    )
+    parser.add_argument("--seed", type=Seed, default=0, help="the seed of the search")
+    parser.add_argument("--out", help="the folder of the sweep (default: sweeps/NAME)")
     return _sweep(parser.read(arguments))
 
 

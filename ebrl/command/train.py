@@ -9,11 +9,12 @@ them. The run becomes a folder, runs/NAME/AGENT-SEED or --run FOLDER, that holds
 
   config.yaml            every key with its value
   checkpoints/           the newest two; `ebrl resume` goes on from them, bit for bit
-  evaluations.json       every evaluation; .npz as SB3 writes it, .csv for a table
+  evaluations.*          every evaluation: .json, .npz as SB3 writes it, .csv for a table
   model.zip              the trained agent, for AGENT.load
   best_model.zip         with --best true: the agent of the best evaluation
   plot.png               the learning curve, and the energies that the policy samples from
   events.out.tfevents*   curves for TensorBoard
+  normalization.json     with --normalize: mean and variance of the observations
 
 A config names the agent, its arguments, and what the run needs besides:
 
@@ -30,6 +31,7 @@ examples:
   ebrl train pendulum --offline swings.npz                     on what `ebrl collect` wrote, alone
   ebrl train pendulum --prefill minari:pendulum/swings-v0      a replay that starts with a dataset
   ebrl train pendulum --print_config                           every key with its value
+  ebrl train pendulum --agent.help SoftQ                       the arguments of an agent
 
 Ctrl-C saves before it stops; `ebrl resume RUN` goes on to the same result, bit for bit.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -309,6 +310,15 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
         code = exit.code
     assert code == 0
     assert f"ebrl {verb} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["train", "fit", "sample"])
+def test_help_names_types_in_words(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        main([verb, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "a whole number from 0 to 2^32 - 1" in shown
+    assert not re.search(r"known subclasses|type: (Seed|Count|PositiveInt|Literal\[)", shown)
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

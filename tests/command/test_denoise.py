@@ -550,13 +550,19 @@ def test_names_that_begin_with_a_dash_or_are_too_long() -> None:
     assert {"-a-denoised.png", "z-denoised.png"} <= names()
 
 
-def test_noise_of_a_camera_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    white = np.random.RandomState(0).randn(192, 192)
-    coarse = gaussian_filter(white, 1.0, mode="wrap")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_noise_of_a_camera_is_said_with_advice_that_works(
+    channels: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    white = np.random.RandomState(0).randn(192, 192, channels)
+    coarse = gaussian_filter(white, 1.0, mode="wrap", axes=(0, 1))
     image = (128 + 10 * coarse / coarse.std()).round().astype(np.uint8)
-    write(Path("photo.png"), image)
+    write(Path("photo.png"), image.squeeze())
     assert main(["denoise", "photo.png"]) == 0
-    assert "coarser than a pixel" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "coarser than a pixel" in said
+    advised = ["--prior", "camera"] if "--prior camera" in said else ["--sigma", "10"]
+    assert main(["denoise", "photo.png", "--overwrite", *advised]) == 0
 
 
 @pytest.mark.parametrize("device", ["nowhere", "cuda:7"])
