@@ -11,7 +11,7 @@ from ebrl.command.output import abandon_output, open_output
 
 VERBS = {
     "train": "train an agent from a config, into a new run folder",
-    "fit": "train an energy on a data file from a config, into a new run folder",
+    "fit": "train an energy on data from a config, into a new run folder",
     "sample": "draw from the energy of a run",
     "denoise": "remove the noise from photographs",
     "restore": "sharpen, enlarge or complete photographs",
@@ -64,7 +64,7 @@ examples:
   ebrl sweep pendulum agent.learning_rate=1e-4:1e-2:log --seeds 3
   ebrl compare runs/pendulum/*                                 curves, scores and intervals
 
-`ebrl VERB --help` describes a verb."""
+`ebrl VERB --help` describes a verb. Documentation: https://ebrl-dev.github.io/ebrl/"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

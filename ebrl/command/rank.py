@@ -9,9 +9,10 @@ from ebrl.command.sentences import add_language, coloured, complain, judge, sent
 HELP = """
 Orders sentences by their energy, the most likely first, and prints for each its rank, its energy in
 nats and the sentence, its unlikely tokens red on a terminal. The candidates are sentences on the
-command line, or the lines of a file (UTF-8; - reads standard input). By default the energy is the
-sum of the language's energies, which compares sentences better than the causal one of `ebrl score`.
-A line that cannot be judged does not stop the others; the exit code is then 1.
+command line, or the lines of a file (UTF-8; - reads standard input). By default the energy is a sum
+of the language's energies, whose weights held-out sentences chose; that of `ebrl score` is the
+language model alone. A line that cannot be judged does not stop the others; the exit code is then
+1.
 
 examples:
   ebrl rank "He go home." "He goes home." "He going home."
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "candidates", nargs="+", metavar="TEXT", help="a file, -, or sentences in quotes"
     )
-    add_language(parser)
+    add_language(parser, "sum")
     given = parser.read(arguments)
     with extra("sequences", "tokenizers"):
         from rich.console import Console

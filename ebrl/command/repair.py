@@ -10,9 +10,10 @@ from ebrl.command.sentences import add_language, judge
 
 HELP = """
 Corrects a sentence: chains of substitutions, insertions and deletions search for the sentence of
-lowest energy plus --cost nats for each changed token. A higher cost changes less. Prints the
-sentence, how many tokens were edited, and its energy before and after. The same seed gives the same
-result.
+lowest energy plus --cost nats for each changed token. A higher cost changes less. The energy is the
+language model's, less what typical sentences of such tokens have, so that shorter sentences are no
+better. Prints the sentence, how many tokens were edited, and its energy before and after. The same
+seed gives the same result.
 
 examples:
   ebrl repair "The cat sat in on mat."
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> int:
     """Repair one sentence."""
     parser = Parser("repair", HELP)
     parser.add_argument("text", metavar="SENTENCE", help="the sentence, in quotes")
-    add_language(parser)
+    add_language(parser, "causal less the usual energy of such tokens")
     parser.add_argument(
         "--cost", type=NonNegativeFloat, default=6.0, help="nats that an edited token costs"
     )

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     """Score the sentences; return 0 if all were valid, else 1."""
     parser = Parser("score", HELP)
     parser.add_argument("source", metavar="FILE", help="a text file, -, or a sentence in quotes")
-    add_language(parser)
+    add_language(parser, "causal")
     parser.add_argument("--html", help="write a page of coloured sentences to this file")
     parser.add_argument("--tokens", action="store_true", help="print the energy of each token")
     given = parser.read(arguments)

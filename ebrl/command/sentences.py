@@ -62,16 +62,16 @@ def save_language(data: Ragged, energy: Energy, run: Run, step: int) -> None:
     print(f"  language {path}")
 
 
-def add_language(parser: Parser) -> None:
-    """Add the options for the language and its energy."""
+def add_language(parser: Parser, default: str) -> None:
+    """Add the options for the language and its energy; `default` says which the verb takes."""
     parser.add_argument(
         "--model",
         help="a run of `ebrl fit` on text, or its language.safetensors (default: English)",
     )
     parser.add_argument(
         "--energy",
-        help="causal (the language model), masked, sum or another energy of the language (default: "
-        "sum to rank, causal for all else)",
+        help="causal (the language model), masked, frequency, sum, or a trained one such as "
+        f"contrastive (default: {default})",
     )
 
 
