@@ -2,8 +2,7 @@
 
 As for `Gaussian`, `E(x) = U(x) + log_normalizer`, where U is the formula of the docstring and
 `log_normalizer = log ∫ exp(-U)`. So `exp(-E)` is a density, the log normalizer of E is 0, and every
-target is a proposal, too. `tempered(T)`, where the family has one, is the target with the density
-`∝ exp(-E/T)`.
+target is a proposal, too.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ebrl.energies.energy import Number
-from ebrl.energies.gaussian import Target
+from ebrl.energies.energy import Number, log_probabilities
+from ebrl.energies.gaussian import Target, standard_normal
 from ebrl.energies.quadrature import Quadrature
 from ebrl.ranges import check_at_least, check_positive
 
@@ -42,15 +41,10 @@ class GaussianMixture(Target):
         super().__init__()
         check_positive(deviation=deviation)
         means = torch.as_tensor(means, dtype=torch.get_default_dtype()).clone()
-        weights = torch.as_tensor(torch.ones(len(means)) if weights is None else weights)
-        if weights.shape != means.shape[:1] or (weights < 0).any() or weights.sum() <= 0:
-            raise ValueError(
-                f"expected {len(means)} non-negative weights with a positive sum, "
-                f"got {weights.tolist()}"
-            )
+        weights = torch.ones(len(means)) if weights is None else weights
         self.deviation = deviation
         self.register_buffer("means", means)
-        self.register_buffer("log_weights", (weights / weights.sum()).log().to(means))
+        self.register_buffer("log_weights", log_probabilities(weights, len(means)))
         self.log_normalizer = means.shape[-1] * math.log(deviation * _SQRT_2_PI)
 
     @property
@@ -82,7 +76,7 @@ class GaussianMixture(Target):
         chosen = torch.multinomial(
             self.log_weights.exp(), count, replacement=True, generator=generator
         )
-        noise = _normal((count, self.means.shape[-1]), self.means, generator)
+        noise = standard_normal((count, self.means.shape[-1]), generator, self.means.dtype)
         return (self.means[chosen] + self.deviation * noise).view(*batch, -1)
 
 
@@ -113,7 +107,6 @@ class Funnel(Target):
         return torch.tensor([self.deviation**2] + [mouth] * (self.dimension - 1))
 
     def tempered(self, temperature: float) -> Funnel:
-        """Return the target with the density `exp(-E/T)/Z`."""
         # Integrating the other n coordinates out of exp(-E/T) leaves a factor
         # e^{(n/2)(1 - 1/T) x_0}, which moves the mean.
         shift = (self.dimension - 1) / 2 * (temperature - 1) * self.deviation**2
@@ -129,7 +122,7 @@ class Funnel(Target):
         return (squares + (self.dimension - 1) * along) / 2 + self.log_normalizer
 
     def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        noise = _normal((*batch, self.dimension), torch.empty(0), generator)
+        noise = standard_normal((*batch, self.dimension), generator)
         along = self.centre + self.deviation * noise[..., :1]
         return torch.cat([along, self.scale * (along / 2).exp() * noise[..., 1:]], -1)
 
@@ -157,7 +150,6 @@ class Banana(Target):
         return torch.tensor([self.deviation**2, self.width**2 + bent])
 
     def tempered(self, temperature: float) -> Banana:
-        """Return the target with the density `exp(-E/T)/Z`."""
         root = temperature**0.5
         return Banana(self.curvature, root * self.deviation, root * self.width)
 
@@ -167,7 +159,7 @@ class Banana(Target):
         return (along.square() + across.square()) / 2 + self.log_normalizer
 
     def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        noise = _normal((*batch, 2), torch.empty(0), generator)
+        noise = standard_normal((*batch, 2), generator)
         along = self.deviation * noise[..., 0]
         across = self.curvature * along.square() + self.width * noise[..., 1]
         return torch.stack([along, across], -1)
@@ -201,7 +193,6 @@ class DoubleWell(Target):
         return torch.full((self.dimension,), self.quadrature.moment(lambda x: (x - mean).square()))
 
     def tempered(self, temperature: float) -> DoubleWell:
-        """Return the target with the density `exp(-E/T)/Z`."""
         return DoubleWell(self.barrier / temperature, self.tilt / temperature, self.dimension)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -240,7 +231,6 @@ class Ring(Target):
         return torch.full((2,), self.mean_square / 2)
 
     def tempered(self, temperature: float) -> Ring:
-        """Return the target with the density `exp(-E/T)/Z`."""
         return Ring(self.radius, temperature**0.5 * self.deviation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -309,7 +299,6 @@ class TruncatedGaussian(Target):
         return self._moments[1].to(self.centre)
 
     def tempered(self, temperature: float) -> TruncatedGaussian:
-        """Return the target with the density `exp(-E/T)/Z`."""
         spread = temperature**0.5 * self.deviation
         return TruncatedGaussian(self.centre, spread, self.low, self.high, len(self.centre))
 
@@ -323,11 +312,8 @@ class TruncatedGaussian(Target):
     def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
         device = generator.device
         low, high = self._tail.to(device)
-        uniform = torch.rand(*batch, len(low), generator=generator, device=device).double()
+        # In float32 one number in 2^24 is 0, which without a lower bound is a draw of -infinity.
+        uniform = low.new_empty(*batch, len(low)).uniform_(generator=generator)
         standard = torch.special.ndtri(low + (high - low) * uniform)
         x = self.centre + self._flip.to(device) * self.deviation * standard
         return x.to(self.centre.dtype).clamp(self.low, self.high)
-
-
-def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, device=generator.device, dtype=like.dtype)

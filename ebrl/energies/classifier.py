@@ -11,8 +11,8 @@ from ebrl.energies.energy import Energy
 class ClassifierEnergy(Energy):
     """`E(x) = -log Σ_y exp logit_y(x)`; `given(label)` is `E(x, y) = -logit_y(x)`.
 
-    The classifier maps `(n, *event)` to logits `(n, classes)`. Its probabilities remain: they are
-    the softmax of -E(x, ·). `event_ndim` is 3 for images, 1 for vectors.
+    The classifier maps `(n, *event)` to logits `(n, classes)`. The softmax of -E(x, ·) is still its
+    class probabilities. `event_ndim` is 3 for images, 1 for vectors.
     """
 
     takes_condition = True

@@ -1,10 +1,10 @@
 """Energies: one number for each thing in a batch, low where likely, `p(x) ∝ exp(-E(x))`.
 
 An energy maps `x: (*batch, *event)` to `(*batch,)`. Sampling, temperatures and tasks are not its
-business. Energies form an algebra: `E1 + E2` is the product of experts, `E / T` is tempered, `w *
-E` is weighted, `Mixture([E1, E2], weights)` is a mixture of densities, and `E.given(condition)`
-fixes what the energy is conditioned on. Guidance is algebra, too: `(1 - w) * E + w * E_of_x_and_y`
-(Ho and Salimans 2021), which evaluates each once.
+business. Energies form an algebra: `E1 + E2` is the product of experts, `E / T` is tempered,
+`w * E` is weighted, `Mixture([E1, E2], weights)` is a mixture of densities, and
+`E.given(condition)` fixes what the energy is conditioned on. Guidance is algebra, too:
+`(1 - w) * E + w * E_of_x_and_y` (Ho and Salimans 2021), which evaluates each once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Energy(nn.Module):
     def __init_subclass__(cls, **arguments: Any):
         super().__init_subclass__(**arguments)
         if "prepared" not in vars(cls) and {"forward", "value_and_gradient"} & vars(cls).keys():
-            cls.prepared = Energy.prepared  # type: ignore[method-assign]  # not of another function
+            # An inherited `prepared` would evaluate the parent's function.
+            cls.prepared = Energy.prepared  # type: ignore[method-assign]
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} defines no forward(x)")
@@ -62,10 +63,10 @@ class Energy(nn.Module):
         return value, gradient
 
     def prepared(self) -> Energy:
-        """Return the same energy for many calls of one thread, between which no weight changes.
+        """Return an equal energy for many calls from one thread, during which no weight changes.
 
-        Samplers ask for it at the start of a chain. What an energy computes from its weights alone
-        it then computes once; by default it is the energy itself.
+        Samplers call it at the start of a chain. An override computes once what depends on the
+        weights alone; by default it is the energy itself.
         """
         return self
 
@@ -245,6 +246,7 @@ class Weighted(Energy):
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         value, gradient = self.energy.value_and_gradient(x)
         weight = align_left(self.weight, value.ndim)
+        weight = weight.detach() if isinstance(weight, Tensor) else weight
         return weight * value, over_event(weight, self.event_ndim) * gradient
 
     def prepared(self) -> Energy:
@@ -270,16 +272,10 @@ class Mixture(Energy):
 
     def __init__(self, components: Sequence[Energy], weights: Sequence[float] | Tensor):
         super().__init__()
-        weights = torch.as_tensor(weights, dtype=torch.get_default_dtype())
-        if weights.shape != (len(components),) or (weights < 0).any() or weights.sum() <= 0:
-            raise ValueError(
-                f"expected {len(components)} non-negative weights with a positive sum, "
-                f"got {weights.tolist()}"
-            )
         self.event_ndim = _shared_event_ndim(components)
         self.coupled_axis = _coupled_axis(components)
         self.components = nn.ModuleList(components)  # type: ignore[assignment]
-        self.register_buffer("log_weights", (weights / weights.sum()).log())
+        self.register_buffer("log_weights", log_probabilities(weights, len(components)))
 
     def forward(self, x: Tensor) -> Tensor:
         values = torch.stack([component(x) for component in self.components], -1)
@@ -317,6 +313,23 @@ def align_left(per_chain: Number, ndim: int) -> Number:
     if isinstance(per_chain, Tensor) and per_chain.ndim > 0:
         return per_chain.reshape(*per_chain.shape, *(1,) * (ndim - per_chain.ndim))
     return per_chain
+
+
+def log_probabilities(weights: Sequence[float] | Tensor, components: int) -> Tensor:
+    """Return the logarithms of weights normalised to sum to 1, `(components,)`.
+
+    Raises:
+        ValueError: Unless there is one weight for each component, all are finite and non-negative,
+            and their sum is positive.
+    """
+    weights = torch.as_tensor(weights, dtype=torch.get_default_dtype())
+    valid = weights.shape == (components,) and weights.isfinite().all() and (weights >= 0).all()
+    if not valid or weights.sum() == 0:
+        raise ValueError(
+            f"expected {components} non-negative weights with a positive sum, "
+            f"got {weights.tolist()}"
+        )
+    return (weights / weights.sum()).log()
 
 
 def _shared_event_ndim(energies: Sequence[Energy]) -> int:

@@ -27,6 +27,10 @@ class Target(Energy):
         """The variance of each coordinate, `(dimension,)`; `mean` likewise."""
         raise NotImplementedError(f"{type(self).__name__} defines no variance")
 
+    def tempered(self, temperature: float) -> Target:
+        """Return the target with the density `exp(-E/T)/Z`, where it is of the same family."""
+        raise NotImplementedError(f"{type(self).__name__} defines no tempered target")
+
     def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Draw `(*batch, dimension)` exactly, on the generator's device."""
         raise NotImplementedError(f"{type(self).__name__} defines no sample")
@@ -68,7 +72,6 @@ class Gaussian(Target):
         return self.log_normalizer + len(self.mean) / 2
 
     def tempered(self, temperature: float) -> Gaussian:
-        """Return the Gaussian with the law `exp(-E/T)`."""
         return Gaussian(self.mean, temperature**0.5 * self.deviation, len(self.mean))
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,13 +79,7 @@ class Gaussian(Target):
         return 0.5 * standard.square().sum(-1) + self.log_normalizer, standard / self.deviation
 
     def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        noise = torch.randn(
-            *batch,
-            len(self.mean),
-            generator=generator,
-            device=generator.device,
-            dtype=self.mean.dtype,
-        )
+        noise = standard_normal((*batch, len(self.mean)), generator, self.mean.dtype)
         return self.mean + self.deviation * noise
 
 
@@ -130,7 +127,6 @@ class CorrelatedGaussian(Target):
         return self.log_normalizer + len(self.mean) / 2
 
     def tempered(self, temperature: float) -> CorrelatedGaussian:
-        """Return the Gaussian with the law `exp(-E/T)`."""
         return CorrelatedGaussian(self.mean, temperature * self.covariance)
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,6 +135,12 @@ class CorrelatedGaussian(Target):
         return 0.5 * (away * gradient).sum(-1) + self.log_normalizer, gradient
 
     def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        shape, device = (*batch, len(self.mean)), generator.device
-        noise = torch.randn(shape, generator=generator, device=device, dtype=self.mean.dtype)
+        noise = standard_normal((*batch, len(self.mean)), generator, self.mean.dtype)
         return self.mean + noise @ self.factor.mT
+
+
+def standard_normal(
+    shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Draw standard normal numbers on the generator's device."""
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)

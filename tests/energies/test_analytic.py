@@ -149,6 +149,12 @@ def test_a_truncated_gaussian_is_accurate_far_from_its_mean() -> None:
     assert target(x).isfinite().all()
 
 
+def test_draws_of_a_truncated_gaussian_without_a_lower_bound_are_finite() -> None:
+    # In float32 this stream has a uniform number of exactly 0.
+    x = TruncatedGaussian(0.0, 1.0, -math.inf, 1.0).sample((2**20,), generator(12))
+    assert x.isfinite().all()
+
+
 def test_a_half_normal_has_its_moments() -> None:
     target = TruncatedGaussian(0.0, 1.0, 0.0, math.inf)
     torch.testing.assert_close(target.mean, torch.tensor([math.sqrt(2 / math.pi)]))

@@ -128,7 +128,9 @@ def test_mixture_is_the_mixture_of_the_densities() -> None:
     torch.testing.assert_close(Mixture(components, [1, 0])(x), components[0](x))
 
 
-@pytest.mark.parametrize("weights", [[1.0], [1.0, -0.1], [0.0, 0.0], [1.0, 1.0, 1.0]], ids=str)
+@pytest.mark.parametrize(
+    "weights", [[1.0], [1.0, -0.1], [0.0, 0.0], [1.0, 1.0, 1.0], [1.0, float("nan")]], ids=str
+)
 def test_mixture_weights_must_fit(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="expected 2 non-negative weights"):
         Mixture([GAUSSIAN, GAUSSIAN], weights)
@@ -291,3 +293,11 @@ def test_a_tensor_of_weights_moves_and_is_saved_with_its_energy_and_is_not_train
     assert "weight" not in (MLPEnergy(3, (8,)) * 2.0).state_dict()
     trained = MLPEnergy(3, (8,)) * torch.nn.Parameter(torch.tensor(2.0))
     assert "weight" in dict(trained.named_parameters())
+
+
+def test_a_trained_weight_adds_no_graph_to_value_and_gradient() -> None:
+    weight = torch.nn.Parameter(torch.tensor(2.0))
+    value, gradient = (weight * GAUSSIAN).value_and_gradient(points(3, 2))
+    assert not value.requires_grad
+    assert not gradient.requires_grad
+    assert (weight * GAUSSIAN)(points(3, 2)).requires_grad
