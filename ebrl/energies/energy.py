@@ -10,6 +10,7 @@ business. Energies form an algebra: `E1 + E2` is the product of experts, `E / T`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -122,6 +123,12 @@ def check_energy(energy: object) -> None:
             f"expected an Energy, got {type(energy).__name__}: wrap a function or a module of x as "
             "FunctionEnergy(function)"
         )
+
+
+def dtype_of(energy: Energy) -> torch.dtype | None:
+    """Return the dtype of the energy's first floating-point weight or buffer, None without one."""
+    tensors = chain(energy.parameters(), energy.buffers())
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
 
 
 def first_order(energy: Energy, x: Tensor) -> Tensor:

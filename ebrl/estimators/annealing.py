@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy
+from ebrl.energies import Energy, dtype_of
 from ebrl.energies.evaluating import evaluating
 from ebrl.kernels import HMC, GibbsWithGradients, Kernel, Proposal
 from ebrl.ranges import check_at_least, check_positive
@@ -108,8 +108,7 @@ class Annealing:
         return Annealed(x, log_weights, torch.stack(acceptance) if acceptance else x.new_empty(0))
 
     def _start(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        x = self.proposal.sample(batch, generator)
-        return x.to(next(self.energy.parameters(), x).dtype)
+        return self.proposal.sample(batch, generator).to(dtype_of(self.energy))
 
     def _check_shape(self, x: Tensor) -> None:
         """Raise `ValueError` if the energy broadcasts the reference's draws to its own shape."""

@@ -56,7 +56,8 @@ def effective_sample_size(trace: Tensor, kind: Literal["bulk", "tail", "mean"] =
         levels = torch.tensor([0.05, 0.95], dtype=torch.float64, device=trace.device)
         flat = halves.flatten(0, 1)
         both = [(halves <= _quantile(flat, level)).double() for level in levels]
-        return torch.minimum(*map(_effective_sample_size, both))
+        size = torch.minimum(*map(_effective_sample_size, both))
+        return torch.where(flat.isfinite().all(0), size, math.nan)
     if kind == "mean":
         return _effective_sample_size(halves)
     if kind != "bulk":

@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy
+from ebrl.energies import Energy, dtype_of
 from ebrl.spaces import Binary, Categorical, Strings
 
 
@@ -28,8 +28,9 @@ def exact_log_normalizer(
 
 
 def _exponents(energy: Energy, space: Binary | Categorical | Strings, temperature: float) -> Tensor:
-    like = next(chain(energy.parameters(), energy.buffers()), torch.empty(0))
-    states = space.states()
-    states = states.to(like) if states.is_floating_point() else states.to(like.device)
+    first = next(chain(energy.parameters(), energy.buffers()), None)
+    states = space.states() if first is None else space.states().to(first.device)
+    if states.is_floating_point():
+        states = states.to(dtype_of(energy))
     chunks = states.split(2**16)
     return torch.cat([-energy(each).double() / temperature for each in chunks])

@@ -36,7 +36,7 @@ class Filling(Protocol):
         """Return the normalised log probabilities of the category at one place, given all others.
 
         Args:
-            x: Strings `(*batch, longest)` with any category at the place.
+            x: Strings `(*batch, longest)` with any integer but padding at the place.
             place: `(*batch,)` int64.
 
         Returns:
@@ -143,7 +143,7 @@ def opened(x: Tensor, place: Tensor) -> Tensor:
     """Return strings with a hole inserted at `place: (*batch,)`; the last integer drops out."""
     at = torch.arange(x.shape[-1], device=x.device)
     moved = x.gather(-1, (at - (at > place.unsqueeze(-1)).long()).clamp_min(0))
-    # The hole holds a category: padding would end the string there.
+    # The hole holds any integer but padding, which would end the string there.
     return moved.scatter(-1, place.unsqueeze(-1).clamp_max(x.shape[-1] - 1), 1)
 
 

@@ -31,8 +31,8 @@ class Chains(nn.Module):
     always when drawn for the first time. Restarts find lost modes but pull the weights of all modes
     towards the reference's: use 0 where the kernel jumps between modes. A chain keeps its condition
     until it restarts, with the condition that comes with that draw. The chains are on the device of
-    the first generator, have the dtype of the module (`chains.double()`) and are in `state_dict`.
-    No draw waits for the host.
+    the first generator, have the dtype of the module (`chains.double()`; that of the space if it
+    holds integers) and are in `state_dict`. No draw waits for the host.
     """
 
     positions: Tensor  # (size, *event), (0,) before the first draw
@@ -86,7 +86,8 @@ class Chains(nn.Module):
 
     def _begin(self, fresh: Tensor, condition: Tensor | None) -> None:
         """Allocate chains of the shape of `fresh`, on its device."""
-        self.positions = fresh.new_zeros(self.size, *fresh.shape[1:], dtype=self.positions.dtype)
+        dtype = self.positions.dtype if fresh.is_floating_point() else fresh.dtype
+        self.positions = fresh.new_zeros(self.size, *fresh.shape[1:], dtype=dtype)
         self.started = self.started.to(fresh.device)
         if condition is not None:
             self.conditions = condition.new_zeros(self.size, *condition.shape[1:])

@@ -138,10 +138,11 @@ class Sampler(nn.Module):
             temperature: In place of the sampler's own.
             adapt: Whether the adaptation, if there is one, follows this run.
             gradient: Which steps are differentiable with respect to x and the energy's parameters:
-                none of them, the last one, or all ("unroll").
+                none of them, the last one, or all ("unroll"). Draws are never.
             warmup: Moves that fit the step size and the kernel's preconditioner to the energy
                 first, by `warm_up`; the chains must share one energy. The sampler stays as it is.
             draws: Number of draws of each chain to return, in place of the end of `steps` moves.
+                The step size does not adapt meanwhile.
             thin: Moves from one draw to the next.
             progress: Called with the number of moves made and in all, warm-up included. For a bar
                 of `tqdm`: `lambda made, total: bar.update(made - bar.n)`.
@@ -159,7 +160,7 @@ class Sampler(nn.Module):
             x = self._start(energy, x, n, generator)
             stage = self._stage(energy, temperature)
             if draws is not None:
-                check_draws(draws, thin)
+                check_draws(draws, thin, gradient)
                 stage = stage._replace(steps=draws * thin)
             kernel, count = self.kernel, Count(progress, warmup + stage.steps)
             if warmup > 0:
@@ -261,7 +262,8 @@ class Sampler(nn.Module):
                 reports.append(walk.info)
                 done += len(walk.x)
         info = mapped(lambda *fields: torch.cat(fields), *reports)
-        each = mapped(lambda field: field.unflatten(0, (-1, thin)).to(x.dtype).mean(1), info)
+        dtype = energies[0].dtype
+        each = mapped(lambda field: field.unflatten(0, (-1, thin)).to(dtype).mean(1), info)
         each = each._replace(diverged=info.diverged.unflatten(0, (-1, thin)).any(1))
         return Samples(torch.cat(xs), torch.cat(energies), run.report()._replace(each=each))
 

@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy, Number, check_energy
+from ebrl.energies import Energy, Number, check_energy, dtype_of
 from ebrl.spaces import Space, Unbounded
 
 
@@ -33,10 +33,8 @@ def starting_points(
                 f"expected a space of points with {energy.event_ndim} axes, as the energy "
                 f"takes, got points of shape {tuple(x.shape[1:])}"
             )
-        weights = chain(energy.parameters(), energy.buffers())
-        floating = next((weight for weight in weights if weight.is_floating_point()), None)
-        if floating is not None and x.is_floating_point():
-            x = x.to(floating.dtype)
+        if x.is_floating_point():
+            x = x.to(dtype_of(energy))
     assert x is not None
     numbers = "integers" if space.integers else "floating point"
     if x.is_floating_point() == space.integers or x.ndim < energy.event_ndim:
@@ -88,7 +86,11 @@ def check_numbers(steps: int, step_size: Number, temperature: Number) -> None:
         raise ValueError(f"expected temperature >= 0, got {temperature}")
 
 
-def check_draws(draws: int, thin: int) -> None:
-    """Raise `ValueError` unless there is something to draw."""
+def check_draws(draws: int, thin: int, gradient: str) -> None:
+    """Raise `ValueError` unless there is something to draw, without a graph."""
     if draws < 1 or thin < 1:
         raise ValueError(f"expected draws and thin of at least 1, got {draws=}, {thin=}")
+    if gradient != "none":
+        raise ValueError(
+            f"draws have no graph, got {gradient=}: differentiate the end of a run, without draws"
+        )

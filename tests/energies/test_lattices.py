@@ -75,6 +75,17 @@ def test_potts_with_two_categories_is_ising() -> None:
     torch.testing.assert_close(binary, pairs)
 
 
+def test_enumeration_has_the_dtype_of_the_energys_numbers() -> None:
+    class Counting(Ising):
+        def __init__(self, coupling: Tensor):
+            super().__init__(coupling)
+            self._buffers = {"calls": torch.tensor(0), **self._buffers}  # an integer comes first
+
+    coupling = random_coupling(4)
+    expected = exact_log_normalizer(Ising(coupling), Binary(4))
+    torch.testing.assert_close(exact_log_normalizer(Counting(coupling), Binary(4)), expected)
+
+
 def test_an_rbm_sums_its_hidden_units_out() -> None:
     rbm, v = random_rbm(4, 3), Binary(4).states().double()
     h = Binary(3).states().double()

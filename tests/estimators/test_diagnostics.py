@@ -104,7 +104,8 @@ def test_chains_that_stand_still_or_are_lost_have_no_size() -> None:
     assert split_r_hat(constant).isnan().all()
     lost = torch.randn(20, 3, 2, generator=generator())
     lost[5, 1, 0] = math.nan
-    assert effective_sample_size(lost).isnan().tolist() == [True, False]
+    for kind in ("bulk", "tail", "mean"):
+        assert effective_sample_size(lost, kind).isnan().tolist() == [True, False]
     assert split_r_hat(lost).isnan().tolist() == [True, False]
 
 

@@ -11,7 +11,7 @@ from problems import generator
 from ebrl import Gaussian, Sampler
 from ebrl.kernels import MALA
 from ebrl.sampling import ChainBatch, Chains
-from ebrl.spaces import Box, Unbounded
+from ebrl.spaces import Box, Strings, Unbounded
 
 
 def no_op(chains: Chains, n: int, stream: torch.Generator) -> ChainBatch:
@@ -129,6 +129,14 @@ def test_the_population_has_its_own_dtype() -> None:
     assert chains.draw(3, generator()).x.dtype == torch.float64
     chains.float()
     assert chains.draw(3, generator()).x.dtype == torch.float32
+
+
+def test_chains_of_integers_are_integers() -> None:
+    chains = Chains(5, Strings(4, 3)).double()
+    batch = chains.draw(3, generator())
+    assert batch.x.dtype == torch.int64
+    chains.write(batch.index, batch.x)
+    assert torch.equal(chains.positions[batch.index], batch.x)
 
 
 def test_chains_converge_over_many_short_calls() -> None:

@@ -129,6 +129,13 @@ def test_draws_go_to_arviz_with_what_the_kernel_reports() -> None:
         Sampler(NUTS(3), steps=2).sample(energy, x, generator=generator()).to_arviz()
 
 
+def test_draws_have_no_graph() -> None:
+    with pytest.raises(ValueError, match="draws have no graph, got gradient='unroll'"):
+        Sampler(MALA(), steps=1).sample(
+            WIDE, torch.zeros(4, 5), draws=2, gradient="unroll", generator=generator()
+        )
+
+
 def test_without_arviz_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "arviz", None)
     samples = Sampler(MALA(), steps=1).sample(
