@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor, nn
 
-from ebrl.energies import Energy, Number, over_event
+from ebrl.energies import Energy, Number, align_left, over_event
 from ebrl.kernels.protocol import normal_like
 from ebrl.objectives.contrastive import contrastive_loss
 from ebrl.objectives.protocol import Loss, Objective, conditioned
@@ -105,27 +105,36 @@ class RecoveryLikelihood(nn.Module, Objective):
 class Recovery(Energy):
     """The energy of `u` given a noisy y: that of `x = y + s u`, and `T |u|²/2`.
 
-    T is the temperature that the sampler divides by: the noise is equally large at every T.
+    T is the temperature that the sampler divides by: the noise is equally large at every T. The
+    batch axes of y and s, `(*batch, *event)` and `(*batch,)`, are the leading ones of u: a kernel
+    may evaluate several candidates for each y.
     """
 
     def __init__(self, energy: Energy, noisy: Tensor, spread: Tensor, temperature: Number):
         super().__init__()
-        self.energy, self.noisy, self.event_ndim = energy, noisy, energy.event_ndim
-        self.spread = over_event(spread, energy.event_ndim)
-        self.temperature = temperature
+        self.energy, self.event_ndim = energy, energy.event_ndim
+        self.coupled_axis = energy.coupled_axis
+        self.noisy, self.spread, self.temperature = noisy, spread, temperature
 
     def place(self, u: Tensor) -> Tensor:
         """Return `x = y + s u`."""
-        return self.noisy + self.spread * u
+        shape, batch_ndim = self.noisy.shape, self.noisy.ndim - self.event_ndim
+        candidate_axes = (1,) * (u.ndim - self.noisy.ndim)
+        noisy = self.noisy.reshape(*shape[:batch_ndim], *candidate_axes, *shape[batch_ndim:])
+        return noisy + self._over_event(self.spread, u) * u
 
     def forward(self, u: Tensor) -> Tensor:
         return self.energy(self.place(u)) + self._pull(u)
 
     def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
         value, gradient = self.energy.value_and_gradient(self.place(u))
-        temperature = over_event(self.temperature, self.event_ndim)
-        return value + self._pull(u), self.spread * gradient + temperature * u
+        pull = self._over_event(self.temperature, u) * u
+        return value + self._pull(u), self._over_event(self.spread, u) * gradient + pull
 
     def _pull(self, u: Tensor) -> Tensor:
-        event_axes = tuple(range(u.ndim - self.event_ndim, u.ndim))
-        return self.temperature * u.square().sum(event_axes) / 2
+        event_axes = tuple(range(-self.event_ndim, 0))
+        return (self._over_event(self.temperature, u) * u.square()).sum(event_axes) / 2
+
+    def _over_event(self, per_chain: Number, u: Tensor) -> Number:
+        """Shape the numbers of each y so that they broadcast over its candidates and events."""
+        return over_event(align_left(per_chain, u.ndim - self.event_ndim), self.event_ndim)

@@ -265,6 +265,19 @@ def test_recovery_energy_knows_its_gradient() -> None:
     torch.testing.assert_close(gradient, slope)
 
 
+def test_recovery_evaluates_several_candidates_for_each_noisy_datum() -> None:
+    # As many replicas as data: aligned from the right, the noisy data would fit and be wrong.
+    noisy, spread = torch.randn(3, 2, generator=generator()), torch.tensor([0.1, 1.0, 2.0])
+    recovery = Recovery(Gaussian(0.3, 0.7, 2), noisy, spread, torch.tensor([0.5, 1.0, 2.0]))
+    u = torch.randn(3, 3, 2, generator=generator(1))
+    value, gradient = recovery.value_and_gradient(u)
+    for candidate in range(3):
+        expected, slope = recovery.value_and_gradient(u[:, candidate])
+        torch.testing.assert_close(value[:, candidate], expected)
+        torch.testing.assert_close(gradient[:, candidate], slope)
+    torch.testing.assert_close(recovery(u), value)
+
+
 class BlurredGaussian(Energy):
     """The energy of `N(3, 0.5² + σ²)` given σ: exact at every level."""
 
