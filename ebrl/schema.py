@@ -69,13 +69,13 @@ def integer(low: int = -(2**63), below: int = 2**63) -> Schema:
 
 
 def real(low: float = -math.inf) -> Schema:
-    """A finite number."""
+    """A finite number that is not below `low`."""
 
     def fits(value: Any) -> bool:
         number = type(value) in (int, float) or isinstance(value, np.floating | np.integer)
         return number and math.isfinite(value) and value >= low
 
-    return where(fits, "a finite number")
+    return where(fits, "a finite number" if low == -math.inf else f"a finite number >= {low}")
 
 
 def share(value: Any, place: str) -> None:

@@ -65,6 +65,11 @@ OPTIMIZERS: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [
 ]
 
 
+def test_a_number_out_of_range_hears_of_the_range() -> None:
+    with pytest.raises(StorageError, match="rate: expected a finite number >= 0, got -1"):
+        schema.real(0)(-1, "rate")
+
+
 @pytest.mark.parametrize(("kind", "settings"), OPTIMIZERS)
 def test_the_state_of_an_optimizer_fits_a_new_one(kind: Any, settings: dict[str, Any]) -> None:
     state = trained(kind, **settings).state_dict()

@@ -99,7 +99,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 def _read_csv(path: Path) -> dict[str, np.ndarray]:
     with path.open(encoding="utf-8-sig") as file:
         first = file.readline()
-        named = not all(_is_number(cell) for cell in first.split(","))
+        named = not any(_is_number(cell) for cell in first.split(","))
         if not named:
             file.seek(0)
         lines = [line for line in file if line.strip()]

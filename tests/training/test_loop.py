@@ -609,6 +609,7 @@ def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
     [
         ("a.csv", "1,2\n3,4,5\n", "columns"),
         ("a.csv", "x,y\n1,2\n3,left\n", "left"),
+        ("a.csv", "1,\n3,4\n", "cannot be read"),
         ("a.csv", "1,2\n3,nan\n", "nan in row 1, column 1"),
         ("a.csv", "1,inf\n3,4\n", "inf in row 0, column 1"),
         ("a.csv", "x,y\n", "rows"),
