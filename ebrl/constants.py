@@ -9,7 +9,8 @@ from torch import Tensor
 class Constant:
     """A tensor with a copy on each device and in each dtype that asked for one.
 
-    Kernels and spaces follow the chains in this way: a move at each step would wait for the device.
+    Kernels and spaces serve chains on any device with it. A copy at every step would wait for the
+    device.
     """
 
     def __init__(self, tensor: Tensor):
@@ -26,6 +27,6 @@ class Constant:
         if torch.compiler.is_compiling():
             return self.tensor.to(*place)
         if place not in self._copies:
-            with torch.inference_mode(False):  # a copy from inference mode has no place in graphs
+            with torch.inference_mode(False):  # a tensor made in it cannot enter a graph
                 self._copies[place] = self.tensor.to(*place)
         return self._copies[place]

@@ -280,9 +280,8 @@ def _read_zip(file: IO[bytes]) -> bytes:
         if names != [ENTRY]:
             shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
             raise StorageError(f"a zip with {shown or 'nothing'}, where {ENTRY} was expected")
-        if (
-            entries[0].compress_type != zipfile.ZIP_STORED
-        ):  # a compressed one could expand to any size
+        # A compressed entry could expand to any size.
+        if entries[0].compress_type != zipfile.ZIP_STORED:
             raise StorageError("a compressed entry, where an uncompressed one was expected")
         return archive.read(ENTRY)
 
@@ -302,8 +301,7 @@ def _checked(metadata: Any) -> dict[str, Any]:
     if not isinstance(head, dict) or head.get("version") != VERSION:
         version = head.get("version") if isinstance(head, dict) else None
         raise StorageError(
-            f"expected format version {VERSION}, got {version!r}, which another version of ebrl "
-            "wrote"
+            f"expected format version {VERSION}, got {version!r}, of another version of ebrl"
         )
     if not isinstance(head.get("facts"), dict):
         raise StorageError("expected facts that are a JSON object")

@@ -44,6 +44,7 @@ class Cycle(Kernel[CycleState, tuple[Any, ...]]):
             raise ValueError("expected Tempered(Cycle([...]), ...), got a Tempered in the cycle")
         self.kernels = tuple(kernels)
         self.best_acceptance = kernels[-1].best_acceptance  # whose acceptance is reported
+        self.gradients = sum(kernel.gradients for kernel in kernels)
         self.couples_chains = any(kernel.couples_chains for kernel in kernels)
 
     def start(self, energy: Energy, x: Tensor) -> CycleState:

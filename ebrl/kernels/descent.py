@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, over_event
-from ebrl.kernels.protocol import Info, Kernel, unadjusted
+from ebrl.kernels.protocol import Info, Kernel, gradient_state, unadjusted
 
 
 class DescentState(NamedTuple):
@@ -32,8 +32,7 @@ class GradientDescent(Kernel[DescentState, None]):
         self.momentum = momentum
 
     def start(self, energy: Energy, x: Tensor) -> DescentState:
-        value, gradient = energy.value_and_gradient(x)
-        return DescentState(x, value, gradient, torch.zeros_like(x))
+        return DescentState(*gradient_state(energy, x), torch.zeros_like(x))
 
     def draw(self, state: DescentState, generator: torch.Generator) -> None:
         return None
@@ -48,7 +47,5 @@ class GradientDescent(Kernel[DescentState, None]):
     ) -> tuple[DescentState, Info]:
         eta = over_event(step_size, state.x.ndim - state.energy.ndim)
         velocity = self.momentum * state.velocity - eta * state.gradient
-        x = state.x + velocity
-        value, gradient = energy.value_and_gradient(x)
-        stopped = state._replace(velocity=torch.zeros_like(velocity))
-        return unadjusted(DescentState(x, value, gradient, velocity), stopped)
+        proposal = DescentState(*gradient_state(energy, state.x + velocity), velocity)
+        return unadjusted(proposal, state._replace(velocity=torch.zeros_like(velocity)))

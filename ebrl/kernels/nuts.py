@@ -81,8 +81,8 @@ class Doubling(NamedTuple):
     log_weight: Tensor  # (*batch,), of the sum of `exp(-ΔH/T)`
     proposal: GradientState
     choice: Tensor  # (*batch,) in float64, uniform
-    first: Tensor  # (levels, *batch, *event), velocity where the open block of each level began
-    before: Tensor  # (levels, *batch, *event), `total` before that
+    first: Tensor  # (*batch, levels, *event), velocity where the open block of each level began
+    before: Tensor  # (*batch, levels, *event), `total` before that
 
 
 class Tree(NamedTuple):
@@ -199,9 +199,16 @@ def sprout(state: GradientState, noise: NUTSNoise, dynamics: Dynamics) -> Tree:
     batch_ndim, levels = state.energy.ndim, noise.coins.choices.shape[-1] - 1
     velocity = thermal_velocity(noise.normal, temperature, mass, batch_ndim)
     none, depth = torch.zeros_like(state.energy), torch.zeros_like(state.energy, dtype=torch.long)
-    shape = (*state.energy.shape, levels, *state.x.shape[batch_ndim:])
-    blocks = velocity.new_zeros(shape)
-    nothing, choice = torch.full_like(none, -torch.inf), noise.coins.choices[..., 0]
+    blocks = velocity.new_zeros(*state.energy.shape, levels, *state.x.shape[batch_ndim:])
+    empty = Doubling(
+        leaves=depth,
+        total=torch.zeros_like(velocity),
+        log_weight=torch.full_like(none, -torch.inf),
+        proposal=state,
+        choice=noise.coins.choices[..., 0],
+        first=blocks,
+        before=blocks,
+    )
     point = Point(state, velocity)
     return Tree(
         growing=none == 0,
@@ -210,9 +217,7 @@ def sprout(state: GradientState, noise: NUTSNoise, dynamics: Dynamics) -> Tree:
         total=velocity,
         log_weight=none,
         proposal=state,
-        doubling=Doubling(
-            depth, torch.zeros_like(velocity), nothing, state, choice, blocks, blocks
-        ),
+        doubling=empty,
         depth=depth,
         forwards=noise.coins.directions[..., 0] < 0.5,
         coins=noise.coins,

@@ -42,9 +42,9 @@ class SVGD(Kernel[GradientState, None]):
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
-        batch = state.energy.shape
-        particles = state.x.reshape(*batch, -1)  # (*batch, d)
-        attraction, repulsion = stein_directions(particles, state.gradient.reshape(*batch, -1))
+        batch_ndim = state.energy.ndim
+        particles, gradient = state.x.flatten(batch_ndim), state.gradient.flatten(batch_ndim)
+        attraction, repulsion = stein_directions(particles, gradient)
         direction = attraction + over_event(temperature, 1) * repulsion
         x = state.x + (over_event(step_size, 1) * direction).reshape(state.x.shape)
         moved = gradient_state(energy, x)

@@ -129,7 +129,11 @@ class Run:
         """Return the report of the steps so far."""
         steps = max(self.steps, 1)
         acceptance, diverged, extra = self.total
-        step_size = torch.as_tensor(self.step_size, dtype=acceptance.dtype).clone()
+        step_size = self.step_size
+        if isinstance(step_size, Tensor):
+            step_size = step_size.to(acceptance, copy=True)
+        else:
+            step_size = acceptance.new_full((), step_size)
         means = {name: total / steps for name, total in (extra or {}).items()}
         return ChainInfo(acceptance / steps, diverged, step_size, means)
 

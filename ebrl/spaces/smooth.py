@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid, pad
 
 from ebrl.constants import Constant
 from ebrl.energies import Number
-from ebrl.ranges import check_at_least
+from ebrl.ranges import check_at_least, check_positive
 from ebrl.spaces.space import Space
 
 
@@ -31,6 +31,7 @@ class HalfLine(Space):
         low = low.expand(dimension)
         bounded = low > -math.inf
         self.dimension, self.low = dimension, Constant(low)
+        self.all_bounded = bool(bounded.all())
         self.bounded = Constant(bounded.to(low))  # 1 where there is a bound
         self.start = Constant(torch.where(bounded, low, 0.0))
 
@@ -54,7 +55,7 @@ class HalfLine(Space):
         device = generator.device
         away = torch.empty(*batch, self.dimension, device=device).exponential_(generator=generator)
         bounded, start = self.bounded.on(device), self.start.on(device)
-        if bounded.all():
+        if self.all_bounded:
             return start + away
         normal = torch.randn(away.shape, generator=generator, device=device)
         return torch.where(bounded > 0, start + away, normal)
@@ -113,12 +114,14 @@ class Torus(Space):
     """
 
     def __init__(self, dimension: int, period: float = 2 * math.pi):
+        check_positive(period=period)
         self.dimension, self.period = dimension, period
 
     def from_free(self, free: Tensor) -> Tensor:
         return torch.remainder(free, self.period)
 
     def contains(self, x: Tensor) -> Tensor:
+        # The remainder of a tiny negative number rounds to the period itself.
         return ((x >= 0) & (x <= self.period)).all(-1)
 
     def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:

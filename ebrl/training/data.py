@@ -57,8 +57,8 @@ class Order:
         """Return the order of this epoch and the place in it."""
         return {"permutation": self.permutation, "position": self.position, "size": self.size}
 
-    def form(self) -> Schema:
-        """What a state must be to be taken: an order of as many rows."""
+    def schema(self) -> Schema:
+        """The schema of a state: an order of as many rows."""
 
         def permutation(rows: Any, place: str) -> None:
             count = rows.numel() if isinstance(rows, Tensor) else 0
@@ -76,7 +76,7 @@ class Order:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.form()(state, "order")
+        self.schema()(state, "order")
         self.permutation = state["permutation"].to(self.permutation.device)
         self.position = state["position"]
 
@@ -116,12 +116,11 @@ def take_rows(
     data: Tensor | Dataset, index: Tensor, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
     """Return rows of the data and their conditions, None where there are none, on `device`."""
-    batch: Any = [tensor[index.to(tensor.device)] for tensor in _tensors(data)]
     if isinstance(data, Ragged):
-        batch = [data.batch(index.cpu())]
-    if not batch:
-        batch = default_collate([data[i] for i in index.tolist()])
-    return on_device(batch, device)
+        return on_device(data.batch(index.cpu()), device)
+    if is_in_memory(data):
+        return on_device([tensor[index.to(tensor.device)] for tensor in _tensors(data)], device)
+    return on_device(default_collate([data[i] for i in index.tolist()]), device)
 
 
 def on_device(batch: Any, device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -184,7 +183,7 @@ def check_fit(
         check_one_number_each(value, x, energy.event_ndim)
     # Else the objective may have noise levels to give; others refuse at their first step.
     for part in contrastive_parts(objective):
-        part.check_inside([*_tensors(data), x][0])
+        part.check_inside(_tensors(data)[0] if _tensors(data) else x)
 
 
 def standardise_input(energy: Energy, data: Tensor | Dataset) -> None:

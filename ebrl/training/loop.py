@@ -192,7 +192,7 @@ class Training:
         fields |= {
             "step": schema.integer(0),
             "alarm": schema.like((0.0, 0.0, 0)),
-            "order": self.order.form(),
+            "order": self.order.schema(),
             "optimizer": schema.optimizer_state(self.optimizer),
             "generator": schema.torch_stream(self.generator),
             "global_generator": schema.torch_stream(torch.default_generator),

@@ -25,7 +25,8 @@ class Muon(Optimizer):
         others: Embeddings, biases and norms.
         learning_rate: Of both.
         momentum: Of the matrices.
-        weight_decay: Of the matrices, a part of them for each unit of learning rate.
+        weight_decay: Decoupled decay of the matrices: each step shrinks them by learning rate
+            times this.
         betas: Of Adam.
     """
 

@@ -31,6 +31,8 @@ from ebrl.kernels import (
     Underdamped,
 )
 from ebrl.networks import MLPEnergy
+from ebrl.sampling import Stage
+from ebrl.sampling.run import Run
 from ebrl.spaces import Binary, Box, Space, Unbounded
 
 GAUSSIAN = Gaussian(0.0, 1.0, 2)
@@ -631,3 +633,9 @@ def test_impossible_samplers_are_refused(make: Callable[[], Sampler], message: s
 def test_impossible_calls_are_refused(options: dict[str, Number | str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mala().sample(GAUSSIAN, torch.zeros(3, 2), generator=generator(), **options)
+
+
+def test_the_report_is_on_the_device_of_the_chains() -> None:
+    stage = Stage(Gaussian(0.0, 1.0, 2).to("meta"), steps=0, step_size=0.1)
+    report = Run(MALA(), Unbounded(), stage, torch.zeros(3, 2, device="meta")).report()
+    assert {report.acceptance.device.type, report.step_size.device.type} == {"meta"}

@@ -136,3 +136,5 @@ def test_impossible_spaces_are_refused() -> None:
         Simplex(1)
     with pytest.raises(ValueError, match="positive definite covariance"):
         Affine(torch.zeros(2), -torch.eye(2))
+    with pytest.raises(ValueError, match="positive period, got -1"):
+        Torus(2, -1.0)
