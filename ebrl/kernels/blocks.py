@@ -16,6 +16,7 @@ from ebrl.kernels.protocol import (
     check_uncoupled,
     gradient_state,
 )
+from ebrl.ranges import check_at_least
 from ebrl.spaces import Product
 
 
@@ -55,8 +56,7 @@ class Blocks(Kernel[BlocksState, BlocksNoise]):
     """
 
     def __init__(self, space: Product, vector: Kernel, categories: Kernel, moves: int = 1):
-        if moves < 1:
-            raise ValueError(f"expected at least one move of the categories, got {moves}")
+        check_at_least(1, moves=moves)
         self.space, self.vector, self.categories, self.moves = space, vector, categories, moves
         self.best_acceptance = vector.best_acceptance
         self.gradients = vector.gradients + moves + 2
@@ -125,8 +125,7 @@ class PartEnergy:
         self.energy, self.space, self.moving = energy, space, moving
         self.event_ndim = moving + 1  # a vector, or sites of categories
         self.batch_ndim = blocks[0].ndim - 1
-        held = blocks[1 - moving]
-        self.held = held.flatten(self.batch_ndim)  # (*batch, numbers)
+        self.held = blocks[1 - moving].flatten(self.batch_ndim)  # (*batch, numbers)
 
     def __call__(self, block: Tensor) -> Tensor:
         return self.energy(self._joined(block))

@@ -151,7 +151,7 @@ def check_one_hot(energy: Energy) -> None:
 
 
 def gumbel_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw standard Gumbel numbers of the shape and type of x."""
+    """Draw standard Gumbel numbers of the shape and dtype of x."""
     tiny = torch.finfo(x.dtype).tiny
     return -(-uniform_like(x, generator).clamp_min(tiny).log()).clamp_min(tiny).log()
 

@@ -1,9 +1,9 @@
 """Hamiltonian kernels: chains with a velocity.
 
 The momentum is `N(0, mass T)`. The flow conserves `H = E(x) + Σ mass v² / 2`, and leapfrog steps of
-length `step_size` almost conserve it. `mass` is a positive diagonal of the event's shape, by
-default 1 and best the inverse variances of the coordinates. Kernels with an acceptance test refuse
-an energy that couples chains. They report `hamiltonian`, H/T at the start of the step, and
+length `step_size` almost conserve it. `mass` is a positive diagonal of the event's shape: 1 by
+default, and best close to the inverse variances of the coordinates. Kernels with an acceptance test
+refuse an energy that couples chains. They report `hamiltonian`, H/T at the start of the step, and
 `energy_error`, ΔH/T of the proposal.
 """
 

@@ -1,9 +1,10 @@
 """Importance moves: a chain moves to candidates of a proposal in proportion to their weights.
 
-They carry mass between modes that no gradient connects. A proposal is a density of what the chain
-moves: under `Box(walls="tanh")`, of the free coordinates. Every `ebrl.energies.Target` is one, such
-as `Gaussian(0.0, 3.0, 2)`, and so is the reference distribution of a space. These kernels have no
-step size; temperature 0 and an energy that couples chains are a `ValueError`.
+They carry mass between modes that no gradient connects. A proposal is a density of the free
+coordinates, which the chain moves: under `Box(walls="tanh")` they differ from x. Every
+`ebrl.energies.Target` is one, such as `Gaussian(0.0, 3.0, 2)`, and so is the reference distribution
+of a space. These kernels have no step size; temperature 0 and an energy that couples chains are a
+`ValueError`.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     x' = x - η P ∇E(x) + √(2 η T P) ξ,    ξ ~ N(0, 1)
 
-η is `step_size`, T `temperature` and P `preconditioner`, a positive diagonal of the event's shape,
-by default 1 and best the variances of the coordinates. At temperature 0 both kernels descend; MALA
-then accepts a move if the energy falls by more than `η |∇E(x) + ∇E(x')|² / 4`, as it does near a
-minimum.
+η is `step_size`, T `temperature` and P `preconditioner`, a positive diagonal of the event's shape:
+1 by default, and best close to the variances of the coordinates. At temperature 0 both kernels
+descend; MALA then accepts a move if the energy falls by more than `η |∇E(x) + ∇E(x')|² / 4`, as it
+does near a minimum.
 """
 
 from __future__ import annotations

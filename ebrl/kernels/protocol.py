@@ -120,7 +120,7 @@ def gradient_state(energy: Energy, x: Tensor) -> GradientState:
 
 
 def precise(energy: Tensor, x: Tensor) -> Tensor:
-    """Return the energy in the type of x, and in float32 at least.
+    """Return the energy in the dtype of x, and in float32 at least.
 
     An energy may be computed in bfloat16, but acceptances depend on its small differences.
     """
@@ -128,7 +128,7 @@ def precise(energy: Tensor, x: Tensor) -> Tensor:
     return energy if energy.dtype == wanted else energy.to(wanted)
 
 
-# Checks.
+# ---- checks ---------------------------------------------------------------------------------
 
 
 def check_positive_temperature(temperature: Number) -> None:
@@ -178,7 +178,7 @@ def check_gradient_shape(state: HasPosition) -> None:
         )
 
 
-# Noise, drawn in the order of the axes for every memory layout of x.
+# ---- noise, drawn in the order of the axes for every memory layout of x ---------------------
 
 
 class MetropolisNoise(NamedTuple):
@@ -194,16 +194,16 @@ def metropolis_noise(state: HasPosition, generator: torch.Generator) -> Metropol
 
 
 def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw standard normal numbers of the shape and type of x."""
+    """Draw standard normal numbers of the shape and dtype of x."""
     return torch.empty_like(x, memory_format=torch.contiguous_format).normal_(generator=generator)
 
 
 def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw numbers in [0, 1) of the shape and type of x."""
+    """Draw uniform numbers in [0, 1) of the shape and dtype of x."""
     return torch.empty_like(x, memory_format=torch.contiguous_format).uniform_(generator=generator)
 
 
-# Nests of named tuples, which states, noises and reports are.
+# ---- nested named tuples, which states, noises and reports are ------------------------------
 
 
 def mapped(function: Callable[..., Tensor], nest: Any, *others: Any) -> Any:
@@ -218,7 +218,7 @@ def mapped(function: Callable[..., Tensor], nest: Any, *others: Any) -> Any:
     return nest  # None
 
 
-# The end of a step.
+# ---- the end of a step ----------------------------------------------------------------------
 
 _LOWEST = Constant(torch.tensor(-torch.inf, device="cpu"))  # a Python number is slower to compare
 

@@ -106,11 +106,11 @@ class ImprovedContrastiveDivergence(nn.Module, Objective):
     distribution of the samples, differentiated through the sampler with the energy itself held
     fixed. The entropy of q is estimated from neighbours in the batch.
 
-    The term rewards energies that chains can follow. It does not complete contrastive divergence,
-    whose own gradient has it with the opposite sign. For chains in equilibrium its mean is 0 and
-    its noise remains: with `kl=1` four times that of contrastive divergence, which slows Adam down.
-    After the 1,500 steps of `benchmarks/two_moons.py` the model is much too broad with `kl=1`, and
-    not with `kl=.1` or persistent chains alone.
+    The term rewards energies that chains can follow. It does not complete the gradient of
+    contrastive divergence, which has it with the opposite sign. For chains in equilibrium its mean
+    is 0 and its noise remains: with `kl=1` four times that of contrastive divergence, which slows
+    Adam down. After the 1,500 steps of `benchmarks/two_moons.py` the model is much too broad with
+    `kl=1`, and not with `kl=.1` or persistent chains alone.
 
     Args:
         sampler: As for `ContrastiveDivergence`.

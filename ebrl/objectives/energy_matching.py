@@ -16,6 +16,7 @@ from ebrl.energies import Energy, over_event
 from ebrl.kernels.protocol import normal_like, uniform_like
 from ebrl.objectives.protocol import Loss, Objective, conditioned
 from ebrl.objectives.score_matching import gradient_with_graph
+from ebrl.ranges import check_at_least, check_positive
 
 Coupling = Literal["transport", "independent"]
 SINKHORN_STEPS = 50
@@ -58,11 +59,10 @@ class EnergyMatching(nn.Module, Objective):
         super().__init__()
         if coupling not in get_args(Coupling):
             raise ValueError(f"expected a coupling of {get_args(Coupling)}, got {coupling!r}")
-        if not 0 < cutoff <= 1 or regularisation <= 0 or contrast < 0:
-            raise ValueError(
-                "expected a cutoff in (0, 1], a regularisation > 0 and a contrast >= 0, got "
-                f"{cutoff=}, {regularisation=}, {contrast=}"
-            )
+        if not 0 < cutoff <= 1:
+            raise ValueError(f"expected 0 < cutoff <= 1, got {cutoff}")
+        check_positive(regularisation=regularisation)
+        check_at_least(0, contrast=contrast)
         self.contrastive, self.contrast = contrastive, contrast
         self.coupling, self.regularisation, self.cutoff = coupling, regularisation, cutoff
 

@@ -45,7 +45,7 @@ class RecoveryLikelihood(nn.Module, Objective):
 
     def __init__(self, sampler: Sampler, sigmas: Sequence[float]):
         super().__init__()
-        if len(sigmas) < 2 or sigmas[0] < 0 or any(b <= a for a, b in pairwise(sigmas)):
+        if len(sigmas) < 2 or not sigmas[0] >= 0 or not all(a < b for a, b in pairwise(sigmas)):
             raise ValueError(f"expected two or more ascending sigmas from 0 on, got {sigmas}")
         if not isinstance(sampler.space, Unbounded):
             raise ValueError(

@@ -23,14 +23,15 @@ class ChainInfo(NamedTuple):
     diverged: Tensor  # (*batch,), proposals rejected as NaN, infinite or of energy -inf
     step_size: Tensor  # the step size after the run, a scalar or (*batch,)
     extra: dict[str, Tensor] | None = None  # means over the steps of the kernel's own reports
-    each: Info | None = None  # of each draw, (draws, *batch): means, and whether a move diverged
+    # Of each draw, (draws, *batch): means over its moves, and whether any diverged; else None.
+    each: Info | None = None
 
 
 Progress = Callable[[int, int], object]  # (moves made, moves in all)
 
 
 class Count:
-    """Reports the number of moves made to a caller."""
+    """Counts the moves of a run, and reports them to a caller."""
 
     def __init__(self, progress: Progress | None, total: int):
         self.progress, self.made, self.total = progress, 0, total

@@ -40,8 +40,8 @@ class Samples(NamedTuple):
     def to_arviz(self, name: str = "x") -> Any:
         """Return draws as an `arviz.InferenceData`, with a chain for each of the batch.
 
-        `posterior` holds the draws under `name`; `sample_stats` the log density `lp`, acceptances,
-        divergences and the kernel's reports, by the names of ArviZ's schema.
+        `posterior` holds the draws under `name`; `sample_stats` minus the energy as `lp`,
+        acceptances, divergences and the kernel's reports, by the names of ArviZ's schema.
 
         Raises:
             ValueError: For samples that are the ends of a run.

@@ -64,6 +64,9 @@ def warm_up(
 
     Returns:
         The preconditioned kernel, the step size, and the ends of the chains.
+
+    Raises:
+        ValueError: For other kernels, and for fewer steps.
     """
     if compile:
         compilation.check_compilable(kernel)

@@ -177,11 +177,11 @@ def check_fit(
             f"expected rows with {energy.event_ndim} axes each, as the energy has it, got data of "
             f"shape (n, {', '.join(map(str, x.shape[1:]))})"
         )
+    # Without a condition the objective may supply noise levels; otherwise its first step raises.
     if not energy.takes_condition or condition is not None:
         with torch.no_grad(), evaluating(energy):  # dropout would draw from its random stream
             value = conditioned(energy, condition)(x)
         check_one_number_each(value, x, energy.event_ndim)
-    # Else the objective may have noise levels to give; others refuse at their first step.
     for part in contrastive_parts(objective):
         part.check_inside(_tensors(data)[0] if _tensors(data) else x)
 

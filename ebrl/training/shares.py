@@ -37,8 +37,9 @@ from ebrl.training.workers import Workers
 class Share:
     """The objective and the random streams of one share.
 
-    The objective has its own chains, and the parameters of all shares. `generator` is the source of
-    its noise. A `seed` gives it its own global random streams, from which dropout draws.
+    The objective has its own chains, and its parameters are those of all shares. `generator` is the
+    source of its noise. A `seed` gives the share its own global random streams, from which dropout
+    draws.
     """
 
     def __init__(

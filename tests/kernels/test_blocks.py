@@ -124,5 +124,5 @@ def test_a_product_splits_and_joins(continuous: Space, discrete: Categorical | B
 def test_what_is_no_product_is_refused() -> None:
     with pytest.raises(ValueError, match="walls are 'tanh' or 'reflect', got 'reject'"):
         Product(Box(0.0, 1.0), Binary(2))
-    with pytest.raises(ValueError, match="at least one move of the categories"):
+    with pytest.raises(ValueError, match="moves >= 1, got 0"):
         Blocks(Product(Unbounded(1), Binary(2)), MALA(), Gibbs(), moves=0)

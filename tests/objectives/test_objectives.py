@@ -704,7 +704,9 @@ def test_normal_noise_covers_the_data_and_knows_its_density() -> None:
         (lambda: objectives.InfoNCE(wide(torch.ones(2)), 0), "candidates >= 1"),
         (lambda: objectives.PseudoLikelihood(sites=0), "sites >= 1"),
         (lambda: objectives.EnergyMatching(coupling="nearest"), "expected a coupling"),
-        (lambda: objectives.EnergyMatching(cutoff=0.0), "cutoff in"),
+        (lambda: objectives.EnergyMatching(cutoff=0.0), "cutoff <= 1"),
+        (lambda: objectives.EnergyMatching(contrast=math.nan), "contrast >= 0"),
+        (lambda: objectives.RecoveryLikelihood(local(), [0.0, math.nan]), "ascending"),
     ],
 )
 def test_bad_settings_are_refused(build: Callable[[], Objective], message: str) -> None:
