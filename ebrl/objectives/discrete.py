@@ -1,11 +1,11 @@
 """Objectives for binary and categorical energies: each site against its alternatives.
 
-The distribution of one site given all others needs no normalizer. Both objectives are proper scores
-of these conditionals, one logarithmic and one quadratic, so that the data's own energy is their
-optimum. They compare states that differ in one site and are blind to the weights of modes that lie
-several improbable changes apart (for two patterns 8 changes apart, one datum moves the weight by
-less than .01 standard deviations of its own noise). `x` is binary, `(batch, *sites)`, or one-hot,
-`(batch, *sites, categories)`; other x are a `ValueError`.
+The distribution of one site given all others needs no normalizer. Both objectives are proper
+scoring rules of these conditionals, one logarithmic and one quadratic, so that the data's own
+energy is their optimum. They compare states that differ in one site and are blind to the weights of
+modes that lie several improbable changes apart (for two patterns 8 changes apart, one datum moves
+the weight by less than .01 standard deviations of its own noise). `x` is binary, `(batch, *sites)`,
+or one-hot, `(batch, *sites, categories)`; other x are a `ValueError`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ebrl.ranges import check_at_least
 
 
 class _SiteObjective(nn.Module, Objective):
-    """`Σ_i score(p(x_i | all others))`; a subclass defines the score."""
+    """The sum over the sites i of a loss of `p(x_i | all others)`, which a subclass defines."""
 
     def __init__(self, *, categorical: bool = False, sites: int | None = None):
         super().__init__()
@@ -40,9 +40,9 @@ class _SiteObjective(nn.Module, Objective):
             "site_log_probability": observed.mean(),
             "site_probability": observed.exp().mean(),
         }
-        return Loss(sites * self.score(log_p).mean(), metrics)
+        return Loss(sites * self.site_loss(log_p).mean(), metrics)
 
-    def score(self, log_p: Tensor) -> Tensor:
+    def site_loss(self, log_p: Tensor) -> Tensor:
         """Return the loss of each site, `(batch, sites)`, from `site_log_probabilities`."""
         raise NotImplementedError
 
@@ -57,7 +57,7 @@ class PseudoLikelihood(_SiteObjective):
         sites: Number of sites drawn for each x, the sum scaled to be unbiased; all if None.
     """
 
-    def score(self, log_p: Tensor) -> Tensor:
+    def site_loss(self, log_p: Tensor) -> Tensor:
         return -log_p[..., 0]
 
 
@@ -68,7 +68,7 @@ class RatioMatching(_SiteObjective):
     Arguments and cost are those of `PseudoLikelihood`.
     """
 
-    def score(self, log_p: Tensor) -> Tensor:
+    def site_loss(self, log_p: Tensor) -> Tensor:
         p = log_p.exp()
         return 0.5 * ((1 - p[..., 0]).square() + p[..., 1:].square().sum(-1))
 

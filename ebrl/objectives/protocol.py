@@ -53,9 +53,9 @@ class Objective(Protocol):
 
 
 class SelfTrained(nn.Module):
-    """A module that owns the optimizer of its parameters and steps it in `forward`.
+    """A module that owns the optimiser of its parameters and steps it in `forward`.
 
-    The training loop leaves its parameters alone. The optimizer's state is in `state_dict`.
+    The training loop leaves its parameters alone. The optimiser's state is in `state_dict`.
     """
 
     optimizer: Optimizer
@@ -65,7 +65,7 @@ class SelfTrained(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         optimizer_state(self.optimizer)(state, "optimizer")
-        self.optimizer.load_state_dict(copy.deepcopy(state))  # the optimizer keeps what it is given
+        self.optimizer.load_state_dict(copy.deepcopy(state))  # the optimiser keeps what it is given
 
 
 def conditioned(energy: Energy, condition: Tensor | None) -> Energy:

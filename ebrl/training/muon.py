@@ -48,7 +48,7 @@ class Muon(Optimizer):
 
     @classmethod
     def of(cls, network: nn.Module, learning_rate: float = 3e-3) -> Muon:
-        """Return the optimizer of a network, the weights of its linear layers as matrices."""
+        """Return the optimiser of a network, the weights of its linear layers as matrices."""
         matrices = [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear)]
         chosen = {id(matrix) for matrix in matrices}
         others = [each for each in network.parameters() if id(each) not in chosen]

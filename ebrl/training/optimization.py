@@ -1,4 +1,4 @@
-"""What surrounds an optimizer's step: its parameters, learning rate, clipping and averages."""
+"""What surrounds an optimiser's step: its parameters, learning rate, clipping and averages."""
 
 from __future__ import annotations
 
@@ -42,8 +42,13 @@ class RunningClip(nn.Module):
 def moving_average(energy: Energy, decay: float) -> AveragedModel | None:
     """Return the exponential moving average of the parameters, to be updated after each step.
 
-    Buffers are copied: an average of, say, the vectors of a spectral norm means nothing. A decay
-    of 0 needs no average, and returns None.
+    Buffers are copied: an average of, say, the vectors of a spectral norm means nothing.
+
+    Returns:
+        None for a decay of 0.
+
+    Raises:
+        ValueError: For a decay outside of [0, 1).
     """
     if not 0 <= decay < 1:
         raise ValueError(f"expected 0 <= ema_decay < 1, got {decay}")
@@ -63,6 +68,6 @@ def trainable_parameters(energy: Energy, objective: Objective) -> list[nn.Parame
 
 
 def scale_learning_rate(optimizer: Optimizer, factor: float) -> None:
-    """Set the learning rates to `factor` times those that the optimizer was made with."""
+    """Set the learning rates to `factor` times those that the optimiser was made with."""
     for group in optimizer.param_groups:
         group["lr"] = factor * group.setdefault("initial_lr", group["lr"])

@@ -220,7 +220,7 @@ def _failing_together() -> Iterator[None]:
 def check_shares(count: int, objective: Objective, batch_size: int | None = None) -> None:
     """Raise `ValueError` if rows, shares and processes do not divide each other.
 
-    It is raised, too, for parts of the objective with their own optimizer, of which each process
+    It is raised, too, for parts of the objective with their own optimiser, of which each process
     would train a different copy.
     """
     processes = process_count()
@@ -236,7 +236,7 @@ def check_shares(count: int, objective: Objective, batch_size: int | None = None
     apart = next((part for part in parts if isinstance(part, SelfTrained)), None)
     if count > 1 and apart is not None:
         raise ValueError(
-            f"{type(apart).__name__} trains itself with an optimizer of its own, which shares of a "
+            f"{type(apart).__name__} trains itself with an optimiser of its own, which shares of a "
             "batch would train apart: expected shares=1, and one process"
         )
 

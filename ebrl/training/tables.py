@@ -31,6 +31,7 @@ def load_table(path: str | Path) -> TensorDataset:
         A dataset of torch's default dtype.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         TableError: If the file cannot be read as such, is empty or ragged, or holds anything but
             finite numbers; the message has the place of the first that is not finite.
     """

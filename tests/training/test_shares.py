@@ -100,7 +100,7 @@ def test_the_gradient_of_shares_is_that_of_the_batch() -> None:
 def test_what_cannot_be_shared_out_is_refused() -> None:
     energy, data = networks.MLPEnergy(2, (8,)), moons()
     alone = objectives.LearnedGenerator(nn.Linear(2, 2), 2)
-    with pytest.raises(ValueError, match="an optimizer of its own"):
+    with pytest.raises(ValueError, match="an optimiser of its own"):
         fit(energy, data, alone, steps=1, generator=generator(), shares=2)
     with pytest.raises(ValueError, match="batch_size that 3 shares divide, got 256"):
         fit(
