@@ -77,7 +77,9 @@ class SlicedScoreMatching(nn.Module, Objective):
         at, gradient = gradient_with_graph(conditioned(energy, condition), x)
         curvatures = []
         for _ in range(self.projections):
-            sign = torch.empty_like(x).bernoulli_(0.5, generator=generator) * 2 - 1
+            # Drawn in the order of the axes, for every memory layout of x.
+            fair = torch.empty_like(x, memory_format=torch.contiguous_format)
+            sign = fair.bernoulli_(0.5, generator=generator) * 2 - 1
             product = _gradient(gradient, at, sign)
             curvatures.append((sign * product).flatten(1).sum(1))
         return _hyvarinen(gradient, torch.stack(curvatures).mean(0))

@@ -690,6 +690,18 @@ def test_normal_noise_covers_the_data_and_knows_its_density() -> None:
         NormalNoise.around(torch.ones(10, 2))
 
 
+def test_sliced_score_matching_draws_the_same_signs_for_every_memory_layout() -> None:
+    energy = Quadratic(torch.rand(2, 3, 4, generator=generator()))
+    x = torch.randn(5, 2, 3, 4, generator=generator(1))
+    objective = objectives.SlicedScoreMatching()
+    mixed = FunctionEnergy(lambda x: energy(x + x.roll(1, -1).square()), 3)  # the signs matter
+    losses = [
+        objective(mixed, each, generator=generator(2)).loss
+        for each in (x, x.to(memory_format=torch.channels_last))
+    ]
+    torch.testing.assert_close(*losses)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
