@@ -28,10 +28,15 @@ class TensorBoardLog:
         every: Steps between two entries.
         step: Step that the training stands at; later events, of a run that was killed, are hidden.
         sampler: Draws the samples of the pictures from its space's reference; None for no pictures.
+
+    Raises:
+        ValueError: For a space that cannot draw starting points.
     """
 
     def __init__(self, folder: str | Path, every: int, step: int, sampler: Sampler | None):
         check_at_least(1, log_every=every)
+        if sampler is not None:  # a space without a reference fails here, not at the first picture
+            sampler.space.reference((0,), torch.Generator())
         from torch.utils.tensorboard import SummaryWriter  # slow to import: not for all trainings
 
         self.writer = SummaryWriter(str(folder), purge_step=step + 1)

@@ -546,6 +546,14 @@ def test_recording_does_not_disturb_what_is_trained(tmp_path: Path) -> None:
     assert same(*states)
 
 
+def test_pictures_need_a_space_that_draws_starting_points(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must know its event shape"):
+        fit(
+            energy(), moons(), pcd(), steps=1, generator=generator(), folder=tmp_path,
+            pictures=Sampler(MALA(), steps=2),
+        )  # fmt: skip
+
+
 # ---- refusals --------------------------------------------------------------------------------
 
 
