@@ -42,8 +42,8 @@ class Blocks(Kernel[BlocksState, BlocksNoise]):
 
     A step moves the vector once given the categories, then the categories `moves` times given the
     vector. Step size, warm-up and reports are those of the vector's kernel, with
-    `discrete_acceptance`, the mean over the discrete moves, added. Velocities are drawn anew at each
-    step. A step costs two gradients more than its moves.
+    `discrete_acceptance`, the mean over the discrete moves, added. Velocities are drawn anew at
+    each step. A step costs two gradients more than its moves.
 
         space = Product(Unbounded(2), Categorical(3, 4))
         Sampler(Blocks(space, MALA(), GibbsWithGradients()), space, steps=1000, step_size=0.1)
