@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from ebrl.command.errors import EnvironmentFailure, extra
+from ebrl.command.ray_clusters import joining
 
 RESTARTS = 10  # of one environment within a run, before it counts as broken
 
@@ -65,7 +67,7 @@ class RayVecEnv(VecEnv):
         makers: Each makes one environment.
 
     Raises:
-        RunError: Ray is not installed.
+        RunError: Ray is not installed, or no cluster answers at RAY_ADDRESS.
         EnvironmentFailure: An environment raised an error, or died more than `RESTARTS` times.
     """
 
@@ -73,7 +75,8 @@ class RayVecEnv(VecEnv):
         with extra("ray", "ray"):
             import ray
         if not ray.is_initialized():
-            ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
+            with joining(os.environ.get("RAY_ADDRESS", "")):
+                ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
         self.ray, self.makers = ray, list(makers)
         # A replay of an episode holds the actor for long: it is never restarted behind our back.
         self.remote: Any = ray.remote(num_cpus=1, max_restarts=0)(Simulator)

@@ -7,7 +7,6 @@ share. A trial whose worker died resumes there from its checkpoints; a restarted
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -17,13 +16,12 @@ import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from ebrl.command.errors import RunError
+from ebrl.command.ray_clusters import joining
 from ebrl.command.sweep_report import Scored, report
 from ebrl.command.sweep_space import Grid, Plan, Range
 from ebrl.command.trials import folder_of, train_run
 
 NAME = "ray"  # Tune's own folder, inside the sweep's
-ANSWER = 5  # seconds to wait for a cluster
 FAILURES = 3  # times that a trial is restarted after its worker died
 
 
@@ -112,19 +110,11 @@ def _domain(dimension: Grid | Range) -> Any:
 
 def _connect(address: str, jobs: int) -> None:
     """Join a cluster, or start one here; RunError if none answers."""
-    try:
+    with joining(address):
         if address == "local":
             ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False)
-            return
-        host, _, port = address.rpartition(":")
-        if port.isdecimal():  # Ray itself would wait for minutes
-            socket.create_connection((host, int(port)), timeout=ANSWER).close()
-        ray.init(address, log_to_driver=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise RunError(
-            f"no Ray cluster answers at {address} ({said}). Start one: ray start --head"
-        ) from error
+        else:
+            ray.init(address, log_to_driver=False)
 
 
 def _stopping(plan: Plan) -> AsyncHyperBandScheduler | None:
