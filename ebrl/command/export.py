@@ -28,14 +28,12 @@ def main(arguments: list[str]) -> int:
     given = parser.read(arguments)
     from pathlib import Path
 
-    from ebrl.command.errors import RunError, UsageError, extra
+    from ebrl.command.destinations import check_file
+    from ebrl.command.errors import RunError, extra
     from ebrl.command.runs import existing
 
     path, run = Path(given.onnx), existing(given.run)
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"--onnx: expected a file in a folder that exists, got {path}.")
-    if path.exists() and not given.overwrite:
-        raise UsageError(f"{path} is there already: --overwrite, or another --onnx.")
+    check_file("--onnx", path, overwrite=given.overwrite)
     from importlib.metadata import version
 
     from ebrl.agents.exporting import check_packages, save_onnx

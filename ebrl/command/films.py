@@ -105,19 +105,6 @@ class Film:
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def check_video(path: str, overwrite: bool) -> None:
-    """Raise UsageError, before an episode is played, for a file that cannot be written."""
-    file = Path(path)
-    if file.suffix not in (".mp4", ".gif"):
-        raise UsageError(f"--video: expected a file that ends in .mp4 or .gif, got {path}.")
-    if file.is_dir() or not file.parent.is_dir():
-        raise UsageError(f"--video: expected a file in a folder that exists, got {path}.")
-    if not os.access(file.parent, os.W_OK):
-        raise UsageError(f"--video: {file.parent} cannot be written to.")
-    if file.exists() and not overwrite:
-        raise UsageError(f"{path} is there already: --overwrite, or another --video.")
-
-
 @contextmanager
 def opened(video: str | None, frames_per_second: int) -> Iterator[Show]:
     """Yield the receiver of the pictures: a video file, or a window if none is named.
@@ -130,6 +117,9 @@ def opened(video: str | None, frames_per_second: int) -> Iterator[Show]:
         return
     with extra("play", "imageio", "imageio_ffmpeg"):
         import imageio.v2 as imageio
+
+        if video.endswith(".mp4"):
+            import imageio_ffmpeg  # noqa: F401, or imageio would take a plugin that writes no films
     half = Path(video).with_name(f".{Path(video).name}")
     half = half.with_suffix(f".tmp{Path(video).suffix}")
     options: dict[str, Any] = {"duration": 1_000 / frames_per_second, "loop": 0}

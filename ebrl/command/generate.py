@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from jsonargparse import Namespace
 from tqdm import tqdm
 
 from ebrl.command.arguments import TRUST, Count, Levels, Parser, Seed, Strength
+from ebrl.command.destinations import check_file
 from ebrl.command.devices import add_device, device_of
 from ebrl.command.errors import RunError, UsageError, did_you_mean, extra
 
@@ -143,13 +143,7 @@ def _expect_writable(out: Path, overwrite: bool) -> None:
         file_format(out)
     except ImageError as error:
         raise UsageError(f"--out: {error}.") from error
-    if out.is_dir() or not out.parent.is_dir():
-        what = f"{out} is a folder" if out.is_dir() else f"there is no folder {out.parent}"
-        raise UsageError(f"--out: {what}.")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} is there already: --overwrite, or another --out.")
-    if not os.access(out.parent, os.W_OK):
-        raise UsageError(f"--out: {out.parent} cannot be written to.")
+    check_file("--out", out, overwrite=overwrite)
 
 
 def _check_size(source: Source, given: Namespace) -> None:

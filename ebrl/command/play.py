@@ -50,14 +50,17 @@ def main(arguments: list[str]) -> int:
 
 
 def _play(given: Namespace) -> int:
+    from pathlib import Path
+
     from ebrl.command.agent_pictures import energy_unit
     from ebrl.command.agent_training import rebuild
-    from ebrl.command.films import Film, check_video, opened
+    from ebrl.command.destinations import check_file
+    from ebrl.command.films import Film, opened
     from ebrl.command.runs import existing
 
     run = existing(given.run)
     if given.video is not None:
-        check_video(given.video, given.overwrite)
+        check_file("--video", Path(given.video), (".mp4", ".gif"), overwrite=given.overwrite)
     agent, configuration = rebuild(run, trust=given.trust)
     _set_temperature(agent, given.temperature)
     film = Film(agent, configuration, given.env_kwargs or {}, energy_unit(configuration))

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ebrl.command.arguments import Count, Parser, Seed
+from ebrl.command.destinations import check_file
 from ebrl.command.devices import add_device, device_of
-from ebrl.command.errors import RunError, UsageError
+from ebrl.command.errors import RunError
 
 HELP = """
 Draws from the energy that a run of `ebrl fit` trained, with the sampler of its config, from
@@ -37,10 +38,7 @@ def main(arguments: list[str]) -> int:
 
     run = existing(given.run, of="energy")
     out = run.folder / "samples.npy" if given.out is None else Path(given.out)
-    if out.suffix not in (".npy", ".csv"):
-        raise UsageError(f"--out: expected a file that ends in .npy or .csv, got {out}.")
-    if out.is_dir() or not out.parent.is_dir():
-        raise UsageError(f"--out: expected a file in a folder that exists, got {out}.")
+    check_file("--out", out, (".npy", ".csv"))
 
     import torch
 

@@ -141,7 +141,7 @@ def test_a_picture_that_is_there_stays_unless_asked(capsys: pytest.CaptureFixtur
         (["--out", "grid.txt"], "expected a file that ends in"),
         (["--out", "grid"], "expected a file that ends in"),
         (["--out", "nowhere/grid.png"], "there is no folder nowhere"),
-        (["--out", "folder.png"], "folder.png is a folder"),
+        (["--out", "folder.png"], "folder.png: that is a folder"),
         (["--out", "a.png", "--count", "0"], "whole number from 1 to 2^32 - 1, got 0"),
         (["--out", "a.png", "--count", "many"], "whole number from 1 to 2^32 - 1, got many"),
         (["--out", "a.png", "--levels", "1"], "whole number from 2 to 1000, got 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,18 @@ def test_what_cannot_be_played_is_said(
     monkeypatch.chdir(tmp_path)
     assert main(["play", str(run), *options]) == code
     assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_ffmpeg_is_one_line(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    assert main(["play", str(run), "--video", str(tmp_path / "out.mp4")]) == 1
+    assert "this needs imageio_ffmpeg: pip install 'ebrl[play]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
