@@ -87,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
         room = "no room left on the disk: " if error.errno in NO_ROOM else ""
-        print(f"ebrl: {room}{error.strerror}{where}.", file=sys.stderr)
+        what = error.strerror or str(error) or type(error).__name__
+        print(f"ebrl: {room}{what}{where}.", file=sys.stderr)
         abandon_output()
         return RunError.exit_code
     except KeyboardInterrupt:

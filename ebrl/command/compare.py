@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ebrl.command.arguments import Count, Parser, Seed
-from ebrl.command.errors import UsageError, extra
+from ebrl.command.destinations import make_folder
+from ebrl.command.errors import extra
 
 HELP = """
 Compares methods over seeds and tasks. A RUN is the folder of a run of `ebrl train`, a folder with
@@ -42,8 +43,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=Seed, default=0, help="the seed of the bootstrap")
     given = parser.read(arguments)
     out = Path(given.out)
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out: expected a folder, got the file {out}.")
     with extra("compare", "rliable", "arch"):
         import rliable  # noqa: F401, fails before the work and not after it
 
@@ -53,8 +52,8 @@ def main(arguments: list[str]) -> int:
     from ebrl.command.runs import write
 
     curves = read_curves(given.runs)
+    make_folder("--out", out)
     comparison = compare(curves, Bootstrap(given.repetitions, given.seed))
-    out.mkdir(parents=True, exist_ok=True)
     report = comparison.markdown()
     write(out / "comparison.md", report)
     write_table(out / "comparison.csv", comparison)

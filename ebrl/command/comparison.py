@@ -101,7 +101,10 @@ def compare(curves: list[Curve], bootstrap: Bootstrap) -> Comparison:
         for method in methods
     }
     if empty := [f"{method} on {task}" for (task, method), runs in groups.items() if not runs]:
-        raise UsageError(f"expected every method on every task, got no run of {'; '.join(empty)}.")
+        raise UsageError(
+            f"expected every method on every task, got no run of {'; '.join(empty)}. Train these, "
+            "or compare the runs of one task at a time."
+        )
     matrices = _score_matrices(tasks, methods, groups)
     scores = {name: _estimate(matrix, bootstrap) for name, matrix in matrices.items()}
     return Comparison(

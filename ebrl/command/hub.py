@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ebrl import storage
+from ebrl.command.config_files import read_tree
 from ebrl.command.errors import RunError, UsageError, extra
-from ebrl.command.runs import Run, new_run, read_evaluations, trains_energy
+from ebrl.command.runs import Run, new_run, read_evaluations, task_of, trains_energy
 from ebrl.rolling import checkpoints_in
 from ebrl.storage import StorageError
 
@@ -141,10 +142,9 @@ def card(run: Run, name: str, license: str) -> str:
     """Return the model card: what the Hub indexes, the figures, and how the run was made."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    config = _config(run)
     energy = trains_energy(run)
-    task = "an energy of data" if energy else config["agent"]["init_args"]["env"]
-    title = f"{config['objective' if energy else 'agent']['class_path']} on {task}."
+    maker, task = (_objective(run), "an energy of data") if energy else task_of(run)
+    title = f"{maker} on {task}."
     evaluations = [] if energy else read_evaluations(run)
     results = [
         EvalResult(
@@ -186,12 +186,14 @@ def _versions() -> Iterator[str]:
             yield f"{package} {version(package)}"
 
 
-def _config(run: Run) -> dict[str, Any]:
-    import yaml
-
-    return yaml.safe_load(run.config.read_text(encoding="utf-8"))
+def _objective(run: Run) -> str:
+    """Return the dotted name of the objective that an energy's run trains with."""
+    objective = read_tree(run.config)["objective"]
+    if not isinstance(objective, dict) or "class_path" not in objective:
+        raise UsageError(f"{run.config}: expected a config with objective.class_path.")
+    return str(objective["class_path"])
 
 
 def _is_foreign(run: Run) -> bool:
     """Whether the run's model.zip is Stable-Baselines3's own, a pickle inside."""
-    return not trains_energy(run) and not _config(run)["agent"]["class_path"].startswith("ebrl.")
+    return not trains_energy(run) and not task_of(run).agent.startswith("ebrl.")

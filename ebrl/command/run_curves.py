@@ -9,10 +9,9 @@ from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
-import yaml
 
 from ebrl.command.errors import UsageError
-from ebrl.command.runs import Run, read_evaluations
+from ebrl.command.runs import Run, existing, read_evaluations, task_of
 from ebrl.command.trust import command
 
 WINDOW = 20  # episodes that a point of a Monitor's curve averages over
@@ -48,10 +47,9 @@ def read_curves(sources: Sequence[str]) -> list[Curve]:
 
 
 def _read(source: str) -> Curve:
-    label, _, name = source.rpartition("=")
-    path = Path(name)
+    label, path = _labelled_path(source)
     if path.is_dir() and (path / "config.yaml").is_file():
-        return _of_our_run(source, label, Run(path))
+        return _of_our_run(source, label, existing(path))
     if path.is_dir():
         path = path / "evaluations.npz"
     if not path.is_file():
@@ -63,17 +61,25 @@ def _read(source: str) -> Curve:
     raise UsageError("expected a run folder, evaluations.npz or *.monitor.csv")
 
 
+def _labelled_path(source: str) -> tuple[str, Path]:
+    """Split `LABEL=PATH`; a path that exists may have a `=` of its own."""
+    parts = source.split("=")
+    for i in range(len(parts)):
+        if (path := Path("=".join(parts[i:]))).exists():
+            return "=".join(parts[:i]), path
+    return "=".join(parts[:-1]), Path(parts[-1])
+
+
 def _of_our_run(source: str, label: str, run: Run) -> Curve:
     evaluations = read_evaluations(run)
     if not evaluations:
         raise UsageError(f"has not been evaluated yet: {command('resume', run.folder)}")
-    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    agent = config["agent"]
+    own = task_of(run)
     method, _, task = label.partition("@")
     return Curve(
         source=source,
-        task=task or str(agent["init_args"]["env"]),
-        method=method or str(agent["class_path"]).rpartition(".")[2],
+        task=task or own.environment,
+        method=method or own.agent.rpartition(".")[2],
         steps=np.array([entry["timesteps"] for entry in evaluations]),
         returns=np.array([entry["mean"] for entry in evaluations]),
         cpu_seconds=np.array([entry["cpu_seconds"] for entry in evaluations]),
@@ -91,8 +97,14 @@ def _labelled(source: str, label: str, path: Path, steps: np.ndarray, returns: n
 def _of_evaluations(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         steps, results = archive["timesteps"], archive["results"]
-    if results.ndim != 2 or len(results) != len(steps) or not len(steps):
-        raise ValueError(f"expected results (evaluations, episodes), got shape {results.shape}")
+    if results.ndim != 2 or steps.shape != results.shape[:1] or not results.size:
+        raise ValueError(
+            f"expected timesteps (evaluations,) and results (evaluations, episodes), got shapes "
+            f"{steps.shape} and {results.shape}"
+        )
+    for name, array in (("timesteps", steps), ("results", results)):
+        if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+            raise ValueError(f"expected finite numbers as {name}")
     return steps, results.mean(1)
 
 
@@ -100,7 +112,10 @@ def _of_monitor(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the running mean over `WINDOW` episodes, at `POINTS` steps of the training."""
     with path.open(encoding="utf-8", newline="") as file:
         file.readline()  # the JSON comment: start time and environment
-        rows = [(float(row["r"]), int(row["l"])) for row in csv.DictReader(file)]
+        try:
+            rows = [(float(row["r"]), int(row["l"])) for row in csv.DictReader(file)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError("expected rows r,l,t of SB3's Monitor under its first line") from error
     if not rows:
         raise ValueError("no episode in it")
     returns, lengths = np.array(rows).T

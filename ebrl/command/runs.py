@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
+from ebrl.command.config_files import read_tree
 from ebrl.command.errors import UsageError
 from ebrl.command.trust import command
 from ebrl.storage import replacing
@@ -113,6 +114,28 @@ def trains_energy(run: Run) -> bool:
     return any(line.startswith("objective:") for line in lines)
 
 
+class Task(NamedTuple):
+    """The agent of a run, and the environment that it trains in."""
+
+    agent: str  # dotted name of the class
+    environment: str
+
+
+def task_of(run: Run) -> Task:
+    """Return the task of an agent's run; its config is read as data, without importing anything.
+
+    Raises:
+        UsageError: The config cannot be read, or names no agent.
+    """
+    tree = read_tree(run.config)
+    try:
+        return Task(str(tree["agent"]["class_path"]), str(tree["agent"]["init_args"]["env"]))
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            f"{run.config}: expected a config with agent.class_path and agent.init_args.env."
+        ) from error
+
+
 @contextmanager
 def sole_writer(run: Run) -> Iterator[None]:
     """Hold the lock of a run while it trains; any end of the process releases it.
@@ -178,7 +201,10 @@ def read_evaluations(run: Run) -> list[dict[str, Any]]:
             return whole
         raise TypeError("returns and seconds are numbers")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{run.evaluations} is damaged: {error!r}.") from error
+        raise UsageError(
+            f"{run.evaluations} is damaged ({error!r}). Remove it: "
+            f"{command('resume', run.folder)} evaluates again."
+        ) from error
 
 
 def _is_whole(entry: dict[str, Any]) -> bool:

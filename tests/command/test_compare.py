@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_intervals() -> None:
 
 def test_several_tasks_are_scaled_and_none_may_be_missing() -> None:
     runs = [curve("a", 10.0, "T"), curve("a", 1000.0, "U"), curve("b", 5.0, "T")]
-    with pytest.raises(UsageError, match="no run of b on U"):
+    with pytest.raises(UsageError, match=r"no run of b on U\. Train these, or compare"):
         compare(runs, HOW)
     found = compare([*runs, curve("b", 500.0, "U")], HOW)
     assert found.scores["a"].value == pytest.approx(1.0)
@@ -96,6 +96,13 @@ def test_files_of_stable_baselines3_are_read(tmp_path: Path) -> None:
     assert read[2].steps.tolist() == [10, 30]
     assert read[2].returns.tolist() == [1.0, 2.0]
     assert read[2].cpu_seconds is None
+
+
+def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
+    ours = run_folder(tmp_path / "lr=0.1" / "SAC-0", "SAC", [1.0])
+    plain, labelled = read_curves([str(ours), f"slow@T={ours}"])
+    assert (plain.method, plain.task) == ("SAC", "Pendulum-v1")
+    assert (labelled.method, labelled.task) == ("slow", "T")
 
 
 def test_it_writes_a_picture_a_report_and_a_table(
@@ -126,9 +133,27 @@ def test_what_cannot_be_compared_is_named(
     (half / "evaluations.json").write_text('[{"timesteps"')
     none = run_folder(tmp_path / "none", "SAC", [])
     (tmp_path / "evaluations.npz").write_bytes(b"PK\x03\x04 cut")
-    sources = [str(half), str(none), str(tmp_path / "nowhere"), str(tmp_path / "evaluations.npz")]
+    empty, energy = (run_folder(tmp_path / name, "SAC", [1.0]) for name in ("empty", "energy"))
+    (empty / "config.yaml").write_text("")
+    (energy / "config.yaml").write_text("objective: {class_path: x.Y}\n")
+    shapes, numbers = tmp_path / "shapes.npz", tmp_path / "numbers.npz"
+    np.savez(shapes, timesteps=np.array(1), results=np.zeros((1, 2)))
+    np.savez(numbers, timesteps=np.array([1]), results=np.array([[np.nan]]))
+    (tmp_path / "monitor.csv").write_text("#{}\nr,l,t\n1\n")
+    names = ["nowhere", "evaluations.npz", "shapes.npz", "numbers.npz", "monitor.csv"]
+    sources = [*map(str, (half, none, empty, energy)), *(str(tmp_path / name) for name in names)]
     assert main(["compare", *sources]) == 2
     said = capsys.readouterr().err
-    for part in ("damaged", "has not been evaluated yet", "nowhere", "evaluations.npz"):
+    for part in (
+        "damaged",
+        "has not been evaluated yet",
+        "this is not a config",
+        "the run of an energy",
+        "nowhere",
+        "evaluations.npz",
+        "got shapes () and (1, 2)",
+        "finite numbers as results",
+        "rows r,l,t of SB3's Monitor",
+    ):
         assert part in said
     assert said.count("\n") == 1

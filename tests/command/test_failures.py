@@ -313,4 +313,9 @@ def test_a_run_without_a_checkpoint_says_how_to_get_one(
 def test_damaged_evaluations_are_named(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (finished / "evaluations.json").write_text('[{"timesteps"')
     assert main(["plot", str(finished)]) == 2
-    assert "evaluations.json is damaged" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "evaluations.json is damaged" in said
+    assert f"Remove it: ebrl resume {finished}" in said
+    (finished / "evaluations.json").unlink()
+    assert main(["resume", str(finished)]) == 0
+    assert main(["plot", str(finished)]) == 0

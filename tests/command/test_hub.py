@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,8 @@ def test_what_the_hub_cannot_do_is_one_line(
 ) -> None:
     run = ours
     server.repositories["me/empty"] = {"README.md": b"nothing"}
+    half = shutil.copytree(run, tmp_path / "half")
+    (half / "config.yaml").write_text("")
     there, nowhere = ["--endpoint", server.address], ["--endpoint", "http://127.0.0.1:9"]
     for command, code, said in [
         (["pull", "me/none", *there], 1, "Repository Not Found"),
@@ -108,6 +111,7 @@ def test_what_the_hub_cannot_do_is_one_line(
         (["push", str(run), "--hub", "a b", *there], 2, "expected a repository NAMESPACE/NAME"),
         (["push", str(run), "--hub", "me/x", *nowhere], 1, "nobody answers at http://127.0.0.1:9"),
         (["push", str(tmp_path), "--hub", "me/x", *there], 2, "not the folder of a run"),
+        (["push", str(half), "--hub", "me/x", *there], 2, "this is not a config"),
     ]:
         capsys.readouterr()
         assert (
