@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ebrl.command.arguments import Count, Parser, Seed
+from ebrl.command.errors import extra
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from jsonargparse import Namespace
 
     from ebrl.command.sweep_space import Plan
+
+    Search = Callable[[Plan, str, Path], Iterator[str]]
 
 HELP = """
 Trains many runs of one config and finds the best values of its keys. Each KEY=VALUES is
@@ -84,6 +87,8 @@ def main(arguments: list[str]) -> int:
 def _sweep(given: Namespace) -> int:
     from ebrl.command.agent_config import read
     from ebrl.command.config_files import find
+    from ebrl.command.destinations import make_folder
+    from ebrl.command.environments import make
     from ebrl.command.sweep_space import Plan, dimensions
     from ebrl.command.training_verbs import search_working_folder
 
@@ -93,8 +98,10 @@ def _sweep(given: Namespace) -> int:
     options = [f"--{name}={one.first}" for name, one in space.items()]
     configuration = read(config, options, trust=True)  # errors come before the work
     tasks = given.env.split(",") if given.env else [configuration.environment]
-    out = Path(given.out or f"sweeps/{configuration.settings.name}")
-    os.makedirs(out, exist_ok=True)
+    for task in tasks:
+        make(task, configuration.settings.env_kwargs, configuration.settings.wrappers).close()
+    search = _searcher(given.ray)
+    out = make_folder("--out", Path(given.out or f"sweeps/{configuration.settings.name}"))
     plan = Plan(  # of plain numbers, valid on every machine
         config=config.resolve(),
         space=space,
@@ -107,19 +114,19 @@ def _sweep(given: Namespace) -> int:
     )
     for task in tasks:
         folder = out / task.replace("/", "_").replace(":", "_")
-        for line in _lines(plan, task, folder, given.ray):
+        for line in search(plan, task, folder):
             print(line)
     return 0
 
 
-def _lines(plan: Plan, task: str, folder: Path, address: str | None) -> Iterator[str]:
-    """Search one task, here or on a cluster, and yield lines of output."""
-    from ebrl.command.errors import extra
-
+def _searcher(address: str | None) -> Search:
+    """Return what searches one task, here or on a cluster, and yields lines of output."""
     if address is None:
         with extra("sweep", "optuna"):
-            from ebrl.command import search
-        return search.search(plan, task, folder)
+            from ebrl.command.search import search
+
+        return search
     with extra("ray", "ray"):
         from ebrl.command import ray_search
-    return ray_search.search(plan, task, folder, address)
+
+    return partial(ray_search.search, address=address)

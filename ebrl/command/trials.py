@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ebrl.command.errors import UsageError
 from ebrl.command.runs import Run, read_evaluations
 
 POLL = 0.2  # seconds between two looks at a run
@@ -65,7 +66,12 @@ def train_run(folder: Path, config: Path, options: list[str], seen: Seen, stoppi
             raise FailedError(_last_words(run) or f"exit code {code}")
     if not run.model.exists():
         raise FailedError(f"its process was killed {1 + RETRIES} times")
-    evaluations = read_evaluations(run)
+    try:
+        evaluations = read_evaluations(run)
+    except UsageError as error:
+        raise FailedError(str(error)) from error
+    if not evaluations:
+        raise FailedError(f"{run.folder} is finished, but its evaluations are gone")
     for entry in evaluations:
         seen(entry["timesteps"], entry["mean"])
     return float(evaluations[-1]["mean"])

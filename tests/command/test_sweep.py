@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import optuna
 import pytest
@@ -17,6 +18,7 @@ from optuna.trial import TrialState
 from ebrl.command import main
 from ebrl.command.errors import UsageError
 from ebrl.command.sweep_space import Grid, Range, combinations, dimensions
+from ebrl.command.trials import FailedError, train_run
 
 RATES = "agent.learning_rate=1e-3,1e-2"
 
@@ -116,4 +118,18 @@ def test_a_mistake_is_said_before_any_run(
     command = ["sweep", str(config(tmp_path)), "agent.learning_rat=1,2", "--out", str(out)]
     assert main(command) == 2
     assert "Did you mean `learning_rate`?" in capsys.readouterr().err
+    command = ["sweep", str(config(tmp_path)), RATES, "--out", str(out)]
+    assert main([*command, "--env", "Pendulum-v1,Pendulm-v1"]) == 2
+    assert "Did you mean `Pendulum-v1`?" in capsys.readouterr().err
     assert not out.exists()
+    out.write_text("mine")
+    assert main(command) == 2
+    assert "--out: expected a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "said"), [("[{", "damaged"), ("[]", "evaluations are gone")])
+def test_a_finished_run_that_was_damaged_fails_alone(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "model.zip").write_bytes(b"")
+    (tmp_path / "evaluations.json").write_text(text)
+    with pytest.raises(FailedError, match=said):
+        train_run(tmp_path, tmp_path / "tiny.yaml", [], lambda steps, mean: None, Event())
