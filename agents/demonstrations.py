@@ -4,12 +4,14 @@
     fill(agent, demonstrations)
     learn_offline(agent, 10_000)
 
-A file holds the arrays of `Demonstrations` by their names, in NumPy's format without pickle.
+A file holds the arrays of `Demonstrations` by their names, in NumPy's format without pickle. Of
+dictionary observations it holds an array a key: `observations.KEY`, `next_observations.KEY`.
 """
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,26 +19,41 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import MaybeCallback
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage, unwrap_vec_wrapper
 
-from ebrl.storage import StorageError
+from ebrl.storage import StorageError, replacing
 
 from .scaled_rewards import ScaledRewards
 
 MINARI = "minari:"
 LOG_EVERY = 1_000  # updates
+RECORDED = ("observations", "actions", "rewards", "terminations", "truncations")  # of an episode
+NUMBERS = "biuf"  # kinds of dtypes: bool, whole and real numbers
+
+Observations = np.ndarray | dict[str, np.ndarray]  # rows, of a dictionary space by their keys
 
 
 class Demonstrations(NamedTuple):
     """Transitions in the order of their recording, in the environment's units."""
 
-    observations: np.ndarray  # (n, *observation)
+    observations: Observations  # (n, *observation)
     actions: np.ndarray  # (n, *action)
     rewards: np.ndarray  # (n,)
-    next_observations: np.ndarray  # (n, *observation)
+    next_observations: Observations  # (n, *observation)
     terminations: np.ndarray  # (n,) bool: the episode ended in a terminal state
     truncations: np.ndarray  # (n,) bool: it was cut off
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return every array by its name; a dictionary's are named `observations.KEY`."""
+        found = {}
+        for field, value in self._asdict().items():
+            if isinstance(value, dict):
+                found |= {f"{field}.{key}": array for key, array in value.items()}
+            else:
+                found[field] = value
+        return found
 
     def check(self, source: str, observation: spaces.Space, action: spaces.Space) -> None:
         """Check that these are transitions in the given spaces.
@@ -45,27 +62,27 @@ class Demonstrations(NamedTuple):
             StorageError: If numbers of rows differ or are 0, a number is not finite, or rows are
                 outside the spaces.
         """
-        rows = {name: len(array) for name, array in self._asdict().items()}
-        if len(set(rows.values())) > 1 or not len(self.rewards):
-            raise StorageError(f"{source}: expected as many rows of each, at least one, got {rows}")
-        for name, array, space in (
+        for name in ("rewards", "terminations", "truncations"):
+            shape = getattr(self, name).shape
+            if len(shape) != 1:
+                raise StorageError(f"{source}: expected {name} of shape (n,), got {shape}")
+        for name, array in self.arrays().items():
+            if array.dtype.kind not in NUMBERS:
+                raise StorageError(f"{source}: expected numbers in {name}, got {array.dtype}")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise StorageError(f"{source}: expected finite {name}, got NaN or infinity")
+        for name, rows, space in (
             ("observations", self.observations, observation),
             ("next_observations", self.next_observations, observation),
             ("actions", self.actions, action),
         ):
-            if array.shape[1:] != space.shape:
-                raise StorageError(
-                    f"{source}: expected {name} of the environment's space {space}, got rows of "
-                    f"shape {array.shape[1:]}"
-                )
-            if isinstance(space, spaces.Discrete):
-                inside = (array >= space.start) & (array < space.start + space.n)
-                if array.dtype.kind not in "iu" or not inside.all():
-                    raise StorageError(f"{source}: expected {name} in {space}, got others")
-            elif not np.isfinite(array).all():
-                raise StorageError(f"{source}: expected finite {name}, got NaN or infinity")
-        if not np.isfinite(self.rewards).all():
-            raise StorageError(f"{source}: expected finite rewards, got NaN or infinity")
+            for part, array, space_of_part in _parts(source, name, rows, space):
+                _check_rows(source, part, array, space_of_part)
+        counts = {name: len(array) for name, array in self.arrays().items()}
+        if len(set(counts.values())) > 1 or not len(self.rewards):
+            raise StorageError(
+                f"{source}: expected as many rows of each, at least one, got {counts}"
+            )
         if isinstance(action, spaces.Box):
             outside = (self.actions < action.low) | (self.actions > action.high)
             if outside.any():
@@ -74,9 +91,55 @@ class Demonstrations(NamedTuple):
                 )
 
 
+def _parts(
+    source: str, name: str, rows: Observations, space: spaces.Space
+) -> list[tuple[str, np.ndarray, spaces.Space]]:
+    """Pair each array of a field with its space; StorageError where their keys differ."""
+    expected = space.spaces if isinstance(space, spaces.Dict) else None
+    given = rows if isinstance(rows, dict) else None
+    if (None if expected is None else set(expected)) != (None if given is None else set(given)):
+        raise StorageError(
+            f"{source}: expected {name} with {_named(expected)}, as the environment gives them, "
+            f"got {_named(given)}"
+        )
+    if expected is None or given is None:
+        assert isinstance(rows, np.ndarray)
+        return [(name, rows, space)]
+    return [(f"{name}.{key}", given[key], part) for key, part in expected.items()]
+
+
+def _named(keys: Iterable[str] | None) -> str:
+    return "one array" if keys is None else f"the keys {', '.join(sorted(keys))}"
+
+
+def _check_rows(source: str, name: str, rows: np.ndarray, space: spaces.Space) -> None:
+    """Raise StorageError for rows of another shape than the space's, or whole numbers outside."""
+    if not rows.ndim or rows.shape[1:] != space.shape:
+        raise StorageError(
+            f"{source}: expected {name} of the environment's space {space}, got rows of shape "
+            f"{rows.shape[1:]}"
+        )
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        first, count = _choices(space)
+        inside = (rows >= first) & (rows < first + count)
+        if rows.dtype.kind not in "iu" or not inside.all():
+            raise StorageError(f"{source}: expected {name} in {space}, got others")
+
+
+def _choices(space: spaces.Space) -> tuple[Any, Any]:
+    """Return the first whole number of a space and how many there are, for each coordinate."""
+    if isinstance(space, spaces.MultiBinary):
+        return 0, 2
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start, space.nvec
+    assert isinstance(space, spaces.Discrete)
+    return space.start, space.n
+
+
 def save(path: str | Path, demonstrations: Demonstrations) -> None:
-    """Write demonstrations to an .npz file."""
-    np.savez_compressed(path, **demonstrations._asdict())
+    """Write demonstrations to an .npz file, atomically."""
+    with replacing(Path(path)) as file:
+        np.savez_compressed(file, **demonstrations.arrays())
 
 
 def load(source: str | Path) -> Demonstrations:
@@ -91,19 +154,32 @@ def load(source: str | Path) -> Demonstrations:
         return _load_minari(str(source).removeprefix(MINARI))
     try:
         with np.load(source, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in Demonstrations._fields}
+            known = Demonstrations._fields
+            arrays = {name: file[name] for name in file.files if name.partition(".")[0] in known}
     except FileNotFoundError:
         raise
-    except KeyError as error:
-        raise StorageError(
-            f"{source}: expected the arrays {', '.join(Demonstrations._fields)}: {error.args[0]}"
-        ) from error
     except (ValueError, OSError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise StorageError(f"{source}: expected an .npz file of demonstrations: {error}") from error
-    flags = ("terminations", "truncations")
-    return Demonstrations(
-        **{name: array.astype(bool) if name in flags else array for name, array in arrays.items()}
-    )
+    fields = {name: _field(str(source), name, arrays) for name in Demonstrations._fields}
+    for name in ("terminations", "truncations"):
+        if fields[name].dtype.kind not in NUMBERS:
+            raise StorageError(f"{source}: expected true or false in {name}, got others")
+        fields[name] = fields[name].astype(bool)
+    return Demonstrations(**fields)
+
+
+def _field(source: str, name: str, arrays: dict[str, np.ndarray]) -> Any:
+    """Return the array of a field, or those of its keys."""
+    if name in arrays:
+        return arrays[name]
+    prefix = f"{name}."
+    keys = {each.removeprefix(prefix): a for each, a in arrays.items() if each.startswith(prefix)}
+    if not keys or "observations" not in name:
+        raise StorageError(
+            f"{source}: expected the arrays {', '.join(Demonstrations._fields)}, or "
+            f"observations.KEY and next_observations.KEY of a dictionary, got no {name}"
+        )
+    return keys
 
 
 def _load_minari(identifier: str) -> Demonstrations:
@@ -118,19 +194,19 @@ def _load_minari(identifier: str) -> Demonstrations:
             f"no Minari dataset {identifier!r} on this machine, which has: "
             f"{', '.join(known) or 'none'}. Get one: minari download {identifier}"
         )
-    parts: list[list[np.ndarray]] = []
+    episodes = []
     for episode in minari.load_dataset(identifier).iterate_episodes():
         seen, actions = episode.observations, episode.actions
-        if not isinstance(seen, np.ndarray) or not isinstance(actions, np.ndarray):
+        arrays = list(seen.values()) if isinstance(seen, dict) else [seen]
+        if not all(isinstance(each, np.ndarray) for each in [*arrays, actions]):
             raise StorageError(
-                f"{identifier}: expected observations and actions that are arrays, got "
-                f"{type(seen).__name__} and {type(actions).__name__}"
+                f"{identifier}: expected observations and actions that are arrays, or a dictionary "
+                f"of arrays as observations, got {type(seen).__name__} and {type(actions).__name__}"
             )
-        flags = episode.terminations.astype(bool), episode.truncations.astype(bool)
-        parts.append([seen[:-1], actions, episode.rewards, seen[1:], *flags])
-    if not parts:
+        episodes.append({name: getattr(episode, name) for name in RECORDED})
+    if not episodes:
         raise StorageError(f"{identifier}: expected episodes, got none")
-    return Demonstrations(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    return transitions_of(episodes)
 
 
 def fill(agent: OffPolicyAlgorithm, demonstrations: Demonstrations, source: str = "data") -> None:
@@ -148,7 +224,9 @@ def fill(agent: OffPolicyAlgorithm, demonstrations: Demonstrations, source: str 
     replay, policy, count = agent.replay_buffer, agent.policy, agent.n_envs
     assert replay is not None
     assert isinstance(policy, BasePolicy)
-    demonstrations.check(source, agent.observation_space, agent.action_space)
+    images = unwrap_vec_wrapper(agent.env, VecTransposeImage) if agent.env is not None else None
+    space = agent.observation_space if images is None else images.venv.observation_space
+    demonstrations.check(source, space, agent.action_space)
     steps = len(demonstrations.rewards) // count
     if steps == 0 or steps > replay.buffer_size:
         raise StorageError(
@@ -158,23 +236,29 @@ def fill(agent: OffPolicyAlgorithm, demonstrations: Demonstrations, source: str 
     statistics = agent.get_vec_normalize_env()
     if statistics is not None:
         _take_in(statistics, demonstrations.observations)
+
+    def seen(rows: Observations, now: np.ndarray) -> Any:
+        taken = _each(lambda array: array[now], rows)
+        return taken if images is None else images.transpose_observations(taken)
+
     scales = isinstance(agent.action_space, spaces.Box)
     actions = policy.scale_action(demonstrations.actions) if scales else demonstrations.actions
-    cut = demonstrations.truncations & ~demonstrations.terminations
+    stretches = np.arange(steps * count).reshape(count, steps)  # one for each environment
     done = demonstrations.truncations | demonstrations.terminations
-    rows = demonstrations._replace(actions=actions)
-    for start in range(0, steps * count, count):
-        now = slice(start, start + count)
+    done[stretches[:, -1]] = True  # what follows is of another stretch, or played by the agent
+    cut = done & ~demonstrations.terminations
+    for now in stretches.T:
+        rewards = demonstrations.rewards[now]
         replay.add(
-            rows.observations[now],
-            rows.next_observations[now],
-            rows.actions[now],
-            rows.rewards[now],
+            seen(demonstrations.observations, now),
+            seen(demonstrations.next_observations, now),
+            actions[now],
+            rewards,
             done[now],
             [{"TimeLimit.truncated": bool(each)} for each in cut[now]],
         )
         if isinstance(agent, ScaledRewards) and agent.returns is not None:
-            agent.returns.update(rows.rewards[now], done[now], agent.gamma)
+            agent.returns.update(rewards, done[now], agent.gamma)
 
 
 def learn_offline(
@@ -206,21 +290,44 @@ def learn_offline(
     callback.on_training_end()
 
 
-def _take_in(statistics: VecNormalize, observations: np.ndarray) -> None:
+def _take_in(statistics: VecNormalize, observations: Observations) -> None:
     if statistics.norm_reward:
         raise ValueError("expected normalize=observations with demonstrations, got rewards too")
-    statistics.obs_rms.update(observations)
+    moments = statistics.obs_rms
+    if isinstance(moments, dict) and isinstance(observations, dict):
+        for key, moments_of_key in moments.items():
+            moments_of_key.update(observations[key])
+    elif isinstance(moments, RunningMeanStd):
+        moments.update(observations)
 
 
-def transitions_of(episodes: list[dict[str, Any]]) -> Demonstrations:
-    """Join episodes, each with `observations: (T + 1, …)` and `actions`, `rewards`, … `(T, …)`."""
+def transitions_of(episodes: Sequence[Mapping[str, Any]]) -> Demonstrations:
+    """Join episodes.
+
+    Args:
+        episodes: Each with `observations: (T + 1, …)`, of a dictionary by its keys, and `actions`,
+            `rewards`, `terminations`, `truncations: (T, …)`.
+    """
     joined = {
         name: np.concatenate([np.asarray(episode[name]) for episode in episodes])
-        for name in ("actions", "rewards", "terminations", "truncations")
+        for name in RECORDED[1:]
     }
-    seen = [np.asarray(episode["observations"]) for episode in episodes]
+    seen = [episode["observations"] for episode in episodes]
     return Demonstrations(
-        observations=np.concatenate([each[:-1] for each in seen]),
-        next_observations=np.concatenate([each[1:] for each in seen]),
+        observations=_joined([_each(lambda rows: rows[:-1], each) for each in seen]),
+        next_observations=_joined([_each(lambda rows: rows[1:], each) for each in seen]),
         **joined,
     )
+
+
+def _each(function: Callable[[np.ndarray], np.ndarray], rows: Observations) -> Any:
+    """Return what a function makes of the rows, or of those of each key."""
+    if isinstance(rows, dict):
+        return {key: function(array) for key, array in rows.items()}
+    return function(rows)
+
+
+def _joined(parts: list[Any]) -> Any:
+    if isinstance(parts[0], dict):
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return np.concatenate(parts)

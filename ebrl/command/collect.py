@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 from ebrl.command.arguments import Count, Parser, Seed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jsonargparse import Namespace
+
+    from ebrl.command.collection import Episode
 
 HELP = """
 Plays episodes with the agent of the run's newest checkpoint and writes every transition to an .npz
@@ -15,7 +19,9 @@ file or, with --minari, to a Minari dataset on this machine. `ebrl train CONFIG 
 trains on them, `--prefill DATA` starts a replay with them.
 
 The file holds the arrays observations, actions, rewards, next_observations, terminations and
-truncations, a row a step. Actions are sampled from the policy; --greedy takes the most likely.
+truncations, a row a step; of dictionary observations one array a key, observations.KEY. Actions are
+sampled from the policy; --greedy takes the most likely. Ctrl-C, or an error of the environment,
+keeps the episodes before it.
 
 examples:
   ebrl collect runs/pendulum/EnergyActorCritic-0 --episodes 100
@@ -42,7 +48,8 @@ def _collect(given: Namespace) -> int:
 
     from ebrl.agents.demonstrations import save, transitions_of
     from ebrl.command.agent_training import rebuild
-    from ebrl.command.collection import check_name, check_spaces, play_episodes, write_minari
+    from ebrl.command.collection import check_name, play_episodes, write_minari
+    from ebrl.command.destinations import check_file
     from ebrl.command.errors import UsageError
     from ebrl.command.runs import existing
 
@@ -52,11 +59,14 @@ def _collect(given: Namespace) -> int:
         check_name(given.minari)
     elif path.exists():
         raise UsageError(f"{path} exists already. Choose another: --out OTHER.npz")
-    elif path.suffix != ".npz" or not path.parent.is_dir():
-        raise UsageError(f"--out: expected a file .npz in a folder that exists, got {path}.")
+    else:
+        check_file("--out", path, (".npz",))
     agent, configuration = rebuild(run, trust=given.trust)
-    check_spaces(agent)
-    episodes = play_episodes(agent, configuration, given.seed, given.episodes, greedy=given.greedy)
+    episodes, stopped = _played(
+        play_episodes(agent, configuration, given.seed, given.episodes, greedy=given.greedy)
+    )
+    if stopped and not episodes:
+        raise stopped
     if given.minari is not None:
         where = write_minari(given.minari, configuration, episodes, agent)
     else:
@@ -65,7 +75,22 @@ def _collect(given: Namespace) -> int:
     returns = [float(episode["rewards"].sum()) for episode in episodes]
     steps = sum(len(episode["rewards"]) for episode in episodes)
     print(
-        f"{configuration.title}: {steps:,} steps of {given.episodes} episodes, "
+        f"{configuration.title}: {steps:,} steps of {len(episodes)} episodes, "
         f"mean return {sum(returns) / len(returns):.2f}\n  data  {where}"
     )
+    if stopped:
+        raise stopped
     return 0
+
+
+def _played(playing: Iterator[Episode]) -> tuple[list[Episode], BaseException | None]:
+    """Return the whole episodes, and what stopped them before the last."""
+    from ebrl.command.errors import EnvironmentFailure
+
+    episodes: list[Episode] = []
+    try:
+        for episode in playing:
+            episodes.append(episode)  # noqa: PERF402, those before an error are kept
+    except (KeyboardInterrupt, EnvironmentFailure) as error:
+        return episodes, error
+    return episodes, None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from ebrl.command.agent_config import Configuration
@@ -13,16 +16,8 @@ from ebrl.command.environments import Watched, make
 from ebrl.command.errors import RunError, UsageError, extra
 from ebrl.command.evaluation import undisturbed_streams
 
-Episode = dict[str, Any]  # observations (T + 1, ...); actions, rewards and flags (T, ...)
-
-
-def check_spaces(agent: OffPolicyAlgorithm) -> None:
-    """Raise UsageError unless observations are arrays."""
-    if isinstance(agent.observation_space, spaces.Dict | spaces.Tuple):
-        raise UsageError(
-            "collect: expected observations that are arrays, got "
-            f"{type(agent.observation_space).__name__}; flatten them by a wrapper."
-        )
+# Observations (T + 1, ...), of a dictionary by its keys; actions, rewards and flags (T, ...).
+Episode = dict[str, Any]
 
 
 def play_episodes(
@@ -32,41 +27,48 @@ def play_episodes(
     count: int,
     *,
     greedy: bool,
-) -> list[Episode]:
+) -> Iterator[Episode]:
     """Play episodes of at most `evaluation_steps` steps, each started from the next seed."""
     name, settings = configuration.environment, configuration.settings
     environment = Watched(make(name, settings.env_kwargs, settings.wrappers), name)
-    normalization = agent.get_vec_normalize_env()
-    episodes = []
-    with undisturbed_streams():
+    with undisturbed_streams(), closing(environment):
         for seed in range(first_seed, first_seed + count):
-            observation, _ = environment.reset(seed=seed)
-            seen, actions = [observation], []
-            steps: list[Any] = []
-            over = False
-            while not over:
-                scaled = observation
-                if normalization is not None:
-                    scaled = normalization.normalize_obs(observation)
-                action, _ = agent.predict(scaled, deterministic=greedy)
-                observation, reward, terminated, truncated, _ = environment.step(action)
-                truncated = truncated or len(steps) + 1 >= settings.evaluation_steps
-                over = terminated or truncated
-                seen.append(observation)
-                actions.append(action)
-                steps.append((float(reward), terminated, truncated))
-            rewards, terminations, truncations = map(np.array, zip(*steps, strict=True))
-            episodes.append(
-                {
-                    "observations": np.stack(seen),
-                    "actions": np.stack(actions),
-                    "rewards": rewards,
-                    "terminations": terminations,
-                    "truncations": truncations,
-                }
-            )
-    environment.close()
-    return episodes
+            yield _play(agent, environment, seed, settings.evaluation_steps, greedy=greedy)
+
+
+def _play(
+    agent: OffPolicyAlgorithm, environment: gym.Env, seed: int, longest: int, *, greedy: bool
+) -> Episode:
+    normalization = agent.get_vec_normalize_env()
+    observation, _ = environment.reset(seed=seed)
+    seen, actions = [observation], []
+    steps: list[Any] = []
+    over = False
+    while not over:
+        scaled = observation
+        if normalization is not None:
+            scaled = normalization.normalize_obs(observation)
+        action, _ = agent.predict(scaled, deterministic=greedy)
+        observation, reward, terminated, truncated, _ = environment.step(action)
+        truncated = truncated or len(steps) + 1 >= longest
+        over = terminated or truncated
+        seen.append(observation)
+        actions.append(action)
+        steps.append((float(reward), terminated, truncated))
+    rewards, terminations, truncations = map(np.array, zip(*steps, strict=True))
+    return {
+        "observations": _stacked(seen),
+        "actions": np.stack(actions),
+        "rewards": rewards,
+        "terminations": terminations,
+        "truncations": truncations,
+    }
+
+
+def _stacked(observations: list[Any]) -> Any:
+    if isinstance(observations[0], dict):
+        return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
+    return np.stack(observations)
 
 
 def check_name(identifier: str) -> None:
@@ -105,24 +107,30 @@ def write_minari(
         )
         for i, episode in enumerate(episodes)
     ]
-    specification = make(configuration.environment, configuration.settings.env_kwargs).spec
+    settings = configuration.settings
+    environment = make(configuration.environment, settings.env_kwargs, settings.wrappers)
+    environment.close()
+    specification = environment.unwrapped.spec
     assert specification is not None  # `make` made it by its name
     if not isinstance(specification.entry_point, str):
         specification = None  # a class, which a file cannot name
     try:
-        minari.create_dataset_from_buffers(
-            identifier,
-            buffers,
-            env=specification,
-            eval_env=specification,
-            algorithm_name=type(agent).__name__,
-            author="ebrl",
-            author_email="unknown",
-            code_permalink="unknown",
-            description=configuration.title,
-            action_space=agent.action_space,
-            observation_space=agent.observation_space,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of environments that a file cannot name
+            minari.create_dataset_from_buffers(
+                identifier,
+                buffers,
+                env=specification,
+                eval_env=specification,
+                algorithm_name=type(agent).__name__,
+                author="ebrl",
+                author_email="unknown",
+                code_permalink="unknown",
+                description=configuration.title,
+                action_space=environment.action_space,
+                observation_space=environment.observation_space,
+                jpeg_encoding=False,  # it would change images, and refuses some
+            )
     except (ValueError, OSError) as error:
         raise RunError(f"Minari cannot write {identifier}: {error}.") from error
     return f"minari:{identifier}"

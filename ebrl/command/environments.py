@@ -11,7 +11,14 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled, Error, UnregisteredEnv
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnv,
+    VecNormalize,
+    VecTransposeImage,
+)
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from ebrl.agents.replayable import Replayable
@@ -127,17 +134,37 @@ def make(
 
 
 def training_environment(configuration: Configuration) -> VecEnv:
-    """Make `n_envs` environments, replayable and, if asked for, normalised."""
+    """Make `n_envs` environments, replayable and, if asked for, normalised.
+
+    Of dictionary observations the keys with real numbers are normalised, but no images.
+
+    Raises:
+        UsageError: As `vectorised`, and for observations that cannot be normalised.
+    """
     settings = configuration.settings
     environments = vectorised(configuration.environment, settings)
     if settings.normalize is None:
         return environments
-    return VecNormalize(
-        environments,
-        norm_obs=settings.normalize != "rewards",
-        norm_reward=settings.normalize != "observations",
-        gamma=configuration.agent_arguments["gamma"],
-    )
+    space, keys = environments.observation_space, None
+    if isinstance(space, spaces.Dict):
+        images = {key for key, part in space.spaces.items() if is_image_space(part)}
+        boxes = {key for key, part in space.spaces.items() if isinstance(part, spaces.Box)}
+        keys = sorted(boxes - images)
+        if any(not is_image_space_channels_first(space[key]) for key in images):
+            environments = VecTransposeImage(environments)  # inside, where replays take them from
+    try:
+        return VecNormalize(
+            environments,
+            norm_obs=settings.normalize != "rewards",
+            norm_reward=settings.normalize != "observations",
+            norm_obs_keys=keys,
+            gamma=configuration.agent_arguments["gamma"],
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"normalize: expected observations in a Box or a dictionary of "
+            f"{configuration.environment}, got {space}."
+        ) from error
 
 
 def vectorised(name: str, settings: Settings) -> VecEnv:

@@ -8,7 +8,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from ebrl.agents import ImplicitCloning
 from ebrl.agents.demonstrations import fill, learn_offline, load
 from ebrl.command.agent_config import Configuration
-from ebrl.command.errors import UsageError
+from ebrl.command.errors import RunError, UsageError
 
 
 def fill_replay(agent: OffPolicyAlgorithm, configuration: Configuration) -> None:
@@ -17,6 +17,7 @@ def fill_replay(agent: OffPolicyAlgorithm, configuration: Configuration) -> None
     Raises:
         UsageError: They cannot be read, are of another task, or there are none for an agent that
             needs them.
+        RunError: Minari is not installed.
     """
     settings = configuration.settings
     if settings.offline is not None and settings.prefill is not None:
@@ -30,7 +31,9 @@ def fill_replay(agent: OffPolicyAlgorithm, configuration: Configuration) -> None
         fill(agent, load(source), source)
     except FileNotFoundError as error:
         raise UsageError(f"{source}: {error.strerror or error}.") from error
-    except (ValueError, ImportError, TypeError) as error:
+    except ImportError as error:
+        raise RunError(f"{error}.") from error
+    except (ValueError, TypeError) as error:
         raise UsageError(f"{error}.") from error
 
 

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3 import SAC
+from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from ebrl.agents import EnergyActorCritic, ImplicitCloning
@@ -106,6 +106,37 @@ def test_a_replay_holds_scaled_actions_and_knows_which_episodes_were_cut() -> No
     assert bootstrapped == [1.0, 0.0, 0.0]
 
 
+def test_each_environment_has_a_stretch_of_the_recording() -> None:
+    agent = SAC("MlpPolicy", DummyVecEnv([Fork, Fork]), buffer_size=100)
+    demonstrations = forks(7)._replace(terminations=np.zeros(7, bool))
+    fill(agent, demonstrations)
+    replay = agent.replay_buffer
+    assert replay is not None
+    assert replay.pos == 3
+    halves = demonstrations.observations[:6].reshape(2, 3).T
+    assert np.array_equal(replay.observations[:3, :, 0], halves)
+    # The agent's own steps follow: a stretch is cut where it ends.
+    assert replay.dones[:3].tolist() == replay.timeouts[:3].tolist() == [[0, 0], [0, 0], [1, 1]]
+
+
+class Screen(gym.Env[np.ndarray, int]):
+    """Images, with their channels last."""
+
+    observation_space = spaces.Box(0, 255, (36, 40, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+
+def test_images_have_their_channels_last_as_the_environment_gives_them() -> None:
+    agent = DQN("CnnPolicy", Screen(), buffer_size=10)
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (4, 36, 40, 3), np.uint8)
+    no, actions = np.zeros(4, bool), random.integers(0, 2, 4)
+    fill(agent, Demonstrations(images, actions, np.zeros(4), images, no, no))
+    replay = agent.replay_buffer
+    assert replay is not None
+    assert np.array_equal(replay.observations[:4, 0], images.transpose(0, 3, 1, 2))
+
+
 @pytest.mark.parametrize("algorithm", [SAC, EnergyActorCritic])
 def test_any_off_policy_agent_learns_offline_and_steps_no_environment(algorithm: Any) -> None:
     env = VecNormalize(DummyVecEnv([Fork]), norm_reward=False)
@@ -125,6 +156,10 @@ def test_any_off_policy_agent_learns_offline_and_steps_no_environment(algorithm:
         ({"actions": np.full((4, 1), 3, np.float32)}, "expected actions in Box"),
         ({"rewards": np.zeros(3)}, "as many rows of each"),
         ({"observations": np.full((4, 1), np.nan)}, "expected finite observations"),
+        ({"observations": np.full((4, 1), "left")}, "expected numbers in observations, got <U4"),
+        ({"observations": {"x": np.zeros((4, 1))}}, "observations with one array, .* the keys x"),
+        ({"rewards": np.zeros((4, 1))}, r"expected rewards of shape \(n,\), got \(4, 1\)"),
+        ({"rewards": np.zeros(4, complex)}, "expected numbers in rewards, got complex128"),
     ],
 )
 def test_demonstrations_of_another_task_are_refused(changes: dict[str, Any], said: str) -> None:
@@ -139,6 +174,9 @@ def test_what_is_no_demonstration_is_refused(tmp_path: Path) -> None:
     for name, said in [("other", "expected the arrays"), ("pickle", "npz"), ("text", "npz")]:
         with pytest.raises(StorageError, match=said):
             load(tmp_path / f"{name}.npz")
+    save(tmp_path / "words.npz", forks(3)._replace(terminations=np.array(["no", "no", "yes"])))
+    with pytest.raises(StorageError, match="expected true or false in terminations"):
+        load(tmp_path / "words.npz")
     with pytest.raises(ValueError, match="expected demonstrations in the replay"):
         cloning().learn(1)
     with pytest.raises(StorageError, match="the buffer_size of the agent"):
