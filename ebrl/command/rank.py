@@ -48,4 +48,6 @@ def main(arguments: list[str]) -> int:
         console = Console(soft_wrap=True, highlight=False)
         for number, each in enumerate(rank(sound, language=by.language, energy=by.energy), 1):
             console.print(f"{number:4}  {each.total:8.2f}  ", coloured(each), sep="")
+    if refused:
+        print(f"Done: {len(sound):,} sentences ranked, {refused:,} not.")
     return 1 if refused else 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ebrl.command.arguments import Parser
+from ebrl.command.destinations import check_file
 from ebrl.command.errors import RunError, extra
 from ebrl.command.sentences import Judge, add_language, coloured, complain, judge, sentences
 
@@ -18,7 +19,7 @@ Prints how unlikely sentences are, a line each: the energy in nats, low where li
 acceptability from 0 to 100, the percentage of sentences in books and news that are less fluent;
 and the sentence, its unlikely tokens red on a terminal. A file has one sentence a line, in UTF-8;
 - reads standard input. A line that cannot be judged does not stop the others; the exit code is
-then 1.
+then 1. A page is written over another only with --overwrite.
 
 examples:
   ebrl score "The cat sat on the mat."
@@ -36,16 +37,22 @@ def main(arguments: list[str]) -> int:
     add_language(parser, "causal")
     parser.add_argument("--html", help="write a page of coloured sentences to this file")
     parser.add_argument("--tokens", action="store_true", help="print the energy of each token")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write over a page that is there already"
+    )
     given = parser.read(arguments)
+    if given.html is not None:
+        check_file("--html", Path(given.html), overwrite=given.overwrite)
     with extra("sequences", "tokenizers"):
+        from ebrl.command.runs import write
         from ebrl.sequences.pages import html
 
         scores, refused = _score(given.source, judge(given), given.tokens)
-    if given.html and scores:
-        Path(given.html).write_text(html(scores), encoding="utf-8")
-        print(f"  page  {given.html}")
     if len(scores) + refused != 1:
         _summarise(scores, refused)
+    if given.html is not None and scores:
+        write(Path(given.html), html(scores))
+        print(f"  page  {given.html}")
     return 1 if refused or not scores else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,7 +109,7 @@ def sentences(source: str, language: Language) -> Iterator[tuple[str, str, Excep
     The error says why the language cannot judge a line, and is None if it can.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: There is no such file, or standard input is closed.
     """
     from ebrl.sequences.judging import as_sentence
     from ebrl.sequences.text import SentenceError
@@ -125,17 +126,24 @@ def sentences(source: str, language: Language) -> Iterator[tuple[str, str, Excep
 def _lines(source: str) -> Iterator[tuple[str, str, Exception | None]]:
     from ebrl.sequences.text import lines_of, read_lines
 
-    path = Path(source)
+    # os.path takes a sentence for no file, where pathlib finds its name too long.
     if source == "-":
+        if sys.stdin is None:
+            raise UsageError("-: standard input is closed: name a file or a sentence.")
         lines, name = lines_of(sys.stdin.buffer), "stdin"
-    elif path.is_file():
-        lines, name = read_lines(path), source
+    elif os.path.isdir(source):
+        raise UsageError(f"{source}: is a folder: name a file, or a sentence of several words.")
+    elif os.path.exists(source):
+        lines, name = read_lines(source), source
     elif " " in source.strip():
         yield "", source, None
         return
+    elif source.strip():
+        raise UsageError(
+            f"{source}: there is no such file; a sentence of several words is scored as it is."
+        )
     else:
-        what = "is a folder" if path.is_dir() else "there is no such file"
-        raise UsageError(f"{source}: {what}; a sentence of several words is scored as it is.")
+        raise UsageError("expected a file, - or a sentence, got an empty text.")
     for line in lines:
         if line.text.strip() or line.error:
             yield f"{name}, line {line.number}", line.text, line.error

@@ -123,7 +123,8 @@ def load(path: str | Path) -> Language:
     try:
         return _built(facts, dequantized(stored.tensors))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise StorageError(f"{path}: this language does not fit together: {error}") from error
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise StorageError(f"{path}: this language does not fit together: {reason}") from error
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import unicodedata
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -45,7 +46,7 @@ class Text(Ragged):
 
     Raises:
         FileNotFoundError: There is no such file.
-        SentenceError: The file is not UTF-8.
+        SentenceError: The file is not UTF-8, or a damaged `.gz`.
         ValueError: It holds no sentence, or the vocabulary is smaller than the bytes.
     """
 
@@ -74,7 +75,7 @@ def sentences(path: str | Path) -> list[str]:
     """Return the sentences of a file for training; errors as `Text`."""
     found = []
     for number, text, error in read_lines(find(path)):
-        if isinstance(error, NotUnicodeError):
+        if isinstance(error, UnreadableError):
             raise SentenceError(f"{path}, line {number}: {error}")
         text = normalise(text.rpartition("\t")[2])
         if text and error is None:
@@ -82,15 +83,25 @@ def sentences(path: str | Path) -> list[str]:
     return found
 
 
-class NotUnicodeError(SentenceError):
-    """Bytes are no UTF-8."""
+class UnreadableError(SentenceError):
+    """Bytes are no UTF-8, or a compressed file is damaged."""
 
 
 def read_lines(path: str | Path) -> Iterator[Line]:
-    """Yield the lines of a file, plain or `.gz`; those that cannot be read with an error."""
+    """Yield the lines of a file, plain or `.gz`; those that cannot be read with an error.
+
+    The last line of a damaged `.gz` is its error.
+    """
     opened = gzip.open if Path(path).suffix == ".gz" else open
+    number = 0
     with cast(BinaryIO, opened(path, "rb")) as file:
-        yield from lines_of(file)
+        try:
+            for line in lines_of(file):
+                number = line.number
+                yield line
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            reason = f"expected a gzip file, got a damaged or other one ({error}): pack it again"
+            yield Line(number + 1, "", UnreadableError(reason))
 
 
 def lines_of(file: BinaryIO) -> Iterator[Line]:
@@ -107,7 +118,7 @@ def lines_of(file: BinaryIO) -> Iterator[Line]:
         try:
             text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            yield Line(number, "", NotUnicodeError(_no_unicode(raw, error)))
+            yield Line(number, "", UnreadableError(_no_unicode(raw, error)))
             continue
         yield Line(number, text.rstrip("\r\n"), None)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import os
+import random
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -92,9 +95,60 @@ def test_another_language_comes_from_its_file_or_run(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == ""
 
 
+def test_a_damaged_file_is_scored_up_to_the_damage(capsys: pytest.CaptureFixture[str]) -> None:
+    noise = random.Random(0).randbytes(40_000)
+    whole = gzip.compress(f"{SOUND}\n{BROKEN}\n".encode() + noise)
+    Path("text.gz").write_bytes(whole[: len(whole) // 2])
+    assert main(["score", "text.gz"]) == 1
+    said, complaints = capsys.readouterr()
+    assert len(totals(said)) == 2
+    assert "2 sentences scored" in said
+    assert "got a damaged or other one (Compressed file ended" in complaints
+
+
+def test_a_pipe_is_read_as_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, f"{SOUND}\n".encode())
+    os.close(writing)
+    assert main(["score", f"/dev/fd/{reading}"]) == 0
+    os.close(reading)
+    assert SOUND in capsys.readouterr().out
+
+
+def test_candidates_that_cannot_be_judged_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text.txt").write_text(f"{SOUND}\nКошка.\n{BROKEN}\n", encoding="utf-8")
+    assert main(["rank", "text.txt"]) == 1
+    said, complaints = capsys.readouterr()
+    assert "Done: 2 sentences ranked, 1 not." in said
+    assert "text.txt, line 2: expected the letters" in complaints
+
+
+def test_a_page_is_written_over_a_file_only_if_asked_to(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("text.txt").write_text(SOUND)
+    assert main(["score", "text.txt", "--html", "text.txt"]) == 2
+    assert "is there already: --overwrite, or another --html" in capsys.readouterr().err
+    assert Path("text.txt").read_text() == SOUND
+    assert main(["score", SOUND, "--html", "text.txt", "--overwrite"]) == 0
+    assert Path("text.txt").read_text().startswith("<!doctype html>")
+
+
+def test_a_closed_standard_input_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["score", "-"]) == 2
+    assert "standard input is closed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
+        (["score", ""], 2, "got an empty text"),
+        (["score", "The dog hears. " * 40], 1, "expected at most 30 tokens"),
+        (["score", SOUND, "--html", "nowhere/page.html"], 2, "there is no folder nowhere"),
+        (["score", "noise.gz"], 1, "Not a gzipped file"),
         (["score", "nothing.txt"], 2, "no such file"),
         (["score", "."], 2, "folder"),
         (["score", SOUND, "--model", "nowhere"], 2, "no language"),
@@ -109,6 +163,7 @@ def test_what_cannot_be_done_is_refused(
     arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("foreign.bin").write_bytes(b"\x80\x04 a pickle, perhaps")
+    Path("noise.gz").write_bytes(b"no gzip")
     assert main(arguments) == code
     assert said in capsys.readouterr().err
 

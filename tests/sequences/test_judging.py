@@ -127,6 +127,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     storage.save(path, {"weight": torch.zeros(2)}, {"kind": "energy"})
     with pytest.raises(StorageError, match="language"):
         load(path)
+    storage.save(path, {"weight": torch.zeros(2)}, {"kind": "language"})
+    with pytest.raises(StorageError, match="it lacks 'sizes'"):
+        load(path)
     path.write_bytes(b"no safetensors at all")
     with pytest.raises(StorageError):
         load(path)

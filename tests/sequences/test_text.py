@@ -51,6 +51,13 @@ def test_a_table_gives_its_last_column_and_may_be_compressed(tmp_path: Path) -> 
     assert sentences(path) == ["The cat.", "The dog."]
 
 
+def test_a_damaged_compressed_file_is_no_text_to_train_on(tmp_path: Path) -> None:
+    path = tmp_path / "text.gz"
+    path.write_bytes(gzip.compress(b"The cat.\n" * 9)[:-12])
+    with pytest.raises(SentenceError, match=r"text.gz, line \d+: .* pack it again"):
+        sentences(path)
+
+
 def test_a_file_is_found_under_the_folder_of_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
