@@ -47,7 +47,16 @@ THIRD_PARTIES = {  # package: the rooms that may import it; "*" is every room bu
     **{name: {"command"} for name in ["jsonargparse", "matplotlib", "rich", "tqdm", "yaml"]},
     **{
         name: {"command"}
-        for name in ["filelock", "gradio", "huggingface_hub", "imageio", "optuna", "ray", "rliable"]
+        for name in [
+            "filelock",
+            "gradio",
+            "huggingface_hub",
+            "imageio",
+            "imageio_ffmpeg",
+            "optuna",
+            "ray",
+            "rliable",
+        ]
     },
 }
 

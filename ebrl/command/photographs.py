@@ -126,7 +126,7 @@ def _out_file(out: str | None, count: int) -> Path | None:
         raise UsageError(f"--out: {path.suffix} is not written, only {ENDINGS}.")
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise UsageError(
             f"--out: expected a folder, or a file that ends in {ENDINGS}, got {out} "
             f"({error.strerror})."
@@ -138,6 +138,9 @@ def _conflict(
     targets: list[Path], sources: list[Path], taken: dict[Path, Path], overwrite: bool
 ) -> str:
     """Return why these files cannot be written, '' if they can."""
+    folder = targets[0].parent  # of all of them
+    if not os.access(folder, os.W_OK):
+        return f"its result cannot be written to {folder}: choose another --out"
     for target in targets:
         if target.resolve() in taken:
             first = taken[target.resolve()]

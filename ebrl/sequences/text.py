@@ -47,7 +47,8 @@ class Text(Ragged):
     Raises:
         FileNotFoundError: There is no such file.
         SentenceError: The file is not UTF-8, or a damaged `.gz`.
-        ValueError: It holds no sentence, or the vocabulary is smaller than the bytes.
+        ValueError: It holds no sentence, or none that is short enough, or the vocabulary is smaller
+            than the bytes.
     """
 
     def __init__(
@@ -61,8 +62,13 @@ class Text(Ragged):
         if not texts:
             raise ValueError(f"{path}: expected a sentence a line, got none")
         self.tokenizer = tokenizer or Tokenizer.train(texts, vocabulary)
-        rows = self.tokenizer.encode_all(texts)
-        super().__init__([row for row in rows if 0 < len(row) <= longest])
+        rows = [row for row in self.tokenizer.encode_all(texts) if 0 < len(row) <= longest]
+        if not rows:
+            raise ValueError(
+                f"{path}: expected sentences of at most {longest} tokens, got longer ones alone: "
+                "put one sentence on a line, or raise `longest`"
+            )
+        super().__init__(rows)
         self.alphabet = alphabet(texts)
 
     def log_frequencies(self) -> Tensor:

@@ -372,6 +372,7 @@ def test_an_unreadable_file(capsys: pytest.CaptureFixture[str]) -> None:
         (["--out", "nowhere/clean.png"], "there is no folder nowhere"),
         (["--out", "photo.png/clean"], "expected a folder"),
         (["--out", "notes.txt"], "expected a folder"),
+        (["--out", "/proc/clean"], "expected a folder"),
         (["other.png", "--out", "clean.png"], "expected a folder for 2 photographs"),
     ],
 )
@@ -539,6 +540,17 @@ def test_what_cannot_be_written_is_refused_before_the_work(
     assert main(["denoise", "clear.png", "--out", "clear.gif"]) == 2
     assert ".gif is not written" in capsys.readouterr().err
     assert names() == {"clear.png"}
+
+
+def test_a_folder_that_is_read_only_is_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = import_module("ebrl.vision.denoising")
+    monkeypatch.setattr(home, "denoise", lambda *_, **__: pytest.fail("it was denoised"))
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # tests may be root's
+    write(Path("card/photo.png"), noisy(grey()))
+    assert main(["denoise", "card/photo.png"]) == 1
+    assert "cannot be written to card: choose another --out" in capsys.readouterr().err
 
 
 def test_names_that_begin_with_a_dash_or_are_too_long() -> None:

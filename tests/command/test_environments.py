@@ -20,7 +20,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from ebrl.agents.vector_environments import FromVectorEnv
 from ebrl.command import main
 from ebrl.command.agent_config import read
-from ebrl.command.environments import evaluation_environments, vectorised
+from ebrl.command.environments import (
+    evaluation_environments,
+    training_environment,
+    vectorised,
+)
 from ebrl.command.errors import UsageError
 
 WRAPPERS = [
@@ -102,6 +106,13 @@ def test_a_wrapper_that_is_none_is_one_line(
     settings = read(config(tmp_path, wrappers=[wrapper]), trust=True).settings
     with pytest.raises(UsageError, match=said):
         vectorised("CartPole-v1", settings)
+
+
+def test_observations_without_numbers_are_not_normalised(tmp_path: Path) -> None:
+    configuration = read(config(tmp_path, normalize="observations"))
+    arguments = {**configuration.agent_arguments, "env": "FrozenLake-v1"}
+    with pytest.raises(UsageError, match="normalize: expected observations in a Box"):
+        training_environment(configuration._replace(agent_arguments=arguments))
 
 
 def test_a_run_of_somebody_else_wraps_by_known_classes_alone(tmp_path: Path) -> None:

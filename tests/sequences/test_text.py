@@ -58,6 +58,13 @@ def test_a_damaged_compressed_file_is_no_text_to_train_on(tmp_path: Path) -> Non
         sentences(path)
 
 
+def test_a_text_of_sentences_that_are_all_too_long_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("The cat sees the dog.\n" * 9)
+    with pytest.raises(ValueError, match=r"at most 2 tokens, .* put one sentence on a line"):
+        Text(str(path), vocabulary=300, longest=2)
+
+
 def test_a_file_is_found_under_the_folder_of_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
