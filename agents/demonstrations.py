@@ -47,7 +47,7 @@ class Demonstrations(NamedTuple):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return every array by its name; a dictionary's are named `observations.KEY`."""
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for field, value in self._asdict().items():
             if isinstance(value, dict):
                 found |= {f"{field}.{key}": array for key, array in value.items()}
@@ -138,8 +138,9 @@ def _choices(space: spaces.Space) -> tuple[Any, Any]:
 
 def save(path: str | Path, demonstrations: Demonstrations) -> None:
     """Write demonstrations to an .npz file, atomically."""
+    arrays: dict[str, Any] = demonstrations.arrays()  # their names are none of NumPy's arguments
     with replacing(Path(path)) as file:
-        np.savez_compressed(file, **demonstrations.arrays())
+        np.savez_compressed(file, **arrays)
 
 
 def load(source: str | Path) -> Demonstrations:

@@ -145,24 +145,25 @@ def training_environment(configuration: Configuration) -> VecEnv:
     environments = vectorised(configuration.environment, settings)
     if settings.normalize is None:
         return environments
-    space, keys = environments.observation_space, None
-    if isinstance(space, spaces.Dict):
-        images = {key for key, part in space.spaces.items() if is_image_space(part)}
-        boxes = {key for key, part in space.spaces.items() if isinstance(part, spaces.Box)}
-        keys = sorted(boxes - images)
-        if any(not is_image_space_channels_first(space[key]) for key in images):
-            environments = VecTransposeImage(environments)  # inside, where replays take them from
+    norm_obs, space = settings.normalize != "rewards", environments.observation_space
+    of_dictionary = isinstance(space, spaces.Dict)
+    parts = dict(space.items()) if isinstance(space, spaces.Dict) else {"": space}
+    boxes = {key: part for key, part in parts.items() if isinstance(part, spaces.Box)}
+    images = [part for part in boxes.values() if is_image_space(part)]
+    if not all(map(is_image_space_channels_first, images)):
+        environments = VecTransposeImage(environments)  # inside, where replays take them from
+    keys = [key for key, part in boxes.items() if not is_image_space(part)]
     try:
         return VecNormalize(
             environments,
-            norm_obs=settings.normalize != "rewards",
+            norm_obs=norm_obs,
             norm_reward=settings.normalize != "observations",
-            norm_obs_keys=keys,
+            norm_obs_keys=keys if norm_obs and of_dictionary else None,
             gamma=configuration.agent_arguments["gamma"],
         )
     except ValueError as error:
         raise UsageError(
-            f"normalize: expected observations in a Box or a dictionary of "
+            f"normalize: expected a Box or a Dict as the observation space of "
             f"{configuration.environment}, got {space}."
         ) from error
 

@@ -111,8 +111,34 @@ def test_a_wrapper_that_is_none_is_one_line(
 def test_observations_without_numbers_are_not_normalised(tmp_path: Path) -> None:
     configuration = read(config(tmp_path, normalize="observations"))
     arguments = {**configuration.agent_arguments, "env": "FrozenLake-v1"}
-    with pytest.raises(UsageError, match="normalize: expected observations in a Box"):
+    with pytest.raises(UsageError, match="normalize: expected a Box or a Dict"):
         training_environment(configuration._replace(agent_arguments=arguments))
+
+
+class Screen(gym.Env[np.ndarray, int]):
+    """Images, with their channels last."""
+
+    observation_space = spaces.Box(0, 255, (36, 37, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return np.zeros((36, 37, 3), np.uint8), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return np.zeros((36, 37, 3), np.uint8), 1.0, False, True, {}
+
+
+gym.register("Environments/Screen-v0", entry_point=Screen)
+
+
+def test_rewards_of_images_are_normalised(tmp_path: Path) -> None:
+    path = config(tmp_path, normalize="rewards")
+    content = yaml.safe_load(path.read_text())
+    arguments = {"policy": "CnnPolicy", "env": "Environments/Screen-v0", "buffer_size": 20}
+    content["agent"]["init_args"] = {**arguments, "learning_starts": 100}
+    path.write_text(yaml.safe_dump(content))
+    assert main(["train", str(path)]) == 0
 
 
 def test_a_run_of_somebody_else_wraps_by_known_classes_alone(tmp_path: Path) -> None:
