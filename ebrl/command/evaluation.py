@@ -198,6 +198,7 @@ class Evaluations(BaseCallback):
             KeyboardInterrupt: The evaluation was abandoned.
         """
         self.init_callback(agent)
+        self.num_timesteps = agent.num_timesteps  # a resumed run may have no step left
         if not self.done or self.done[-1]["timesteps"] < self.num_timesteps:
             self.evaluate()
         self.environments.close()

@@ -29,7 +29,7 @@ from ebrl.command.agent_pictures import draw_landscapes
 from ebrl.command.agent_training import build, rebuild
 from ebrl.command.environments import evaluation_environments
 from ebrl.command.evaluation import play
-from ebrl.command.runs import Run, existing
+from ebrl.command.runs import Run, existing, read_evaluations, write_evaluations
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -199,6 +199,15 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained: Path, tmp_p
     assert main(["resume", str(run.folder)]) == 0
     assert run.model.exists()
     assert_same_end(run.folder, trained)
+    assert measured(run.folder) == measured(trained)
+
+
+def test_a_run_killed_in_its_last_evaluation_repeats_it(trained: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    assert main(["train", str(config(tmp_path))]) == 0
+    run.model.unlink()
+    write_evaluations(run, read_evaluations(run)[:-1])
+    assert main(["resume", str(run.folder)]) == 0
     assert measured(run.folder) == measured(trained)
 
 
