@@ -18,6 +18,7 @@ from ebrl.networks.linear import (
     in_full,
     is_linear,
     multiply,
+    side_by_side,
 )
 from ebrl.networks.normalization import Affine
 from ebrl.networks.perceptron import Perceptron, Reduction
@@ -169,13 +170,10 @@ class BoundMLP(Energy):
             affine_of_conditions, conditions = normalize(of_conditions, conditions)
         linear = is_linear(first) and is_linear(network.condition_layer)
         if linear and 1 < conditions.shape[-2] == rows.shape[-2]:  # one for each x: one product
-            weights, biases = zip(
-                folded(affine_of_conditions, network.condition_layer),
-                folded(affine, first),
-                strict=True,
+            weight, bias = side_by_side(
+                folded(affine_of_conditions, network.condition_layer), folded(affine, first)
             )
-            bias = sum(bias for bias in biases if bias is not None)
-            sums = multiply(torch.cat([conditions, rows], -1), torch.cat(weights, 1), bias)
+            sums = multiply(torch.cat([conditions, rows], -1), weight, bias)
             return sums if network.members > 1 else sums.squeeze(0)
         shift = after(affine_of_conditions, network.condition_layer, conditions)
         sums, runs = after(affine, first, rows), shift.shape[-2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -81,6 +82,13 @@ def folded(affine: Affine | None, layer: nn.Module) -> tuple[Tensor, Tensor | No
         return weight, bias
     shift = affine.shift @ weight
     return affine.scale.mT * weight, shift if bias is None else bias + shift
+
+
+def side_by_side(*linears: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+    """Return the linear layer of all inputs side by side that adds what the layers return."""
+    biases = [bias for _, bias in linears if bias is not None]
+    weight = torch.cat([weight for weight, _ in linears], 1)
+    return weight, reduce(torch.add, biases) if biases else None
 
 
 def after(affine: Affine | None, layer: nn.Module, rows: Tensor) -> Tensor:
