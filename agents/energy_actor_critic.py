@@ -5,10 +5,11 @@ their importance gives the soft value of the next observation,
 
     log w_m = Q'(s', a_m)/alpha - log q(a_m|s'),    V(s') = alpha log (1/M) Σ_m exp(log w_m),
 
-and the proposal follows the energy by the reverse KL divergence. With one candidate and one
-component V is `Q' - alpha log q` and the agent is SAC (Haarnoja et al. 2018). Q' is an averaged
-critic, or the critic itself: with `normalization="batch"` and `target="none"` one pass over (s, a)
-and (s', a') makes target networks unnecessary (CrossQ, Bhatt et al. 2024).
+and the proposal follows the energy by the reverse KL divergence. Q' is the critic itself: it
+normalises over the batch, and one pass over (s, a) and (s', a') makes target networks unnecessary
+(CrossQ, Bhatt et al. 2024). With `target="average"` Q' is an averaged critic. Then, without
+normalisation and with one candidate and one component, V is `Q' - alpha log q` and the agent is SAC
+(Haarnoja et al. 2018).
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ OF_SDE = ("use_sde", "log_std_init", "use_expln", "clip_mean")
 class EnergyActorCritic(ContinuousAgent):
     """A Stable-Baselines3 algorithm for continuous actions.
 
-    Arguments that are not listed have the names and defaults of `stable_baselines3.SAC`.
+    Arguments that are not listed have the names and defaults of `stable_baselines3.SAC`, but for a
+    learning rate of 1e-3.
 
     Args:
         candidates: Draws of the proposal in the soft value of the next observation.
         components: Gaussians in the proposal's mixture.
         moves: Steps of MALA on the energy when acting.
-        acting_candidates: Draws that are resampled by their importance when acting. With 1, actions
-            are draws of the proposal, moved; by default as many as `candidates`.
+        acting_candidates: Draws of the proposal that are resampled by their importance when acting.
         normalization: Of the critics: "batch", "layer" or None.
         proposal_normalization: Of the proposal, likewise.
         unit_weights: Scale the critics' weights into every hidden unit to norm 1 after each update,
@@ -58,6 +59,8 @@ class EnergyActorCritic(ContinuousAgent):
         target: Which critic the next observation is valued by: "average" is the moving average of
             SAC, "none" the critic itself, by the batch statistics of both moments together.
         policy_delay: Updates of the critics for each update of the proposal and the temperature.
+        adam_beta1: First decay rate of Adam for critics and proposal, unless the
+            `optimizer_kwargs` of `policy_kwargs` have betas.
         ent_coef: The temperature alpha, in units of reward. "auto" tunes it so that the proposal's
             entropy, `-E_q log q`, meets `target_entropy`.
         initial_ent_coef: Where an automatic temperature starts.
@@ -75,6 +78,7 @@ class EnergyActorCritic(ContinuousAgent):
         "proposal_normalization",
         "scale_rewards",
         "target",
+        "adam_beta1",
     )
     critic_target: EnergyCritic | None
 
@@ -82,7 +86,7 @@ class EnergyActorCritic(ContinuousAgent):
         self,
         policy: str | type[EnergyPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 3e-4,
+        learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
         learning_starts: int = 100,
         batch_size: int = 256,
@@ -90,16 +94,17 @@ class EnergyActorCritic(ContinuousAgent):
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
-        candidates: int = 4,
+        candidates: int = 1,
         components: int = 1,
         moves: int = 2,
-        acting_candidates: int | None = None,
-        normalization: Normalization | None = None,
+        acting_candidates: int = 4,
+        normalization: Normalization | None = "batch",
         proposal_normalization: Normalization | None = None,
         unit_weights: bool = False,
         scale_rewards: bool = False,
-        target: Literal["average", "none"] = "average",
-        policy_delay: int = 1,
+        target: Literal["average", "none"] = "none",
+        policy_delay: int = 3,
+        adam_beta1: float = 0.5,
         action_noise: ActionNoise | None = None,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
@@ -133,6 +138,7 @@ class EnergyActorCritic(ContinuousAgent):
         self.acting_candidates, self.scale_rewards = acting_candidates, scale_rewards
         self.normalization, self.proposal_normalization = normalization, proposal_normalization
         self.unit_weights, self.target, self.policy_delay = unit_weights, target, policy_delay
+        self.adam_beta1 = adam_beta1
         self.ent_coef, self.initial_ent_coef = ent_coef, initial_ent_coef
         self.target_entropy, self.target_update_interval = target_entropy, target_update_interval
         self.compile, self.precision = compile, precision
@@ -168,10 +174,6 @@ class EnergyActorCritic(ContinuousAgent):
                 self.critic_target.energy.project_weights()
         if self.target_entropy == "auto":
             self.target_entropy = -float(get_action_dim(self.action_space))
-
-    def _policy_arguments(self) -> dict[str, Any]:
-        arguments = super()._policy_arguments()
-        return {**arguments, "acting_candidates": self.acting_candidates or self.candidates}
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

@@ -68,7 +68,7 @@ class EnergyCritic(BaseModel):
             members=members,
             activation=activation_fn,
             normalization=normalization,
-        )
+        ).eval()
         if scaled:
             self.energy.output_scale = torch.ones(())
 
@@ -118,6 +118,7 @@ class EnergyPolicy(BasePolicy):
         proposal_normalization: Of the proposal, likewise.
         scale_rewards: Give the critics an output scale, which is the algorithm's to set.
         target: "average" keeps a moving average of the critics, "none" does not.
+        adam_beta1: First decay rate of Adam, unless `optimizer_kwargs` has betas.
         log_deviation_bounds: Clamp the log standard deviations of the proposal.
         epsilon: Added inside the logarithm of the Jacobian of tanh: 0 is exact, SB3 has 1e-6.
         n_critics: Members of the ensemble of critics.
@@ -142,6 +143,7 @@ class EnergyPolicy(BasePolicy):
         proposal_normalization: Normalization | None = None,
         scale_rewards: bool = False,
         target: Literal["average", "none"] = "average",
+        adam_beta1: float = 0.9,
         log_deviation_bounds: tuple[float, float] = (-20.0, 2.0),
         epsilon: float = 0.0,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
@@ -153,7 +155,8 @@ class EnergyPolicy(BasePolicy):
         share_features_extractor: bool = False,
     ):
         if optimizer_class is torch.optim.Adam:
-            optimizer_kwargs = {"fused": True, **(optimizer_kwargs or {})}
+            betas = (adam_beta1, 0.999)
+            optimizer_kwargs = {"fused": True, "betas": betas, **(optimizer_kwargs or {})}
         super().__init__(
             observation_space,
             action_space,
@@ -170,6 +173,7 @@ class EnergyPolicy(BasePolicy):
         self.components, self.acting_candidates, self.moves = components, acting_candidates, moves
         self.normalization, self.proposal_normalization = normalization, proposal_normalization
         self.scale_rewards, self.target = scale_rewards, target
+        self.adam_beta1 = adam_beta1
         self.log_deviation_bounds, self.epsilon = log_deviation_bounds, epsilon
         self.generator = torch.Generator()
         self.acceptance: Tensor | None = None  # of the last moves
@@ -329,6 +333,7 @@ class EnergyPolicy(BasePolicy):
             proposal_normalization=self.proposal_normalization,
             scale_rewards=self.scale_rewards,
             target=self.target,
+            adam_beta1=self.adam_beta1,
             log_deviation_bounds=self.log_deviation_bounds,
             epsilon=self.epsilon,
             n_critics=self.n_critics,

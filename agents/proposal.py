@@ -181,7 +181,7 @@ class MixtureProposal(BaseModel):
         self.log_deviation_bounds, self.epsilon = log_deviation_bounds, epsilon
         features = features_extractor.features_dim
         layers = create_mlp(features, -1, net_arch, activation_fn)
-        self.trunk = nn.Sequential(*normalized(layers, features, normalization))
+        self.trunk = nn.Sequential(*normalized(layers, features, normalization)).eval()
         width = net_arch[-1] if net_arch else features
         self.head = nn.Linear(width, components * (2 * self.dimension + 1))
 

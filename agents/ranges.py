@@ -21,13 +21,6 @@ WHOLE = {  # argument: least
     "acting_candidates": 1,
     "moves": 0,
 }
-OPTIONAL = (
-    "candidates",
-    "components",
-    "acting_candidates",
-    "moves",
-    "policy_delay",
-)  # absent, or None
 FRACTIONS = ("gamma", "tau")  # from 0 to 1
 
 
@@ -35,9 +28,7 @@ def check_numbers(agent: Any) -> None:
     """Raise ValueError for an argument of the agent that is out of its range."""
     given = vars(agent)
     for name, least in WHOLE.items():
-        value = given.get(name, given.get(f"_{name}"))
-        if value is None and name in OPTIONAL:
-            continue
+        value = given.get(name, given.get(f"_{name}", least))  # or the agent does not take it
         if not _is_whole(value) or value < least:
             raise ValueError(f"expected {name} >= {least}, got {value!r}")
         if value >= MANY:

@@ -61,6 +61,10 @@ BANDIT_AGENT: dict[str, Any] = {
     "net_arch": {"pi": [64, 64], "qf": [64, 64, 64]},
     # Reverse KL makes proposals narrower than the policy, whose tails they then miss: kept wider.
     "log_deviation_bounds": [-1.0, 2.0],
+    # An episode is one step: there is no next value to be stable about, and the energy is smooth.
+    "normalization": None,
+    "policy_delay": 1,
+    "adam_beta1": 0.9,
 }
 CHAIN_STEPS, CHAIN_TEMPERATURE, CHAIN_DISCOUNT = 24_000, 0.1, 0.95
 CHAIN_LEARNING_RATE = 0.05  # to 0, linearly

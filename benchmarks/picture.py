@@ -44,6 +44,9 @@ def train(steps: int) -> EnergyActorCritic:
         components=4,
         acting_candidates=32,
         ent_coef=REFERENCE_TEMPERATURE,
+        normalization=None,
+        policy_delay=1,
+        adam_beta1=0.9,
         policy_kwargs={"net_arch": [128, 128], "activation_fn": torch.nn.SiLU},
         seed=0,
     )

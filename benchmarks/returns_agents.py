@@ -66,18 +66,13 @@ TASKS = {
     "acrobot": Task("Acrobot-v1", 100_000, 5_000, 20, -100, {}, discrete=True),
     "lunar_lander_discrete": Task("LunarLander-v3", 100_000, 5_000, 20, 280, {}, discrete=True),
 }
-MOMENTUM = {"optimizer_kwargs": {"betas": (0.5, 0.999)}}
-NORMALISED = {
-    **TUNED,
+NORMALISED = {"acting_candidates": 1, "moves": 0, "compile": True}
+PLAIN = {"normalization": None, "target": "average", "policy_delay": 1, "adam_beta1": 0.9}
+NORMALISED_Q = {
     "normalization": "batch",
     "target": "none",
-    "policy_delay": 3,
-    "candidates": 1,
-    "moves": 0,
-    "compile": True,
-    "policy_kwargs": MOMENTUM,
+    "policy_kwargs": {"optimizer_kwargs": {"betas": (0.5, 0.999)}},
 }
-NORMALISED_Q = {"normalization": "batch", "target": "none", "policy_kwargs": MOMENTUM}
 
 
 def normalised(**changes: Any) -> Agent:
@@ -86,17 +81,17 @@ def normalised(**changes: Any) -> Agent:
 
 
 AGENTS = {
-    "EnergyActorCritic": Agent(EnergyActorCritic, {}),
+    "plain critics": Agent(EnergyActorCritic, {**PLAIN, "learning_rate": 3e-4}),
     "normalised critics": normalised(),
     "bfloat16": normalised(precision="bfloat16"),
     "layer normalisation": normalised(normalization="layer"),
     "no normalisation": normalised(normalization=None, target="average"),
     "target networks": normalised(target="average"),
     "no delay": normalised(policy_delay=1),
-    "4 candidates": normalised(candidates=4),
-    "16 candidates": normalised(candidates=16),
-    "4 candidates, acting plainly": normalised(candidates=4, acting_candidates=1),
-    "4 candidates, 4 components": normalised(candidates=4, components=4),
+    "4 candidates": normalised(candidates=4, acting_candidates=4),
+    "16 candidates": normalised(candidates=16, acting_candidates=16),
+    "4 candidates, acting plainly": normalised(candidates=4),
+    "4 candidates, 4 components": normalised(candidates=4, acting_candidates=4, components=4),
     "2 moves": normalised(moves=2),
     "acting from the energy": normalised(acting_candidates=4, moves=2),
     "unit weights": normalised(unit_weights=True),

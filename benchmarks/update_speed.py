@@ -48,25 +48,20 @@ def ours(**arguments: Any) -> Build:
     return partial(EnergyActorCritic, "MlpPolicy", buffer_size=10_000, moves=0, **arguments)
 
 
+PLAIN: dict[str, Any] = {"normalization": None, "target": "average", "policy_delay": 1}
 COMPILED: dict[str, Any] = {"compile": True}
 BFLOAT16: dict[str, Any] = {"compile": True, "precision": "bfloat16"}
-NORMALISED: dict[str, Any] = {
-    "candidates": 1,
-    "normalization": "batch",
-    "target": "none",
-    "policy_delay": 3,
-}
 RIVALS: dict[str, Build] = {
     "SB3 SAC": partial(SAC, "MlpPolicy", buffer_size=10_000),
-    "1 candidate": ours(candidates=1),
-    "1 candidate, compiled": ours(candidates=1, **COMPILED),
-    "1 candidate, compiled, bfloat16": ours(candidates=1, **BFLOAT16),
-    "4 candidates": ours(candidates=4),
-    "4 candidates, compiled": ours(candidates=4, **COMPILED),
-    "4 candidates, compiled, bfloat16": ours(candidates=4, **BFLOAT16),
-    "normalised, no target networks": ours(**NORMALISED),
-    "normalised, no target networks, compiled": ours(**NORMALISED, **COMPILED),
-    "normalised, no target networks, compiled, bfloat16": ours(**NORMALISED, **BFLOAT16),
+    "1 candidate": ours(**PLAIN, candidates=1),
+    "1 candidate, compiled": ours(**PLAIN, candidates=1, **COMPILED),
+    "1 candidate, compiled, bfloat16": ours(**PLAIN, candidates=1, **BFLOAT16),
+    "4 candidates": ours(**PLAIN, candidates=4),
+    "4 candidates, compiled": ours(**PLAIN, candidates=4, **COMPILED),
+    "4 candidates, compiled, bfloat16": ours(**PLAIN, candidates=4, **BFLOAT16),
+    "normalised, no target networks": ours(candidates=1),
+    "normalised, no target networks, compiled": ours(candidates=1, **COMPILED),
+    "normalised, no target networks, compiled, bfloat16": ours(candidates=1, **BFLOAT16),
 }
 
 

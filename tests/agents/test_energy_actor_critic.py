@@ -291,7 +291,10 @@ def test_rewards_are_not_scaled_twice() -> None:
         ({"target": "copy"}, "expected target 'average' or 'none', got 'copy'"),
         ({"normalization": "group"}, "expected normalization 'batch', 'layer' or None"),
         ({"proposal_normalization": "group"}, "expected normalization 'batch', 'layer' or None"),
-        ({"unit_weights": True}, "expected normalization='batch' for unit_weights=True, got None"),
+        (
+            {"unit_weights": True, "normalization": None},
+            "expected normalization='batch' for unit_weights=True, got None",
+        ),
         ({"target_entropy": math.inf}, "expected target_entropy to be 'auto' or finite, got inf"),
         ({"policy_kwargs": {"moves": 0}}, r"without \['moves'\]: .*\(\.\.\., moves=0\)"),
         ({"policy_kwargs": {"components": 3}}, r"without \['components'\]"),
@@ -304,7 +307,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
 
 
 def test_policy_kwargs_stay_the_users() -> None:
-    agent = build(moves=1, components=3, candidates=5)
+    agent = build(moves=1, components=3, acting_candidates=5)
     assert agent.policy_kwargs == {"net_arch": [8]}
     policy = agent.policy
     assert (policy.moves, policy.components, policy.acting_candidates) == (1, 3, 5)

@@ -16,6 +16,16 @@ from ebrl.agents import EnergyActorCritic
 from ebrl.agents.updates import UpdateNoise
 
 UPDATES, BATCH = 5, 64
+AS_SAC = {
+    "candidates": 1,
+    "components": 1,
+    "acting_candidates": 1,
+    "moves": 0,
+    "normalization": None,
+    "target": "average",
+    "policy_delay": 1,
+    "adam_beta1": 0.9,
+}
 SETTINGS = {"learning_rate": 1e-3, "batch_size": BATCH, "learning_starts": 0, "seed": 0}
 
 
@@ -108,8 +118,8 @@ class Wide(gym.Env):
 @pytest.mark.parametrize("env", ["Pendulum-v1", Wide()], ids=["pendulum", "wide"])
 def test_five_updates_give_sac_parameters_and_moments(env, monkeypatch):
     ours = EnergyActorCritic(
-        "MlpPolicy", env, candidates=1, components=1, moves=0,
-        policy_kwargs={"net_arch": [64, 64], "epsilon": 1e-6}, **SETTINGS,
+        "MlpPolicy", env, policy_kwargs={"net_arch": [64, 64], "epsilon": 1e-6}, **AS_SAC,
+        **SETTINGS,
     )  # fmt: skip
     sac = SAC("MlpPolicy", env, policy_kwargs={"net_arch": [64, 64]}, **SETTINGS)
     fill(ours)

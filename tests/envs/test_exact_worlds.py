@@ -61,6 +61,9 @@ def learnt() -> Learnt:
         components=4,
         acting_candidates=32,
         ent_coef=TEMPERATURE,
+        normalization=None,
+        policy_delay=1,
+        adam_beta1=0.9,
         policy_kwargs={
             "net_arch": [64, 64],
             "activation_fn": nn.SiLU,
