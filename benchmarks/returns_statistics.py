@@ -17,6 +17,7 @@ from returns_agents import AGENTS, TASKS
 from rliable import library, metrics
 
 RESAMPLES = 2_000
+FEWEST = 3  # seeds of an interquartile mean with an interval
 DECIDING = ("hopper", "walker2d", "ant")  # the tasks whose interquartile mean is compared
 
 
@@ -83,9 +84,10 @@ def table(found: dict[str, dict[str, Runs]]) -> str:
         ]
         for name, runs in agents.items():
             end = at_the_end(runs)
+            spread = f" ({end.min():,.0f} to {end.max():,.0f})" if len(end) > 1 else ""
             lines.append(
-                f"| {name} | {len(end)} | {np.median(end):,.0f} ({end.min():,.0f} to "
-                f"{end.max():,.0f}) | {np.median(runs.returns.mean(1)):,.0f} | "
+                f"| {name} | {len(end)} | {np.median(end):,.0f}{spread} | "
+                f"{np.median(runs.returns.mean(1)):,.0f} | "
                 f"{np.median(runs.cpu_seconds[:, -1]):,.0f} |"
             )
         lines.append("")
@@ -93,11 +95,15 @@ def table(found: dict[str, dict[str, Runs]]) -> str:
 
 
 def comparison(found: dict[str, dict[str, Runs]]) -> str:
-    """Return the interquartile means over the deciding tasks of the agents that finished them."""
+    """Return the interquartile means over the deciding tasks; "" where seeds are too few."""
     tasks = [task for task in DECIDING if task in found]
-    if not tasks:
+    names = [
+        name
+        for name in AGENTS
+        if all(name in found[task] and len(found[task][name].seeds) >= FEWEST for task in tasks)
+    ]
+    if not tasks or not names:
         return ""
-    names = [name for name in AGENTS if all(name in found[task] for task in tasks)]
     lines = [
         f"### Score over {', '.join(TASKS[task].env for task in tasks)}",
         "",
@@ -109,7 +115,7 @@ def comparison(found: dict[str, dict[str, Runs]]) -> str:
         seeds = min(len(found[task][name].seeds) for task in tasks)
         columns = [at_the_end(found[task][name])[:seeds] / TASKS[task].reference for task in tasks]
         scores[name] = np.stack(columns, 1)
-    means = interquartile_mean(scores) if scores else {}
+    means = interquartile_mean(scores)
     rival = means.get("SAC tuned", (np.nan,))[0]
     for name, (mean, low, high) in means.items():
         lines.append(
