@@ -2,8 +2,9 @@
 
     python benchmarks/soak.py --minutes 10
 
-Each workload has a process of its own. Its first fifth warms up; growth is what the last fifth
-holds, in the median, beyond the second. It writes results/soak.md and soak.json.
+Each workload has a process of its own, and all run at once. The first fifth of the time warms up;
+growth is what the last fifth holds, in the median, beyond the second. It writes results/soak.md and
+soak.json.
 """
 
 from __future__ import annotations
@@ -123,12 +124,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
     given = parser.parse_args()
-    context, rows = multiprocessing.get_context("spawn"), []
-    for name in given.workloads:
-        with ProcessPoolExecutor(1, mp_context=context) as alone:
-            seen = alone.submit(watch, name, 60 * given.minutes).result()
-        rows.append(summary(name, seen))
-        print(rows[-1], flush=True)
+    context, names = multiprocessing.get_context("spawn"), given.workloads
+    with ProcessPoolExecutor(len(names), mp_context=context) as pool:
+        seen = [pool.submit(watch, name, 60 * given.minutes) for name in names]
+        rows = [summary(name, one.result()) for name, one in zip(names, seen, strict=True)]
     facts = {"processor": processor(), "commit": commit(), "minutes": given.minutes}
     (RESULTS / "soak.json").write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
     lines = [
