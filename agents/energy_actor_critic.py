@@ -130,31 +130,18 @@ class EnergyActorCritic(ContinuousAgent):
         super().__init__(
             policy, env, learning_rate, buffer_size, learning_starts, batch_size, tau, gamma,
             train_freq, gradient_steps, action_noise, replay_buffer_class, replay_buffer_kwargs,
-            optimize_memory_usage, n_steps, policy_kwargs, stats_window_size, tensorboard_log,
-            verbose, device, seed=seed, sde_support=False, support_multi_env=True,
-            supported_action_spaces=(spaces.Box,),
+            optimize_memory_usage, n_steps, without_sde(policy_kwargs, use_sde), stats_window_size,
+            tensorboard_log, verbose, device, seed=seed, sde_support=False,
+            support_multi_env=True, supported_action_spaces=(spaces.Box,),
         )  # fmt: skip
         self.candidates, self.components, self.moves = candidates, components, moves
         self.acting_candidates, self.scale_rewards = acting_candidates, scale_rewards
         self.normalization, self.proposal_normalization = normalization, proposal_normalization
         self.unit_weights, self.target, self.policy_delay = unit_weights, target, policy_delay
-        self.adam_beta1 = adam_beta1
         self.ent_coef, self.initial_ent_coef = ent_coef, initial_ent_coef
         self.target_entropy, self.target_update_interval = target_entropy, target_update_interval
-        self.compile, self.precision = compile, precision
-        self._leave_out_sde(use_sde)
+        self.adam_beta1, self.compile, self.precision = adam_beta1, compile, precision
         self._begin(_init_setup_model)
-
-    def _leave_out_sde(self, use_sde: bool) -> None:
-        """Drop SAC's arguments of state-dependent exploration, with a warning where it is on."""
-        if use_sde or self.policy_kwargs.get("use_sde", False):
-            warnings.warn(
-                "use_sde=True is ignored: this agent explores by draws from its energy; for noise "
-                "correlated in time pass action_noise=OrnsteinUhlenbeckActionNoise(...)",
-                stacklevel=3,
-            )
-        given = self.policy_kwargs.items()
-        self.policy_kwargs = {name: value for name, value in given if name not in OF_SDE}
 
     def _check_parameters(self) -> None:
         if self.unit_weights and self.normalization != "batch":
@@ -302,3 +289,15 @@ class EnergyActorCritic(ContinuousAgent):
             self.logger.record("sampler/acceptance", self.policy.acceptance.mean().item())
             self.logger.record("sampler/step_size", float(self.policy.sampler.step_size))
         super().dump_logs()
+
+
+def without_sde(policy_kwargs: dict[str, Any] | None, use_sde: bool) -> dict[str, Any]:
+    """Drop SAC's arguments of state-dependent exploration, with a warning where it is on."""
+    given = policy_kwargs or {}
+    if use_sde or given.get("use_sde", False):
+        warnings.warn(
+            "use_sde=True is ignored: this agent explores by draws from its energy; for noise "
+            "correlated in time pass action_noise=OrnsteinUhlenbeckActionNoise(...)",
+            stacklevel=3,
+        )
+    return {name: value for name, value in given.items() if name not in OF_SDE}

@@ -186,10 +186,13 @@ class EnergyPolicy(BasePolicy):
             adaptation=DualAveraging(),
         )
         self._build()
-        settings: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
+        self._make_optimizers(lr_schedule(1))
+
+    def _make_optimizers(self, learning_rate: float) -> None:
+        settings: dict[str, Any] = {"lr": learning_rate, **self.optimizer_kwargs}
         for network in (self.proposal, self.critic):
             learnt = dict(network.named_parameters())
-            if network is self.critic and share_features_extractor:  # the proposal's loss trains it
+            if network is self.critic and self.share_features_extractor:  # the proposal trains it
                 learnt = {k: v for k, v in learnt.items() if "features_extractor" not in k}
             network.optimizer = self.optimizer_class(learnt.values(), **settings)
 
