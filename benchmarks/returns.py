@@ -40,14 +40,18 @@ class Evaluations(BaseCallback):
         self.every, self.path = task.every, path
         self.environments = [gym.make(task.env) for _ in range(task.episodes)]
         self.record: dict[str, list] = {"steps": [], "returns": [], "cpu_seconds": []}
-        self.overhead = -time.process_time()  # CPU seconds that are not this run's training
+        self.overhead = 0.0  # + this process's clock: the CPU seconds of the run's training
 
     def resume(self, num_timesteps: int) -> None:
         """Take back what was evaluated up to a checkpoint of `num_timesteps` steps."""
         record = json.loads(self.path.read_text())
         kept = sum(steps <= num_timesteps for steps in record["steps"])
         self.record = {name: values[:kept] for name, values in record.items()}
-        self.overhead = self.record["cpu_seconds"][-1] - time.process_time() if kept else 0.0
+
+    def _on_training_start(self) -> None:
+        # Only now: `Checkpoints` puts back numbers of a callback, this one's of another process.
+        spent = self.record["cpu_seconds"][-1] if self.record["cpu_seconds"] else 0.0
+        self.overhead = spent - time.process_time()
 
     def _on_step(self) -> bool:
         if self.num_timesteps % self.every == 0:
