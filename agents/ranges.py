@@ -37,6 +37,9 @@ def check_numbers(agent: Any) -> None:
         value = getattr(agent, name)
         if not _is_number(value) or not 0 <= value <= 1:
             raise ValueError(f"expected {name} between 0 and 1, got {value!r}")
+    decay = given.get("adam_beta1", 0.0)  # or the agent does not take it
+    if not _is_number(decay) or not 0 <= decay < 1:
+        raise ValueError(f"expected adam_beta1 from 0 to below 1, got {decay!r}")
     rate = agent.learning_rate
     if not callable(rate) and not (_is_number(rate) and 0 <= rate < math.inf):
         raise ValueError(

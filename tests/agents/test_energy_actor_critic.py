@@ -288,6 +288,7 @@ def test_rewards_are_not_scaled_twice() -> None:
         ({"moves": -1}, "expected moves >= 0, got -1"),
         ({"target_update_interval": 0}, "expected target_update_interval >= 1"),
         ({"policy_delay": 0}, "expected policy_delay >= 1"),
+        ({"adam_beta1": 1.0}, "expected adam_beta1 from 0 to below 1, got 1.0"),
         ({"target": "copy"}, "expected target 'average' or 'none', got 'copy'"),
         ({"normalization": "group"}, "expected normalization 'batch', 'layer' or None"),
         ({"proposal_normalization": "group"}, "expected normalization 'batch', 'layer' or None"),
