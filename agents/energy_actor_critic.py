@@ -32,7 +32,7 @@ from ebrl.agents.energy_policy import EnergyCritic, EnergyPolicy
 from ebrl.agents.proposal import Divergence, TanhMixture, reverse_kl
 from ebrl.agents.soft_agent import Due, Transitions
 from ebrl.agents.updates import UpdateNoise, UpdateReport
-from ebrl.estimators import soft_value
+from ebrl.estimators import SoftValue, soft_value
 from ebrl.networks.normalization import Normalization
 
 # Arguments of the policy in SAC with state-dependent exploration.
@@ -213,14 +213,7 @@ class EnergyActorCritic(ContinuousAgent):
     def _update(self, batch: Transitions, noise: UpdateNoise, due: Due) -> UpdateReport:
         """Update critics, proposal and temperature, all at the temperature before the update."""
         alpha = self.policy.temperature.clone()
-        with torch.no_grad():
-            mixture: TanhMixture = self.proposal(batch.next_observations)
-            free = mixture.systematic(noise.offset, noise.candidates)
-            log_density = mixture.log_density(free, noise.candidates)  # (batch, candidates)
-        energies, after = self._energies(batch, torch.tanh(free))
-        soft = soft_value(after, log_density, alpha)
-        target = batch.rewards + batch.discounts * soft.value  # (batch,)
-        critic_loss = self._bellman_loss(energies, target)
+        critic_loss, soft = self._critic_loss(batch, noise, alpha)
         self._descend("critic", critic_loss)
         if self.unit_weights:
             self.critic.energy.project_weights()
@@ -228,6 +221,19 @@ class EnergyActorCritic(ContinuousAgent):
         if due.target:
             self._update_target()
         return UpdateReport(critic_loss.detach(), divergence, soft)
+
+    def _critic_loss(
+        self, batch: Transitions, noise: UpdateNoise, alpha: Tensor
+    ) -> tuple[Tensor, SoftValue]:
+        """Return the critics' loss, 0-dim, and the soft value of the next observations."""
+        with torch.no_grad():
+            mixture: TanhMixture = self.proposal(batch.next_observations)
+            free = mixture.systematic(noise.offset, noise.candidates)
+            log_density = mixture.log_density(free, noise.candidates)  # (batch, candidates)
+        energies, after = self._energies(batch, torch.tanh(free))
+        soft = soft_value(after, log_density, alpha)
+        target = batch.rewards + batch.discounts * soft.value  # (batch,)
+        return self._bellman_loss(energies, target), soft
 
     def _improve(self, batch: Transitions, noise: UpdateNoise, alpha: Tensor) -> Divergence:
         """Move the proposal towards the energy, and the temperature towards the entropy."""
@@ -253,7 +259,8 @@ class EnergyActorCritic(ContinuousAgent):
         if self.critic_target is None:
             return self._joint_energies(batch, candidates)
         with torch.no_grad():
-            after = self.critic_target.bound(batch.next_observations, "max")(candidates)
+            after = self.critic_target.bound(batch.next_observations).member_values(candidates)
+            after = after.amax(0)
         return self.critic.bound(batch.observations).batch_values(batch.actions)[0], after
 
     def _joint_energies(self, batch: Transitions, candidates: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,6 +82,9 @@ def normalised(**changes: Any) -> Agent:
 
 AGENTS = {
     "plain critics": Agent(EnergyActorCritic, {**PLAIN, "learning_rate": 3e-4}),
+    "plain critics tuned": Agent(
+        EnergyActorCritic, {**PLAIN, "acting_candidates": 1, "moves": 0, **TUNED}
+    ),
     "normalised critics": normalised(),
     "bfloat16": normalised(precision="bfloat16"),
     "layer normalisation": normalised(normalization="layer"),
@@ -121,12 +124,15 @@ def tuned(name_of_task: str) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in ("policy", "env")}
 
 
-def make(name_of_task: str, name: str, seed: int) -> OffPolicyAlgorithm:
-    """Build the agent in an environment whose episodes can be run again after a kill."""
+def make(name_of_task: str, name: str, seed: int, **changes: Any) -> OffPolicyAlgorithm:
+    """Build the agent in an environment whose episodes can be run again after a kill.
+
+    `changes` are arguments in place of the agent's.
+    """
     task, (algorithm, arguments) = TASKS[name_of_task], AGENTS[name]
     if algorithm is DQN:
         arguments = tuned(name_of_task)
-    settings = deepcopy({**task.settings, **arguments})  # SB3 writes into policy_kwargs
+    settings = deepcopy({**task.settings, **arguments, **changes})  # SB3 writes into policy_kwargs
     # A replay of the run's length: the default of a million transitions only takes memory.
     settings.setdefault("buffer_size", task.steps)
     return algorithm(

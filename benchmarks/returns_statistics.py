@@ -7,7 +7,6 @@ interquartile mean is over seeds and tasks together, its interval a stratified b
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ class Runs(NamedTuple):
     seeds: list[int]
     steps: np.ndarray  # (evaluations,)
     returns: np.ndarray  # (seeds, evaluations), means over the episodes
-    cpu_seconds: np.ndarray  # (seeds, evaluations)
+    cpu_seconds: np.ndarray  # (runs on a CPU, evaluations)
 
 
 def load(folder: Path) -> dict[str, dict[str, Runs]]:
@@ -42,7 +41,7 @@ def load(folder: Path) -> dict[str, dict[str, Runs]]:
                     [record["seed"] for record in own],
                     np.array(own[0]["steps"]),
                     np.array([np.mean(record["returns"], -1) for record in own]),
-                    np.array([record["cpu_seconds"] for record in own]),
+                    np.array([r["cpu_seconds"] for r in own if r["cpu_seconds"]]),
                 )
     return found
 
@@ -61,16 +60,6 @@ def at_the_end(runs: Runs) -> np.ndarray:
     return runs.returns[:, -1]
 
 
-def at_equal_seconds(limit: float) -> Callable[[Runs], np.ndarray]:
-    """Return a function that gives each seed's return when `limit` CPU seconds were spent."""
-
-    def returns(runs: Runs) -> np.ndarray:
-        pairs = zip(runs.cpu_seconds, runs.returns, strict=True)
-        return np.array([np.interp(limit, seconds, values) for seconds, values in pairs])
-
-    return returns
-
-
 def table(found: dict[str, dict[str, Runs]]) -> str:
     """Return a table a task: median, range and CPU seconds, steps and seeds stated."""
     lines = []
@@ -85,10 +74,11 @@ def table(found: dict[str, dict[str, Runs]]) -> str:
         for name, runs in agents.items():
             end = at_the_end(runs)
             spread = f" ({end.min():,.0f} to {end.max():,.0f})" if len(end) > 1 else ""
+            timed = len(runs.cpu_seconds) > 0
+            seconds = f"{np.median(runs.cpu_seconds[:, -1]):,.0f}" if timed else "–"
             lines.append(
                 f"| {name} | {len(end)} | {np.median(end):,.0f}{spread} | "
-                f"{np.median(runs.returns.mean(1)):,.0f} | "
-                f"{np.median(runs.cpu_seconds[:, -1]):,.0f} |"
+                f"{np.median(runs.returns.mean(1)):,.0f} | {seconds} |"
             )
         lines.append("")
     return "\n".join(lines)
@@ -134,7 +124,9 @@ def curves(found: dict[str, dict[str, Runs]], path: Path) -> None:
         for name, runs in agents.items():
             color = f"C{list(AGENTS).index(name)}"
             low, middle, high = np.quantile(runs.returns, [0, 0.5, 1], axis=0)
-            for row, x in enumerate((runs.steps / 1_000, np.median(runs.cpu_seconds, 0))):
+            timed = len(runs.cpu_seconds) > 0
+            seconds = [np.median(runs.cpu_seconds, 0)] if timed else []
+            for row, x in enumerate((runs.steps / 1_000, *seconds)):
                 axes[row, column].plot(x, middle, color=color, label=name)
                 axes[row, column].fill_between(x, low, high, color=color, alpha=0.15, lw=0)
         axes[0, column].set(title=TASKS[task].env, xlabel="thousands of steps")

@@ -179,7 +179,7 @@ def pick(weights: Tensor, uniform: Tensor) -> Tensor:
     # Rounding may leave the last sum below the uniform number: scaling keeps the index in range.
     threshold = (uniform * cumulative[..., -1]).unsqueeze(-1)
     index = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-    return index.clamp_(max=weights.shape[-1] - 1)
+    return index.clamp(max=weights.shape[-1] - 1)
 
 
 def take(candidates: Tensor, index: Tensor) -> Tensor:

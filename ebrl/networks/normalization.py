@@ -82,8 +82,9 @@ class BatchNormalization(nn.Module):
         inverse = torch.rsqrt(variance + self.epsilon)
         with torch.no_grad():
             ratio, shift = self._correction(mean, inverse)
-            self.running_mean.lerp_(mean, 1 - self.momentum)
-            self.running_variance.lerp_(variance, 1 - self.momentum)
+            # Not `lerp_`, which `torch.func.vmap` would run row by row.
+            self.running_mean.mul_(self.momentum).add_(mean, alpha=1 - self.momentum)
+            self.running_variance.mul_(self.momentum).add_(variance, alpha=1 - self.momentum)
             self.running_batches.add_(1)
         scale = self.weight * inverse * ratio
         return Affine(scale, self.bias + self.weight * shift - mean * scale)

@@ -1,0 +1,285 @@
+"""Several `EnergyActorCritic` of one shape whose updates and actions are one batched program.
+
+The networks of S agents are stacked, and losses and actions are those of one agent under
+`torch.func.vmap`. On a GPU an update of ten agents costs about what one costs: it is bound by the
+number of its kernels. Nothing waits for the host, so that a CUDA graph can hold all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebrl.agents.energy_actor_critic import EnergyActorCritic
+from ebrl.agents.optimization import AdamState, adam_step
+from ebrl.agents.proposal import Divergence, reverse_kl
+from ebrl.agents.soft_agent import Due, Transitions
+from ebrl.agents.updates import UpdateNoise, UpdateReport
+from ebrl.energies import Energy
+from ebrl.estimators import soft_value
+from ebrl.kernels import MALA
+from ebrl.kernels.importance import pick, take
+from ebrl.sampling import DualAveraging
+from ebrl.sampling.paths import Stage
+from ebrl.sampling.run import Run
+from ebrl.spaces import Box
+
+Tensors = dict[str, Tensor]
+
+
+class Population:
+    """The networks, optimisers and temperatures of S agents, each tensor with a leading axis S.
+
+    Args:
+        agents: Built with the same arguments but for the seed, in environments of the same spaces,
+            with one component of the proposal, torch's Adam and an automatic temperature.
+        device: Where the population lives.
+
+    Raises:
+        ValueError: For agents that do not fit together.
+    """
+
+    def __init__(self, agents: Sequence[EnergyActorCritic], device: torch.device | str):
+        check_alike(agents)
+        self.agent, self.size = agents[0], len(agents)
+        self.device = torch.device(device)
+        parameters, buffers = torch.func.stack_module_state([each.policy for each in agents])
+        self.agent.policy.to(self.device)
+        self.parameters = {name: self._own(tensor, True) for name, tensor in parameters.items()}
+        self.buffers = {name: self._own(tensor, False) for name, tensor in buffers.items()}
+        logs = [each.log_ent_coef for each in agents if each.log_ent_coef is not None]
+        self.log_ent_coef = self._own(torch.cat(logs), True)  # (S,)
+        rate, beta1 = float(self.agent.learning_rate), self.agent.adam_beta1  # type: ignore[arg-type]
+        self.adam = {
+            "critic": adam(self._of("critic"), rate, (beta1, 0.999)),
+            "proposal": adam(self._of("proposal"), rate, (beta1, 0.999)),
+            "temperature": adam([self.log_ent_coef], rate, (0.9, 0.999)),
+        }
+        self.kernel, self.space = MALA(), Box(-1.0, 1.0, walls="tanh")
+        self.adaptation = DualAveraging(shape=(self.size,)).to(self.device)
+        self.adaptation.start(0.01, self.kernel)
+        self._loss = self._stacked(self.agent._critic_loss)
+        self._divergence = self._stacked(self._divergence_of_one)
+        self._choose = self._stacked(self._choose_of_one)
+        self._energy = self._stacked(self._energy_of_one)
+
+    @property
+    def temperature(self) -> Tensor:
+        """The temperatures now, `(S,)`."""
+        return self.buffers["temperature"]
+
+    def tensors(self) -> list[Tensor]:
+        """Return everything that updates and actions change."""
+        optimisers = [tensor for state in self.adam.values() for tensor in state.tensors()]
+        mine = [*self.parameters.values(), *self.buffers.values(), self.log_ent_coef]
+        return [*mine, *optimisers, *self.adaptation.buffers()]
+
+    def update(self, batch: Transitions, noise: UpdateNoise, due: Due) -> UpdateReport:
+        """Update every agent by its own batch, as `EnergyActorCritic` does.
+
+        Args:
+            batch: Tensors `(S, batch, …)`.
+            noise: Likewise.
+            due: Which parts of the update to do.
+
+        Returns:
+            The report, with a leading axis S.
+        """
+        alpha = self.temperature.clone()
+        losses, soft = self._loss(batch, noise, alpha)
+        self._descend("critic", losses)
+        if self.agent.unit_weights:
+            self._stacked(self._project)()
+        divergence = None
+        if due.policy:
+            divergence = self._divergence(batch, noise.proposal, alpha)
+            self._descend("proposal", torch.vmap(_loss_of)(divergence))
+            divergence = divergence.detached()
+            self._update_temperature(torch.vmap(_entropy_of)(divergence))
+        if due.target:
+            self._update_target()
+        return UpdateReport(losses.detach(), divergence, soft)
+
+    @torch.no_grad()
+    def act(self, observations: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw one scaled action of each agent, `(S, action_dim)`.
+
+        Args:
+            observations: `(S, observation_dim)`.
+            generator: The random stream, on the device.
+        """
+        policy = self.agent.policy
+        shape = (self.size, policy.acting_candidates, policy.proposal.dimension)
+        normal = torch.randn(shape, generator=generator, device=self.device)
+        uniform = torch.zeros(self.size, 1, device=self.device)
+        if policy.acting_candidates > 1:
+            uniform.uniform_(generator=generator)
+        actions = self._choose(observations, normal, uniform, self.temperature)
+        if policy.moves == 0:
+            return actions
+        energy = Stacked(lambda x: self._energy(observations, x))
+        stage = Stage(energy, policy.moves, self.adaptation.step_size, self.temperature)
+        run = Run(self.kernel, self.space, stage, actions)
+        for _ in run.moves(generator, self.adaptation):
+            pass
+        return run.position()[0]
+
+    def proposals(self) -> list[Tensors]:
+        """Return the state of each agent's proposal, on the CPU."""
+        state = {
+            name.removeprefix("proposal."): tensor.detach().cpu()
+            for name, tensor in (self.parameters | self.buffers).items()
+            if name.startswith("proposal.")
+        }
+        return [{name: tensor[i] for name, tensor in state.items()} for i in range(self.size)]
+
+    # ---- one agent, under vmap --------------------------------------------------------------
+
+    def _divergence_of_one(self, batch: Transitions, normal: Tensor, alpha: Tensor) -> Divergence:
+        energy = UnderVmap(self.agent.critic.bound(batch.observations, "max"))
+        mixture = self.agent.proposal.of_batch(batch.observations)
+        return reverse_kl(mixture, normal, energy, alpha)
+
+    def _choose_of_one(
+        self, observation: Tensor, normal: Tensor, uniform: Tensor, alpha: Tensor
+    ) -> Tensor:
+        """Return one of the candidates, resampled by importance, `(action_dim,)`."""
+        observation, normal = observation.unsqueeze(0), normal.unsqueeze(0)
+        mixture = self.agent.proposal(observation)
+        free = mixture.systematic(normal[..., :1, 0], normal)
+        actions = torch.tanh(free)  # (1, candidates, action_dim)
+        if actions.shape[1] == 1:
+            return actions[0, 0]
+        values = self.agent.critic.bound(observation).member_values(actions).mean(0)
+        weights = soft_value(values, mixture.log_density(free), alpha).weights
+        return take(actions, pick(weights, uniform))[0]
+
+    def _energy_of_one(self, observation: Tensor, action: Tensor) -> Tensor:
+        bound = self.agent.critic.bound(observation.unsqueeze(0))
+        return bound.member_values(action.unsqueeze(0)).mean()
+
+    def _project(self) -> Tensor:
+        self.agent.critic.energy.project_weights()
+        return self.agent.policy.temperature.clone()  # vmap asks for a result
+
+    # ---- all agents -------------------------------------------------------------------------
+
+    def _stacked(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of one agent's networks as a function of all of them."""
+        program = Program(self.agent.policy, function)
+
+        def one(state: Tensors, arguments: tuple[Any, ...]) -> Any:
+            named = {f"policy.{name}": tensor for name, tensor in state.items()}
+            return torch.func.functional_call(program, named, arguments)
+
+        def stacked(*arguments: Any) -> Any:
+            return torch.vmap(one)(self.parameters | self.buffers, arguments)
+
+        return stacked
+
+    def _descend(self, name: str, losses: Tensor) -> None:
+        parameters = self.adam[name].parameters
+        gradients = torch.autograd.grad(losses.sum(), parameters)
+        adam_step(parameters, gradients, self.adam[name])
+
+    def _update_temperature(self, entropies: Tensor) -> None:
+        gradient = entropies - float(self.agent.target_entropy)
+        adam_step([self.log_ent_coef], [gradient], self.adam["temperature"])
+        self.temperature.copy_(self.log_ent_coef.detach().exp())
+
+    @torch.no_grad()
+    def _update_target(self) -> None:
+        if self.agent.critic_target is None:
+            return
+        torch._foreach_lerp_(self._of("critic_target"), self._of("critic"), self.agent.tau)
+        for name, tensor in self.buffers.items():
+            if name.startswith("critic_target.") and "running_" in name:
+                tensor.copy_(self.buffers[name.replace("critic_target", "critic", 1)])
+
+    def _of(self, network: str) -> list[Tensor]:
+        named = self.parameters.items()
+        return [tensor for name, tensor in named if name.startswith(f"{network}.")]
+
+    def _own(self, tensor: Tensor, trained: bool) -> Tensor:
+        return tensor.detach().to(self.device, copy=True).contiguous().requires_grad_(trained)
+
+
+class Program(nn.Module):
+    """A function of a policy's networks as a module, whose weights `functional_call` replaces."""
+
+    def __init__(self, policy: nn.Module, function: Callable[..., Any]):
+        super().__init__()
+        self.policy, self.function = policy, function
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+
+class Stacked(Energy):
+    """The energies of S agents' actions `(S, action_dim)`, each of its own agent: `(S,)`."""
+
+    def __init__(self, energies: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.energies = energies
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.energies(x)
+
+
+class UnderVmap(Energy):
+    """An ensemble's largest energy, differentiated by `torch.func`, which nests in `vmap`."""
+
+    def __init__(self, bound: Any):
+        super().__init__()
+        self.bound = bound
+
+    def forward(self, x: Tensor) -> Tensor:
+        values: Tensor = self.bound.member_values(x)
+        return values.amax(0)
+
+    @torch.no_grad()  # of autograd's; the gradient by `torch.func` is made all the same
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, pull_back, *_ = torch.func.vjp(self.forward, x)
+        (gradient,) = pull_back(torch.ones_like(value))
+        return value, gradient
+
+
+def adam(parameters: list[Tensor], rate: float, betas: tuple[float, float]) -> AdamState:
+    """Return the state of Adam before its first step."""
+    device = parameters[0].device
+    return AdamState(
+        parameters,
+        [torch.zeros_like(parameter) for parameter in parameters],
+        [torch.zeros_like(parameter) for parameter in parameters],
+        [torch.zeros((), device=device)],
+        torch.full((), rate, device=device),
+        betas,
+        1e-8,
+    )
+
+
+def check_alike(agents: Sequence[EnergyActorCritic]) -> None:
+    """Raise `ValueError` for agents that cannot be one population."""
+    if not agents:
+        raise ValueError("expected at least one agent, got none")
+    for agent in agents:
+        if agent.components != 1 or agent.log_ent_coef is None or callable(agent.learning_rate):
+            raise ValueError(
+                "expected agents with components=1, ent_coef='auto' and a constant learning rate, "
+                f"got components={agent.components}, ent_coef={agent.ent_coef!r}, "
+                f"learning_rate={agent.learning_rate!r}"
+            )
+    shapes = [{k: v.shape for k, v in agent.policy.state_dict().items()} for agent in agents]
+    if any(each != shapes[0] for each in shapes):
+        raise ValueError("expected agents whose networks have the same shapes, got different ones")
+
+
+def _loss_of(divergence: Divergence) -> Tensor:
+    return divergence.loss
+
+
+def _entropy_of(divergence: Divergence) -> Tensor:
+    return divergence.entropy

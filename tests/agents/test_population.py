@@ -1,0 +1,89 @@
+"""A population of agents is each of them, to rounding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ebrl.agents import EnergyActorCritic
+from ebrl.agents.population import Population
+from ebrl.agents.soft_agent import Due, Transitions
+
+BATCH, SIZE, UPDATES = 32, 3, 4
+SAC = {"normalization": None, "target": "average", "policy_delay": 1, "adam_beta1": 0.9}
+
+
+def make(seed: int, **options: Any) -> EnergyActorCritic:
+    options = {"policy_kwargs": {"net_arch": [32, 32]}, "batch_size": BATCH, **options}
+    return EnergyActorCritic("MlpPolicy", "Pendulum-v1", seed=seed, device="cpu", **options)
+
+
+def batches(seed: int) -> Transitions:
+    generator = torch.Generator().manual_seed(seed)
+    state = torch.randn(SIZE, BATCH, 3, generator=generator)
+    actions = torch.rand(SIZE, BATCH, 1, generator=generator) * 2 - 1
+    rewards = torch.randn(SIZE, BATCH, generator=generator)
+    return Transitions(state, actions, state.roll(1, 1), rewards, torch.full((SIZE, BATCH), 0.99))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        SAC,
+        {"normalization": "layer", "target": "average"},
+        {"unit_weights": True, "proposal_normalization": "batch"},
+        {"candidates": 3},
+        {"scale_rewards": True},
+    ],
+    ids=str,
+)
+def test_the_population_is_each_agent(options: dict[str, Any]) -> None:
+    agents = [make(seed, **options) for seed in range(SIZE)]
+    population = Population([make(seed, **options) for seed in range(SIZE)], "cpu")
+    for agent in agents:
+        agent._setup_learn(1, None)
+    for k in range(UPDATES):
+        batch, noises = batches(k), [agent._draw(BATCH) for agent in agents]
+        due = Due(policy=k % 2 == 0, target=True)
+        noise = type(noises[0])(*(torch.stack(parts) for parts in zip(*noises, strict=True)))
+        report = population.update(batch, noise, due)
+        for i, agent in enumerate(agents):
+            own = agent._update(Transitions(*(each[i] for each in batch)), noises[i], due)
+            torch.testing.assert_close(report.critic_loss[i], own.critic_loss, rtol=1e-4, atol=0)
+    stacked = population.parameters | population.buffers
+    for i, agent in enumerate(agents):
+        for name, tensor in agent.policy.state_dict().items():
+            if not name.startswith("sampler."):
+                torch.testing.assert_close(stacked[name][i].detach(), tensor, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("acting", [(1, 0), (4, 0), (4, 2)], ids=str)
+def test_one_agent_acts_as_its_policy(acting: tuple[int, int]) -> None:
+    options = dict(zip(("acting_candidates", "moves"), acting, strict=True))
+    agent, population = make(0, **options), Population([make(0, **options)], "cpu")
+    streams = [torch.Generator().manual_seed(5) for _ in range(2)]
+    agent.policy.generator = streams[0]
+    for k in range(20):
+        observation = torch.randn(1, 3, generator=torch.Generator().manual_seed(k))
+        expected = agent.policy.sample(observation, adapt=True).squeeze(1)
+        torch.testing.assert_close(population.act(observation, streams[1]), expected)
+
+
+def test_agents_of_a_population_act_independently() -> None:
+    population = Population([make(seed) for seed in range(SIZE)], "cpu")
+    generator = torch.Generator().manual_seed(0)
+    actions = torch.stack([population.act(torch.ones(SIZE, 3), generator) for _ in range(400)])
+    correlation = torch.corrcoef(actions.squeeze(-1).T)
+    assert (correlation - torch.eye(SIZE)).abs().max() < 4 / 400**0.5
+
+
+def test_agents_of_different_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="same shapes"):
+        Population([make(0), make(1, policy_kwargs={"net_arch": [16]})], "cpu")
+    with pytest.raises(ValueError, match="components=1"):
+        Population([make(0, components=2)], "cpu")
+    with pytest.raises(ValueError, match="at least one"):
+        Population([], "cpu")
