@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ebrl.agents.energy_actor_critic import EnergyActorCritic
-from ebrl.agents.optimization import AdamState, adam_step
+from ebrl.agents.optimization import in_layout_of
 from ebrl.agents.proposal import Divergence, reverse_kl
 from ebrl.agents.soft_agent import Due, Transitions
 from ebrl.agents.updates import UpdateNoise, UpdateReport
@@ -53,10 +53,10 @@ class Population:
         logs = [each.log_ent_coef for each in agents if each.log_ent_coef is not None]
         self.log_ent_coef = self._own(torch.cat(logs), True)  # (S,)
         rate, beta1 = float(self.agent.learning_rate), self.agent.adam_beta1  # type: ignore[arg-type]
-        self.adam = {
-            "critic": adam(self._of("critic"), rate, (beta1, 0.999)),
-            "proposal": adam(self._of("proposal"), rate, (beta1, 0.999)),
-            "temperature": adam([self.log_ent_coef], rate, (0.9, 0.999)),
+        self.optimizers = {
+            "critic": adam(self._of("critic"), rate, beta1),
+            "proposal": adam(self._of("proposal"), rate, beta1),
+            "temperature": adam([self.log_ent_coef], rate, 0.9),
         }
         self.kernel, self.space = MALA(), Box(-1.0, 1.0, walls="tanh")
         self.adaptation = DualAveraging(shape=(self.size,)).to(self.device)
@@ -73,9 +73,10 @@ class Population:
 
     def tensors(self) -> list[Tensor]:
         """Return everything that updates and actions change."""
-        optimisers = [tensor for state in self.adam.values() for tensor in state.tensors()]
+        states = [state for each in self.optimizers.values() for state in each.state.values()]
+        moments = [tensor for state in states for tensor in state.values()]
         mine = [*self.parameters.values(), *self.buffers.values(), self.log_ent_coef]
-        return [*mine, *optimisers, *self.adaptation.buffers()]
+        return [*mine, *moments, *self.adaptation.buffers()]
 
     def update(self, batch: Transitions, noise: UpdateNoise, due: Due) -> UpdateReport:
         """Update every agent by its own batch, as `EnergyActorCritic` does.
@@ -181,13 +182,17 @@ class Population:
         return stacked
 
     def _descend(self, name: str, losses: Tensor) -> None:
-        parameters = self.adam[name].parameters
-        gradients = torch.autograd.grad(losses.sum(), parameters)
-        adam_step(parameters, gradients, self.adam[name])
+        (group,) = self.optimizers[name].param_groups
+        self._step(name, torch.autograd.grad(losses.sum(), group["params"]))
+
+    def _step(self, name: str, gradients: Sequence[Tensor]) -> None:
+        (group,) = self.optimizers[name].param_groups
+        for parameter, gradient in zip(group["params"], gradients, strict=True):
+            parameter.grad = in_layout_of(parameter, gradient)
+        self.optimizers[name].step()
 
     def _update_temperature(self, entropies: Tensor) -> None:
-        gradient = entropies - float(self.agent.target_entropy)
-        adam_step([self.log_ent_coef], [gradient], self.adam["temperature"])
+        self._step("temperature", [entropies - float(self.agent.target_entropy)])
         self.temperature.copy_(self.log_ent_coef.detach().exp())
 
     @torch.no_grad()
@@ -247,18 +252,18 @@ class UnderVmap(Energy):
         return value, gradient
 
 
-def adam(parameters: list[Tensor], rate: float, betas: tuple[float, float]) -> AdamState:
-    """Return the state of Adam before its first step."""
-    device = parameters[0].device
-    return AdamState(
-        parameters,
-        [torch.zeros_like(parameter) for parameter in parameters],
-        [torch.zeros_like(parameter) for parameter in parameters],
-        [torch.zeros((), device=device)],
-        torch.full((), rate, device=device),
-        betas,
-        1e-8,
+def adam(parameters: list[Tensor], rate: float, beta1: float) -> torch.optim.Adam:
+    """Return an Adam whose state is there before its first step, so that a graph can hold it."""
+    graphs = parameters[0].is_cuda
+    optimizer = torch.optim.Adam(
+        parameters, rate, betas=(beta1, 0.999), fused=True, capturable=graphs
     )
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # by nothing
+    for state in optimizer.state.values():
+        state["step"].zero_()
+    return optimizer
 
 
 def check_alike(agents: Sequence[EnergyActorCritic]) -> None:
