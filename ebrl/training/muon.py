@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,45 +58,70 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            move = self._orthogonal if group["orthogonal"] else self._adam
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    move(parameter, parameter.grad, self.state[parameter], group)
+            moved = [each for each in group["params"] if each.grad is not None]
+            if not group["orthogonal"]:
+                self._adam(moved, group)
+                continue
+            alike: dict[Any, list[Tensor]] = defaultdict(list)
+            for matrix in moved:  # a GPU takes as long for one matrix as for all of a shape
+                alike[matrix.shape, matrix.dtype, matrix.device].append(matrix)
+            for matrices in alike.values():
+                self._orthogonal(matrices, group)
 
-    def _orthogonal(
-        self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
-    ) -> None:
-        if not state:
-            state["mean"] = torch.zeros_like(parameter)
-        state["mean"].lerp_(gradient, 1 - group["momentum"])
-        ahead = torch.lerp(gradient, state["mean"], group["momentum"])  # Nesterov's
-        scale = 0.2 * max(parameter.shape) ** 0.5
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(orthogonal(ahead).to(parameter), alpha=-group["lr"] * scale)
+    def _orthogonal(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
+        """Move matrices of one shape."""
+        gradients = _gradients(matrices)
+        means = [self._state(matrix, "mean")["mean"] for matrix in matrices]
+        torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, means, group["momentum"])  # Nesterov's
+        moves = orthogonal(torch.stack(ahead)).to(matrices[0])
+        scale = 0.2 * max(matrices[0].shape) ** 0.5
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(matrices, moves.unbind(), alpha=-group["lr"] * scale)
 
-    def _adam(
-        self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
-    ) -> None:
-        if not state:
-            state["step"] = 0
-            state["mean"] = torch.zeros_like(parameter)
-            state["square"] = torch.zeros_like(parameter)
-        state["step"] += 1
+    def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        if not parameters:
+            return
+        gradients = _gradients(parameters)
+        states = [self._state(parameter, "mean", "square") for parameter in parameters]
+        means, squares = ([state[name] for state in states] for name in ("mean", "square"))
+        steps = [state.setdefault("step", 0) + 1 for state in states]
+        for state, step in zip(states, steps, strict=True):
+            state["step"] = step
         decay, square_decay = group["betas"]
-        state["mean"].lerp_(gradient, 1 - decay)
-        state["square"].mul_(square_decay).addcmul_(gradient, gradient, value=1 - square_decay)
-        root = (state["square"] / (1 - square_decay ** state["step"])).sqrt_().add_(1e-8)
-        parameter.addcdiv_(state["mean"], root, value=-group["lr"] / (1 - decay ** state["step"]))
+        torch._foreach_lerp_(means, gradients, 1 - decay)
+        torch._foreach_mul_(squares, square_decay)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - square_decay)
+        roots = torch._foreach_div(squares, [1 - square_decay**step for step in steps])
+        torch._foreach_sqrt_(roots)
+        torch._foreach_add_(roots, 1e-8)
+        rates = [-group["lr"] / (1 - decay**step) for step in steps]
+        torch._foreach_addcdiv_(parameters, means, roots, rates)
+
+    def _state(self, parameter: Tensor, *names: str) -> dict[str, Any]:
+        """Return a parameter's state, whose tensors of these names begin at 0."""
+        state = self.state[parameter]
+        for name in names:
+            if name not in state:
+                state[name] = torch.zeros_like(parameter)
+        return state
+
+
+def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    return [each.grad for each in parameters if each.grad is not None]
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Return about `U V'` of `matrix = U S V'`, by Newton and Schulz's iteration."""
+    """Return about `U V'` of each `matrix = U S V'`, `(*batch, rows, columns)`.
+
+    By Newton and Schulz's iteration.
+    """
     a, b, c = COEFFICIENTS
     fastest = fastest_precision(matrix.device)  # the iteration forgives rounding
     x = matrix.bfloat16() if fastest == "bfloat16" else matrix.float()
-    x = x.mT if matrix.shape[0] > matrix.shape[1] else x
-    x = x / (x.norm() + 1e-7)
+    x = x.mT if matrix.shape[-2] > matrix.shape[-1] else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if matrix.shape[0] > matrix.shape[1] else x
+    return x.mT if matrix.shape[-2] > matrix.shape[-1] else x

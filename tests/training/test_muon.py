@@ -45,6 +45,22 @@ def test_a_step_of_a_matrix_has_the_size_of_adams() -> None:
     assert float(size) == pytest.approx(0.2 * 0.1, rel=0.25)
 
 
+def test_matrices_of_one_shape_move_together_as_each_would_alone() -> None:
+    shapes = [(8, 4), (4, 8), (8, 4), (6, 6)]
+    both: list[list[nn.Parameter]] = [[], []]
+    for found, together in zip(both, (True, False), strict=True):
+        source = generator(1)
+        found += [nn.Parameter(torch.randn(shape, generator=source)) for shape in shapes]
+        optimizers = [Muon(found, [])] if together else [Muon([each], []) for each in found]
+        for _ in range(3):
+            for matrix in found:
+                matrix.grad = torch.randn(matrix.shape, generator=source)
+            for optimizer in optimizers:
+                optimizer.step()
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-2)
+
+
 def test_the_matrices_of_a_network_are_the_weights_of_its_linear_layers() -> None:
     network = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3), nn.LayerNorm(3))
     matrices, others = (group["params"] for group in Muon.of(network).param_groups)
