@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ebrl import Chains, DualAveraging, Energy, Gaussian, Sampler, estimators, objectives
 from ebrl.agents import EnergyActorCritic, SoftQ
@@ -34,9 +35,14 @@ from ebrl.kernels import (
 )
 from ebrl.networks import ConvEnergy, MLPEnergy
 from ebrl.networks.mlp import Reduction
+from ebrl.sequences.energies import CausalEnergy
+from ebrl.sequences.objectives import HybridLikelihood
+from ebrl.sequences.transformer import Transformer
 from ebrl.spaces import Binary, Box, Space, Unbounded
-from ebrl.training import fit
-from ebrl.vision import denoise
+from ebrl.training import RunningClip, fit, load_average
+from ebrl.training.muon import Muon
+from ebrl.training.ragged import Ragged
+from ebrl.vision import CorrelatedNoise, Denoising, GradientStepEnergy, denoise
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -62,6 +68,19 @@ DISCRETE: dict[str, Kernel] = {
     "DULA": DULA(),
     "DMALA": DMALA(),
 }
+
+
+class Images(Dataset[Tensor]):
+    """Rows that are made one by one, as those of a folder."""
+
+    def __init__(self, rows: Tensor):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.rows[index]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -219,6 +238,62 @@ def test_dropout_resumes_exactly(tmp_path: Path) -> None:
     resumed = train(10, tmp_path / "parts", resume=True)
     for one, other in zip(whole, resumed, strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_language_trains_there_and_its_checkpoint_is_read_on_the_cpu(tmp_path: Path) -> None:
+    def language() -> CausalEnergy:
+        torch.manual_seed(0)
+        return CausalEnergy(Transformer(64, 32, layers=2, heads=2, hidden=48, dropout=0.1))
+
+    energy = language().cuda()
+    source = torch.Generator().manual_seed(0)
+    rows = [torch.randint(3, 64, (n,), generator=source) for n in range(2, 42)]
+    training = fit(
+        energy,
+        Ragged(rows),
+        HybridLikelihood(),
+        steps=6,
+        generator=generator(),
+        batch_size=16,
+        optimizer=Muon.of(energy),
+        ema_decay=0.9,
+        clip=1.0,
+        precision="bfloat16",
+        folder=tmp_path,
+    )
+    here = language()
+    assert load_average(here, tmp_path / "checkpoints") == 6
+    for one, other in zip(here.parameters(), training.average.parameters(), strict=True):
+        assert torch.equal(one, other.cpu())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_denoiser_trains_there_and_its_checkpoint_is_read_on_the_cpu(
+    workers: int, tmp_path: Path
+) -> None:
+    def denoiser() -> GradientStepEnergy:
+        torch.manual_seed(0)
+        return GradientStepEnergy(3, (8, 16), 1)
+
+    objective = Denoising(CorrelatedNoise(), plain=2).cuda()
+    training = fit(
+        denoiser().cuda(),
+        Images(torch.rand(16, 3, 16, 16)),
+        objective,
+        steps=4,
+        generator=generator(),
+        batch_size=4,
+        ema_decay=0.9,
+        clip=RunningClip(1.5),
+        precision="bfloat16",
+        workers=workers,
+        folder=tmp_path,
+    )
+    assert objective.taken.device.type == "cpu"  # read in each step
+    here = denoiser()
+    assert load_average(here, tmp_path / "checkpoints") == 4
+    for one, other in zip(here.parameters(), training.average.parameters(), strict=True):
+        assert torch.equal(one, other.cpu())
 
 
 @pytest.mark.parametrize("agent", [EnergyActorCritic, SoftQ], ids=["actor-critic", "soft Q"])

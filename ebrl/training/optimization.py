@@ -33,7 +33,8 @@ class RunningClip(nn.Module):
     @torch.no_grad()
     def forward(self, norm: Tensor) -> Tensor:
         """Return the limit for a gradient of this norm and update the mean."""
-        mean = torch.where(self.mean > 0, self.mean.to(norm), norm)
+        mean = self.mean.to(norm)
+        mean = torch.where(mean > 0, mean, norm)
         limit = self.factor * mean
         self.mean = torch.lerp(torch.minimum(norm, limit), mean, self.decay)
         return limit

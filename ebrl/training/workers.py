@@ -49,7 +49,7 @@ class Workers:
         """Return the next rows, collated: one split after the other of the order's last `next`."""
         if self.epoch is not self.order.permutation:
             self.epoch = self.order.permutation
-            left = self.epoch[self.order.position - self.order.batch_size :]
+            left = self.epoch[self.order.position - self.order.batch_size :].cpu()
             steps = [rows for rows in left.split(self.order.batch_size) if self.order.fills(rows)]
             self.coming = [part.tolist() for rows in steps for part in self.split(rows)]
             self.batches = iter(self.loader)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -168,7 +168,14 @@ class Denoising(nn.Module, Objective):
     ):
         super().__init__()
         self.noise, self.plain = noise or WhiteNoise(), plain
-        self.register_buffer("taken", torch.tensor(0))  # stays on the host, to be read there
+        self.register_buffer("taken", torch.tensor(0))
+
+    def _apply(self, *arguments: Any) -> Denoising:
+        """Move all but the count of steps, which the host reads."""
+        taken = self.taken
+        super()._apply(*arguments)
+        self.taken = taken
+        return self
 
     def forward(
         self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
