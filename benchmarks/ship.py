@@ -51,7 +51,7 @@ def put_weights(given: argparse.Namespace) -> None:
         "parameters": sum(parameter.numel() for parameter in energy.parameters()),
         "steps": load_average(energy, given.run / "checkpoints"),
         "seconds": seconds(given.run),
-        "machine": "one thread of a shared CPU, bfloat16",
+        "machine": given.machine,
         "data": config["data"],
         "command": f"ebrl fit {given.config}",
         "figures": {},
@@ -73,6 +73,7 @@ def main() -> None:
     weights.add_argument("name", choices=list(ENERGIES))
     weights.add_argument("run", type=Path)
     weights.add_argument("--config", type=Path, required=True)
+    weights.add_argument("--machine", default="one thread of a shared CPU, bfloat16")
     weights.add_argument("--levels", type=float, nargs=2, help="that a denoiser knows, of 255")
     weights.set_defaults(put=put_weights)
     measured = verbs.add_parser("figures", help="of a table, onto the card of weights that ship")

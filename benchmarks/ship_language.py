@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="of `ebrl fit sequences/english`, or a language")
     parser.add_argument("--steps", type=int, default=150, help="of each scorer")
     parser.add_argument("--valid", type=int, default=600, help="sentences to choose shares on")
+    parser.add_argument("--machine", help="that trained the transformer, for the card")
     parser.add_argument("--out", type=Path, default=ENGLISH)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -139,6 +140,7 @@ def main() -> None:
         "valid nats a token": round(float(nats.sum()) / tokens, 4),
         "valid perplexity a word": round(float(torch.tensor(nats.sum() / words).exp()), 1),
         "command": "ebrl fit sequences/english; python benchmarks/ship_language.py RUN",
+        **({"training": given.machine} if given.machine else {}),
     }
     given.out.parent.mkdir(exist_ok=True)
     save(language._replace(card=card), given.out)
