@@ -19,9 +19,9 @@ file or, with --minari, to a Minari dataset on this machine. `ebrl train CONFIG 
 trains on them, `--prefill DATA` starts a replay with them.
 
 The file holds the arrays observations, actions, rewards, next_observations, terminations and
-truncations, a row a step; of dictionary observations one array a key, observations.KEY. Actions are
-sampled from the policy; --greedy takes the most likely. Ctrl-C, or an error of the environment,
-keeps the episodes before it.
+truncations, a row a step; of dictionary observations one array a key, observations.KEY. One that is
+there already is written over only with --overwrite. Actions are sampled from the policy; --greedy
+takes the most likely. Ctrl-C, or an error of the environment, keeps the episodes before it.
 
 examples:
   ebrl collect runs/pendulum/EnergyActorCritic-0 --episodes 100
@@ -39,6 +39,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=Seed, default=40_000, help="seed of the first episode")
     parser.add_argument("--greedy", action="store_true", help="take the most likely action")
     parser.add_argument("--out", help="the file (default: RUN/episodes.npz)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write over a file that is there already"
+    )
     parser.add_argument("--minari", help="write a Minari dataset of this name, NAMESPACE/NAME-v0")
     return _collect(parser.read(arguments))
 
@@ -50,17 +53,14 @@ def _collect(given: Namespace) -> int:
     from ebrl.command.agent_training import rebuild
     from ebrl.command.collection import check_name, play_episodes, write_minari
     from ebrl.command.destinations import check_file
-    from ebrl.command.errors import UsageError
     from ebrl.command.runs import existing
 
     run = existing(given.run)
     path = Path(given.out) if given.out is not None else run.folder / "episodes.npz"
     if given.minari is not None:
         check_name(given.minari)
-    elif path.exists():
-        raise UsageError(f"{path} exists already. Choose another: --out OTHER.npz")
     else:
-        check_file("--out", path, (".npz",))
+        check_file("--out", path, (".npz",), overwrite=given.overwrite)
     agent, configuration = rebuild(run, trust=given.trust)
     episodes, stopped = _played(
         play_episodes(agent, configuration, given.seed, given.episodes, greedy=given.greedy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ebrl.command.arguments import Count, Parser, Seed
-from ebrl.command.destinations import make_folder
+from ebrl.command.destinations import check_file, make_folder
 from ebrl.command.errors import extra
 
 HELP = """
@@ -15,7 +15,7 @@ on one task count as its seeds. Runs of ebrl know their method and task. For oth
 before the name, METHOD@TASK=FILE; METHOD=FILE is enough for a single task, and without a METHOD it
 is the name of the file's folder up to its last dash or underscore.
 
-Writes, into --out,
+Writes, into --out, over files that are there already only with --overwrite,
 
   comparison.png    learning curves over steps and over CPU seconds, interquartile means of the
                     last evaluations, performance profiles
@@ -30,6 +30,7 @@ examples:
   ebrl compare runs/*/EnergyActorCritic-* runs/*/SAC-* --out figures/
   ebrl compare runs/hopper/SAC-0 ppo@Hopper-v5=logs/ppo_1/evaluations.npz
 """
+FILES = ("comparison.png", "comparison.md", "comparison.csv")
 
 
 def main(arguments: list[str]) -> int:
@@ -37,6 +38,9 @@ def main(arguments: list[str]) -> int:
     parser = Parser("compare", HELP)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders and files of runs")
     parser.add_argument("--out", default=".", help="the folder for the results")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write over results that are there already"
+    )
     parser.add_argument(
         "--repetitions", type=Count, default=2_000, help="resamples of the bootstrap"
     )
@@ -53,12 +57,16 @@ def main(arguments: list[str]) -> int:
 
     curves = read_curves(given.runs)
     make_folder("--out", out)
+    paths = [out / name for name in FILES]
+    for path in paths:
+        check_file("--out", path, overwrite=given.overwrite)
     comparison = compare(curves, Bootstrap(given.repetitions, given.seed))
     report = comparison.markdown()
-    write(out / "comparison.md", report)
-    write_table(out / "comparison.csv", comparison)
-    draw(out / "comparison.png", comparison)
+    picture, page, table = paths
+    write(page, report)
+    write_table(table, comparison)
+    draw(picture, comparison)
     print(report)
-    for name in ("comparison.png", "comparison.md", "comparison.csv"):
-        print(f"  -> {out / name}")
+    for path in paths:
+        print(f"  -> {path}")
     return 0

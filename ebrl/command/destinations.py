@@ -8,9 +8,7 @@ from pathlib import Path
 from ebrl.command.errors import UsageError
 
 
-def check_file(
-    option: str, path: Path, endings: tuple[str, ...] = (), *, overwrite: bool = True
-) -> None:
+def check_file(option: str, path: Path, endings: tuple[str, ...] = (), *, overwrite: bool) -> None:
     """Check that a file can be written.
 
     Args:

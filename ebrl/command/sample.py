@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from jsonargparse import Namespace
 
 from ebrl.command.arguments import Count, Parser, Seed
 from ebrl.command.destinations import check_file
@@ -14,8 +15,9 @@ from ebrl.command.errors import RunError
 HELP = """
 Draws from the energy that a run of `ebrl fit` trained, with the sampler of its config, from
 starting points drawn from the reference distribution of the sampler's space. Writes the samples,
-one a row, to RUN/samples.npy or --out, as an array (.npy) or a table (.csv); an older file there is
-replaced. On a line or in the plane, a .png of the same name shows the energy with the samples.
+one a row, to --out, as an array (.npy) or a table (.csv); a file that is there already is written
+over only with --overwrite. On a line or in the plane, a .png of the same name shows the energy with
+the samples. Without --out, RUN/samples.npy and its picture are replaced.
 
 examples:
   ebrl sample runs/two_moons/persistent-0
@@ -32,13 +34,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--out", help="the file of the samples, .npy or .csv (default: RUN/samples.npy)"
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write over files that are there already"
+    )
     add_device(parser)
-    given = parser.read(arguments)
+    return _sample(parser.read(arguments))
+
+
+def _sample(given: Namespace) -> int:
     from ebrl.command.runs import existing
 
     run = existing(given.run, of="energy")
     out = run.folder / "samples.npy" if given.out is None else Path(given.out)
-    check_file("--out", out, (".npy", ".csv"))
+    overwrite = given.overwrite or given.out is None
+    check_file("--out", out, (".npy", ".csv"), overwrite=overwrite)
 
     import torch
 
@@ -56,13 +65,15 @@ def main(arguments: list[str]) -> int:
         )
     if setup.sampler is None:
         raise RunError(f"{run.config} names no sampler: add one, as `ebrl fit --help` shows it.")
+    data, beside = shown(setup.data), out.with_suffix(".png")
+    has_picture = not why_no_picture(setup.energy, data)
+    if has_picture:
+        check_file("--out", beside, overwrite=overwrite)
     generator = torch.Generator(device).manual_seed(given.seed)
     x = draw(setup.energy, setup.sampler, given.n, generator).cpu()
     _write(out, x.numpy())
     print(f"{configuration.title}, after {steps:,} steps: {given.n:,} samples\n  samples  {out}")
-    data = shown(setup.data)
-    if not why_no_picture(setup.energy, data):
-        beside = out.with_suffix(".png")
+    if has_picture:
         picture(beside, configuration.title, setup.energy.cpu(), data, x)
         print(f"  picture  {beside}")
     return 0

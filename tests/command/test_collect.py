@@ -201,7 +201,16 @@ def test_what_cannot_be_trained_on_is_one_line(
     assert "\n" not in error
 
 
-def test_collect_overwrites_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_episodes_are_written_over_a_file_only_if_asked_to(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["collect", str(run)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "is there already: --overwrite, or another --out" in capsys.readouterr().err
+    command = ["collect", str(run), "--episodes", "1", "--out", str(tmp_path / "mine.npz")]
+    (tmp_path / "mine.npz").write_text("mine")
+    assert main(command) == 2
+    assert (tmp_path / "mine.npz").read_text() == "mine"
+    assert main([*command, "--overwrite"]) == 0
+    assert len(load(tmp_path / "mine.npz").rewards) > 0
+    capsys.readouterr()
     assert main(["collect", str(run), "--out", "data.txt"]) == 2

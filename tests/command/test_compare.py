@@ -124,6 +124,15 @@ def test_it_writes_a_picture_a_report_and_a_table(
         rows = list(csv.DictReader(file))
     assert {row["method"] for row in rows} == {"SAC", "TD3"}
     assert float(rows[-1]["interquartile_mean"]) == pytest.approx(2.0)
+    (out / "comparison.md").unlink()
+    (out / "comparison.csv").write_text("mine")
+    again = ["compare", *runs, "--out", str(out), "--repetitions", "50"]
+    capsys.readouterr()
+    assert main(again) == 2
+    assert "is there already: --overwrite, or another --out" in capsys.readouterr().err
+    assert (out / "comparison.csv").read_text() == "mine"
+    assert main([*again, "--overwrite"]) == 0
+    assert (out / "comparison.md").read_text() == report
 
 
 def test_what_cannot_be_compared_is_named(

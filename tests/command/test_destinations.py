@@ -30,4 +30,4 @@ def test_a_folder_that_is_read_only_is_refused(
     with pytest.raises(UsageError, match="cannot be written to"):
         make_folder("--out", tmp_path)
     with pytest.raises(UsageError, match="cannot be written to"):
-        check_file("--out", tmp_path / "new.npz")
+        check_file("--out", tmp_path / "new.npz", overwrite=False)

@@ -127,6 +127,22 @@ def test_sample_writes_an_array_and_a_picture(trained: Path, tmp_path: Path) -> 
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)
     assert main(["sample", str(trained)]) == 0
     assert np.load(trained / "samples.npy").shape == (1000, 2)
+    assert main(["sample", str(trained), "--n", "7"]) == 0
+    assert np.load(trained / "samples.npy").shape == (7, 2)
+
+
+@pytest.mark.parametrize("name", ["mine.npy", "mine.png"])
+def test_samples_are_written_over_files_only_if_asked_to(
+    trained: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    command = ["sample", str(trained), "--n", "7", "--out", str(tmp_path / "mine.npy")]
+    assert main(command) == 2
+    assert f"{name} is there already: --overwrite, or another --out" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+    assert main([*command, "--overwrite"]) == 0
+    assert np.load(tmp_path / "mine.npy").shape == (7, 2)
+    assert (tmp_path / "mine.png").read_bytes().startswith(PNG)
 
 
 def test_ctrl_c_saves_says_how_to_resume_and_the_end_is_the_same(
