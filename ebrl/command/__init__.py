@@ -70,7 +70,8 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code.
 
-    0 done, 1 the run failed, 2 the command or its config is wrong, 128 + n stopped by signal n.
+    0 done, 1 the work failed, or a part of it (a sentence, a photograph, a task) could not be done,
+    2 the command or its config is wrong, 128 + n stopped by signal n.
     """
     open_output()
     verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]

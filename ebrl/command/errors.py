@@ -18,7 +18,7 @@ class UsageError(Exception):
 
 
 class RunError(Exception):
-    """A correctly specified run failed. Exit code 1."""
+    """Work that was asked for correctly failed. Exit code 1."""
 
     exit_code = 1
 

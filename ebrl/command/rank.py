@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ebrl.command.arguments import Parser
-from ebrl.command.errors import UsageError, extra
+from ebrl.command.errors import RunError, extra
 from ebrl.command.sentences import add_language, coloured, complain, judge, sentences
 
 HELP = """
@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> int:
                 else:
                     complain(place or repr(text), error)
                     refused += 1
-        if not sound:
-            raise UsageError("expected candidates to rank, got none that can be judged.")
+        if not sound and not refused:
+            raise RunError("expected a sentence a line, got no text.")
         console = Console(soft_wrap=True, highlight=False)
         for number, each in enumerate(rank(sound, language=by.language, energy=by.energy), 1):
             console.print(f"{number:4}  {each.total:8.2f}  ", coloured(each), sep="")

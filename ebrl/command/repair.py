@@ -34,6 +34,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--chains", type=Count, default=16, help="independent searches")
     parser.add_argument("--seed", type=Seed, default=0, help="the seed of the chains")
     given = parser.read(arguments)
+    if not given.text.strip():
+        raise UsageError("expected a sentence, got an empty text.")
     with extra("sequences", "tokenizers"):
         from ebrl.sequences.editing import repair
         from ebrl.sequences.text import SentenceError

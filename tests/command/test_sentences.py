@@ -154,9 +154,14 @@ def test_a_closed_standard_input_is_one_line(
         (["score", SOUND, "--model", "nowhere"], 2, "no language"),
         (["score", SOUND, "--model", "foreign.bin"], 1, "foreign.bin"),
         (["score", SOUND, "--energy", "casual"], 2, "Did you mean `causal`"),
-        (["repair", ""], 1, "empty"),
+        (["repair", ""], 2, "got an empty text"),
+        (["repair", "Кошка сидит."], 1, "expected the letters"),
         (["repair", SOUND, "--steps", "2"], 2, "steps"),
-        (["rank", "Кошка сидит."], 2, "none that can be judged"),
+        (["rank", ""], 2, "got an empty text"),
+        (["score", "Кошка сидит."], 1, "expected the letters"),
+        (["rank", "Кошка сидит."], 1, "expected the letters"),
+        (["score", "blank.txt"], 1, "expected a sentence a line, got no text"),
+        (["rank", "blank.txt"], 1, "expected a sentence a line, got no text"),
     ],
 )
 def test_what_cannot_be_done_is_refused(
@@ -164,6 +169,7 @@ def test_what_cannot_be_done_is_refused(
 ) -> None:
     Path("foreign.bin").write_bytes(b"\x80\x04 a pickle, perhaps")
     Path("noise.gz").write_bytes(b"no gzip")
+    Path("blank.txt").write_text("\n\n")
     assert main(arguments) == code
     assert said in capsys.readouterr().err
 
