@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 import unicodedata
@@ -111,10 +112,20 @@ def read_lines(path: str | Path) -> Iterator[Line]:
 
 
 def lines_of(file: BinaryIO) -> Iterator[Line]:
-    """Yield the lines of an open file; no line is held in memory beyond `LONGEST_LINE`."""
+    """Yield the lines of an open file; no line is held in memory beyond `LONGEST_LINE`.
+
+    A file in UTF-16 or UTF-32 is one line, with the error.
+    """
     number = 0
     while raw := file.readline(LONGEST_LINE + 1):
         number += 1
+        if number == 1 and (coding := _wide_coding(raw)):
+            reason = (
+                f"expected UTF-8, got {coding}: save the file as UTF-8, or convert it: "
+                f"iconv -f {coding} -t UTF-8"
+            )
+            yield Line(number, "", UnreadableError(reason))
+            return
         if len(raw) > LONGEST_LINE and not raw.endswith(b"\n"):
             size = len(raw)
             while not raw.endswith(b"\n") and (raw := file.readline(1 << 20)):
@@ -163,9 +174,21 @@ def _too_long(size: int) -> str:
     return f"expected a sentence, got {size:,} bytes: put one sentence on a line"
 
 
+def _wide_coding(raw: bytes) -> str | None:
+    """Return the coding of a file with several bytes a letter by its first line, or None."""
+    if raw.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "UTF-32"
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    zeros = raw.count(0)  # without a mark at its start, every other byte of English is 0
+    if 3 * zeros < len(raw):
+        return None
+    big = "BE" if raw[0] == 0 else "LE"
+    return f"UTF-32{big}" if 9 * zeros > 5 * len(raw) else f"UTF-16{big}"
+
+
 def _no_unicode(raw: bytes, error: UnicodeDecodeError) -> str:
-    coding = "UTF-16" if b"\0" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "another coding"
     return (
         f"expected UTF-8, got byte 0x{raw[error.start]:02x} at place {error.start + 1}, perhaps of "
-        f"{coding}: save the file as UTF-8"
+        "another coding: save the file as UTF-8"
     )

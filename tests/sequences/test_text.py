@@ -37,11 +37,29 @@ def test_a_line_as_long_as_allowed_is_read() -> None:
     assert read(line + b"y")[1] == (2, "y", False)
 
 
-def test_the_coding_of_a_file_is_guessed(tmp_path: Path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("The cat.\n", encoding="utf-16")
-    with pytest.raises(SentenceError, match=r"line 1.*UTF-16.*save the file as UTF-8"):
-        sentences(path)
+@pytest.mark.parametrize("text", ["The cat.\nThe dog.\n", "Кошка.\r\nI\r\n", "I\n" * 20_000])
+@pytest.mark.parametrize("coding", ["utf-16", "utf-32"])
+def test_a_file_of_another_coding_is_one_error_that_names_it(
+    coding: str, text: str, tmp_path: Path
+) -> None:
+    (line,) = lines_of(io.BytesIO(text.encode(coding)))
+    cure = f"save the file as UTF-8, or convert it: iconv -f {coding.upper()}"
+    assert f"expected UTF-8, got {coding.upper()}: {cure}" in str(line.error)
+    (tmp_path / "text.txt").write_text(text, encoding=coding)
+    with pytest.raises(SentenceError, match=f"text.txt, line 1: .* got {coding.upper()}"):
+        sentences(tmp_path / "text.txt")
+
+
+@pytest.mark.parametrize("coding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_a_coding_without_a_mark_is_guessed_from_its_zeros(coding: str) -> None:
+    for text in ("I\n\nThe dog.\n", "The cat. " * 9_000):
+        (line,) = lines_of(io.BytesIO(text.encode(coding)))
+        assert f"got {coding.upper().replace('-LE', 'LE').replace('-BE', 'BE')}" in str(line.error)
+
+
+def test_a_stray_zero_is_the_fault_of_its_line() -> None:
+    lines = list(lines_of(io.BytesIO(b"The\0 cat.\nThe dog.\n")))
+    assert [line.text for line in lines] == ["The\0 cat.", "The dog."]
 
 
 def test_a_table_gives_its_last_column_and_may_be_compressed(tmp_path: Path) -> None:
