@@ -47,29 +47,36 @@ def search(plan: Plan, task: str, folder: Path, address: str) -> Iterator[str]:
     trainable = tune.with_resources(trainable, {"cpu": 1})
     kept = folder / NAME
     if tune.Tuner.can_restore(str(kept)):
-        tuner = tune.Tuner.restore(str(kept), trainable, resume_unfinished=True)
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            param_space={name: _domain(one) for name, one in plan.space.items()},
-            tune_config=tune.TuneConfig(
-                metric="mean",
-                mode="max",
-                num_samples=1 if plan.grid else plan.trials,
-                scheduler=_stopping(plan),
-            ),
-            run_config=tune.RunConfig(
-                name=NAME,
-                storage_path=str(folder),
-                failure_config=tune.FailureConfig(max_failures=FAILURES),
-                verbose=0,
-            ),
+        tuner = tune.Tuner.restore(
+            str(kept), trainable, resume_unfinished=True, resume_errored=True
         )
+    else:
+        tuner = _new_tuner(plan, folder, trainable)
     try:
         results = tuner.fit()
     finally:
         ray.shutdown()
-    yield from report(plan, task, folder, _scored(results), len(results))
+    failed, tried = results.num_errors, len(results)
+    yield from report(plan, task, folder, _scored(results), tried=tried, failed=failed)
+
+
+def _new_tuner(plan: Plan, folder: Path, trainable: Any) -> tune.Tuner:
+    return tune.Tuner(
+        trainable,
+        param_space={name: _domain(one) for name, one in plan.space.items()},
+        tune_config=tune.TuneConfig(
+            metric="mean",
+            mode="max",
+            num_samples=1 if plan.grid else plan.trials,
+            scheduler=_stopping(plan),
+        ),
+        run_config=tune.RunConfig(
+            name=NAME,
+            storage_path=str(folder),
+            failure_config=tune.FailureConfig(max_failures=FAILURES),
+            verbose=0,
+        ),
+    )
 
 
 def train_trial(plan: Plan, task: str, folder: Path, parameters: dict[str, Any]) -> None:

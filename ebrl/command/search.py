@@ -23,12 +23,15 @@ from ebrl.command.sweep_report import Scored, report, shown_values
 from ebrl.command.sweep_space import Grid, Plan, Range
 from ebrl.command.trials import POLL, FailedError, folder_of, train_run
 
+ERROR = "error"  # of a trial that failed: what it said
+AGAIN = "again"  # of a trial that is tried again: the number of the earlier one
+
 
 def search(plan: Plan, task: str, folder: Path) -> Iterator[str]:
     """Search one task, yielding lines of output.
 
-    A killed search continues: finished trials are kept, and unfinished ones resume from their
-    checkpoints.
+    A search that is called again continues: finished trials are kept; unfinished and failed ones
+    resume from their checkpoints.
 
     Raises:
         UsageError: Another process searches in the folder, or it holds a search of other values.
@@ -39,7 +42,8 @@ def search(plan: Plan, task: str, folder: Path) -> Iterator[str]:
         with FileLock(folder / ".lock", timeout=0):
             study = _open_study(plan, folder)
             yield from _run_trials(plan, task, folder, study)
-            yield from report(plan, task, folder, _scored(study), len(_finished(study)))
+            failed, tried = len(_failed(study)), len(_finished(study))
+            yield from report(plan, task, folder, _scored(study), tried=tried, failed=failed)
     except Timeout as error:
         raise UsageError(f"{folder} is being searched by another process.") from error
 
@@ -62,9 +66,11 @@ def _open_study(plan: Plan, folder: Path) -> optuna.Study:
             study.enqueue_trial(values)
     elif before != asked:
         raise UsageError(f"{folder} holds a sweep of {before}. Choose another folder: --out OTHER")
-    for trial in study.get_trials(states=[TrialState.RUNNING]):  # of a process that was killed
+    killed = study.get_trials(states=[TrialState.RUNNING])
+    for trial in killed:
         study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params)
+    for number, trial in sorted({one.number: one for one in killed + _failed(study)}.items()):
+        study.enqueue_trial(trial.params, user_attrs={AGAIN: number})
     return study
 
 
@@ -106,13 +112,17 @@ def _run_trials(plan: Plan, task: str, folder: Path, study: optuna.Study) -> Ite
             worker.result()
 
 
+def _failed(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that failed by themselves and have not been tried again."""
+    trials = study.get_trials(deepcopy=False)
+    repeated = {trial.user_attrs.get(AGAIN) for trial in trials}
+    return [one for one in trials if ERROR in one.user_attrs and one.number not in repeated]
+
+
 def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that need not be repeated, including failed ones."""
-    return [
-        trial
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or "error" in trial.user_attrs
-    ]
+    """Return the trials that this search need not try, including those that failed in it."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED)
+    return [*study.get_trials(deepcopy=False, states=states), *_failed(study)]
 
 
 def _scored(study: optuna.Study) -> list[Scored]:
@@ -160,7 +170,7 @@ def _try(
         study.tell(trial, state=TrialState.PRUNED)
         return f"{name}   pruned"
     except FailedError as error:
-        trial.set_user_attr("error", str(error))
+        trial.set_user_attr(ERROR, str(error))
         study.tell(trial, state=TrialState.FAIL)
         return f"{name}   failed: {error}"
     trial.set_user_attr("scores", scores)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ebrl.command.arguments import Count, Parser, Seed
-from ebrl.command.errors import extra
+from ebrl.command.errors import RunError, UsageError, extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,8 +40,9 @@ Writes, into --out (sweeps/NAME),
 --ray searches on a cluster, by Ray Tune: it draws the ranges at random and gives each trial one
 CPU. Without an address it starts Ray here, with --jobs CPUs; all machines must see --out.
 
-The same command goes on after a kill: finished trials are kept, and the others resume from their
-checkpoints. With --jobs 1 the result is the same as undisturbed.
+The same command goes on after a kill: finished trials are kept; the others, and those that failed,
+resume from their checkpoints. With --jobs 1 the result is the same as undisturbed. A task in which
+every trial fails does not stop the others; the exit code is then 1.
 
 examples:
   ebrl sweep pendulum agent.learning_rate=1e-4:1e-2:log --trials 16 --seeds 3
@@ -112,11 +114,26 @@ def _sweep(given: Namespace) -> int:
         seed=int(given.seed),
         timesteps=configuration.settings.total_timesteps,
     )
+    return _search_each(tasks, search, plan, out)
+
+
+def _search_each(tasks: list[str], search: Search, plan: Plan, out: Path) -> int:
+    """Search every task, whatever became of those before it; return the exit code."""
+    failed = []
     for task in tasks:
-        folder = out / task.replace("/", "_").replace(":", "_")
-        for line in search(plan, task, folder):
-            print(line)
-    return 0
+        try:
+            for line in search(plan, task, out / task.replace("/", "_").replace(":", "_")):
+                print(line)
+        except (RunError, UsageError) as error:  # noqa: PERF203, few tasks
+            if len(tasks) == 1:
+                raise
+            print(f"ebrl: {error}", file=sys.stderr)
+            failed.append(task)
+    if len(tasks) > 1:
+        print(f"Done: {len(tasks) - len(failed)} tasks searched, {len(failed)} not.")
+        for task in failed:
+            print(f"  not {task}")
+    return 1 if failed else 0
 
 
 def _searcher(address: str | None) -> Search:

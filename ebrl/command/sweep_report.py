@@ -15,6 +15,7 @@ from ebrl.command.sweep_space import Plan
 from ebrl.command.trials import folder_of
 
 SHOWN = 5  # best trials in the table
+AGAIN = "The same command tries those that failed again."
 
 
 class Scored(NamedTuple):
@@ -28,7 +29,9 @@ class Scored(NamedTuple):
         return float(np.mean(self.scores))
 
 
-def report(plan: Plan, task: str, folder: Path, done: list[Scored], tried: int) -> Iterator[str]:
+def report(
+    plan: Plan, task: str, folder: Path, done: list[Scored], *, tried: int, failed: int
+) -> Iterator[str]:
     """Write the best config and yield the table of the best trials.
 
     Args:
@@ -37,18 +40,23 @@ def report(plan: Plan, task: str, folder: Path, done: list[Scored], tried: int) 
         folder: Of the search.
         done: The finished trials.
         tried: The number of all trials.
+        failed: The number of those that failed.
 
     Raises:
         RunError: No trial finished.
     """
     if not done:
-        raise RunError(f"{task}: no trial came to its end; what they said: {folder}/*/*.log")
+        raise RunError(
+            f"{task}: no trial came to its end; what they said: {folder}/*/*.log. {AGAIN}"
+        )
     ranked = sorted(done, key=lambda trial: -trial.value)
     yield f"{task}: the best of {tried} trials, {plan.seeds} seeds each"
     for trial in ranked[:SHOWN]:
         name = folder_of(trial.parameters)
         yield f"  {trial.value:10.2f}   {shown_values(trial.parameters)}   ({name})"
     _write_best(plan, folder, ranked[0], len(done))
+    if failed:
+        yield f"  failed   {failed} trials; what they said: {folder}/*/*.log. {AGAIN}"
     yield f"  best     {folder / 'best.yaml'}"
     if "agent" in plan.space:  # trials are then methods
         yield f"  compare  ebrl compare {folder}/trial-*/seed-*"

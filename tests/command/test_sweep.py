@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from ebrl.command import main
 from ebrl.command.errors import UsageError
 from ebrl.command.sweep_space import Grid, Range, combinations, dimensions
-from ebrl.command.trials import FailedError, train_run
+from ebrl.command.trials import FailedError, folder_of, train_run
 
 RATES = "agent.learning_rate=1e-3,1e-2"
 
@@ -94,6 +94,45 @@ def test_a_trial_that_fails_is_told_and_the_others_count(
     assert "failed" in said
     assert "agent.batch_size: expected a number from 1" in said
     assert len(finished(tmp_path / "sweep" / "Pendulum-v1")) == 1
+
+
+def test_a_failed_trial_is_tried_again_by_the_same_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep"
+    command = ["sweep", str(config(tmp_path)), RATES, "--out", str(out)]
+    folder = out / "Pendulum-v1"
+    blocked = folder / folder_of({"agent.learning_rate": 1e-2}) / "seed-0"
+    blocked.mkdir(parents=True)
+    (blocked / "mine.txt").write_text("no run")
+    for _ in range(2):  # it fails each time, and is one of two trials
+        assert main(command) == 0
+        said = capsys.readouterr().out
+        assert said.count("failed: ") == 1
+        assert "best of 2 trials" in said
+        assert "1 trials; what they said" in said
+        assert len(finished(folder)) == 1
+    (blocked / "mine.txt").unlink()
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "best of 2 trials" in said
+    assert "what they said" not in said
+    assert {trial.params["agent.learning_rate"] for trial in finished(folder)} == {1e-3, 1e-2}
+    assert main(command) == 0  # nothing is left to try
+    assert len(finished(folder)) == 2
+
+
+def test_a_task_that_fails_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep"
+    command = ["sweep", str(config(tmp_path)), "agent.batch_size=8", "--out", str(out)]
+    assert main([*command, "--env", "CartPole-v1,Pendulum-v1"]) == 1  # SAC needs a Box
+    said, complaint = capsys.readouterr()
+    assert "CartPole-v1: no trial came to its end" in complaint
+    assert "Done: 1 tasks searched, 1 not." in said
+    assert "  not CartPole-v1" in said
+    assert (out / "Pendulum-v1" / "best.yaml").exists()
 
 
 def test_a_killed_sweep_goes_on_and_loses_no_trial(tmp_path: Path) -> None:
