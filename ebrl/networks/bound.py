@@ -177,6 +177,8 @@ class BoundMLP(Energy):
             return sums if network.members > 1 else sums.squeeze(0)
         shift = after(affine_of_conditions, network.condition_layer, conditions)
         sums, runs = after(affine, first, rows), shift.shape[-2]
+        if not sums.numel():  # no row to add a shift to
+            return sums
         if not linear or torch.jit.is_tracing():
             # Hooks keep what a layer returns; ONNX loses what is added to a view in place.
             return (sums.unflatten(-2, (runs, -1)) + shift.unsqueeze(-2)).flatten(-3, -2)

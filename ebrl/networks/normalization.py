@@ -75,8 +75,11 @@ class BatchNormalization(nn.Module):
     def of_batch(self, h: Tensor) -> Affine:
         """Return the map of the rows' statistics, differentiable, and update the running ones.
 
-        Statistics are in float32, since half precision is too coarse.
+        Statistics are in float32, since half precision is too coarse. No rows have none: then the
+        map is that of the running ones, which stay.
         """
+        if h.shape[-2] == 0:
+            return self.running()
         h = h.to(self.weight.dtype)
         variance, mean = torch.var_mean(h, -2, correction=0, keepdim=True)
         inverse = torch.rsqrt(variance + self.epsilon)

@@ -141,7 +141,8 @@ class Perceptron:
 def _parts(x: Tensor, weights: Weights, shift: Tensor) -> list[Part]:
     """Return the parts of `x: (rows, dimension)`, each of whole conditions."""
     members, conditions = shift.shape[:2]
-    each = 1 if conditions == 1 else max(len(x) // conditions, 1)  # rows that stay together
+    # rows that stay together
+    each = 1 if conditions == 1 else max(len(x) // max(conditions, 1), 1)
     widths = tuple(w.shape[-1] for w in (weights.first, *(h.weight for h in weights.hidden)))
     on_cpu = x.device.type == "cpu"
     most = PART * torch.get_num_threads() // max(widths) if on_cpu else len(x)
@@ -153,7 +154,7 @@ def _parts(x: Tensor, weights: Weights, shift: Tensor) -> list[Part]:
         rows = min(step, len(x) - start)
         outputs, slopes = memory(get_ident(), members, rows, widths, x.dtype, x.device)
         own = shift if conditions == 1 else shift[:, start // each : (start + rows) // each]
-        shifted = outputs[0].view(members, own.shape[1], -1, widths[0])
+        shifted = outputs[0].view(members, own.shape[1], rows // max(own.shape[1], 1), widths[0])
         parts.append(Part(slice(start, start + rows), own.unsqueeze(2), shifted, outputs, slopes))
     return parts
 
