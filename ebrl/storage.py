@@ -31,6 +31,7 @@ JSON = dict[str, "JSON"] | list["JSON"] | str | int | float | bool | None
 Source = str | Path | IO[bytes]
 
 FORMAT, VERSION = "ebrl", 2  # the key of the metadata, and of what is under it
+METADATA = "__metadata__"  # the key of safetensors beside the names of the tensors
 ENTRY = "ebrl.safetensors"  # inside a zip
 CHUNK = 1 << 22  # bytes written at a time
 
@@ -56,6 +57,7 @@ def save(target: Source, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 
     Raises:
         TypeError: For a fact that JSON cannot hold, or a dtype that safetensors cannot.
+        ValueError: For a tensor of the name `__metadata__`.
         OSError: When the disk refuses; a file that was at the path before is unchanged.
     """
     table = _table(tensors, json.dumps({"version": VERSION, "facts": dict(facts)}))
@@ -230,7 +232,12 @@ def _table(tensors: Mapping[str, Tensor], head: str) -> dict[str, Any]:
 
     The library cannot write to streams, and its writers copy all tensors.
     """
-    table: dict[str, Any] = {"__metadata__": {FORMAT: head}}
+    if METADATA in tensors:
+        raise ValueError(
+            f"expected tensors of other names than {METADATA!r}, under which safetensors keeps the "
+            "facts of a file, got one of this name: rename it"
+        )
+    table: dict[str, Any] = {METADATA: {FORMAT: head}}
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
         size = tensor.numel() * tensor.itemsize
@@ -290,7 +297,7 @@ def _parse(data: bytes) -> tuple[dict[str, Tensor], Any]:
     """Return the tensors and the metadata of a file in memory; the library checks them."""
     tensors = safetensors.torch.load(data)
     length = int.from_bytes(data[:8], "little")
-    return tensors, json.loads(data[8 : 8 + length]).get("__metadata__")
+    return tensors, json.loads(data[8 : 8 + length]).get(METADATA)
 
 
 def _checked(metadata: Any) -> dict[str, Any]:

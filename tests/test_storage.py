@@ -147,6 +147,18 @@ def test_facts_that_are_no_json_write_nothing(tmp_path: Path, facts: dict, messa
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", ["a.zip", "a.safetensors"])
+def test_the_name_of_the_facts_is_no_name_of_a_tensor(tmp_path: Path, name: str) -> None:
+    tensors = {"__metadata__": torch.ones(1), "b": torch.ones(1)}
+    with pytest.raises(ValueError, match=r"other names than '__metadata__'.*: rename it"):
+        save(tmp_path / name, tensors, {})
+    assert os.listdir(tmp_path) == []
+    value = {"__metadata__": torch.ones(1)}
+    save(tmp_path / name, *flatten(value))
+    stored = load(tmp_path / name)
+    assert torch.equal(unflatten(*stored)["__metadata__"], torch.ones(1))
+
+
 def test_a_dtype_without_a_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"tensor 'z': Unknown dtype \"complex128\""):
         save(tmp_path / "a.zip", {"z": torch.zeros(2, dtype=torch.complex128)}, {})
