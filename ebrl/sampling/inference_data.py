@@ -17,7 +17,7 @@ NAMES = {  # our names, and those of ArviZ's schema
 }
 
 
-def inference_data(x: Tensor, energy: Tensor, each: Info, name: str) -> Any:
+def inference_data(x: Tensor, energy: Tensor, each: Info, temperature: Tensor, name: str) -> Any:
     """Return the draws as an `arviz.InferenceData`; see `Samples.to_arviz`."""
     try:
         import arviz
@@ -27,7 +27,7 @@ def inference_data(x: Tensor, energy: Tensor, each: Info, name: str) -> Any:
     stats = {
         "acceptance_rate": each.acceptance,
         "diverging": each.diverged,
-        "lp": -energy,
+        **({"lp": -energy / temperature} if (temperature > 0).all() else {}),
         **{NAMES.get(key, key): value for key, value in (each.extra or {}).items()},
     }
     arrays = {key: _by_chain(value, batch_ndim) for key, value in stats.items()}

@@ -25,6 +25,7 @@ class ChainInfo(NamedTuple):
     extra: dict[str, Tensor] | None = None  # means over the steps of the kernel's own reports
     # Of each draw, (draws, *batch): means over its moves, and whether any diverged; else None.
     each: Info | None = None
+    temperature: Tensor | None = None  # of the last moves, a scalar or (*batch,)
 
 
 Progress = Callable[[int, int], object]  # (moves made, moves in all)
@@ -130,13 +131,14 @@ class Run:
         """Return the report of the steps so far."""
         steps = max(self.steps, 1)
         acceptance, diverged, extra = self.total
-        step_size = self.step_size
-        if isinstance(step_size, Tensor):
-            step_size = step_size.to(acceptance, copy=True)
-        else:
-            step_size = acceptance.new_full((), step_size)
+        step_size, temperature = (
+            number.to(acceptance, copy=True)
+            if isinstance(number, Tensor)
+            else acceptance.new_full((), number)
+            for number in (self.step_size, self.temperature)
+        )
         means = {name: total / steps for name, total in (extra or {}).items()}
-        return ChainInfo(acceptance / steps, diverged, step_size, means)
+        return ChainInfo(acceptance / steps, diverged, step_size, means, temperature=temperature)
 
 
 class Differentiable(Energy):
@@ -176,6 +178,7 @@ def joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:
         torch.stack([report.diverged for report in reports]).sum(0),
         reports[-1].step_size,
         {name: torch.stack([e[name] * share for e, share in extras]).sum(0) for name in names},
+        temperature=reports[-1].temperature,
     )
 
 

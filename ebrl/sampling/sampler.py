@@ -40,8 +40,9 @@ class Samples(NamedTuple):
     def to_arviz(self, name: str = "x") -> Any:
         """Return draws as an `arviz.InferenceData`, with a chain for each of the batch.
 
-        `posterior` holds the draws under `name`; `sample_stats` minus the energy as `lp`,
-        acceptances, divergences and the kernel's reports, by the names of ArviZ's schema.
+        `posterior` holds the draws under `name`; `sample_stats` the log density that was sampled
+        as `lp`, `-E/T` up to a constant (a chain at temperature 0 has none), acceptances,
+        divergences and the kernel's reports, by the names of ArviZ's schema.
 
         Raises:
             ValueError: For samples that are the ends of a run.
@@ -51,7 +52,8 @@ class Samples(NamedTuple):
             raise ValueError(
                 "expected draws of the chains, got their ends: sample(..., draws=1000)"
             )
-        return inference_data(self.x, self.energy, self.info.each, name)
+        assert self.info.temperature is not None  # as in every report of a run
+        return inference_data(self.x, self.energy, self.info.each, self.info.temperature, name)
 
 
 class Sampler(nn.Module):

@@ -130,6 +130,29 @@ def test_draws_go_to_arviz_with_what_the_kernel_reports() -> None:
         Sampler(NUTS(3), steps=2).sample(energy, x, generator=generator()).to_arviz()
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("kernel", [MALA(), NUTS(3)], ids=["MALA", "NUTS"])
+@pytest.mark.parametrize("temperature", [0.5, torch.tensor([0.5, 2.0])], ids=["one", "each"])
+def test_arviz_gets_the_log_density_that_was_sampled(
+    kernel: Kernel, temperature: float | torch.Tensor
+) -> None:
+    pytest.importorskip("arviz")
+    variance, draws = 4.0, 5
+    sampler = Sampler(kernel, steps=1, step_size=0.4, temperature=temperature)
+    samples = sampler.sample(
+        Gaussian(0.0, variance**0.5, 1), torch.ones(2, 1), draws=draws, generator=generator()
+    )
+    lp = torch.as_tensor(samples.to_arviz().sample_stats["lp"].values)  # (chains, draws)
+    x = samples.x[..., 0].T  # of a chain at T the density is that of N(0, T variance)
+    own = torch.as_tensor(temperature).expand(2).unsqueeze(-1)
+    law = torch.distributions.Normal(0.0, (own * variance).sqrt())
+    assert torch.allclose(lp.diff(), law.log_prob(x).diff(), atol=1e-5)
+    still = Sampler(ULA(), steps=1).sample(
+        Gaussian(0.0, 1.0, 1), torch.ones(2, 1), draws=2, temperature=0.0, generator=generator()
+    )
+    assert "lp" not in still.to_arviz().sample_stats
+
+
 def test_draws_have_no_graph() -> None:
     with pytest.raises(ValueError, match="draws have no graph, got gradient='unroll'"):
         Sampler(MALA(), steps=1).sample(
