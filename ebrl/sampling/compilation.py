@@ -51,16 +51,6 @@ def check_compilable(kernel: Kernel) -> None:
         )
 
 
-def check_static(*, adapts: bool, unrolls: bool) -> None:
-    """Raise `ValueError` for a run that changes its step size or keeps a graph of gradients."""
-    if adapts:
-        raise ValueError(
-            "a compiled chain keeps its step size: pass adapt=False, or adapt with compile=False"
-        )
-    if unrolls:
-        raise ValueError('gradient="unroll" differentiates an eager chain: leave compile=False')
-
-
 def with_tensors(stage: Stage, x: Tensor) -> Stage:
     """Return the stage with its numbers as tensors: each Python number would need its own graph."""
 

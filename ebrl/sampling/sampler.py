@@ -63,8 +63,8 @@ class Sampler(nn.Module):
     in warm-ups and along paths, give the chain of an eager sampler with the same generator, up to
     rounding. The first run of each shape, length and kind of energy compiles for 5 to 80 s; numbers
     that an energy holds outside of tensors are compiled in. Under `torch.autocast` to bfloat16 the
-    products of a network are rounded, and the chain is one of that energy. Adapting and unrolling
-    are refused; the step that `gradient="last"` differentiates is eager.
+    products of a network are rounded, and the chain is one of that energy. A run that adapts is a
+    program a step. Unrolling is refused; the step that `gradient="last"` differentiates is eager.
 
     Args:
         kernel: One move of the chains.
@@ -282,9 +282,8 @@ class Sampler(nn.Module):
         """Run the chains along the stages, with the graph that `gradient` asks for."""
         if gradient not in get_args(Gradient):
             raise ValueError(f"expected gradient in {get_args(Gradient)}, got {gradient!r}")
-        if self.compiled:
-            unrolls = gradient == "unroll"
-            compilation.check_static(adapts=adaptation is not None, unrolls=unrolls)
+        if self.compiled and gradient == "unroll":
+            raise ValueError('gradient="unroll" differentiates an eager chain: leave compile=False')
         energies, final = [stage.energy for stage in stages], stages[-1]
         with evaluating(*energies):
             if gradient == "unroll":
@@ -313,7 +312,7 @@ class Sampler(nn.Module):
         for stage in stages:
             compiled = self.compiled and not torch.is_grad_enabled()
             run = Run(kernel, self.space, stage, x, compiled=compiled, count=count)
-            if compiled:
+            if compiled and adaptation is None:
                 run.blocks(generator)
             else:
                 for _ in run.moves(generator, adaptation):

@@ -174,6 +174,33 @@ def test_step_sizes_and_temperatures_of_each_chain_compile() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kernel", [MALA(), NUTS(4)], ids=["MALA", "NUTS"])
+@pytest.mark.parametrize("shape", [(), (6,)], ids=["one step size", "one each"])
+def test_a_compiled_chain_that_adapts_is_the_eager_one(
+    kernel: Kernel, shape: tuple[int, ...]
+) -> None:
+    x = torch.randn(6, 2, generator=generator(2)).double()
+    energy = Gaussian(0.3, torch.tensor([0.5, 2.0]), 2).double()
+    eager, compiled = (
+        Sampler(
+            kernel,
+            steps=30,
+            step_size=torch.full(shape, 0.01, dtype=torch.float64),
+            adaptation=DualAveraging(shape=shape),
+            compile=compile,
+        )
+        for compile in (False, True)
+    )
+    for adapt in (True, True, False):  # it persists across calls, and is held in the last
+        found = [
+            one.sample(energy, x, generator=generator(), adapt=adapt) for one in (eager, compiled)
+        ]
+        assert_same(found[0], found[1], 1e-6)
+        assert torch.allclose(torch.as_tensor(eager.step_size), torch.as_tensor(compiled.step_size))
+    assert (torch.as_tensor(compiled.step_size) > 0.02).all()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "thin"), [(NUTS(5), 1), (HMC(3, jitter=0.3), 2)], ids=["NUTS", "HMC"]
 )
@@ -198,11 +225,8 @@ def test_other_kernels_are_refused(kernel: Kernel) -> None:
         pair(kernel)
 
 
-def test_adapting_and_unrolling_are_refused() -> None:
+def test_unrolling_is_refused() -> None:
     x = torch.zeros(3, 2)
-    compiled = Sampler(MALA(), steps=5, adaptation=DualAveraging(), compile=True)
-    with pytest.raises(ValueError, match="pass adapt=False, or adapt with compile=False"):
-        compiled.sample(GAUSSIAN, x, generator=generator())
     _, compiled = pair(MALA())
     with pytest.raises(ValueError, match='gradient="unroll" differentiates an eager chain'):
         compiled.sample(GAUSSIAN, x, generator=generator(), gradient="unroll")
