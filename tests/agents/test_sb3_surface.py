@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
@@ -248,6 +251,17 @@ def test_hooks_of_the_networks_fire(build: Any) -> None:
     fired.clear()
     agent.learn(25)
     assert agent.critic.features_extractor in fired
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(EnergyActorCritic, SAC), (SoftQ, DQN)])
+def test_the_page_for_users_of_sb3_names_every_new_argument(ours: type, theirs: type) -> None:
+    page = Path(__file__).parents[2] / "docs" / "howto" / "sb3.md"
+    table = page.read_text(encoding="utf-8").partition("## What is new")[2].partition("##")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
+    mine = [names for names, of in rows if of.strip(" `") in (ours.__name__, "both")]
+    named = set(re.findall(r"`(\w+)`", " ".join(mine)))
+    new, old = (set(inspect.signature(one).parameters) for one in (ours, theirs))
+    assert named == new - old
 
 
 # ---- numbers that are not finite --------------------------------------------------------------
