@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy
+from ebrl.vision.memory import give_back_once
 from ebrl.vision.networks import over_images
 
 OVERLAP = 64  # pixels around a tile that are read with it
@@ -66,6 +67,8 @@ class Tiled(Energy):
                 there, slope = energy.value_and_gradient(around.of(images[part]))
                 value[part] += share * there
                 place.of(gradient[part]).copy_(inside.of(slope))
+        if x.device.type == "cpu":
+            give_back_once(tuple(x.shape))
         return value.view(x.shape[:-3]), gradient.view(x.shape)
 
     def _flat(self, x: Tensor) -> tuple[Tensor, Tensor]:
