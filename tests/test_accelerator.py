@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,8 +100,10 @@ def network(members: int = 1, condition: int = 3) -> MLPEnergy:
 def without_waiting(call: Callable[[], object]) -> None:
     """Call twice, the second time with an error where the host waits for the device."""
     call()  # the first use of the libraries waits
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():  # torch says that it does not see every wait
+            warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+            torch.cuda.set_sync_debug_mode("error")
         call()
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ebrl.sequences.tokens import BOUNDARY, SPECIAL
 
@@ -175,9 +176,17 @@ class Attention(nn.Module):
                 else (k, v)
             )
             memory[:] = [k, v]
-        causal = mask is None and q.shape[2] > 1
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Return scaled dot products, `(n, heads, length, features)`; causal without a mask."""
+    causal = mask is None and q.shape[2] > 1
+    if q.device.type != "cpu" or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    # For rows as short as sentences the CPU's fused kernel is slow backwards.
+    with sdpa_kernel(SDPBackend.MATH):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
 class Gated(nn.Module):
