@@ -14,6 +14,9 @@ from torch.utils.data import Dataset
 
 from ebrl import Chains, DualAveraging, Energy, Gaussian, Sampler, estimators, objectives
 from ebrl.agents import EnergyActorCritic, SoftQ
+from ebrl.agents.population import Population
+from ebrl.agents.soft_agent import Due, Transitions
+from ebrl.agents.updates import UpdateNoise
 from ebrl.energies import GaussianMixture, Ising
 from ebrl.kernels import (
     DMALA,
@@ -315,6 +318,29 @@ def test_agents_learn_act_and_come_back(agent: type, tmp_path: Path) -> None:
         found = again.predict(observation, deterministic=True)[0]
         if device == "cuda":
             np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_population_is_that_of_the_cpu_and_waits_for_nothing() -> None:
+    agents = [
+        EnergyActorCritic("MlpPolicy", "Pendulum-v1", seed=seed, device="cpu") for seed in range(2)
+    ]
+    here, there = Population(agents, "cpu"), Population(agents, "cuda")
+    source = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(2, 64, *shape, generator=source)
+
+    batch = Transitions(normal(3), normal(1).tanh(), normal(3), normal(), 0.99 + 0 * normal())
+    noise = UpdateNoise(normal(1, 1), normal(1, 1), torch.rand(2, 64, 1, generator=source))
+    due = Due(policy=True, target=True)
+    report = here.update(batch, noise, due)
+    batch_there = Transitions(*(each.cuda() for each in batch))
+    noise_there = UpdateNoise(*(each.cuda() for each in noise))
+    found = there.update(batch_there, noise_there, due)
+    torch.testing.assert_close(found.critic_loss.cpu(), report.critic_loss, rtol=1e-3, atol=1e-3)
+    without_waiting(lambda: there.update(batch_there, noise_there, due))
+    stream, observations = generator(), points(2, 3)
+    without_waiting(lambda: there.act(observations, stream))
 
 
 def test_photographs_stay_on_their_device() -> None:
