@@ -71,6 +71,7 @@ class Settings:
 
     Args:
         steps: Updates of the energy.
+        minutes: Time of the training at most; the schedule then follows the clock.
         name: Name of the task in folders and titles; the config file's name if not given.
         run: Folder of the run; `runs/NAME/OBJECTIVE-SEED` if not given.
         seed: Seeds the energy's weights, the order of the data, and all noise.
@@ -92,6 +93,7 @@ class Settings:
     """
 
     steps: PositiveInt
+    minutes: PositiveFloat | None = None
     name: str | None = None
     run: str | None = None
     seed: Seed = 0

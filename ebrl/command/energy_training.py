@@ -95,6 +95,7 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
             generator=torch.Generator(setup.device).manual_seed(settings.seed),
             batch_size=settings.batch_size,
             learning_rate=rate,
+            minutes=settings.minutes,
             optimizer=muon,
             schedule=settings.schedule,
             ema_decay=settings.ema_decay,

@@ -10,6 +10,8 @@ continues to the same weights, bit for bit, on the same machine and versions. Wh
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -72,7 +74,9 @@ class Training:
     precision: Precision = "float32"
     share_count: int | None = None
     worker_count: int = 0
+    minutes: float | None = None
     step: int = 0
+    seconds: float = 0.0  # spent so far; counted where there are minutes
     alarm: Alarm = field(default_factory=Alarm)
     device: torch.device = field(init=False)
     shares: Shares = field(init=False)
@@ -84,6 +88,7 @@ class Training:
             raise ValueError(f"expected precision in {get_args(Precision)}, got {self.precision!r}")
         if isinstance(self.clip, float | int) and not self.clip > 0:
             raise ValueError(f"expected clip > 0, the largest norm, got {self.clip}")
+        check_minutes(self.minutes)
         count = process_count() if self.share_count is None else self.share_count
         check_shares(count, self.objective, self.order.batch_size)
         self.shares = Shares(self.energy, self.objective, self.generator, self.device, count)
@@ -162,6 +167,8 @@ class Training:
             state["device_generator"] = torch.cuda.get_rng_state(self.device)
         if self.shares.count > 1:
             state["shares"] = self.shares.state()
+        if self.minutes is not None:
+            state["seconds"] = self.seconds
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -181,6 +188,7 @@ class Training:
         if self.shares.count > 1:
             self.shares.load_state(state["shares"])
         self.step, self.alarm = state["step"], Alarm(*state["alarm"])
+        self.seconds = state.get("seconds", 0.0)
 
     def _schema(self) -> Schema:
         """What a state must be, as a whole, before any of it is taken."""
@@ -199,12 +207,30 @@ class Training:
         }
         return schema.record(fields)
 
+    def done(self, steps: int) -> float:
+        """Return how far the training is, from 0 to 1: by its steps or by the clock."""
+        by_clock = 0.0 if self.minutes is None else self.seconds / (60 * self.minutes)
+        return min(max(self.step / steps, by_clock), 1.0)
+
     def _modules(self) -> dict[str, nn.Module]:
         names = ["energy", "averaged", "clip"]
         if self.shares.count == 1:  # otherwise each share's objective is in its state
             names.append("objective")
         parts = {name: getattr(self, name) for name in names}
         return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Raise `ValueError` for minutes that no training can take.
+
+    The clocks of several processes differ, and with them their learning rates and their ends.
+    """
+    if minutes is None:
+        return
+    if not 0 < minutes < math.inf:
+        raise ValueError(f"expected minutes > 0, got {minutes}")
+    if process_count() > 1:
+        raise ValueError(f"expected one process for {minutes=}, got {process_count()}: give steps")
 
 
 Callback = Callable[[Training, Metrics], None]
@@ -219,6 +245,7 @@ def fit(
     generator: torch.Generator,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
+    minutes: float | None = None,
     schedule: Schedule = schedules.constant,
     optimizer: Optimizer | None = None,
     ema_decay: float = 0.0,
@@ -244,6 +271,8 @@ def fit(
         generator: Source of the order of the data and of all noise.
         batch_size: Rows of the data a step.
         learning_rate: Of Adam, which trains the energy and the objective's own parameters.
+        minutes: Time of the training at most, resumed parts added up. Where it is shorter than the
+            steps take, the schedule follows the clock, and one seed gives many results.
         schedule: The factor of the learning rate at each fraction of the training, 0 to 1.
         optimizer: In place of Adam.
         ema_decay: Of the moving average of the weights; 0 keeps none.
@@ -266,7 +295,7 @@ def fit(
     optimizer = optimizer or Adam(trainable_parameters(energy, objective), learning_rate)
     training = Training(
         energy, data, objective, optimizer, generator, order_of(data, batch_size),
-        moving_average(energy, ema_decay), clip, precision, shares, workers,
+        moving_average(energy, ema_decay), clip, precision, shares, workers, minutes,
     )  # fmt: skip
     saving = _saving(training, folder, resume, checkpoint_every, log_every, pictures, steps)
     return _run(training, steps, schedule, callbacks, saving)
@@ -281,9 +310,11 @@ def _run(
 ) -> Training:
     """Take all steps, each followed by the callbacks that `saving` yields and then the others."""
     with saving as savers:
-        while training.step < steps:
-            scale_learning_rate(training.optimizer, schedule(training.step / steps))
+        began = time.monotonic() - training.seconds
+        while (done := training.done(steps)) < 1:
+            scale_learning_rate(training.optimizer, schedule(done))
             metrics = training.advance()
+            training.seconds = time.monotonic() - began
             for callback in (*savers, *callbacks):
                 callback(training, metrics)
         check_finite_weights(training.energy)
@@ -324,6 +355,8 @@ def _saving(
             callbacks.insert(0, _log(log, training))
         try:
             yield callbacks
+            if training.step % checkpoint_every and training.step < last:  # its time is over
+                training.save(checkpoints)
         except NonFiniteError as error:
             try:
                 path = training.save(checkpoints, keep=3)
