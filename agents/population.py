@@ -35,7 +35,8 @@ class Population:
 
     Args:
         agents: Built with the same arguments but for the seed, in environments of the same spaces,
-            with one component of the proposal, torch's Adam and an automatic temperature.
+            with one component of the proposal, torch's Adam and an automatic temperature. The
+            policy of the first one moves to the device.
         device: Where the population lives.
 
     Raises:
@@ -52,11 +53,10 @@ class Population:
         self.buffers = {name: self._own(tensor, False) for name, tensor in buffers.items()}
         logs = [each.log_ent_coef for each in agents if each.log_ent_coef is not None]
         self.log_ent_coef = self._own(torch.cat(logs), True)  # (S,)
-        rate, beta1 = float(self.agent.learning_rate), self.agent.adam_beta1  # type: ignore[arg-type]
         self.optimizers = {
-            "critic": adam(self._of("critic"), rate, beta1),
-            "proposal": adam(self._of("proposal"), rate, beta1),
-            "temperature": adam([self.log_ent_coef], rate, 0.9),
+            "critic": adam(self._of("critic"), self.agent.critic.optimizer),
+            "proposal": adam(self._of("proposal"), self.agent.proposal.optimizer),
+            "temperature": adam([self.log_ent_coef], self.agent.ent_coef_optimizer),
         }
         self.kernel, self.space = MALA(), Box(-1.0, 1.0, walls="tanh")
         self.adaptation = DualAveraging(shape=(self.size,)).to(self.device)
@@ -136,6 +136,20 @@ class Population:
             if name.startswith("proposal.")
         }
         return [{name: tensor[i] for name, tensor in state.items()} for i in range(self.size)]
+
+    @torch.no_grad()
+    def copy_to(self, agents: Sequence[EnergyActorCritic]) -> None:
+        """Give each agent its weights and its temperature; optimisers stay as they are.
+
+        Args:
+            agents: As many as there are here, and built as those were.
+        """
+        state = self.parameters | self.buffers
+        for i, agent in enumerate(agents):
+            own = {name: tensor[i] for name, tensor in state.items() if "sampler." not in name}
+            agent.policy.load_state_dict(agent.policy.state_dict() | own)
+            if agent.log_ent_coef is not None:
+                agent.log_ent_coef.copy_(self.log_ent_coef[i : i + 1])
 
     # ---- one agent, under vmap --------------------------------------------------------------
 
@@ -252,12 +266,11 @@ class UnderVmap(Energy):
         return value, gradient
 
 
-def adam(parameters: list[Tensor], rate: float, beta1: float) -> torch.optim.Adam:
+def adam(parameters: list[Tensor], like: torch.optim.Optimizer | None) -> torch.optim.Adam:
     """Return an Adam whose state is there before its first step, so that a graph can hold it."""
-    graphs = parameters[0].is_cuda
-    optimizer = torch.optim.Adam(
-        parameters, rate, betas=(beta1, 0.999), fused=True, capturable=graphs
-    )
+    assert isinstance(like, torch.optim.Adam)  # as `check_alike` found
+    options = like.defaults | {"fused": True, "capturable": parameters[0].is_cuda}
+    optimizer = torch.optim.Adam(parameters, **options)
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()  # by nothing
@@ -277,6 +290,9 @@ def check_alike(agents: Sequence[EnergyActorCritic]) -> None:
                 f"got components={agent.components}, ent_coef={agent.ent_coef!r}, "
                 f"learning_rate={agent.learning_rate!r}"
             )
+        for optimizer in (agent.critic.optimizer, agent.proposal.optimizer):
+            if type(optimizer) is not torch.optim.Adam:
+                raise ValueError(f"expected torch.optim.Adam, got {type(optimizer).__name__}")
     shapes = [{k: v.shape for k, v in agent.policy.state_dict().items()} for agent in agents]
     if any(each != shapes[0] for each in shapes):
         raise ValueError("expected agents whose networks have the same shapes, got different ones")

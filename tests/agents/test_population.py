@@ -85,5 +85,22 @@ def test_agents_of_different_shapes_are_refused() -> None:
         Population([make(0), make(1, policy_kwargs={"net_arch": [16]})], "cpu")
     with pytest.raises(ValueError, match="components=1"):
         Population([make(0, components=2)], "cpu")
+    with pytest.raises(ValueError, match="got SGD"):
+        Population([make(0, policy_kwargs={"optimizer_class": torch.optim.SGD})], "cpu")
     with pytest.raises(ValueError, match="at least one"):
         Population([], "cpu")
+
+
+def test_agents_get_their_weights_back() -> None:
+    population = Population([make(seed) for seed in range(SIZE)], "cpu")
+    noises = [make(seed)._draw(BATCH) for seed in range(SIZE)]
+    noise = type(noises[0])(*(torch.stack(parts) for parts in zip(*noises, strict=True)))
+    for k in range(3):
+        population.update(batches(k), noise, Due(policy=True, target=True))
+    agents = [make(seed + 7) for seed in range(SIZE)]
+    population.copy_to(agents)
+    for i, agent in enumerate(agents):
+        for name, tensor in population.proposals()[i].items():
+            torch.testing.assert_close(agent.proposal.state_dict()[name], tensor)
+        torch.testing.assert_close(agent.ent_coef_tensor, population.temperature[i])
+        torch.testing.assert_close(agent.log_ent_coef.exp()[0], population.temperature[i])
