@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
 
         if not fits:
             raise UsageError("--devices: an agent is trained by one process.")
-        return train_in(given.devices, ["resume", *take_devices(arguments)[1]])
+        return train_in(int(given.devices), ["resume", *take_devices(arguments)[1]])
     if fits:
         return _resume_energy(run, given.steps, trust=given.trust)
     with sole_writer(run):
