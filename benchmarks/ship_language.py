@@ -14,8 +14,10 @@ import argparse
 import itertools
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from english import TRAIN, VALID, judge, share_won
 
 from ebrl.objectives import NCE
@@ -105,6 +107,15 @@ def choose(language: Language, texts: list[str]) -> dict[str, float]:
     return best[1]
 
 
+def facts_of(run: Path) -> dict[str, Any]:
+    """Return what the config of a run says that its language does not."""
+    if not run.is_dir():
+        return {}
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    transformer = config["energy"]["init_args"]["transformer"]["init_args"]
+    return {"batch": config["batch_size"], "dropout": transformer["dropout"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="of `ebrl fit sequences/english`, or a language")
@@ -131,6 +142,7 @@ def main() -> None:
     words = sum(len(text.split()) + 1 for text in held_out[2000:])
     card = {
         **language.card,
+        **facts_of(given.run),
         "data": "Brown, ABC news, US presidents' speeches, film reviews and plots (nltk_data); "
         "3.5 million words",
         "licence of the data": "speeches: public domain; plots: CC BY 4.0; the others: as "
@@ -139,7 +151,8 @@ def main() -> None:
         "scorer seconds": round(time.process_time() - began),
         "valid nats a token": round(float(nats.sum()) / tokens, 4),
         "valid perplexity a word": round(float(torch.tensor(nats.sum() / words).exp()), 1),
-        "command": "ebrl fit sequences/english; python benchmarks/ship_language.py RUN",
+        "command": "ebrl fit sequences/english (its steps, batch and dropout are above); "
+        f"python benchmarks/ship_language.py RUN --steps {given.steps}",
         **({"training": given.machine} if given.machine else {}),
     }
     given.out.parent.mkdir(exist_ok=True)
