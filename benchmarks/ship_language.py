@@ -119,7 +119,8 @@ def facts_of(run: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="of `ebrl fit sequences/english`, or a language")
-    parser.add_argument("--steps", type=int, default=150, help="of each scorer")
+    parser.add_argument("--steps", type=int, default=1500, help="of the contrastive scorer")
+    parser.add_argument("--residual-steps", type=int, default=500, help="fewer: its draws are few")
     parser.add_argument("--valid", type=int, default=600, help="sentences to choose shares on")
     parser.add_argument("--machine", help="that trained the transformer, for the card")
     parser.add_argument("--out", type=Path, default=ENGLISH)
@@ -129,10 +130,8 @@ def main() -> None:
     began = time.process_time()
     encoded = language.tokenizer.encode_all(sentences(TRAIN)[:20_000])
     rows = [row for row in encoded if 2 < len(row) <= LONGEST]
-    scorers = {
-        kind: train_scorer(language, kind, rows, given.steps)
-        for kind in ("contrastive", "residual")
-    }
+    steps = {"contrastive": given.steps, "residual": given.residual_steps}
+    scorers = {kind: train_scorer(language, kind, rows, count) for kind, count in steps.items()}
     held_out = sentences(VALID)
     language = language._replace(scorers=scorers)
     language = language._replace(shares=choose(language, held_out[: given.valid]))
@@ -147,12 +146,13 @@ def main() -> None:
         "3.5 million words",
         "licence of the data": "speeches: public domain; plots: CC BY 4.0; the others: as "
         "nltk_data has them",
-        "scorer steps": given.steps,
+        "scorer steps": steps,
         "scorer seconds": round(time.process_time() - began),
         "valid nats a token": round(float(nats.sum()) / tokens, 4),
         "valid perplexity a word": round(float(torch.tensor(nats.sum() / words).exp()), 1),
         "command": "ebrl fit sequences/english (its steps, batch and dropout are above); "
-        f"python benchmarks/ship_language.py RUN --steps {given.steps}",
+        f"python benchmarks/ship_language.py RUN --steps {given.steps} "
+        f"--residual-steps {given.residual_steps}",
         **({"training": given.machine} if given.machine else {}),
     }
     given.out.parent.mkdir(exist_ok=True)
