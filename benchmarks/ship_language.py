@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="of `ebrl fit sequences/english`, or a language")
     parser.add_argument("--steps", type=int, default=1500, help="of the contrastive scorer")
-    parser.add_argument("--residual-steps", type=int, default=500, help="fewer: its draws are few")
+    parser.add_argument("--residual-steps", type=int, default=150, help="fewer: its draws are few")
     parser.add_argument("--valid", type=int, default=600, help="sentences to choose shares on")
     parser.add_argument("--machine", help="that trained the transformer, for the card")
     parser.add_argument("--out", type=Path, default=ENGLISH)
