@@ -139,8 +139,10 @@ def main() -> None:
     nats = judge(language, language.causal)(held_out[2000:])
     tokens = sum(len(row) + 1 for row in language.tokenizer.encode_all(held_out[2000:]))
     words = sum(len(text.split()) + 1 for text in held_out[2000:])
+    step = language.card["step"] if "step" in language.card else language.card["steps"]
     card = {
-        **language.card,
+        **{name: fact for name, fact in language.card.items() if name != "step"},
+        "steps": step,
         **facts_of(given.run),
         "data": "Brown, ABC news, US presidents' speeches, film reviews and plots (nltk_data); "
         "3.5 million words",
