@@ -271,8 +271,7 @@ def fit(
         generator: Source of the order of the data and of all noise.
         batch_size: Rows of the data a step.
         learning_rate: Of Adam, which trains the energy and the objective's own parameters.
-        minutes: Time of the training at most, resumed parts added up. Where it is shorter than the
-            steps take, the schedule follows the clock, and one seed gives many results.
+        minutes: Time of the training at most; if steps take longer, the schedule follows it.
         schedule: The factor of the learning rate at each fraction of the training, 0 to 1.
         optimizer: In place of Adam.
         ema_decay: Of the moving average of the weights; 0 keeps none.
@@ -293,10 +292,8 @@ def fit(
     """
     data = prepared(energy, data, batch_size, objective, standardise)
     optimizer = optimizer or Adam(trainable_parameters(energy, objective), learning_rate)
-    training = Training(
-        energy, data, objective, optimizer, generator, order_of(data, batch_size),
-        moving_average(energy, ema_decay), clip, precision, shares, workers, minutes,
-    )  # fmt: skip
+    training = Training(energy, data, objective, optimizer, generator, order_of(data, batch_size),
+        moving_average(energy, ema_decay), clip, precision, shares, workers, minutes)  # fmt: skip
     saving = _saving(training, folder, resume, checkpoint_every, log_every, pictures, steps)
     return _run(training, steps, schedule, callbacks, saving)
 
