@@ -1,8 +1,8 @@
 """Several `EnergyActorCritic` of one shape whose updates and actions are one batched program.
 
 The networks of S agents are stacked, and losses and actions are those of one agent under
-`torch.func.vmap`. On a GPU an update of ten agents costs about what one costs: it is bound by the
-number of its kernels. Nothing waits for the host, so that a CUDA graph can hold all of it.
+`torch.func.vmap`, so that all agents share the launches of one. Nothing waits for the host: a CUDA
+graph can hold all of it.
 """
 
 from __future__ import annotations
