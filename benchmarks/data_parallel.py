@@ -26,25 +26,33 @@ from machine import commit, processor
 from torch import nn
 from torch.multiprocessing import spawn
 
-from ebrl import networks, objectives
+from ebrl import Sampler, kernels, networks, objectives
 from ebrl.objectives import Objective
 from ebrl.spaces import Box
 from ebrl.training import fit, two_moons
 
 SPACE = Box(-3 * torch.ones(2), 3 * torch.ones(2))
 NOISE = objectives.NormalNoise(torch.zeros(2), 1.5 * torch.ones(2))
-BATCH, HIDDEN, COMPARED, TIMED = 512, (128, 128), 50, 50
+BATCH, HIDDEN, COMPARED, TIMED = 512, (128, 128), 50, 200
 
 
 def objective(name: str) -> Objective:
     if name == "persistent contrastive divergence":
         return objectives.persistent(SPACE, 2_048, 2)
+    if name == "contrastive divergence":
+        sampler = Sampler(kernels.MALA(), SPACE, steps=2, step_size=0.01)
+        return objectives.ContrastiveDivergence(sampler)
     if name == "denoising score matching":
         return objectives.DenoisingScoreMatching(0.3)
     return objectives.NCE(NOISE, 4)
 
 
-TASKS = ("persistent contrastive divergence", "denoising score matching", "noise contrast")
+TASKS = (
+    "contrastive divergence",
+    "persistent contrastive divergence",
+    "denoising score matching",
+    "noise contrast",
+)
 
 
 def train(name: str) -> dict[str, Any]:

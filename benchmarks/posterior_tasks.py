@@ -18,13 +18,11 @@ from ebrl.spaces import HalfLine, Space, Unbounded
 class Task(NamedTuple):
     """A posterior. JAX sees free coordinates u, in which a scale is exp(u)."""
 
-    about: str
     dimension: int
     energy: Energy
     space: Space
     log_density: Callable[[Any], Any]  # of u `(dimension,)`, with the Jacobian
-    names: list[str]
-    logs: list[int]  # coordinates of u that are logarithms of x
+    exact: Callable[[np.random.Generator, int], np.ndarray] | None = None  # independent draws of u
 
 
 SCHOOLS = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]
@@ -51,9 +49,7 @@ def eight_schools() -> Task:
 
     low = torch.full((10,), -math.inf)
     low[1] = 0.0
-    names = ["mean", "scale", *(f"z{i}" for i in range(8))]
-    about = "eight schools, non-centred: 10 parameters, one of them a scale"
-    return Task(about, 10, FunctionEnergy(energy), HalfLine(10, low), log_density, names, [1])
+    return Task(10, FunctionEnergy(energy), HalfLine(10, low), log_density)
 
 
 def logistic_regression() -> Task:
@@ -76,9 +72,7 @@ def logistic_regression() -> Task:
         z = design @ u
         return -(jnp.logaddexp(z, 0.0) - outcome * z).sum() - (u**2).sum() / 2
 
-    about = "logistic regression: 1,000 rows, 25 correlated columns, prior N(0, 1)"
-    names = [f"b{i}" for i in range(25)]
-    return Task(about, 25, FunctionEnergy(energy), Unbounded(25), log_density, names, [])
+    return Task(25, FunctionEnergy(energy), Unbounded(25), log_density)
 
 
 def funnel() -> Task:
@@ -89,9 +83,11 @@ def funnel() -> Task:
 
         return -(u[0] ** 2) / 18 - (u[1:] ** 2).sum() * jnp.exp(-u[0]) / 2 - 4.5 * u[0]
 
-    names = ["v", *(f"x{i}" for i in range(9))]
-    about = "Neal's funnel: 10 dimensions, the log variance N(0, 9)"
-    return Task(about, 10, Funnel(10), Unbounded(10), log_density, names, [])
+    def exact(rng: np.random.Generator, count: int) -> np.ndarray:
+        v = 3 * rng.standard_normal((count, 1))
+        return np.concatenate([v, np.exp(v / 2) * rng.standard_normal((count, 9))], 1)
+
+    return Task(10, Funnel(10), Unbounded(10), log_density, exact)
 
 
 def hierarchical() -> Task:
@@ -117,9 +113,7 @@ def hierarchical() -> Task:
 
     low = torch.full((14,), -math.inf)
     low[1] = 0.0
-    names = ["mean", "scale", *(f"group{i}" for i in range(12))]
-    about = "hierarchical means: 12 groups of 5, the scale between groups on a half-line"
-    return Task(about, 14, FunctionEnergy(energy), HalfLine(14, low), log_density, names, [1])
+    return Task(14, FunctionEnergy(energy), HalfLine(14, low), log_density)
 
 
 TASKS = {
