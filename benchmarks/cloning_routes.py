@@ -40,7 +40,7 @@ def starts(n: int, random: np.random.Generator) -> np.ndarray:
 def demonstrations(episodes: int, random: np.random.Generator) -> Demonstrations:
     """Return walks towards the disc's top or bottom, and from there to the goal."""
     position = starts(episodes, random)
-    side = np.where(random.random(episodes) < SHARE, 1.0, -1.0)
+    side = np.where(np.arange(episodes) < SHARE * episodes, 1.0, -1.0)
     seen, actions, following, ended = [], [], [], []
     running = np.ones(episodes, bool)
     for _ in range(LONGEST):

@@ -22,7 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from ebrl.agents.demonstrations import MINARI
-from ebrl.command.arguments import PlainHelp, Seed, Threads
+from ebrl.command.arguments import Environments, PlainHelp, Seed, Threads
 from ebrl.command.config_schema import Schema, instantiate, locate, parse_config
 from ebrl.command.errors import UsageError
 from ebrl.command.trust import check_objects
@@ -96,7 +96,7 @@ class Settings:
     seed: Seed = 0
     offline: str | None = None
     prefill: str | None = None
-    n_envs: PositiveInt = 1
+    n_envs: Environments = 1
     vec: Literal["dummy", "subproc", "ray", "vector"] = "dummy"
     wrappers: list[dict[str, Any]] | None = None
     training_wrappers: list[dict[str, Any]] | None = None
@@ -186,9 +186,13 @@ def read(path: Path, options: Sequence[str] = (), *, trust: bool = False) -> Con
         )
     _check_ranges(path, vars(arguments))
     check_objects("agent.policy_kwargs", arguments.get("policy_kwargs"))
+    try:
+        agent_arguments = _build_arguments(vars(arguments))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UsageError(f"{path}: an argument of the agent cannot be built: {error}.") from error
     return Configuration(
         agent_class=agent_class,  # type: ignore[arg-type]
-        agent_arguments=_build_arguments(vars(arguments)),
+        agent_arguments=agent_arguments,
         settings=Settings(**{field.name: parsed[field.name] for field in fields(Settings)}),
         text=known.parser.dump(parsed),
     )

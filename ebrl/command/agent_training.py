@@ -47,7 +47,7 @@ def build(configuration: Configuration, device: torch.device | None = None) -> O
         agent = configuration.agent_class(**arguments, seed=configuration.settings.seed)
         _check_train_freq(agent)
         return agent
-    except (AssertionError, ValueError, TypeError, RuntimeError) as error:
+    except (AssertionError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         name = configuration.agent_class.__name__
         raise UsageError(
             f"{name} cannot be built for {configuration.environment}: {error}."

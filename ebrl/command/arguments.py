@@ -22,6 +22,7 @@ TRUST = (
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 Count = restricted_number_type("Count", int, [(">=", 1), ("<", 2**32)])
 Threads = restricted_number_type("Threads", int, [(">=", 1), ("<=", 1024)])
+Environments = restricted_number_type("Environments", int, [(">=", 1), ("<=", 2**16)])
 LearningRate = restricted_number_type("LearningRate", float, [(">", 0), ("<=", 1e30)])
 Strength = restricted_number_type("Strength", float, [(">=", 0), ("<", math.inf)])
 EightBit = restricted_number_type("EightBit", float, [(">=", 0), ("<=", 255)])
@@ -37,6 +38,7 @@ WORDS = {  # descriptions of these types and jsonargparse's, for messages
     "Seed": "a whole number from 0 to 2^32 - 1",
     "Count": "a whole number from 1 to 2^32 - 1",
     "Threads": "a whole number from 1 to 1024",
+    "Environments": "a whole number from 1 to 65536",
     "LearningRate": "a number > 0 and at most 1e30",
     "Strength": "a finite number >= 0",
     "EightBit": "a number from 0 to 255",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import pydoc
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,7 +83,8 @@ def instantiate(value: Any) -> Any:
         Exception: Any error of a constructor.
     """
     if isinstance(value, Namespace):
-        arguments = {key: instantiate(one) for key, one in vars(value.init_args).items()}
+        given = vars(value.get("init_args", Namespace()))
+        arguments = {key: instantiate(one) for key, one in given.items()}
         return locate(value.class_path)(**arguments, **value.get("dict_kwargs", {}))
     if isinstance(value, list):
         return [instantiate(one) for one in value]
@@ -197,18 +198,24 @@ def _faults_of_part(schema: Schema, place: str, value: Any, base: type | None) -
     if not isinstance(value, dict if base is None else dict | str):
         return
     part = _as_part(value)
-    if "." not in part.get("class_path", ""):
+    class_path, arguments = part.get("class_path", ""), part.get("init_args") or {}
+    if not isinstance(class_path, str):
+        yield f"{place}.class_path: expected the dotted path of a class, got {class_path!r}."
+        return
+    if not isinstance(arguments, dict):
+        yield f"{place}.init_args: expected a mapping of arguments, got {arguments!r}."
+        return
+    if "." not in class_path:
         return  # a short name, which jsonargparse resolves
     try:
-        made_by = locate(part["class_path"])
+        made_by = locate(class_path)
     except UsageError as error:
         yield f"{place}: {error}"
         return
     if base is not None and inspect.isclass(made_by) and not issubclass(made_by, base):
-        yield f"{place}: expected a subclass of {base.__name__}, got {part['class_path']}."
+        yield f"{place}: expected a subclass of {base.__name__}, got {class_path}."
     for key in part.keys() - {*PART}:
         yield f"unknown key `{place}.{key}`.{did_you_mean(key, ['class_path', 'init_args'])}"
-    arguments = part.get("init_args") or {}
     for key, inner in arguments.items():
         if isinstance(inner, dict) and "class_path" in inner:
             yield from _faults_of_part(schema, f"{place}.{key}", inner, None)
@@ -226,7 +233,7 @@ def _faults_of_values(
     for key in values:
         if key not in names:
             yield f"unknown key `{prefix}{key}`{owner}.{did_you_mean(key, names)}"
-    parameters = inspect.signature(made_by).parameters.values()
+    parameters = _parameters(made_by).values()
     needed = {p.name for p in parameters if p.default is p.empty and p.name in names}
     for key, value in values.items():
         if key not in names:
@@ -258,9 +265,17 @@ def _no_class(dotted: str) -> str:
     return ""
 
 
+def _parameters(made_by: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a class or function; none where C code hides them."""
+    try:
+        return inspect.signature(made_by).parameters
+    except ValueError:
+        return {}
+
+
 def _type(made_by: Callable[..., Any], key: str) -> str:
     """Return a description of the annotation of an argument."""
-    parameters = inspect.signature(made_by).parameters
+    parameters = _parameters(made_by)
     if key not in parameters:
         return "another type"
     said = inspect.formatannotation(parameters[key].annotation).strip("'").replace("typing.", "")
@@ -282,9 +297,12 @@ def _nulls_of_part(place: str, value: Any) -> Iterator[str]:
             yield from _nulls_of_part(f"{place}[{i}]", one)
     if not isinstance(value, Namespace):
         return
+    if "class_path" not in value:
+        yield f"{place}: expected a class_path, got {value.as_dict()!r}."
+        return
     made_by = locate(value.class_path)
-    parameters = inspect.signature(made_by).parameters
-    for key, one in vars(value.init_args).items():
+    parameters = _parameters(made_by)
+    for key, one in vars(value.get("init_args", Namespace())).items():
         yield from _nulls_of_part(f"{place}.{key}", one)
         if one is None and key in parameters and _wants_a_value(parameters[key]):
             yield f"{place}.{key}: expected {_type(made_by, key)}, got null."

@@ -212,7 +212,7 @@ def build(configuration: FitConfiguration, device: torch.device | None = None) -
         check_fit(made["energy"], made["data"], parsed.batch_size, made["objective"])
         check_shares(parsed.shares, made["objective"], parsed.batch_size)
         check_workers(parsed.workers, made["data"])
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         raise UsageError(f"{configuration.title}: {error}.") from error
     settings = Settings(**{f.name: instantiate(parsed[f.name]) for f in fields(Settings)})
     device = device or device_of(settings.device)
@@ -224,17 +224,18 @@ def build(configuration: FitConfiguration, device: torch.device | None = None) -
 
 def expect_working(configuration: FitConfiguration, setup: Setup) -> None:
     """Raise UsageError if the parts of a run do not fit, by one step and one sample of copies."""
-    energy, objective, sampler = deepcopy((setup.energy, setup.objective, setup.sampler))
     settings, generator = setup.settings, torch.Generator(setup.device).manual_seed(0)
     x, condition = take_rows(setup.data, torch.arange(settings.batch_size), setup.device)
     try:
+        energy, objective, sampler = deepcopy((setup.energy, setup.objective, setup.sampler))
         with torch.random.fork_rng(devices=[]):
             settings.schedule(0.0)
             objective(energy, x, condition, generator=generator)
             moving_average(energy, settings.ema_decay)
             if sampler is not None and not energy.takes_condition:
+                sampler.steps = min(sampler.steps, 1)
                 sampler.sample(energy, n=1, generator=generator)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise UsageError(f"{configuration.title}: {error}.") from error
 
 

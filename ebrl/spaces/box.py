@@ -31,6 +31,11 @@ class Box(Space):
 
     def __init__(self, low: Number, high: Number, walls: Walls = "reject"):
         low, high = torch.as_tensor(low), torch.as_tensor(high)
+        if min(low.dim(), high.dim()) > 0 and low.shape != high.shape:
+            raise ValueError(
+                "expected as many numbers in low as in high, "
+                f"got shapes {tuple(low.shape)} and {tuple(high.shape)}"
+            )
         dtype = torch.promote_types(torch.promote_types(low.dtype, high.dtype), torch.float32)
         self.low, self.high = torch.broadcast_tensors(low.to(dtype), high.to(dtype))
         self._low, self._high = Constant(self.low), Constant(self.high)

@@ -93,3 +93,21 @@ def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(
     agent = {"class_path": "no_package.TQC", "init_args": {"policy": "MlpPolicy"}}
     with pytest.raises(UsageError, match=r"TQC needs no_package: pip install 'ebrl\[contrib\]'"):
         read(config(tmp_path, agent=agent), trust=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"agent": {"class_path": 3}}, r"agent.class_path: expected the dotted path.*got 3"),
+        (
+            {"agent": {"class_path": "ebrl.agents.SoftQ", "init_args": 7}},
+            r"agent.init_args: expected a mapping of arguments, got 7",
+        ),
+        ({"n_envs": 10**9}, "n_envs: expected a whole number from 1 to 65536"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(
+    change: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        read(config(tmp_path, **change))

@@ -292,9 +292,10 @@ def test_unbounded_without_a_shape_cannot_draw() -> None:
         (-math.inf, 1.0, "expected finite bounds, got .*: use Unbounded"),
         (0.0, math.nan, "expected finite bounds"),
         (1.0, 1.0, "expected low < high in every dimension"),
+        (torch.zeros(2), torch.ones(3), "as many numbers in low as in high"),
         (torch.tensor([0.0, 2.0]), torch.tensor([1.0, 1.0]), "in every dimension"),
     ],
-    ids=["infinite", "nan", "empty", "one dimension swapped"],
+    ids=["infinite", "nan", "empty", "other lengths", "one dimension swapped"],
 )
 def test_impossible_bounds_are_refused(low: float, high: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
