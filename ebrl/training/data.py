@@ -45,10 +45,6 @@ class Order:
         self.position += self.batch_size
         return self.permutation[self.position - self.batch_size : self.position]
 
-    def fills(self, rows: Tensor) -> bool:
-        """Return whether the rows fill a batch, as the last ones of an epoch may not."""
-        return len(rows) == self.batch_size
-
     def shuffled(self, generator: Generator) -> Tensor:
         """Return the rows of an epoch in the order in which batches take them."""
         return torch.randperm(self.size, generator=generator, device=generator.device)

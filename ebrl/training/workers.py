@@ -35,10 +35,10 @@ class Workers:
         check_workers(count, data)
         self.order, self.split = order, split
         self.epoch: Tensor | None = None  # the permutation that the batches are of
-        self.coming: list[list[int]] = []
+        self.coming: list[list[int]] = []  # the rows of each of them
         self.loader: DataLoader[Any] = DataLoader(
             data,  # type: ignore[arg-type]
-            batch_sampler=_Coming(self),
+            batch_sampler=self.coming,
             num_workers=count,
             persistent_workers=True,
             generator=torch.Generator(),  # seeds the workers; the global stream stays as it is
@@ -49,24 +49,12 @@ class Workers:
         """Return the next rows, collated: one split after the other of the order's last `next`."""
         if self.epoch is not self.order.permutation:
             self.epoch = self.order.permutation
-            left = self.epoch[self.order.position - self.order.batch_size :].cpu()
-            steps = [rows for rows in left.split(self.order.batch_size) if self.order.fills(rows)]
-            self.coming = [part.tolist() for rows in steps for part in self.split(rows)]
+            size = self.order.batch_size
+            left = self.epoch[self.order.position - size :].cpu()
+            steps = left[: len(left) // size * size].split(size)
+            self.coming[:] = [part.tolist() for rows in steps for part in self.split(rows)]
             self.batches = iter(self.loader)
         return next(self.batches)
-
-
-class _Coming:
-    """The batches to be made, each a list of rows."""
-
-    def __init__(self, workers: Workers):
-        self.workers = workers
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.workers.coming)
-
-    def __len__(self) -> int:
-        return len(self.workers.coming)
 
 
 def check_workers(count: int, data: Tensor | Dataset) -> None:
