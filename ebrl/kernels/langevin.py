@@ -60,9 +60,6 @@ class ULA(Kernel[GradientState, Tensor]):
     def __init__(self, preconditioner: Tensor | None = None):
         self.preconditioner = as_positive_diagonal("preconditioner", preconditioner)
 
-    def preconditioned(self, variance: Tensor) -> Kernel:
-        return ULA(variance)
-
     def start(self, energy: Energy, x: Tensor) -> GradientState:
         check_event_shape("preconditioner", self.preconditioner, energy, x)
         return gradient_state(energy, x)
