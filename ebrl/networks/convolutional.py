@@ -21,8 +21,7 @@ class ConvEnergy(Energy):
     Args:
         channels: Channels of an image.
         widths: Output channels of each convolution.
-        activation: A class such as `nn.SiLU`. Smooth ones have gradients that samplers and score
-            matching can follow.
+        activation: A class such as `nn.SiLU`, smooth for samplers and score matching.
 
     Raises:
         ValueError: For sizes that are not positive.

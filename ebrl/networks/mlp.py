@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, get_args
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 
 from ebrl.energies import Energy
 from ebrl.networks.bound import BoundMLP
-from ebrl.networks.folding import fold_network
 from ebrl.networks.linear import (
     EnsembleLinear,
     bias_of,
+    folded,
     has_hooks,
     is_linear,
     make_linear,
@@ -107,8 +108,7 @@ class MLPEnergy(Energy):
     def standardise(self, data: Tensor) -> None:
         """Shift and scale x by the mean and the deviation of `data: (n, dimension)` from now on.
 
-        A network begins with weights for numbers of the order of 1. Constant columns are shifted
-        alone.
+        Initial weights suit numbers of the order of 1. Constant columns are only shifted.
         """
         deviation = data.std(0)
         like = next(self.parameters())
@@ -126,8 +126,7 @@ class MLPEnergy(Energy):
         """Scale the weights into every hidden unit to norm 1, and its bias with them.
 
         Batch normalisation undoes a unit's scale if the activation is homogeneous, as ReLU is.
-        Called after every step of an optimiser, it keeps the angle of a step from shrinking as the
-        weights grow.
+        Called after every step, it keeps the steps' angles from shrinking as the weights grow.
 
         Raises:
             ValueError: For a network without batch normalisation, whose values would change.
@@ -191,9 +190,8 @@ class MLPEnergy(Energy):
     def plain_weights(self) -> Weights | None:
         """Return the weights, parametrised ones as they apply, or None.
 
-        It is None where the network is more than its weights: with hooks on a layer, with a layer
-        that was replaced, with a normalisation, or with an activation whose derivative is not in
-        the table.
+        It is None where the network is more than its weights: with hooks, a layer that was
+        replaced, a normalisation, or an activation that is not in `ACTIVATIONS`.
         """
         activate = ACTIVATIONS.get(type(self.activation))
         layers: list[Any] = [*self.layers, self.head]
@@ -231,7 +229,7 @@ class MLPEnergy(Energy):
         tensors.append(self.output_scale)
         now = tuple((t.data_ptr(), t._version) for t in tensors if t is not None)
         if self._kept is None or self._kept[0] != now:
-            self._kept = (now, fold_network(self, None if self._kept is None else self._kept[1]))
+            self._kept = (now, _fold(self, None if self._kept is None else self._kept[1]))
         return self._kept[1]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
@@ -241,3 +239,39 @@ class MLPEnergy(Energy):
                 self, name, None if loaded is None else loaded.to(next(self.parameters())).clone()
             )
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+@torch.no_grad()
+def _fold(network: Any, plain: Any | None) -> Any:
+    """Return the plain perceptron that `network`, in evaluation mode, equals.
+
+    `plain` is an earlier result for this network, which is overwritten if it fits.
+    """
+    here = network.head.weight
+    if plain is None or (plain.head.weight.device, plain.head.weight.dtype) != (
+        here.device,
+        here.dtype,
+    ):
+        plain = copy.deepcopy(network).requires_grad_(False)
+        plain.normalization, plain.normalizations = None, nn.ModuleList()
+        plain.x_normalization = plain.condition_normalization = None
+    affines = [one.running() for one in (network.x_normalization, *network.normalizations)]
+    layers = zip([*network.layers, network.head], [*plain.layers, plain.head], strict=True)
+    for affine, (layer, target) in zip(affines, layers, strict=True):
+        _write(folded(affine, layer), target)
+    if network.condition_layer is not None and network.condition_normalization is not None:
+        running = network.condition_normalization.running()
+        weight, bias = folded(running, network.condition_layer)
+        bias = bias + affines[0].shift @ weight_of(network.layers[0])
+        _write((weight, bias), plain.condition_layer)
+    plain.mean, plain.deviation = network.mean, network.deviation
+    plain.output_scale = network.output_scale
+    return plain
+
+
+def _write(linear: tuple[Tensor, Tensor | None], target: nn.Module) -> None:
+    """Write a weight and a bias into a linear layer, which may have no bias."""
+    weight, bias = linear
+    weight_of(target).copy_(weight)
+    if target.bias is not None and bias is not None:
+        bias_of(target).copy_(bias)
