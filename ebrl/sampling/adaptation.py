@@ -27,8 +27,7 @@ class DualAveraging(nn.Module):
         memory: Updates after which the rates stay constant.
         shape: By default one step size serves all chains; with `(*batch,)` each chain has its own.
             An axis of size 1 is shared: `(64, 1)` is one step size for each of 64 observations.
-        largest: Cap on the step size, which a flat energy, where every move is accepted, would let
-            grow without end.
+        largest: Cap on the step size, which on a flat energy would grow without end.
     """
 
     anchor: Tensor
@@ -88,11 +87,6 @@ class DualAveraging(nn.Module):
         self.log_average.copy_(log_step_size)
         self.shortfall.zero_()
         self.updates.zero_()
-
-    def go_to(self, device: torch.device) -> None:
-        """Move to the device of the chains."""
-        if self.anchor.device != device:
-            self.to(device)
 
     @property
     def step_size(self) -> Tensor:

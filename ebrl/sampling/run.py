@@ -71,29 +71,27 @@ class Run:
         self.count = count or Count(None, self.steps)
 
     def moves(self, generator: torch.Generator, adaptation: DualAveraging | None) -> Iterator[None]:
-        """Move the chains by one step at each iteration."""
-        for _ in range(self.steps):
-            noise = self.kernel.draw(self.state, generator)
+        """Move the chains: at each iteration by one step, or a block if the steps are compiled.
+
+        Steps that adapt are not joined to blocks.
+        """
+        blocks = self.compiled and adaptation is None
+        length = compilation.block_length(self.kernel) if blocks else 1
+        for noise in self._noise(generator, length):
             if self.compiled:
-                self.state, info = compilation.move(self.kernel, self.state, self._stage(), [noise])
+                self.state, info = compilation.move(self.kernel, self.state, self._stage(), noise)
             else:
                 self.state, info = self.kernel.step(
-                    self.energy, self.state, noise, self.step_size, self.temperature
+                    self.energy, self.state, noise[0], self.step_size, self.temperature
                 )
-            self._add(info, 1)
+            self._add(info, len(noise))
             if adaptation is not None:
                 self.step_size = _of_type(adaptation.update(info.acceptance), self.state.x)
             yield
 
-    def blocks(self, generator: torch.Generator) -> None:
-        """Move the chains all steps, in blocks."""
-        for noise in self._noise(generator):
-            self.state, info = compilation.move(self.kernel, self.state, self._stage(), noise)
-            self._add(info, len(noise))
-
     def walks(self, generator: torch.Generator) -> Iterator[Walk]:
         """Move the chains block by block; yield where they were, with the user's energy."""
-        for noise in self._noise(generator):
+        for noise in self._noise(generator, compilation.block_length(self.kernel)):
             if self.compiled:
                 walked = compilation.walked(self.kernel, self.state, self._stage(), noise)
             else:
@@ -116,9 +114,8 @@ class Run:
     def _stage(self) -> Stage:
         return Stage(self.energy, self.steps, self.step_size, self.temperature)
 
-    def _noise(self, generator: torch.Generator) -> Iterator[list[Any]]:
-        """Yield the noise of each block of the steps."""
-        length = compilation.block_length(self.kernel)
+    def _noise(self, generator: torch.Generator, length: int) -> Iterator[list[Any]]:
+        """Yield the noise of each block of `length` steps."""
         for done in range(0, self.steps, length):
             steps = min(length, self.steps - done)
             yield [self.kernel.draw(self.state, generator) for _ in range(steps)]

@@ -160,7 +160,9 @@ class Sampler(nn.Module):
         """
         with torch.inference_mode(False):
             x = self._start(energy, x, n, generator)
-            stage = self._stage(energy, temperature)
+            temperature = self.temperature if temperature is None else temperature
+            check_numbers(self.steps, self.step_size, temperature)
+            stage = Stage(energy, self.steps, self.step_size, temperature)
             if draws is not None:
                 check_draws(draws, thin, gradient)
                 stage = stage._replace(steps=draws * thin)
@@ -218,14 +220,9 @@ class Sampler(nn.Module):
         self, energy: Energy, x: Tensor | None, n: int | None, generator: torch.Generator
     ) -> Tensor:
         x = starting_points(self.space, energy, x, n, generator)
-        if self.adaptation is not None:
-            self.adaptation.go_to(x.device)
+        if self.adaptation is not None and self.adaptation.anchor.device != x.device:
+            self.adaptation.to(x.device)
         return x
-
-    def _stage(self, energy: Energy, temperature: Number | None) -> Stage:
-        chosen = self.temperature if temperature is None else temperature
-        check_numbers(self.steps, self.step_size, chosen)
-        return Stage(energy, self.steps, self.step_size, chosen)
 
     def _warmed_up(
         self, stage: Stage, x: Tensor, steps: int, generator: torch.Generator, count: Count
@@ -284,39 +281,29 @@ class Sampler(nn.Module):
             raise ValueError(f"expected gradient in {get_args(Gradient)}, got {gradient!r}")
         if self.compiled and gradient == "unroll":
             raise ValueError('gradient="unroll" differentiates an eager chain: leave compile=False')
-        energies, final = [stage.energy for stage in stages], stages[-1]
-        with evaluating(*energies):
+
+        def along(stages: list[Stage], x: Tensor, adaptation: DualAveraging | None) -> Samples:
+            reports = []
+            for stage in stages:
+                compiled = self.compiled and not torch.is_grad_enabled()
+                run = Run(kernel, self.space, stage, x, compiled=compiled, count=count)
+                for _ in run.moves(generator, adaptation):
+                    pass
+                x, energy = run.position()
+                reports.append(run.report())
+            return Samples(x, energy, joined(reports, [stage.steps for stage in stages]))
+
+        with evaluating(*(stage.energy for stage in stages)):
             if gradient == "unroll":
-                return self._along(kernel, differentiable(stages), x, generator, adaptation, count)
+                return along(differentiable(stages), x, adaptation)
+            final = stages[-1]
             last = int(gradient == "last" and final.steps > 0)
             stages = [*stages[:-1], final._replace(steps=final.steps - last)]
             with torch.no_grad():
-                samples = self._along(kernel, stages, x.detach(), generator, adaptation, count)
+                samples = along(stages, x.detach(), adaptation)
             if not last:
                 return samples
             final = final._replace(steps=1, step_size=samples.info.step_size)
-            end = self._along(kernel, differentiable([final]), samples.x, generator, None, count)
+            end = along(differentiable([final]), samples.x, None)
         before = sum(stage.steps for stage in stages)
         return Samples(end.x, end.energy, joined([samples.info, end.info], [before, 1]))
-
-    def _along(
-        self,
-        kernel: Kernel,
-        stages: list[Stage],
-        x: Tensor,
-        generator: torch.Generator,
-        adaptation: DualAveraging | None,
-        count: Count,
-    ) -> Samples:
-        reports = []
-        for stage in stages:
-            compiled = self.compiled and not torch.is_grad_enabled()
-            run = Run(kernel, self.space, stage, x, compiled=compiled, count=count)
-            if compiled and adaptation is None:
-                run.blocks(generator)
-            else:
-                for _ in run.moves(generator, adaptation):
-                    pass
-            x, energy = run.position()
-            reports.append(run.report())
-        return Samples(x, energy, joined(reports, [stage.steps for stage in stages]))

@@ -16,14 +16,18 @@ def starting_points(
 ) -> Tensor:
     """Return starting points `(*batch, *event)`: x, or `n` reference draws of the space.
 
-    Draws have the dtype of the energy's weights. The memory layout is contiguous, so that equal
-    numbers give equal chains.
+    Draws have the energy's dtype. Points are contiguous, so that equal numbers give equal chains.
 
     Raises:
         TypeError: For an energy that is no `Energy` and a generator that is no `torch.Generator`.
         ValueError: For x that the energy or the space cannot take, and for devices that differ.
     """
-    _check_types(energy, generator)
+    check_energy(energy)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"expected a torch.Generator, got {type(generator).__name__}: "
+            "torch.Generator().manual_seed(0)"
+        )
     if (x is None) == (n is None):
         raise ValueError("expected either starting points x or their number n")
     if n is not None:
@@ -51,15 +55,6 @@ def starting_points(
             "n=... draws them there"
         )
     return x.clone() if x.is_inference() else x.contiguous()
-
-
-def _check_types(energy: Energy, generator: torch.Generator) -> None:
-    check_energy(energy)
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"expected a torch.Generator, got {type(generator).__name__}: "
-            "torch.Generator().manual_seed(0)"
-        )
 
 
 def _check_devices(x: Tensor, generator: torch.Generator, energy: Energy) -> None:
