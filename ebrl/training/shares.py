@@ -38,8 +38,7 @@ class Share:
     """The objective and the random streams of one share.
 
     The objective has its own chains, and its parameters are those of all shares. `generator` is the
-    source of its noise. A `seed` gives the share its own global random streams, from which dropout
-    draws.
+    source of its noise. A `seed` gives the share its own global random streams, for dropout.
     """
 
     def __init__(
@@ -111,7 +110,6 @@ class Shares:
         device: torch.device,
         count: int,
     ):
-        check_shares(count, objective)
         self.count, processes = count, process_count()
         self.first = rank() * count // processes
         self.module: nn.Module = _Loss(energy, objective)
@@ -217,7 +215,7 @@ def _failing_together() -> Iterator[None]:
         raise failed or StartError("another process cannot start its chains")
 
 
-def check_shares(count: int, objective: Objective, batch_size: int | None = None) -> None:
+def check_shares(count: int, objective: Objective, batch_size: int) -> None:
     """Raise `ValueError` if rows, shares and processes do not divide each other.
 
     It is raised, too, for parts of the objective with their own optimiser, of which each process
@@ -230,7 +228,7 @@ def check_shares(count: int, objective: Objective, batch_size: int | None = None
             f"{processes} processes: noise and chains belong to a share. Start a number of "
             f"processes that divides {count}"
         )
-    if batch_size is not None and batch_size % count:
+    if batch_size % count:
         raise ValueError(f"expected a batch_size that {count} shares divide, got {batch_size}")
     parts = objective.modules() if isinstance(objective, nn.Module) else ()
     apart = next((part for part in parts if isinstance(part, SelfTrained)), None)
