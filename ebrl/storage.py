@@ -7,8 +7,7 @@ The facts are JSON in the file's metadata, so that every reader of safetensors c
 name ends in `.zip`, as tools of Stable-Baselines3 expect of an agent, the same file is the only
 entry of a zip, which adds a checksum.
 
-Reading a file never runs code from it. Writing is atomic: a file is written beside its destination
-and then renamed.
+Reading a file never runs code from it. Writing is atomic: under another name, then renamed.
 """
 
 from __future__ import annotations
@@ -305,8 +304,8 @@ def _checked(metadata: Any) -> dict[str, Any]:
     if FORMAT not in (metadata or {}):
         raise StorageError(f"expected metadata with {FORMAT!r}, got {list(metadata or {})[:6]}")
     head = json.loads(metadata[FORMAT])
-    if not isinstance(head, dict) or head.get("version") != VERSION:
-        version = head.get("version") if isinstance(head, dict) else None
+    version = head.get("version") if isinstance(head, dict) else None
+    if version != VERSION:
         raise StorageError(
             f"expected format version {VERSION}, got {version!r}, of another version of ebrl"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -34,9 +36,8 @@ class Product(Space):
         self.continuous, self.discrete = continuous, discrete
         pairs = discrete.pairs if isinstance(discrete, Binary) else discrete
         self.sites = (pairs.sites, pairs.categories)  # of the discrete free coordinates
-        binary = isinstance(discrete, Binary)
         self.shape = discrete.shape if isinstance(discrete, Binary) else self.sites
-        self.numbers = pairs.sites * (1 if binary else pairs.categories)  # of discrete x
+        self.numbers = math.prod(self.shape)  # of discrete x
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vector `(*batch, dimension)` and the discrete x `(*batch, *its shape)`."""
