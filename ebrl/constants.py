@@ -9,8 +9,7 @@ from torch import Tensor
 class Constant:
     """A tensor with a copy on each device and in each dtype that asked for one.
 
-    Kernels and spaces serve chains on any device with it. A copy at every step would wait for the
-    device.
+    Kernels and spaces serve chains on any device with it, without a copy at every step.
     """
 
     def __init__(self, tensor: Tensor):

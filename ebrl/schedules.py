@@ -18,8 +18,7 @@ def geometric(first: float, last: float, rungs: int) -> Tensor:
 def karras(first: float, last: float, rungs: int, rho: float = 7.0) -> Tensor:
     """Return `(rungs,)` numbers evenly spaced in their 1/rho-th power (Karras et al. 2022, eq. 5).
 
-    Both ends are positive. Larger rho puts more rungs at the low end; 1 is linear, infinity
-    geometric.
+    Both ends are positive. A larger rho has more rungs at the low end; 1 is linear, inf geometric.
     """
     check_positive(first=first, last=last)
     check_at_least(2, rungs=rungs)

@@ -1,9 +1,4 @@
-"""Targets: normalised densities with known moments and exact draws.
-
-As for `Gaussian`, `E(x) = U(x) + log_normalizer`, where U is the formula of the docstring and
-`log_normalizer = log ∫ exp(-U)`. So `exp(-E)` is a density, the log normalizer of E is 0, and every
-target is a proposal, too.
-"""
+"""More targets: each `-log p` of a density with known moments and exact draws."""
 
 from __future__ import annotations
 

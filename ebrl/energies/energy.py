@@ -270,8 +270,7 @@ class Weighted(Energy):
 class Mixture(Energy):
     """`-log Σ_k w_k exp(-E_k)`: the mixture of the densities `exp(-E_k)`.
 
-    The weights are normalised to sum to 1. They are probabilities only where every component has
-    the same log normalizer.
+    The weights are normalised. They are probabilities only of components with equal normalizers.
     """
 
     components: Sequence[Energy]
@@ -326,8 +325,7 @@ def log_probabilities(weights: Sequence[float] | Tensor, components: int) -> Ten
     """Return the logarithms of weights normalised to sum to 1, `(components,)`.
 
     Raises:
-        ValueError: Unless there is one weight for each component, all are finite and non-negative,
-            and their sum is positive.
+        ValueError: Unless there is a weight for each component, finite, non-negative, not all 0.
     """
     weights = torch.as_tensor(weights, dtype=torch.get_default_dtype())
     valid = weights.shape == (components,) and weights.isfinite().all() and (weights >= 0).all()

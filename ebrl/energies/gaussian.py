@@ -17,7 +17,7 @@ class Target(Energy):
     so that a target is a proposal, too. Subclasses define `value_and_gradient`, differentiably.
     """
 
-    log_normalizer: float
+    log_normalizer: float  # log ∫ exp(-U)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.value_and_gradient(x)[0]
@@ -43,8 +43,7 @@ class Target(Energy):
 class Gaussian(Target):
     """`|x - mean|² / 2s²` with independent coordinates and s the deviation.
 
-    `mean` and `deviation` are numbers or `(dimension,)`. Raises `ValueError` for a deviation that
-    is not positive.
+    `mean` and the positive `deviation` are numbers or `(dimension,)`.
     """
 
     mean: Tensor  # (dimension,)
@@ -86,13 +85,8 @@ class Gaussian(Target):
 class CorrelatedGaussian(Target):
     """`(x - mean)ᵀ covariance⁻¹ (x - mean) / 2`; `Gaussian` is faster where nothing correlates.
 
-    Args:
-        mean: `(dimension,)`.
-        covariance: `(dimension, dimension)`.
-
-    Raises:
-        ValueError: For a covariance that is not symmetric and positive definite or does not fit the
-            mean.
+    `mean` is `(dimension,)`, and `covariance` `(dimension, dimension)`. Raises `ValueError` for a
+    covariance that is not symmetric and positive definite or does not fit the mean.
     """
 
     mean: Tensor  # (dimension,)

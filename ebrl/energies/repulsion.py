@@ -12,9 +12,8 @@ class Repulsion(Energy):
     """Half the mean over the other chains j of `exp(-|x_i - x_j|² / 2h²)`, h the bandwidth.
 
     The other chains are those along the last batch axis. The half makes the chains' energies add up
-    to one joint energy, of which `value_and_gradient` is the gradient. Kernels without an
-    acceptance test (ULA, descent) sample or descend it; a test of each chain's own energy (MALA,
-    HMC) does not leave it invariant.
+    to one joint energy, of which `value_and_gradient` is the gradient. It is for kernels without an
+    acceptance test (ULA, descent): a test of each chain's own energy does not leave it invariant.
     """
 
     coupled_axis = -1

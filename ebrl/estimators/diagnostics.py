@@ -45,8 +45,7 @@ def effective_sample_size(trace: Tensor, kind: Literal["bulk", "tail", "mean"] =
     Args:
         trace: `(steps, chains, *event)`, at least 8 steps.
         kind: "bulk" for the rank-normalised draws; "tail" for the smaller of the 5 % and the 95 %
-            quantile; "mean" for the draws themselves, where they have a variance: it gives the
-            standard error of their mean.
+            quantile; "mean" for the draws themselves, for the standard error of their mean.
 
     Returns:
         `(*event,)` in float64; NaN where the trace does not move or is not finite.
@@ -69,8 +68,7 @@ def split_r_hat(trace: Tensor) -> Tensor:
     """Return rank-normalised split R-hat, the larger of those of location and spread.
 
     Above 1.01 the halves of the chains disagree on the distribution (Vehtari et al. 2021,
-    section 4). Chains that all miss the same mode agree. Shapes are as `effective_sample_size` has
-    them.
+    section 4). Chains that all miss the same mode agree. Shapes: see `effective_sample_size`.
     """
     halves = _halves(trace)
     folded = (halves - _quantile(halves.flatten(0, 1), 0.5)).abs()
@@ -210,8 +208,7 @@ def _median_distance(square: Tensor) -> Tensor:
 def _u_statistic(h: Tensor) -> Discrepancy:
     """Return the mean of `h: (n, n)` off the diagonal, with its standard error.
 
-    `Var = 4 ζ₁ / n + 2 ζ₂ / n²` with ζ₁ the variance of the rows' means, which is 0 where both
-    distributions are the same.
+    `Var = 4 ζ₁ / n + 2 ζ₂ / n²`: ζ₁ is the variance of the rows' means, 0 for equal distributions.
     """
     n = len(h)
     h = h - torch.diag(h.diagonal())

@@ -193,8 +193,7 @@ def importance(
 def bridge(forward: Tensor, backward: Tensor) -> Estimate:
     """Estimate log Z from log weights of both directions (Bennett 1976; Meng and Wong 1996).
 
-    Consistent, of least variance among such estimates, and no bound. The standard error is that of
-    the runs.
+    Consistent, of least variance among such estimates, and no bound. The error is that of the runs.
 
     Args:
         forward: `log f/q` of points drawn from the normalised q, or of paths up, `(runs, n)`.

@@ -4,9 +4,8 @@ A trajectory doubles, forwards or backwards in time, until it makes a U-turn. Th
 of its points, drawn with probability ∝ `exp(-H/T)` with a preference for the later half. All chains
 make their leapfrog steps together, each in its own tree.
 
-The leaves of a doubling are counted in binary: every 2^j-th leaf closes a block of 2^j leaves and
-opens the next, and each closing block is tested for a U-turn. For each j, two velocities are
-stored.
+The leaves of a doubling are counted in binary: every 2^j-th leaf closes a block of 2^j leaves,
+which is tested for a U-turn, and opens the next. For each j, two velocities are stored.
 
 A step needs three uniform numbers for each doubling. One of them chooses a leaf as they come: leaf
 n is taken if `u < w_n / (w_1 + … + w_n)`. Then u is rescaled, so that it is uniform again.

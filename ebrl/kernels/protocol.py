@@ -4,10 +4,9 @@
     noise = kernel.draw(state, generator)
     state, info = kernel.step(energy, state, noise, step_size, temperature)
 
-A state holds what is known at x. A step is deterministic given its noise, draws no random numbers
-and never waits for the host: a chain of steps compiles to one graph, and eager and compiled chains
-agree. Constructors and `start` raise `ValueError` for numbers out of range and for an energy or x
-that the kernel cannot take.
+A state holds what is known at x. A step is deterministic given its noise and never waits for the
+host: a chain of steps compiles to one graph, and eager and compiled chains agree. Constructors and
+`start` raise `ValueError` for numbers out of range, and an energy or x that the kernel cannot take.
 """
 
 from __future__ import annotations

@@ -29,8 +29,7 @@ class ContrastiveDivergence(nn.Module, Objective):
     for the energy, its error feeds back into training until the energy diverges.
 
     Args:
-        sampler: Moves the samples. Without chains it starts at the data, and its number of steps is
-            the k of CD-k.
+        sampler: Moves the samples. Without chains it starts at the data, its steps the k of CD-k.
         chains: The persistent population, of which each call moves as many as the batch has rows.
             Under a conditional energy, each chain keeps the condition that it started under.
         energy_penalty: Weight of the mean squares of both energies (Du and Mordatch 2019). It holds
@@ -112,14 +111,12 @@ class ImprovedContrastiveDivergence(nn.Module, Objective):
     Adam down. After the 1,500 steps of `benchmarks/two_moons.py` the model is much too broad with
     `kl=1`, and not with `kl=.1` or persistent chains alone.
 
+    The other arguments are those of `ContrastiveDivergence`.
+
     Args:
-        sampler: As for `ContrastiveDivergence`.
-        chains: As for `ContrastiveDivergence`.
         kl: Weight of the divergence.
-        entropy: Weight of the entropy in the divergence; 0 keeps only the energy, which contracts
-            the samples.
+        entropy: Weight of the entropy in the divergence; without it the samples contract.
         gradient: Differentiate through the sampler's "last" step, or "unroll" all of them.
-        energy_penalty: As for `ContrastiveDivergence`.
 
     Raises:
         TypeError: For a condition: neighbours estimate the entropy of a single distribution.

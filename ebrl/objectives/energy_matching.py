@@ -35,8 +35,7 @@ class EnergyMatching(nn.Module, Objective):
     loss and starts its chains are settings of `contrastive`.
 
     Args:
-        contrastive: A contrastive divergence whose sampler runs at the temperature ε of the target
-            distribution, `exp(-E/ε)`.
+        contrastive: A contrastive divergence, its sampler at the temperature ε of the target.
         contrast: Weight of the contrastive loss; 1e-3 in the paper.
         coupling: "transport" pairs the noise and data of a batch by entropic optimal transport
             (Sinkhorn), "independent" at random.

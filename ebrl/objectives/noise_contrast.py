@@ -145,8 +145,7 @@ def with_candidates(
 def candidate_metrics(value: Tensor, log_odds: Tensor) -> dict[str, Tensor]:
     """Return the energy gap, and the share of the candidates that rank below their datum.
 
-    Both arguments are `(batch, 1 + candidates)` with the datum first: energies, and log odds of
-    being the datum.
+    Energies and log odds of being the datum are `(batch, 1 + candidates)`, the datum first.
     """
     value, log_odds = value.detach(), log_odds.detach()
     rank = (log_odds[:, 1:] < log_odds[:, :1]).to(value).mean()

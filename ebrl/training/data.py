@@ -80,8 +80,7 @@ class Order:
 class LengthOrder(Order):
     """Rows in random order, in batches of similar lengths.
 
-    Each epoch shuffles the rows, sorts each pool of `POOL` batches by length, and shuffles the
-    batches.
+    An epoch shuffles the rows, sorts each pool of `POOL` batches by length, and shuffles batches.
     """
 
     POOL = 64

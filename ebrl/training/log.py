@@ -20,8 +20,7 @@ IMAGES, POINTS = 64, 2_000  # samples in a picture
 class TensorBoardLog:
     """Writes the mean of each metric over every `every` steps, and pictures ten times as rarely.
 
-    A copy of the sampler draws the pictured samples with a generator of its own: logging does not
-    disturb the training.
+    A copy of the sampler and a generator of its own leave the training undisturbed.
 
     Args:
         folder: Where the events go.

@@ -26,8 +26,7 @@ class Muon(Optimizer):
         others: Embeddings, biases and norms.
         learning_rate: Of both.
         momentum: Of the matrices.
-        weight_decay: Decoupled decay of the matrices: each step shrinks them by learning rate
-            times this.
+        weight_decay: Of the matrices, decoupled: a step shrinks them by learning rate times this.
         betas: Of Adam.
     """
 

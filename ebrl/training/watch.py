@@ -47,8 +47,7 @@ def watch(
         alarm: What the last step returned; `Alarm()` for the first.
         loss: 0-dim.
         gap: Energy gap between samples and data, 0-dim, in units of the energy, if there is one.
-        factor: Limit of the gap's size, a moving average over some 20 calls, in units of its lowest
-            value so far.
+        factor: Limit of the gap's moving average over some 20 calls, in units of its lowest value.
         floor: Smallest of these units.
 
     Raises:
