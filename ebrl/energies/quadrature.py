@@ -18,15 +18,13 @@ class Quadrature(NamedTuple):
     log_normalizer: float
 
     @classmethod
-    def over(
-        cls, low: float, high: float, log_density: Callable[[Tensor], Tensor], points: int = 2**15
-    ) -> Quadrature:
+    def over(cls, low: float, high: float, log_density: Callable[[Tensor], Tensor]) -> Quadrature:
         """Tabulate `exp(log_density)` by the trapezoidal rule.
 
         Its error falls with the square of the spacing, and faster than any power of it for smooth
         densities that vanish at the ends.
         """
-        nodes = torch.linspace(low, high, points, dtype=torch.float64)
+        nodes = torch.linspace(low, high, 2**15, dtype=torch.float64)
         log_values = log_density(nodes)
         highest = log_values.max()
         values = (log_values - highest).exp()

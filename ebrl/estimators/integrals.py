@@ -130,17 +130,13 @@ def log_normalizer(
     is the same path run backwards from samples of the target.
 
     Args:
-        energy: E.
-        generator: Source of all random numbers.
         space: Where x may be; unbounded by default.
         reference: Where the chains start; by default the reference distribution of the space.
         samples: Exact draws of the target, `(n, *event)`, divided among the runs. By default the
             chains of the way up, resampled by weight, are moved `long_run` steps.
-        temperature: T.
         kernel: Reversible; by default HMC, or Gibbs with gradients where x is discrete.
         ladder: Number of rungs, or the shares of the target in the path's energy, from 0 to 1.
         runs: Independent runs, at least 2, whose spread gives the standard errors.
-        chains: Chains of each run.
         steps: Moves of a chain on each rung.
         step_size: Initial step size, which a pilot run adapts to each rung.
         long_run: Steps that make samples where none are given.

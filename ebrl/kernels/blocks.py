@@ -49,7 +49,6 @@ class Blocks(Kernel[BlocksState, BlocksNoise]):
         Sampler(Blocks(space, MALA(), GibbsWithGradients()), space, steps=1000, step_size=0.1)
 
     Args:
-        space: Separates the vector from the categories.
         vector: Moves the vector: MALA, HMC, NUTS or another kernel of vectors.
         categories: Moves the categories: Gibbs, GibbsWithGradients, DMALA or DULA.
         moves: Moves of the categories in a step; Gibbs kernels change one site in each.

@@ -86,7 +86,6 @@ class Edits(Kernel[EditState, EditNoise]):
     leads out of the space is rejected.
 
     Args:
-        space: The strings that chains move among.
         filling: By default uniform over the categories.
         substitutions: The share of edits that substitute; insertions and deletions share the rest.
     """

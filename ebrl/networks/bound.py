@@ -54,12 +54,10 @@ class BoundMLP(Energy):
         return values.mean(0) if self.reduction == "mean" else values.amax(0)
 
     def member_values(self, x: Tensor, affines: Sequence[Affine] | None = None) -> Tensor:
-        """Return the energy of each member, `(members, *batch)`.
+        """Return the energy of each member at `x: (*batch, dimension)`, `(members, *batch)`.
 
-        Args:
-            x: `(*batch, dimension)`.
-            affines: What the batch normalisations do, as `batch_values` returned it for another
-                batch. By default it is decided by the mode that the network is in.
+        `affines` are what the batch normalisations do, as `batch_values` returned it for another
+        batch. By default the mode of the network decides.
         """
         if affines is not None:
             given = iter(affines)
@@ -67,16 +65,11 @@ class BoundMLP(Energy):
         return self._values(x, _by_mode)
 
     def batch_values(self, x: Tensor) -> tuple[Tensor, list[Affine]]:
-        """Return the energy of each member, normalised by the statistics of this batch.
+        """Return the energy of each member by this batch's statistics, and what normalised it.
 
-        It moves the running statistics, whatever the mode of the network is.
-
-        Args:
-            x: `(*batch, dimension)`, with one condition for each.
-
-        Returns:
-            The energies `(members, *batch)`, and what the batch normalisations did, for
-            `member_values` of further rows that leave the statistics alone.
+        x is `(*batch, dimension)`, with one condition for each; the energies are `(members,
+        *batch)`. The running statistics move, whatever the mode of the network is. By what is
+        returned, `member_values` treats further rows alike and leaves the statistics alone.
         """
         affines: list[Affine] = []
 

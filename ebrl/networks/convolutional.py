@@ -19,7 +19,6 @@ class ConvEnergy(Energy):
     last, which is fastest. `ebrl.vision` has the networks for noisy images.
 
     Args:
-        channels: Channels of an image.
         widths: Output channels of each convolution.
         activation: A class such as `nn.SiLU`, smooth for samplers and score matching.
 

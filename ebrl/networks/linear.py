@@ -108,8 +108,7 @@ def after(affine: Affine | None, layer: nn.Module, rows: Tensor) -> Tensor:
 def project(*layers: nn.Module) -> None:
     """Divide the weights and biases of linear layers by the norm of the weights into each unit.
 
-    Args:
-        layers: Layers whose outputs are added, and whose weights therefore have one norm together.
+    The outputs of the layers are added: their weights have one norm together.
     """
     squares = [weight_of(layer).square().sum(1, keepdim=True) for layer in layers]
     norm = torch.stack(squares).sum(0).sqrt()  # (members, 1, outputs)

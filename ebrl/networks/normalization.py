@@ -123,14 +123,8 @@ def normalized(
 ) -> Iterator[nn.Module]:
     """Yield the layers of a perceptron, linear ones and activations, with normalisations between.
 
-    Args:
-        layers: They map `(rows, features)` and begin and end anywhere.
-        features: Size of the rows that enter.
-        normalization: "batch" normalises what enters and every activation, "layer" what enters
-            each activation.
-
-    Raises:
-        ValueError: For another normalisation.
+    Rows are `(rows, features)`. "batch" normalises what enters and every activation, "layer" what
+    enters each activation; any other normalisation is a `ValueError`.
     """
     check_normalization(normalization)
     if normalization == "batch":

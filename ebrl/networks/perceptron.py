@@ -56,10 +56,8 @@ class Perceptron:
     The rows are worked through in parts, so that their activations stay in the cache.
 
     Args:
-        weights: The weights of all members.
         shift: What is added to `x W` in the first layer, `(members, conditions, width)`: the bias,
             with the contribution of each condition. Each serves `rows / conditions` rows.
-        reduction: How the members' outputs become one value.
     """
 
     def __init__(self, weights: Weights, shift: Tensor, reduction: Reduction):

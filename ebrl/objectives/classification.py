@@ -49,7 +49,6 @@ class JointClassification(nn.Module, Objective):
         density: Any objective for data without labels. Contrastive divergence makes it JEM
             (Grathwohl et al. 2020, equation 4, with weight 1). Denoising score matching costs less
             and has no chains that could fail; its energy is that of the data blurred by its sigma.
-        weight: Weight of the density's loss.
 
     Errors are those of `CrossEntropy`.
     """

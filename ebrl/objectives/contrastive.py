@@ -108,8 +108,7 @@ class ImprovedContrastiveDivergence(nn.Module, Objective):
     The term rewards energies that chains can follow. It does not complete the gradient of
     contrastive divergence, which has it with the opposite sign. For chains in equilibrium its mean
     is 0 and its noise remains: with `kl=1` four times that of contrastive divergence, which slows
-    Adam down. After the 1,500 steps of `benchmarks/two_moons.py` the model is much too broad with
-    `kl=1`, and not with `kl=.1` or persistent chains alone.
+    Adam down, and two moons come out much too broad; with `kl=.1` they do not.
 
     The other arguments are those of `ContrastiveDivergence`.
 

@@ -32,7 +32,6 @@ def persistent(
 
     Args:
         space: Where the chains live, such as a box around the data; see `persistent.around(data)`.
-        chains: Number of chains.
         moves: Moves of a chain each time that it is drawn.
         restart: Probability that a drawn chain restarts untested, which pulls the weights of modes
             towards the reference's. Of use where no jump is accepted and conditions keep changing.

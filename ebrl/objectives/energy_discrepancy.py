@@ -59,13 +59,12 @@ class DiscreteEnergyDiscrepancy(nn.Module, Objective):
     """Energy Discrepancy where each site changes with some probability.
 
     Binary sites flip. Categorical sites move to another category, all with the same probability
-    (Schröder et al. 2024, the complete graph).
+    (Schröder et al. 2024, the complete graph). The other arguments are those of
+    `EnergyDiscrepancy`.
 
     Args:
         change: Probability that a site changes.
-        candidates: Number M of candidates for each x.
         categorical: True for one-hot x, `(batch, *sites, categories)`.
-        stabiliser: Weight w; 0 lets one candidate dominate the loss.
 
     Raises:
         ValueError: If x is neither binary nor one-hot.

@@ -28,16 +28,11 @@ def importance_resampling(
     it is at most the relative variance of the weights over `candidates`.
 
     Args:
-        energy: The energy of x alone.
-        proposal: The density to draw from, in the space's free coordinates.
+        proposal: The density q, of the space's free coordinates.
         batch: Shape of the batch to draw.
-        generator: Source of all random numbers.
-        candidates: Draws for each point, at least 2.
+        candidates: At least 2.
         temperature: T, a number or `(*batch,)`.
-        space: Where x may be, all of R^d by default.
-
-    Returns:
-        The points `(*batch, *event)` with their energies.
+        space: All of R^d by default.
     """
     check_at_least(2, candidates=candidates)
     # Iterated resampling from a draw of the proposal treats that draw as one more candidate.

@@ -67,14 +67,12 @@ class Sampler(nn.Module):
     program a step. Unrolling is refused; the step that `gradient="last"` differentiates is eager.
 
     Args:
-        kernel: One move of the chains.
         space: Where x may be; all of R^d by default.
         steps: Moves of a run.
         step_size: A number or `(*batch,)`.
         temperature: A number or `(*batch,)`.
         adaptation: Owns the step size: it starts at `step_size`, follows the acceptance, persists
             across calls and in `state_dict`, and does not change in calls with `adapt=False`.
-        compile: Whether to compile the steps.
 
     Raises:
         ValueError: For numbers that are not positive, an adaptation that cannot work, and a kernel

@@ -56,14 +56,10 @@ def warm_up(
         x: Starting points `(*batch, *event)`.
         steps: Moves of the whole warm-up; at least 20.
         generator: The random stream.
-        space: Where x may be; all of R^d by default.
-        temperature: T.
+        space: All of R^d by default.
         acceptance: The mean acceptance to reach; by default the best one of the kernel.
         compile: Whether to run each move as a compiled program; see `Sampler`.
         progress: Called with the number of moves made and in all.
-
-    Returns:
-        The preconditioned kernel, the step size, and the ends of the chains.
 
     Raises:
         ValueError: For other kernels, and for fewer steps.

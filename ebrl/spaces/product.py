@@ -18,14 +18,8 @@ class Product(Space):
     space = Product(Unbounded(2), Categorical(3, 4))
     energy = FunctionEnergy(lambda x: of_both(*space.split(x)))
 
-    The kernel of its free coordinates is `ebrl.kernels.Blocks`.
-
-    Args:
-        continuous: Where the vector may be.
-        discrete: The categories, or binary numbers.
-
-    Raises:
-        ValueError: For a box whose walls reject or project.
+    The kernel of its free coordinates is `ebrl.kernels.Blocks`. Raises `ValueError` for a box whose
+    walls reject or project.
     """
 
     def __init__(self, continuous: Space, discrete: Categorical | Binary):

@@ -23,8 +23,6 @@ class TensorBoardLog:
     A copy of the sampler and a generator of its own leave the training undisturbed.
 
     Args:
-        folder: Where the events go.
-        every: Steps between two entries.
         step: Step that the training stands at; later events, of a run that was killed, are hidden.
         sampler: Draws the samples of the pictures from its space's reference; None for no pictures.
 

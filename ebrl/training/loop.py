@@ -264,9 +264,7 @@ def fit(
     """Train `energy` in place and return the training: its `average`, its state.
 
     Args:
-        energy: What is trained.
         data: `(n, *event)`, a dataset of x or of (x, condition), or a file for `load_table`.
-        objective: How it is trained.
         steps: Steps in all, those of a resumed run included.
         generator: Source of the order of the data and of all noise.
         batch_size: Rows of the data a step.

@@ -15,9 +15,7 @@ from ebrl.ranges import check_at_least
 class RunningClip(nn.Module):
     """A limit for the gradient's norm: `factor` times the running mean of the clipped norms.
 
-    Args:
-        factor: At least 1.
-        decay: Of the running mean, in [0, 1).
+    `factor` is at least 1, and `decay`, of the running mean, in [0, 1).
     """
 
     mean: Tensor
@@ -43,13 +41,8 @@ class RunningClip(nn.Module):
 def moving_average(energy: Energy, decay: float) -> AveragedModel | None:
     """Return the exponential moving average of the parameters, to be updated after each step.
 
-    Buffers are copied: an average of, say, the vectors of a spectral norm means nothing.
-
-    Returns:
-        None for a decay of 0.
-
-    Raises:
-        ValueError: For a decay outside of [0, 1).
+    Buffers are copied: an average of, say, the vectors of a spectral norm means nothing. A decay of
+    0 gives None, and one outside of [0, 1) is a `ValueError`.
     """
     if not 0 <= decay < 1:
         raise ValueError(f"expected 0 <= ema_decay < 1, got {decay}")

@@ -95,10 +95,8 @@ class Shares:
     """This process's shares of every batch.
 
     Args:
-        energy: What is trained.
         objective: That of the first share; the others have copies with the same parameters.
         generator: Seeds the shares; a single share draws from it.
-        device: Of the energy.
         count: Shares of a batch in all processes together.
     """
 
@@ -140,7 +138,6 @@ class Shares:
         Args:
             data: All data, or the workers that make its batches.
             rows: Those of the whole batch, the same in every process.
-            autocast: A context for each loss.
 
         Returns:
             The means of the loss and the metrics over all shares, those of other processes too.

@@ -21,7 +21,6 @@ class Workers:
     Args:
         data: A dataset for `torch.utils.data.DataLoader`, with a length, not in memory.
         order: Of the training; call `take` after `order.next`.
-        count: Number of processes.
         split: Maps the rows of a batch to those of each call of `take`.
     """
 
