@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, first_order
-from ebrl.objectives.protocol import Loss, Objective, conditioned
+from ebrl.objectives.protocol import Loss, Objective, as_module, conditioned
 from ebrl.ranges import check_at_least
 from ebrl.sampling import ChainBatch, ChainInfo, Chains, Sampler, Samples
 from ebrl.sampling.sampler import Gradient
@@ -155,7 +155,7 @@ class ImprovedContrastiveDivergence(nn.Module, Objective):
 
 def contrastive_parts(objective: Objective | None) -> Iterator[ContrastiveDivergence]:
     """Yield the contrastive divergences that an objective is or holds."""
-    for part in objective.modules() if isinstance(objective, nn.Module) else ():
+    for part in as_module(objective).modules():
         if isinstance(part, ContrastiveDivergence):
             yield part
 

@@ -52,6 +52,11 @@ class Objective(Protocol):
     __call__: Callable[..., Loss]  # a module's: it calls `forward`
 
 
+def as_module(objective: Objective | None) -> nn.Module:
+    """Return the objective if it is a module, with parameters and parts, or an empty one."""
+    return objective if isinstance(objective, nn.Module) else nn.Module()
+
+
 class SelfTrained(nn.Module):
     """A module that owns the optimiser of its parameters and steps it in `forward`.
 

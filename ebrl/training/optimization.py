@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ebrl.energies import Energy
-from ebrl.objectives.protocol import Objective, SelfTrained
+from ebrl.objectives.protocol import Objective, SelfTrained, as_module
 from ebrl.ranges import check_at_least
 
 
@@ -53,12 +53,11 @@ def moving_average(energy: Energy, decay: float) -> AveragedModel | None:
 
 def trainable_parameters(energy: Energy, objective: Objective) -> list[nn.Parameter]:
     """Return the parameters of the energy and the objective, without `SelfTrained` parts."""
-    parameters = list(energy.parameters())
-    if isinstance(objective, nn.Module):
-        learners = [part for part in objective.modules() if isinstance(part, SelfTrained)]
-        apart = {id(parameter) for part in learners for parameter in part.parameters()}
-        parameters += [each for each in objective.parameters() if id(each) not in apart]
-    return parameters
+    module = as_module(objective)
+    learners = [part for part in module.modules() if isinstance(part, SelfTrained)]
+    apart = {id(parameter) for part in learners for parameter in part.parameters()}
+    learned = [each for each in module.parameters() if id(each) not in apart]
+    return [*energy.parameters(), *learned]
 
 
 def scale_learning_rate(optimizer: Optimizer, factor: float) -> None:

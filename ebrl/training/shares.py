@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from ebrl import schema
 from ebrl.energies import Energy
-from ebrl.objectives.protocol import Objective, SelfTrained
+from ebrl.objectives.protocol import Objective, SelfTrained, as_module
 from ebrl.sampling import StartError
 from ebrl.schema import Schema
 from ebrl.training.data import on_device, take_rows
@@ -68,27 +68,27 @@ class Share:
 
     def state(self) -> dict[str, Any]:
         """Return everything that a step changes."""
-        state: dict[str, Any] = {"generator": self.generator.get_state(), "streams": self.streams}
-        if isinstance(self.objective, nn.Module):
-            state["objective"] = self.objective.state_dict()
-        return state
+        return {
+            "generator": self.generator.get_state(),
+            "streams": self.streams,
+            "objective": as_module(self.objective).state_dict(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
         self.generator.set_state(state["generator"])
         self.streams = dict(state["streams"])
-        if isinstance(self.objective, nn.Module):
-            self.objective.load_state_dict(state["objective"])
+        as_module(self.objective).load_state_dict(state["objective"])
 
     def schema(self) -> Schema:
         """The schema of a state."""
-        fields = {
-            "generator": schema.torch_stream(self.generator),
-            "streams": schema.like(self.streams),
-        }
-        if isinstance(self.objective, nn.Module):
-            fields["objective"] = schema.named(schema.anything)
-        return schema.record(fields)
+        return schema.record(
+            {
+                "generator": schema.torch_stream(self.generator),
+                "streams": schema.like(self.streams),
+                "objective": schema.named(schema.anything),
+            }
+        )
 
 
 class Shares:
@@ -190,8 +190,7 @@ class _Loss(nn.Module):
     def __init__(self, energy: Energy, objective: Objective):
         super().__init__()
         self.energy = energy
-        parameters = objective.parameters() if isinstance(objective, nn.Module) else ()
-        self.learned = nn.ParameterList(parameters)
+        self.learned = nn.ParameterList(as_module(objective).parameters())
 
     def forward(
         self, share: Share, x: Tensor, condition: Tensor | None
@@ -227,7 +226,7 @@ def check_shares(count: int, objective: Objective, batch_size: int) -> None:
         )
     if batch_size % count:
         raise ValueError(f"expected a batch_size that {count} shares divide, got {batch_size}")
-    parts = objective.modules() if isinstance(objective, nn.Module) else ()
+    parts = as_module(objective).modules()
     apart = next((part for part in parts if isinstance(part, SelfTrained)), None)
     if count > 1 and apart is not None:
         raise ValueError(
@@ -238,5 +237,5 @@ def check_shares(count: int, objective: Objective, batch_size: int) -> None:
 
 def _sharing_parameters(objective: Objective) -> Objective:
     """Return a copy with its own buffers, such as chains, and the same parameters."""
-    parameters = objective.parameters() if isinstance(objective, nn.Module) else ()
+    parameters = as_module(objective).parameters()
     return copy.deepcopy(objective, {id(parameter): parameter for parameter in parameters})
