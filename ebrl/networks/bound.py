@@ -96,13 +96,6 @@ class BoundMLP(Energy):
         values = values.view(network.members, *x.shape[:-1])
         return values if network.output_scale is None else values * network.output_scale
 
-    def _plain(self) -> BoundMLP | None:
-        """Return the same energy of the folded network, where there is one."""
-        if self.network.normalization is None or _is_traced():
-            return None
-        folded = self.network.folded()
-        return None if folded is None else BoundMLP(folded, self.condition, self.reduction)
-
     def prepared(self) -> Energy:
         perceptron = self._perceptron_of_now()
         if perceptron is None:
@@ -137,8 +130,9 @@ class BoundMLP(Energy):
         """Return the perceptron of the weights of now, or None if the network is more than that."""
         if has_hooks(self):
             return None
-        if (plain := self._plain()) is not None:
-            return plain._perceptron_of_now()
+        plain = None if _is_traced() else self.network.folded()
+        if plain is not None:
+            return BoundMLP(plain, self.condition, self.reduction)._perceptron_of_now()
         weights = self.network.plain_weights()
         if weights is None:
             return None

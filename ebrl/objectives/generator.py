@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from ebrl.energies import Energy, first_order
+from ebrl.energies import Energy, first_order, over_event
 from ebrl.kernels.protocol import normal_like
 from ebrl.objectives.protocol import Loss, Objective, SelfTrained, conditioned
 from ebrl.objectives.score_matching import gradient_with_graph
@@ -124,8 +124,7 @@ class LearnedGenerator(SelfTrained, Objective):
         variance = (2 * self.log_noise).exp()
         misfit = residual.square().flatten(2).sum(-1) / variance  # (particles, n)
         log_weights = (spread.square().sum(-1) - near.square().sum(-1) - misfit) / 2
-        weights = torch.softmax(log_weights, 0)
-        weights = weights.reshape(*weights.shape, *(1,) * (x.ndim - 1))
+        weights = over_event(torch.softmax(log_weights, 0), x.ndim - 1)
         return (weights * residual).sum(0) / variance
 
     def _bound(self, x: Tensor, latent: Tensor, generator: Generator) -> Tensor:

@@ -51,16 +51,10 @@ def check_compilable(kernel: Kernel) -> None:
         )
 
 
-def with_tensors(stage: Stage, x: Tensor) -> Stage:
-    """Return the stage with its numbers as tensors: each Python number would need its own graph."""
-
-    def as_tensor(number: Number) -> Tensor:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return number if isinstance(number, Tensor) else x.new_full((), number, dtype=dtype)
-
-    return stage._replace(
-        step_size=as_tensor(stage.step_size), temperature=as_tensor(stage.temperature)
-    )
+def as_tensor(number: Number, x: Tensor) -> Tensor:
+    """Return the number as a tensor beside x: each Python number would need its own graph."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return number if isinstance(number, Tensor) else x.new_full((), number, dtype=dtype)
 
 
 def block_length(kernel: Kernel) -> int:

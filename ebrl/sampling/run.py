@@ -58,9 +58,10 @@ class Run:
         count: Count | None = None,
     ):
         self.kernel, self.space, self.compiled = kernel, space, compiled
-        stage = compilation.with_tensors(stage, x) if compiled else stage
         energy, self.steps, *numbers = stage
-        self.step_size, self.temperature = (_of_type(each, x) for each in numbers)
+        if compiled:
+            numbers = [compilation.as_tensor(number, x) for number in numbers]
+        self.step_size, self.temperature = (_of_type(number, x) for number in numbers)
         self.energy = space.free(energy.prepared(), self.temperature, self.step_size)
         self.state: Any = kernel.start(self.energy, space.to_free(x))
         check_one_number_each(self.state.energy, self.state.x, self.energy.event_ndim)
