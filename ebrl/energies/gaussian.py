@@ -103,7 +103,7 @@ class CorrelatedGaussian(Target):
             )
         factor, failed = torch.linalg.cholesky_ex(covariance.double())
         if failed or not torch.allclose(covariance, covariance.mT):
-            raise ValueError("expected a covariance that is symmetric and positive definite")
+            raise ValueError("expected a symmetric, positive definite covariance")
         self.register_buffer("mean", mean.clone())
         self.register_buffer("covariance", covariance.clone())
         self.register_buffer("factor", factor.to(covariance))

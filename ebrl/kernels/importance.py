@@ -21,6 +21,7 @@ from ebrl.kernels.protocol import (
     check_positive_temperature,
     check_uncoupled,
     diverged,
+    mapped,
     metropolis,
     precise,
     uniform_like,
@@ -104,14 +105,11 @@ class IteratedSIR(Kernel[ImportanceState, ImportanceNoise]):
         temperature: Number,
     ) -> tuple[ImportanceState, Info]:
         check_positive_temperature(temperature)
-        batch_ndim = state.energy.ndim
+        axis = state.energy.ndim
         fresh = self.start(energy, noise.candidates)
-        pool = ImportanceState(
-            *(
-                torch.cat([old.unsqueeze(batch_ndim), new], batch_ndim)
-                for old, new in zip(state, fresh, strict=True)
-            )
-        )  # (*batch, 1 + candidates, …)
+        pool = mapped(  # (*batch, 1 + candidates, …)
+            lambda old, new: torch.cat([old.unsqueeze(axis), new], axis), state, fresh
+        )
         if isinstance(temperature, Tensor):
             temperature = temperature.unsqueeze(-1)
         log_weights, lost = log_importance(pool, temperature)
@@ -119,7 +117,7 @@ class IteratedSIR(Kernel[ImportanceState, ImportanceNoise]):
         log_weights[..., 0].clamp_(min=torch.finfo(log_weights.dtype).min)
         weights = torch.softmax(log_weights, -1)
         chosen = pick(weights, noise.uniform)
-        moved = ImportanceState(*(take(field, chosen) for field in pool))
+        moved = mapped(lambda field: take(field, chosen), pool)
         return moved, Info(1 - weights[..., 0], lost[..., 1:].any(-1))
 
 

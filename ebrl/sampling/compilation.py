@@ -142,7 +142,7 @@ def _block(
     for one in noise:
         state, info = kernel.step(energy, state, one, step_size, temperature)
         total = added(total, info)
-    return _contiguous(state), total
+    return mapped(Tensor.contiguous, state), total  # as the next block expects it
 
 
 def _walk(
@@ -154,12 +154,7 @@ def _walk(
     temperature: Number,
 ) -> tuple[Any, Walk]:
     state, walk = kernel.walk(energy, state, noise, step_size, temperature)
-    return _contiguous(state), walk
-
-
-def _contiguous(state: Any) -> Any:
-    """Return the state as the next block expects it."""
-    return type(state)(*(field.contiguous() for field in state))
+    return mapped(Tensor.contiguous, state), walk
 
 
 def _trees(

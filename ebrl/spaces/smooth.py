@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
 from ebrl.constants import Constant
-from ebrl.energies import Number
+from ebrl.energies import CorrelatedGaussian, Number
 from ebrl.ranges import check_at_least, check_positive
 from ebrl.spaces.space import Space
 
@@ -141,11 +141,9 @@ class Affine(Space):
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor):
-        factor, failed = torch.linalg.cholesky_ex(covariance)
-        if failed.any() or not torch.allclose(covariance, covariance.mT):
-            raise ValueError("expected a symmetric, positive definite covariance (d, d)")
-        self.mean, self.factor = Constant(mean), Constant(factor)
-        self.log_determinant = float(factor.diagonal().log().sum())
+        gaussian = CorrelatedGaussian(mean, covariance)
+        self.mean, self.factor = Constant(gaussian.mean), Constant(gaussian.factor)
+        self.log_determinant = float(gaussian.factor.diagonal().log().sum())
 
     def to_free(self, x: Tensor) -> Tensor:
         factor = self.factor.to(x)
