@@ -110,20 +110,14 @@ def flatten(value: Any) -> tuple[dict[str, Tensor], JSON]:
     """Split nested dicts, lists and tuples of tensors, arrays and numbers into tensors and JSON.
 
     `unflatten` gives the same value back, types included (tuples, integer keys, NumPy scalars).
-
-    Raises:
-        TypeError: For anything else, with its place.
+    Anything else is a `TypeError` that names its place.
     """
     tensors: dict[str, Tensor] = {}
     return tensors, _flatten(value, "", tensors)
 
 
 def unflatten(tensors: Mapping[str, Tensor], facts: Any) -> Any:
-    """Return the value that `flatten` split.
-
-    Raises:
-        StorageError: For JSON that `flatten` cannot have made.
-    """
+    """Return the value that `flatten` split; `StorageError` for JSON that it cannot have made."""
     try:
         return _unflatten(tensors, facts)
     except RecursionError:

@@ -241,10 +241,8 @@ class Ring(Target):
 class TruncatedGaussian(Target):
     """`Σ_i (x_i - mean_i)² / 2s_i²` on the box `low <= x <= high`, +inf outside.
 
-    Mean, deviation and bounds are numbers or `(dimension,)`.
-
-    Raises:
-        ValueError: For bounds out of order, and for a box without mass in double precision.
+    Mean, deviation and bounds are numbers or `(dimension,)`. Bounds out of order, and a box without
+    mass in double precision, are a `ValueError`.
     """
 
     centre: Tensor  # (dimension,)

@@ -324,8 +324,7 @@ def align_left(per_chain: Number, ndim: int) -> Number:
 def log_probabilities(weights: Sequence[float] | Tensor, components: int) -> Tensor:
     """Return the logarithms of weights normalised to sum to 1, `(components,)`.
 
-    Raises:
-        ValueError: Unless there is a weight for each component, finite, non-negative, not all 0.
+    Raises `ValueError` unless each component has one, finite and non-negative, and not all are 0.
     """
     weights = torch.as_tensor(weights, dtype=torch.get_default_dtype())
     valid = weights.shape == (components,) and weights.isfinite().all() and (weights >= 0).all()

@@ -9,13 +9,7 @@ from torch import Tensor
 
 from ebrl.energies import Energy, Number
 from ebrl.kernels.known import known
-from ebrl.kernels.protocol import (
-    GradientState,
-    Info,
-    Kernel,
-    check_uncoupled,
-    gradient_state,
-)
+from ebrl.kernels.protocol import GradientState, Info, Kernel, check_uncoupled, gradient_state
 from ebrl.ranges import check_at_least
 from ebrl.spaces import Product
 

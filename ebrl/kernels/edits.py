@@ -33,14 +33,10 @@ class Filling(Protocol):
     """The distribution of the category that fills a hole."""
 
     def log_probabilities(self, x: Tensor, place: Tensor) -> Tensor:
-        """Return the normalised log probabilities of the category at one place, given all others.
+        """Return the log probabilities of the category at one place, given all others.
 
-        Args:
-            x: Strings `(*batch, longest)` with any integer but padding at the place.
-            place: `(*batch,)` int64.
-
-        Returns:
-            `(*batch, end)`, -inf for integers that are not categories.
+        x are strings `(*batch, longest)` with any integer but padding at `place: (*batch,)` int64.
+        The result is normalised, `(*batch, end)`, and -inf for integers that are not categories.
         """
         ...
 

@@ -30,7 +30,6 @@ from ebrl.networks.normalization import (
 )
 from ebrl.networks.perceptron import ACTIVATIONS, Layer, Reduction, Weights
 
-REDUCTIONS = get_args(Reduction)
 BUFFERS = ("mean", "deviation", "output_scale")  # each of them None unless it is set
 
 
@@ -52,9 +51,6 @@ class MLPEnergy(Energy):
         normalization: "batch" normalises the condition, x and every activation. In training mode it
             does so by the statistics of the batch, in evaluation mode by running ones, which fold
             into the weights. "layer" normalises what enters each activation.
-
-    Raises:
-        ValueError: For sizes that are not positive.
     """
 
     condition_layer: nn.Module | None
@@ -166,7 +162,7 @@ class MLPEnergy(Energy):
                 f"expected a condition of shape (*batch, {self.condition_dimension}), "
                 f"got {tuple(condition.shape)}"
             )
-        if reduction not in REDUCTIONS:
+        if reduction not in get_args(Reduction):
             raise ValueError(f"expected reduction 'mean' or 'max', got {reduction!r}")
         return BoundMLP(self, condition, reduction)
 

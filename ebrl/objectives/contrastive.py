@@ -182,10 +182,8 @@ def nearest_neighbour_entropy(x: Tensor, neighbour: int = 4) -> Tensor:
     `d mean log ρ + log V_d + ψ(n) - ψ(k)` with ρ the distance to the k-th nearest neighbour and V_d
     the volume of the unit ball (Kozachenko and Leonenko 1987, Singh et al. 2003): consistent for
     independent draws. Its gradient is of the order of 1/ρ, whose variance is infinite for
-    k d <= 2, hence k = 4. Draws that coincide with their k-th neighbour are left out.
-
-    Raises:
-        ValueError: If there are not more than k draws.
+    k d <= 2, hence k = 4. Draws that coincide with their k-th neighbour are left out. k draws or
+    fewer are a `ValueError`.
     """
     rows = x.flatten(1)
     n, dimension = rows.shape

@@ -126,11 +126,8 @@ def with_candidates(
 ) -> tuple[Tensor, Tensor]:
     """Return each datum followed by its candidates, and the proposal's log density of all.
 
-    Returns:
-        `(batch, 1 + candidates, *event)` and `(batch, 1 + candidates)`, without a graph.
-
-    Raises:
-        TypeError: If the proposal is conditional and the condition missing.
+    They are `(batch, 1 + candidates, *event)` and `(batch, 1 + candidates)`, without a graph. A
+    conditional proposal without a condition is a `TypeError`.
     """
     if not isinstance(proposal, Proposal):
         if condition is None:

@@ -33,12 +33,7 @@ def temperature_path(
 
 
 def noise_path(
-    energy: Energy,
-    levels: Tensor,
-    *,
-    steps: int,
-    step_size: float,
-    temperature: Number = 1.0,
+    energy: Energy, levels: Tensor, *, steps: int, step_size: float, temperature: Number = 1.0
 ) -> list[Stage]:
     """Return one stage at each noise level: annealed Langevin dynamics (Song and Ermon 2019).
 

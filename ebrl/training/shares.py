@@ -24,13 +24,7 @@ from ebrl.objectives.protocol import Objective, SelfTrained, as_module
 from ebrl.sampling import StartError
 from ebrl.schema import Schema
 from ebrl.training.data import on_device, take_rows
-from ebrl.training.processes import (
-    any_process,
-    gathered,
-    mean_over_processes,
-    process_count,
-    rank,
-)
+from ebrl.training.processes import any_process, gathered, mean_over_processes, process_count, rank
 from ebrl.training.workers import Workers
 
 
