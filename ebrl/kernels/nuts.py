@@ -35,6 +35,7 @@ from ebrl.kernels.protocol import (
     gradient_state,
     mapped,
     normal_like,
+    take_along,
     where,
 )
 from ebrl.ranges import check_at_least
@@ -365,7 +366,7 @@ def renew(forest: Forest, block: NUTSNoise, steps: int | Tensor, dynamics: Dynam
     walk = mapped(lambda old, new: where(place, new.unsqueeze(0), old), walk, now)
     done = done + ended
     index = done.clamp(max=len(walk.energy) - 1).unsqueeze(0)
-    noise = mapped(lambda field: _at(field, index), block)
+    noise = mapped(lambda field: take_along(field, index, 0).squeeze(0), block)
     fresh = sprout(tree.proposal, noise, dynamics)
     return Forest(_either(ended & (done < steps), fresh, tree), done, walk)
 
@@ -373,9 +374,3 @@ def renew(forest: Forest, block: NUTSNoise, steps: int | Tensor, dynamics: Dynam
 def _either(condition: Tensor, one: Any, other: Any) -> Any:
     """Return `one` where the condition, `(*batch,)` bool, holds, and `other` elsewhere."""
     return mapped(lambda first, second: where(condition, first, second), one, other)
-
-
-def _at(field: Tensor, index: Tensor) -> Tensor:
-    """Return `field[index[*batch], *batch]`, `(*batch, …)`."""
-    index = index.reshape(*index.shape, *(1,) * (field.ndim - index.ndim))
-    return torch.take_along_dim(field, index, 0).squeeze(0)

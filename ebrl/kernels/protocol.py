@@ -255,6 +255,12 @@ def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(accepted, new, old)
 
 
+def take_along(field: Tensor, index: Tensor, axis: int) -> Tensor:
+    """Return `torch.take_along_dim` with the same index for all further axes of the field."""
+    index = index.reshape(*index.shape, *(1,) * (field.ndim - index.ndim))
+    return torch.take_along_dim(field, index, axis)
+
+
 def unadjusted(proposal: State, current: State) -> tuple[State, Info]:
     """End a step without a test: accept the proposal where its energy is finite."""
     probe = _energy_where_finite(proposal.x, proposal.energy)

@@ -18,6 +18,7 @@ from ebrl.kernels.protocol import (
     check_positive_temperature,
     check_uncoupled,
     metropolis_test,
+    take_along,
     uniform_like,
 )
 
@@ -135,16 +136,10 @@ def exchanged(replicas: HasPosition, temperatures: Tensor, uniform: Tensor) -> t
         partner = rungs + torch.nn.functional.pad(swapped, (0, 1))
         partner = partner - torch.nn.functional.pad(swapped, (1, 0))
         energy, order = energy.gather(-1, partner), order.gather(-1, partner)
-    gradient = replicas.gradient
+    axis, gradient = order.ndim - 1, replicas.gradient
     if gradient is not None:
-        gradient = _in_order(gradient, order)
-    return Rungs(_in_order(replicas.x, order), energy, gradient), swaps
-
-
-def _in_order(field: Tensor, order: Tensor) -> Tensor:
-    """Return `field[*batch, order[*batch, replica]]` for each replica."""
-    event = (1,) * (field.ndim - order.ndim)
-    return torch.take_along_dim(field, order.reshape(*order.shape, *event), order.ndim - 1)
+        gradient = take_along(gradient, order, axis)
+    return Rungs(take_along(replicas.x, order, axis), energy, gradient), swaps
 
 
 def _coldest(replicas: Any, swaps: Tensor) -> TemperedState:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ebrl.kernels.protocol import where
 from ebrl.ranges import check_at_least, check_probabilities
 from ebrl.spaces import Space
 
@@ -122,7 +123,6 @@ class Chains(nn.Module):
 
 def _renewed(store: Tensor, index: Tensor, restarted: Tensor, fresh: Tensor) -> Tensor:
     """Write `fresh: (n, …)` to the places `index` where restarted; return what they then hold."""
-    restarted = restarted.reshape(-1, *(1,) * (store.ndim - 1))
-    rows = torch.where(restarted, fresh.to(store), store[index])
+    rows = where(restarted, fresh.to(store), store[index])
     store[index] = rows
     return rows
