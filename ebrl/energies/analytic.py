@@ -213,7 +213,6 @@ class Ring(Target):
             radius + 9 * deviation,
             lambda r: r.log() - ((r - radius) / deviation).square() / 2,
         )
-        self.mean_square = self.quadrature.moment(torch.square)
         self.log_normalizer = math.log(2 * math.pi) + self.quadrature.log_normalizer
 
     @property
@@ -223,7 +222,7 @@ class Ring(Target):
 
     @property
     def variance(self) -> Tensor:
-        return torch.full((2,), self.mean_square / 2)
+        return torch.full((2,), self.quadrature.moment(torch.square) / 2)
 
     def tempered(self, temperature: float) -> Ring:
         return Ring(self.radius, temperature**0.5 * self.deviation)

@@ -88,7 +88,7 @@ class MLPEnergy(Energy):
         )
         self.head = make_linear(members, hidden[-1], 1)
         self.normalization = normalization
-        self._kept: tuple[Any, MLPEnergy] | None = None  # a tuple, so that it is no submodule
+        self._kept: tuple[Any, MLPEnergy | None] = ((), None)  # a tuple, so that it is no submodule
         of_layers = LayerNormalization if normalization == "layer" else BatchNormalization
         widths = hidden if normalization is not None else ()
         self.normalizations = nn.ModuleList(of_layers(members, width) for width in widths)
@@ -224,8 +224,8 @@ class MLPEnergy(Energy):
         tensors = [t for one in parts for t in (*one._parameters.values(), *one._buffers.values())]
         tensors.append(self.output_scale)
         now = tuple((t.data_ptr(), t._version) for t in tensors if t is not None)
-        if self._kept is None or self._kept[0] != now:
-            self._kept = (now, _fold(self, None if self._kept is None else self._kept[1]))
+        if self._kept[0] != now:
+            self._kept = (now, _fold(self, self._kept[1]))
         return self._kept[1]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
@@ -243,11 +243,8 @@ def _fold(network: Any, plain: Any | None) -> Any:
 
     `plain` is an earlier result for this network, which is overwritten if it fits.
     """
-    here = network.head.weight
-    if plain is None or (plain.head.weight.device, plain.head.weight.dtype) != (
-        here.device,
-        here.dtype,
-    ):
+    place = network.head.weight.device, network.head.weight.dtype
+    if plain is None or place != (plain.head.weight.device, plain.head.weight.dtype):
         plain = copy.deepcopy(network).requires_grad_(False)
         plain.normalization, plain.normalizations = None, nn.ModuleList()
         plain.x_normalization = plain.condition_normalization = None
