@@ -109,13 +109,7 @@ class Box(Space):
         return x, torch.where(falling, -1.0, 1.0).to(free.dtype)
 
 
-class WalledEnergy(FreeEnergy):
-    """The energy of a box's free coordinates."""
-
-    space: Box
-
-
-class RejectingEnergy(WalledEnergy):
+class RejectingEnergy(FreeEnergy):
     """+inf outside the box."""
 
     def forward(self, free: Tensor) -> Tensor:
@@ -129,8 +123,10 @@ class RejectingEnergy(WalledEnergy):
         return torch.where(self.space.contains(free), value, math.inf)
 
 
-class ReflectedEnergy(WalledEnergy):
+class ReflectedEnergy(FreeEnergy):
     """`E(fold u)`."""
+
+    space: Box
 
     def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
         x, sign = self.space._fold(free)
@@ -138,8 +134,10 @@ class ReflectedEnergy(WalledEnergy):
         return value, sign * gradient
 
 
-class SquashedEnergy(WalledEnergy):
+class SquashedEnergy(FreeEnergy):
     """`E(x(u)) - T Σ log |dx/du|` with `x = middle + half tanh u`."""
+
+    space: Box
 
     def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
         squashed = torch.tanh(free)
@@ -150,7 +148,7 @@ class SquashedEnergy(WalledEnergy):
         return value + self.added(free), torch.addcmul(force, gradient, slope)
 
 
-class ProjectedEnergy(WalledEnergy):
+class ProjectedEnergy(FreeEnergy):
     """`E(clamp u) + |u - clamp u|² / (2 step_size)`.
 
     Outside, the returned gradient is not that of the clamped energy, which is 0, but
@@ -174,7 +172,7 @@ def log_tanh_slope(free: Tensor) -> Tensor:
     return torch.add(free, bend, alpha=-2).mul_(-2).add_(math.log(4))
 
 
-_FREE_ENERGIES: dict[str, type[WalledEnergy]] = {
+_FREE_ENERGIES: dict[str, type[FreeEnergy]] = {
     "reject": RejectingEnergy,
     "reflect": ReflectedEnergy,
     "tanh": SquashedEnergy,
