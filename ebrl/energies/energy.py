@@ -297,6 +297,9 @@ class Mixture(Energy):
         ]
         return -torch.logsumexp(log_joint, -1), torch.stack(pulls).sum(0)
 
+    def prepared(self) -> Energy:
+        return Mixture([one.prepared() for one in self.components], self.log_weights.exp())
+
     @property
     def takes_condition(self) -> bool:
         return any(component.takes_condition for component in self.components)
@@ -326,7 +329,9 @@ def log_probabilities(weights: Sequence[float] | Tensor, components: int) -> Ten
 
     Raises `ValueError` unless each component has one, finite and non-negative, and not all are 0.
     """
-    weights = torch.as_tensor(weights, dtype=torch.get_default_dtype())
+    weights = torch.as_tensor(weights)
+    if not weights.is_floating_point():
+        weights = weights.to(torch.get_default_dtype())
     valid = weights.shape == (components,) and weights.isfinite().all() and (weights >= 0).all()
     if not valid or weights.sum() == 0:
         raise ValueError(

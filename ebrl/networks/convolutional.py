@@ -21,6 +21,9 @@ class ConvEnergy(Energy):
     Args:
         widths: Output channels of each convolution.
         activation: A class such as `nn.SiLU`, smooth for samplers and score matching.
+
+    Raises:
+        ValueError: For sizes that are not positive.
     """
 
     event_ndim = 3

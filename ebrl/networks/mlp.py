@@ -51,6 +51,9 @@ class MLPEnergy(Energy):
         normalization: "batch" normalises the condition, x and every activation. In training mode it
             does so by the statistics of the batch, in evaluation mode by running ones, which fold
             into the weights. "layer" normalises what enters each activation.
+
+    Raises:
+        ValueError: For sizes that are not positive.
     """
 
     condition_layer: nn.Module | None
@@ -222,7 +225,7 @@ class MLPEnergy(Energy):
         if any(map(has_hooks, (*parts, self.activation))):
             return None
         tensors = [t for one in parts for t in (*one._parameters.values(), *one._buffers.values())]
-        tensors.append(self.output_scale)
+        tensors += [self.mean, self.deviation, self.output_scale]
         now = tuple((t.data_ptr(), t._version) for t in tensors if t is not None)
         if self._kept[0] != now:
             self._kept = (now, _fold(self, self._kept[1]))

@@ -12,11 +12,14 @@ from ebrl.agents.population import Population
 from ebrl.agents.soft_agent import Due, Transitions
 
 BATCH, SIZE, UPDATES = 32, 3, 4
+# The gradient of a bias before batch normalisation is zero. Adam with its own eps of 1e-8 would
+# make a whole step of its rounding.
+NETS = {"net_arch": [32, 32], "optimizer_kwargs": {"eps": 1e-4}}
 SAC = {"normalization": None, "target": "average", "policy_delay": 1, "adam_beta1": 0.9}
 
 
 def make(seed: int, **options: Any) -> EnergyActorCritic:
-    options = {"policy_kwargs": {"net_arch": [32, 32]}, "batch_size": BATCH, **options}
+    options = {"policy_kwargs": NETS, "batch_size": BATCH, **options}
     return EnergyActorCritic("MlpPolicy", "Pendulum-v1", seed=seed, device="cpu", **options)
 
 

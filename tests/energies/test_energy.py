@@ -128,6 +128,17 @@ def test_mixture_is_the_mixture_of_the_densities() -> None:
     torch.testing.assert_close(Mixture(components, [1, 0])(x), components[0](x))
 
 
+def test_a_mixture_of_conditionals_keeps_its_precision_and_prepares_its_components() -> None:
+    networks = [MLPEnergy(2, [8], condition_dimension=1) for _ in range(2)]
+    mixture = Mixture(networks, torch.tensor([0.3, 0.7], dtype=torch.float64)).double()
+    given = mixture.given(torch.ones(4, 1, dtype=torch.float64))
+    assert given.log_weights.dtype == torch.float64
+    x = torch.randn(4, 2, dtype=torch.float64)
+    prepared = given.prepared()
+    assert prepared.components[0] is not given.components[0]
+    torch.testing.assert_close(prepared(x), given(x))
+
+
 @pytest.mark.parametrize(
     "weights", [[1.0], [1.0, -0.1], [0.0, 0.0], [1.0, 1.0, 1.0], [1.0, float("nan")]], ids=str
 )
