@@ -20,10 +20,11 @@ def starting_points(
     numbers give equal chains.
 
     Raises:
-        TypeError: For an energy that is no `Energy` and a generator that is no `torch.Generator`.
+        TypeError: For an energy that is no `Energy`, a generator that is no `torch.Generator` and x
+            that is no `Tensor`.
         ValueError: For x that the energy or the space cannot take, and for devices that differ.
     """
-    _check_types(energy, generator)
+    check_types(energy, x, generator)
     if (x is None) == (n is None):
         raise ValueError("expected either starting points x or their number n")
     if n is not None:
@@ -53,8 +54,16 @@ def starting_points(
     return x.clone() if x.is_inference() else x.contiguous()
 
 
-def _check_types(energy: Energy, generator: torch.Generator) -> None:
+def check_types(energy: object, x: object, generator: object) -> None:
+    """Raise `TypeError` for an argument of a sampler that is of another type; x may be None."""
     check_energy(energy)
+    check_generator(generator)
+    if x is not None and not isinstance(x, Tensor):
+        raise TypeError(f"expected x as a tensor, got {type(x).__name__}: torch.as_tensor(x)")
+
+
+def check_generator(generator: object) -> None:
+    """Raise `TypeError` unless `generator` is a `torch.Generator`, such as for an int seed."""
     if not isinstance(generator, torch.Generator):
         raise TypeError(
             f"expected a torch.Generator, got {type(generator).__name__}: "
