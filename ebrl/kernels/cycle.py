@@ -67,7 +67,8 @@ class Cycle(Kernel[CycleState, tuple[Any, ...]]):
         step_size: Number,
         temperature: Number,
     ) -> tuple[CycleState, Info]:
-        here, parts, extra = state.parts[-1], [], {}
+        here, parts = state.parts[-1], []
+        extra: dict[str, Tensor] = {}
         lost = torch.zeros_like(state.energy, dtype=torch.bool)
         for kernel, part, own in zip(self.kernels, state.parts, noise, strict=True):
             if part.x is not here.x:
