@@ -13,7 +13,8 @@ class Constant:
     """
 
     def __init__(self, tensor: Tensor):
-        self.tensor = tensor
+        with torch.inference_mode(False):  # a tensor made in it cannot enter a graph
+            self.tensor = tensor = tensor.clone() if tensor.is_inference() else tensor
         self._copies = {(tensor.device, tensor.dtype): tensor}
 
     def to(self, x: Tensor) -> Tensor:
@@ -26,6 +27,6 @@ class Constant:
         if torch.compiler.is_compiling():
             return self.tensor.to(*place)
         if place not in self._copies:
-            with torch.inference_mode(False):  # a tensor made in it cannot enter a graph
+            with torch.inference_mode(False):
                 self._copies[place] = self.tensor.to(*place)
         return self._copies[place]

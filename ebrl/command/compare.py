@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ebrl.command.arguments import Count, Parser, Seed
@@ -31,6 +32,7 @@ examples:
   ebrl compare runs/hopper/SAC-0 ppo@Hopper-v5=logs/ppo_1/evaluations.npz
 """
 FILES = ("comparison.png", "comparison.md", "comparison.csv")
+REPETITIONS = 2_000
 
 
 def main(arguments: list[str]) -> int:
@@ -42,11 +44,23 @@ def main(arguments: list[str]) -> int:
         "--overwrite", action="store_true", help="write over results that are there already"
     )
     parser.add_argument(
-        "--repetitions", type=Count, default=2_000, help="resamples of the bootstrap"
+        "--repetitions", type=Count, default=REPETITIONS, help="resamples of the bootstrap"
     )
     parser.add_argument("--seed", type=Seed, default=0, help="the seed of the bootstrap")
     given = parser.read(arguments)
-    out = Path(given.out)
+    report, paths = write_comparison(
+        given.runs, Path(given.out), given.overwrite, given.repetitions, given.seed
+    )
+    print(report)
+    for path in paths:
+        print(f"  -> {path}")
+    return 0
+
+
+def write_comparison(
+    runs: Sequence[str], out: Path, overwrite: bool, repetitions: int = REPETITIONS, seed: int = 0
+) -> tuple[str, list[Path]]:
+    """Compare runs, write the results into a folder; return the report and the files."""
     with extra("compare", "rliable", "arch"):
         import rliable  # noqa: F401, fails before the work and not after it
 
@@ -55,18 +69,15 @@ def main(arguments: list[str]) -> int:
     from ebrl.command.run_curves import read_curves
     from ebrl.command.runs import write
 
-    curves = read_curves(given.runs)
+    curves = read_curves(runs)
     make_folder("--out", out)
     paths = [out / name for name in FILES]
     for path in paths:
-        check_file("--out", path, overwrite=given.overwrite)
-    comparison = compare(curves, Bootstrap(given.repetitions, given.seed))
+        check_file("--out", path, overwrite=overwrite)
+    comparison = compare(curves, Bootstrap(repetitions, seed))
     report = comparison.markdown()
     picture, page, table = paths
     write(page, report)
     write_table(table, comparison)
     draw(picture, comparison)
-    print(report)
-    for path in paths:
-        print(f"  -> {path}")
-    return 0
+    return report, paths

@@ -13,6 +13,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,7 @@ def parse_config(schema: Schema, path: Path, options: Sequence[str], trust: bool
         UsageError: A key is unknown or missing, a value is of the wrong type, or the config names
             code that is not known and not trusted.
     """
+    options = list(_with_values(schema, options))
     tree = read_tree(path)
     merged = merge(tree, _pairs(options))
     if not trust:
@@ -111,6 +113,15 @@ def locate(class_path: str) -> Callable[..., Any]:
 
 
 # ---- options as a tree -----------------------------------------------------------------------
+
+
+def _with_values(schema: Schema, options: Sequence[str]) -> Iterator[str]:
+    """Yield the options, where a switch of the run without a value means true."""
+    switches = {f"--{field.name}" for field in fields(schema.settings) if field.type == "bool"}
+    for option, following in zip_longest(options, options[1:], fillvalue="--"):
+        yield option
+        if option in switches and following.startswith("--"):
+            yield "true"
 
 
 def _pairs(options: Sequence[str]) -> Iterator[tuple[str, str]]:

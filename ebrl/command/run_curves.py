@@ -119,6 +119,8 @@ def _of_monitor(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not rows:
         raise ValueError("no episode in it")
     returns, lengths = np.array(rows).T
+    if not np.isfinite(returns).all():
+        raise ValueError("expected finite returns, r, of every episode")
     ends = lengths.cumsum().astype(int)
     picks = np.unique(np.linspace(0, len(rows) - 1, min(POINTS, len(rows))).astype(int))
     means = [returns[max(i + 1 - WINDOW, 0) : i + 1].mean() for i in picks]

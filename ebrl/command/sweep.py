@@ -36,6 +36,7 @@ Writes, into --out (sweeps/NAME),
   TASK/study.db                     every trial, as Optuna keeps them in SQLite
   TASK/trial-ID/seed-N/             each run, as `ebrl train` writes it
   TASK/best.yaml                    the best config, with its figures: `ebrl train` takes it
+  TASK/comparison.*                 of a grid of agents alone: what `ebrl compare` writes
 
 --ray searches on a cluster, by Ray Tune: it draws the ranges at random and gives each trial one
 CPU. Without an address it starts Ray here, with --jobs CPUs; all machines must see --out.

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from ebrl.command.errors import RunError
+from ebrl.command.compare import write_comparison
+from ebrl.command.errors import RunError, UsageError
 from ebrl.command.runs import Run, write
 from ebrl.command.sweep_space import Plan
 from ebrl.command.trials import folder_of
@@ -58,8 +59,20 @@ def report(
     if failed:
         yield f"  failed   {failed} trials; what they said: {folder}/*/*.log. {AGAIN}"
     yield f"  best     {folder / 'best.yaml'}"
-    if "agent" in plan.space:  # trials are then methods
-        yield f"  compare  ebrl compare {folder}/trial-*/seed-*"
+    if [*plan.space] == ["agent"]:  # trials are then methods
+        yield from _compared(plan, folder, done)
+
+
+def _compared(plan: Plan, folder: Path, done: list[Scored]) -> Iterator[str]:
+    """Compare the trials as methods, into the folder of the search, where rliable is there."""
+    trials = [folder / folder_of(trial.parameters) for trial in done]
+    runs = [str(trial / f"seed-{seed}") for trial in trials for seed in range(plan.seeds)]
+    try:
+        _, paths = write_comparison(runs, folder, overwrite=True)
+    except (RunError, UsageError) as error:  # such as without rliable
+        yield f"  not compared: {error}"
+        return
+    yield f"  compared {paths[0]}"
 
 
 def shown_values(parameters: dict[str, Any]) -> str:

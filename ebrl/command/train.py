@@ -11,7 +11,7 @@ them. The run becomes a folder, runs/NAME/AGENT-SEED or --run FOLDER, that holds
   checkpoints/           the newest two; `ebrl resume` goes on from them, bit for bit
   evaluations.*          every evaluation: .json, .npz as SB3 writes it, .csv for a table
   model.zip              the trained agent, for AGENT.load
-  best_model.zip         with --best true: the agent of the best evaluation
+  best_model.zip         with --best: the agent of the best evaluation
   plot.png               the learning curve, and the energies that the policy samples from
   events.out.tfevents*   curves for TensorBoard
   normalization.json     with --normalize: mean and variance of the observations

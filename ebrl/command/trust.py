@@ -64,12 +64,12 @@ WRAPPERS |= {f"stable_baselines3.common.atari_wrappers.{name}" for name in OF_SB
 FOREIGN["sb3_contrib"] = FOREIGN["stable_baselines3"]
 
 IMPORTS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+|[\w.]+:[^\W\d].*")  # a.b.C, or module:Name-v0
-NAMES_OF_THE_RUN = {"name", "run"}
+NO_CODE = {"name", "run", "offline", "prefill"}  # names, and data that are read as numbers
 
 
 def check_known(path: Path, tree: dict[str, Any]) -> None:
     """Raise UsageError if a config names code that is not listed."""
-    for place, text in _strings("", {k: v for k, v in tree.items() if k not in NAMES_OF_THE_RUN}):
+    for place, text in _strings("", {k: v for k, v in tree.items() if k not in NO_CODE}):
         if IMPORTS.fullmatch(text) and not is_known(text):
             raise UsageError(
                 f"{path}: {place} names `{text}`, which is not code that ebrl knows. "

@@ -342,6 +342,8 @@ def log_probabilities(weights: Sequence[float] | Tensor, components: int) -> Ten
 
 
 def _shared_event_ndim(energies: Sequence[Energy]) -> int:
+    for energy in energies:
+        check_energy(energy)
     found = {energy.event_ndim for energy in energies}
     if len(found) != 1:
         raise ValueError(f"expected energies that agree on event axes, got {sorted(found)}")

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy, dtype_of
+from ebrl.energies import Energy, check_energy, dtype_of
 from ebrl.energies.evaluating import evaluating
 from ebrl.kernels import HMC, GibbsWithGradients, Kernel, Proposal
 from ebrl.ranges import check_at_least, check_positive
 from ebrl.sampling import DualAveraging, Sampler, Samples
+from ebrl.sampling.starts import check_generator
 from ebrl.spaces import Binary, Categorical, Space, Unbounded
 
 
@@ -47,6 +48,7 @@ class Annealing:
         step_size: float = 0.1,
     ):
         check_positive(temperature=temperature)
+        check_energy(energy)
         self.energy, self.temperature = energy, temperature
         self.space = space or Unbounded()
         self.proposal = reference or _SpaceReference(self.space)
@@ -108,6 +110,7 @@ class Annealing:
         return Annealed(x, log_weights, torch.stack(acceptance) if acceptance else x.new_empty(0))
 
     def _start(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        check_generator(generator)
         return self.proposal.sample(batch, generator).to(dtype_of(self.energy))
 
     def _check_shape(self, x: Tensor) -> None:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy
+from ebrl.energies import Energy, check_energy
 from ebrl.energies.evaluating import evaluating
 from ebrl.estimators.integrals import Estimate
 from ebrl.sampling import ChainInfo
@@ -160,6 +160,7 @@ def kernel_stein_discrepancy(
 
     At least 4 draws are needed. `bandwidth` is c, by default the median distance.
     """
+    check_energy(energy)
     with evaluating(energy):
         score = -energy.value_and_gradient(x)[1].flatten(1).double() / temperature
     x = _rows(x)
@@ -232,6 +233,7 @@ def energy_gap(
     that may diverge. If negative, they found regions that the energy prefers to the data. `data`
     is `(n, *event)` and `samples` `(m, *event)`.
     """
+    check_energy(energy)
     with evaluating(energy):
         of_samples = energy(samples).double().flatten() / temperature
         of_data = energy(data).double().flatten() / temperature

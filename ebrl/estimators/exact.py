@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy, dtype_of
+from ebrl.energies import Energy, check_energy, dtype_of
 from ebrl.spaces import Binary, Categorical, Strings
 
 
@@ -28,6 +28,7 @@ def exact_log_normalizer(
 
 
 def _exponents(energy: Energy, space: Binary | Categorical | Strings, temperature: float) -> Tensor:
+    check_energy(energy)
     first = next(chain(energy.parameters(), energy.buffers()), None)
     states = space.states() if first is None else space.states().to(first.device)
     if states.is_floating_point():

@@ -9,11 +9,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy, Number, align_left
+from ebrl.energies import Energy, Number, align_left, check_energy
 from ebrl.energies.evaluating import evaluating
 from ebrl.estimators.annealing import Annealing
 from ebrl.kernels import Kernel, Proposal
 from ebrl.ranges import check_at_least
+from ebrl.sampling.starts import check_generator
 from ebrl.spaces import Space
 
 Bound = Literal["lower", "upper", "none"]
@@ -180,6 +181,8 @@ def importance(
     infinite for one candidate.
     """
     check_at_least(1, candidates=candidates)
+    check_energy(energy)
+    check_generator(generator)
     with evaluating(energy), torch.no_grad():
         x = proposal.sample((candidates,), generator)
         log_weights = -energy(x).double() / temperature - proposal.log_density(x).double()

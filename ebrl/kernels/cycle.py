@@ -32,9 +32,9 @@ class Cycle(Kernel[CycleState, tuple[Any, ...]]):
 
     All have the same step size and temperature. Each starts from the position, energy and, if
     known, gradient that the one before it reached; velocities are drawn anew. A gradient kernel
-    after one without gradients therefore costs one more evaluation. The reported acceptance is the
-    last kernel's, which an adaptation follows; divergences count for all. A `Tempered` kernel would
-    lose its replicas: temper the cycle instead.
+    after one without gradients therefore costs one more evaluation. Divergences count for
+    all; of other reports with one name, such as the acceptance that an adaptation follows, the last
+    kernel's is returned. A `Tempered` kernel would lose its replicas: temper the cycle instead.
     """
 
     def __init__(self, kernels: Sequence[Kernel]):
@@ -68,11 +68,12 @@ class Cycle(Kernel[CycleState, tuple[Any, ...]]):
         temperature: Number,
     ) -> tuple[CycleState, Info]:
         here, parts = state.parts[-1], []
+        extra: dict[str, Tensor] = {}
         lost = torch.zeros_like(state.energy, dtype=torch.bool)
         for kernel, part, own in zip(self.kernels, state.parts, noise, strict=True):
             if part.x is not here.x:
                 part = kernel.start(known(energy, here), here.x)
             here, info = kernel.step(energy, part, own, step_size, temperature)
             parts.append(here)
-            lost = lost | info.diverged
-        return CycleState(here.x, here.energy, tuple(parts)), Info(info.acceptance, lost)
+            lost, extra = lost | info.diverged, extra | (info.extra or {})
+        return CycleState(here.x, here.energy, tuple(parts)), Info(info.acceptance, lost, extra)

@@ -32,8 +32,10 @@ class TemperedState(NamedTuple):
     swaps: Tensor  # (*batch, replicas - 1), acceptance of the last swaps between neighbours
 
     @property
-    def gradient(self) -> None:
-        """No gradient is known."""
+    def gradient(self) -> Tensor | None:
+        """The gradient at x, `(*batch, *event)`, if the kernel's state has it."""
+        known = self.replicas.gradient
+        return None if known is None else known.select(self.energy.ndim, 0)
 
 
 class TemperedNoise(NamedTuple):
@@ -62,7 +64,7 @@ class Tempered(Kernel[TemperedState, TemperedNoise]):
 
     All replicas start at the position of the chain, and the hot ones take many steps to reach their
     own distribution: for persistent chains that move in short runs, prefer a kernel with
-    independence moves. The reported acceptance is the coldest replica's; divergences count for all.
+    independence moves. The coldest replica's reports are returned; divergences count for all.
 
     Raises:
         ValueError: For another ladder, a `Tempered` kernel, an energy or a kernel (SVGD) that
@@ -114,7 +116,9 @@ class Tempered(Kernel[TemperedState, TemperedNoise]):
         replicas, info = self.kernel.step(energy, state.replicas, noise.moves, step_size, ladder)
         swapped, swaps = exchanged(replicas, ladder, noise.uniform)
         replicas = self.kernel.start(known(energy, swapped), swapped.x)
-        report = Info(info.acceptance[..., 0], info.diverged.any(-1), {"swaps": swaps})
+        extra = {name: of_all[..., 0] for name, of_all in (info.extra or {}).items()}
+        extra["swaps"] = swaps
+        report = Info(info.acceptance[..., 0], info.diverged.any(-1), extra)
         return _coldest(replicas, swaps), report
 
 

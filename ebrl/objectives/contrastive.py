@@ -73,7 +73,13 @@ class ContrastiveDivergence(nn.Module, Objective):
     def check_inside(self, x: Tensor) -> None:
         """Raise `ValueError` if data lie where the chains never go: nothing would oppose them."""
         space = self.sampler.space
-        outside = int((~space.contains(x)).sum())
+        try:
+            outside = int((~space.contains(x)).sum())
+        except RuntimeError as error:  # what torch raises for shapes that do not broadcast
+            raise ValueError(
+                f"expected data of as many numbers as the {type(space).__name__} of the "
+                f"objective's chains has, got rows of shape {tuple(x.shape[1:])}: {error}"
+            ) from error
         if outside:
             raise ValueError(
                 f"expected data in the {type(space).__name__} of the objective's chains, got "

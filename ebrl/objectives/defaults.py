@@ -51,8 +51,9 @@ def around(data: Tensor, chains: int = 10_000, moves: int = 5) -> ContrastiveDiv
     Raises:
         ValueError: If data are no vectors, or a column is constant or not finite.
     """
-    if data.ndim != 2 or len(data) < 2:
-        raise ValueError(f"expected data of shape (n, dimension), got {tuple(data.shape)}")
+    if not isinstance(data, Tensor) or data.ndim != 2 or len(data) < 2:
+        got = tuple(data.shape) if isinstance(data, Tensor) else type(data).__name__
+        raise ValueError(f"expected a tensor of data of shape (n, dimension), got {got}")
     low, high = data.amin(0), data.amax(0)
     spread = (high - low).isfinite() & (high > low)
     if not spread.all():

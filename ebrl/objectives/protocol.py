@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from ebrl.energies import Energy
+from ebrl.energies import Energy, check_energy
 from ebrl.schema import optimizer_state
 
 
@@ -77,8 +77,10 @@ def conditioned(energy: Energy, condition: Tensor | None) -> Energy:
     """Return the energy of x alone: `energy.given(condition)`, or the energy itself without one.
 
     Raises:
-        TypeError: If the condition is missing, or given to an energy that takes none.
+        TypeError: If the condition is missing, or given to an energy that takes none, or the energy
+            is no `Energy`.
     """
+    check_energy(energy)
     if condition is not None:
         return energy.given(condition)
     if energy.takes_condition:

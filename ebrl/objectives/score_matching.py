@@ -104,15 +104,16 @@ class ExactScoreMatching(nn.Module, Objective):
 
 def gradient_with_graph(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return a leaf equal to x, and `∇E` there, differentiable by the leaf and the parameters."""
-    x = x.detach().requires_grad_()
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
         value = energy(x)
         check_one_number_each(value, x, energy.event_ndim)
     return x, _gradient(value, x, torch.ones_like(value))
 
 
 def _gradient(of: Tensor, x: Tensor, along: Tensor) -> Tensor:
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        along = along.clone() if along.is_inference() else along
         return torch.autograd.grad(of, x, along, create_graph=True, materialize_grads=True)[0]
 
 

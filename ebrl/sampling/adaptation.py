@@ -54,9 +54,10 @@ class DualAveraging(nn.Module):
         self.target, self.gain, self.decay, self.memory = target, gain, decay, memory
         self.shape, self.largest = tuple(shape), largest
         self.owned = False  # by a sampler
-        for name in ("anchor", "log_step_size", "log_average", "shortfall"):
-            self.register_buffer(name, torch.zeros(self.shape))
-        self.register_buffer("updates", torch.zeros(()))
+        with torch.inference_mode(False):  # the numbers change, in it and outside
+            for name in ("anchor", "log_step_size", "log_average", "shortfall"):
+                self.register_buffer(name, torch.zeros(self.shape))
+            self.register_buffer("updates", torch.zeros(()))
 
     def start(self, step_size: Number, kernel: Kernel) -> None:
         """Begin to adapt for a sampler with this kernel, from a step size of the same shape.
@@ -70,11 +71,7 @@ class DualAveraging(nn.Module):
                 "expected an adaptation of the sampler's own, got one that another sampler uses: "
                 "DualAveraging()"
             )
-        if kernel.best_acceptance is None:
-            raise ValueError(
-                f"expected a kernel whose step size changes its acceptance, got "
-                f"{type(kernel).__name__}: choose the step size yourself, or a kernel such as MALA"
-            )
+        check_adaptable(kernel)
         self.target = self.target or kernel.best_acceptance
         log_step_size = torch.as_tensor(step_size, dtype=torch.float64).log()
         if not _broadcasts(log_step_size.shape, self.shape):
@@ -109,6 +106,15 @@ class DualAveraging(nn.Module):
         self.log_step_size.copy_(log_step_size.clamp_(max=math.log(self.largest)))
         self.log_average.lerp_(self.log_step_size, self.updates**-self.decay)
         return self.log_step_size.exp()
+
+
+def check_adaptable(kernel: Kernel) -> None:
+    """Raise `ValueError` for a kernel whose acceptance does not depend on the step size."""
+    if kernel.best_acceptance is None:
+        raise ValueError(
+            f"expected a kernel whose step size changes its acceptance, got "
+            f"{type(kernel).__name__}: choose the step size yourself, or a kernel such as MALA"
+        )
 
 
 def _broadcasts(narrow: tuple[int, ...], wide: tuple[int, ...]) -> bool:

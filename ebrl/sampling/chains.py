@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ebrl.kernels.protocol import where
 from ebrl.ranges import check_at_least, check_probabilities
+from ebrl.sampling.starts import check_generator
 from ebrl.spaces import Space
 
 
@@ -45,10 +46,12 @@ class Chains(nn.Module):
         check_at_least(1, size=size)
         check_probabilities(restart=restart)
         self.size, self.space, self.restart = size, space, restart
-        self.register_buffer("positions", torch.empty(0))
-        self.register_buffer("conditions", torch.empty(0))
-        self.register_buffer("started", torch.zeros(size, dtype=torch.bool))
+        with torch.inference_mode(False):
+            self.register_buffer("positions", torch.empty(0))
+            self.register_buffer("conditions", torch.empty(0))
+            self.register_buffer("started", torch.zeros(size, dtype=torch.bool))
 
+    @torch.inference_mode(False)  # what is kept must serve a training later
     @torch.no_grad()
     def draw(
         self, n: int, generator: torch.Generator, condition: Tensor | None = None
@@ -60,6 +63,7 @@ class Chains(nn.Module):
         """
         if not 1 <= n <= self.size:
             raise ValueError(f"expected between 1 and {self.size} chains, all distinct, got {n}")
+        check_generator(generator)
         if condition is not None and condition.shape[:1] != (n,):
             raise ValueError(
                 f"expected a condition for each of {n} chains, got shape {tuple(condition.shape)}"
@@ -77,6 +81,7 @@ class Chains(nn.Module):
             condition = _renewed(self.conditions, index, restarted, condition)
         return ChainBatch(x, index, condition)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def write(self, index: Tensor, x: Tensor) -> None:
         """Put chains `x: (n, *event)` back into the places `index: (n,)` where they were drawn."""

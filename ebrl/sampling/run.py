@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -181,25 +182,28 @@ def joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:
 
 
 class StartError(ValueError):
-    """Chains start where the energy or its gradient is NaN."""
+    """Chains start where the energy is NaN or -inf, or its gradient NaN."""
 
 
 def _check_numbers_at_start(state: Any, energy: Energy) -> None:
-    """Raise `StartError` for a NaN where a chain starts, from which no move would be accepted.
+    """Raise `StartError` where a chain starts at a NaN or at -inf, which no move would leave.
 
     On other devices than the CPU nothing is read, which would wait for the device. An energy with
     NaN weights is left to its training, whose loss is then NaN.
     """
     if state.x.device.type != "cpu":
         return
-    known = {"energy": state.energy, "gradient": state.gradient}
-    for name, values in known.items():
-        if values is not None and values.isnan().any():
+    wrong = {"energy": ~(state.energy > -math.inf)}
+    if state.gradient is not None:
+        wrong["gradient"] = state.gradient.isnan()
+    for name, found in wrong.items():
+        if found.any():
             if any(weight.isnan().any() for weight in energy.parameters()):
                 return
+            value = getattr(state, name)[found][0].item()
             raise StartError(
-                f"expected a number for the {name} where every chain starts, got NaN: start the "
-                "chains elsewhere, or see why the energy is NaN there"
+                f"expected a number for the {name} where every chain starts, got {value}: start "
+                f"the chains elsewhere, or see why the {name} is {value} there"
             )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from ebrl.energies import Energy, Number
+from ebrl.energies import Energy, Number, check_energy
 from ebrl.energies.evaluating import evaluating
 from ebrl.kernels.protocol import Kernel, mapped
 from ebrl.sampling import compilation
@@ -152,9 +152,10 @@ class Sampler(nn.Module):
             what each of them reports.
 
         Raises:
-            TypeError: Unless `energy` is an `Energy` and `generator` a `torch.Generator`.
+            TypeError: Unless `energy` is an `Energy`, x a `Tensor` and `generator` a
+                `torch.Generator`.
             ValueError: For arguments that do not fit the energy, the space or each other, and if
-                the energy or its gradient is NaN where a chain starts.
+                a chain starts where the energy is NaN or -inf, or its gradient NaN.
         """
         with torch.inference_mode(False):
             x = self._start(energy, x, n, generator)
@@ -192,6 +193,7 @@ class Sampler(nn.Module):
         if not stages:
             raise ValueError("expected at least one stage to anneal along, got none")
         for stage in stages:
+            check_energy(stage.energy)
             check_numbers(*stage[1:])
         with torch.inference_mode(False):
             x = self._start(stages[0].energy, x, n, generator)

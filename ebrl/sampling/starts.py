@@ -19,15 +19,11 @@ def starting_points(
     Draws have the energy's dtype. Points are contiguous, so that equal numbers give equal chains.
 
     Raises:
-        TypeError: For an energy that is no `Energy` and a generator that is no `torch.Generator`.
+        TypeError: For an energy that is no `Energy`, a generator that is no `torch.Generator` and x
+            that is no `Tensor`.
         ValueError: For x that the energy or the space cannot take, and for devices that differ.
     """
-    check_energy(energy)
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"expected a torch.Generator, got {type(generator).__name__}: "
-            "torch.Generator().manual_seed(0)"
-        )
+    check_types(energy, x, generator)
     if (x is None) == (n is None):
         raise ValueError("expected either starting points x or their number n")
     if n is not None:
@@ -55,6 +51,23 @@ def starting_points(
             "n=... draws them there"
         )
     return x.clone() if x.is_inference() else x.contiguous()
+
+
+def check_types(energy: object, x: object, generator: object) -> None:
+    """Raise `TypeError` for an argument of a sampler that is of another type; x may be None."""
+    check_energy(energy)
+    check_generator(generator)
+    if x is not None and not isinstance(x, Tensor):
+        raise TypeError(f"expected x as a tensor, got {type(x).__name__}: torch.as_tensor(x)")
+
+
+def check_generator(generator: object) -> None:
+    """Raise `TypeError` unless `generator` is a `torch.Generator`, such as for an int seed."""
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"expected a torch.Generator, got {type(generator).__name__}: "
+            "torch.Generator().manual_seed(0)"
+        )
 
 
 def _check_devices(x: Tensor, generator: torch.Generator, energy: Energy) -> None:

@@ -14,9 +14,10 @@ from ebrl.energies import Energy, Number
 from ebrl.energies.evaluating import evaluating
 from ebrl.kernels.protocol import Kernel
 from ebrl.sampling import compilation
-from ebrl.sampling.adaptation import DualAveraging
+from ebrl.sampling.adaptation import DualAveraging, check_adaptable
 from ebrl.sampling.paths import Stage
 from ebrl.sampling.run import Count, Progress, Run
+from ebrl.sampling.starts import check_types
 from ebrl.spaces import Space, Unbounded
 
 FIRST, LAST = 0.15, 0.1  # shares of the steps before and after the preconditioner is fitted
@@ -64,12 +65,13 @@ def warm_up(
     Raises:
         ValueError: For other kernels, and for fewer steps.
     """
+    check_types(energy, x, generator)
+    check_adaptable(kernel)
     if compile:
         compilation.check_compilable(kernel)
     if steps < 20:
         raise ValueError(f"expected a warm-up of at least 20 steps, got {steps}")
-    space = space or Unbounded()
-    step_size = x.new_ones(())
+    space, step_size = space or Unbounded(), x.new_ones(())
     windows, count = window_lengths(steps), Count(progress, steps)
     if compile:  # a mass of ones, so that there is one program with and without
         kernel = kernel.preconditioned(torch.ones_like(x[(0,) * (x.ndim - energy.event_ndim)]))
@@ -103,7 +105,7 @@ def window_lengths(steps: int) -> list[int]:
 def first_step_size(kernel: Kernel, run: Run, generator: torch.Generator) -> Tensor:
     """Double or halve the step size until the mean acceptance over all chains crosses .8.
 
-    After algorithm 4 of Hoffman and Gelman 2014.
+    After algorithm 4 of Hoffman and Gelman 2014. Raises `ValueError` if it never does.
     """
     probe, step_size = kernel.probe(), torch.as_tensor(run.step_size, dtype=torch.float64)
     state: Any = probe.start(run.energy, run.state.x)
@@ -116,9 +118,13 @@ def first_step_size(kernel: Kernel, run: Run, generator: torch.Generator) -> Ten
         if rises is None:
             rises = accepts
         if accepts != rises:
-            break
+            return step_size.to(run.state.energy)
         step_size = step_size * (2.0 if rises else 0.5)
-    return step_size.to(run.state.energy)
+    raise ValueError(
+        "expected an energy that refuses large steps and accepts small ones where the chains are, "
+        f"got one that {'refuses' if not rises else 'accepts'} steps of every size: it is "
+        f"{'flat' if rises else 'infinite or not smooth'} there"
+    )
 
 
 def shrunk_variance(positions: Tensor, run: Run) -> Tensor:

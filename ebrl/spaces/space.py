@@ -98,14 +98,15 @@ class FreeEnergy(Energy):
     def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
         if torch.compiler.is_compiling():
             return self.traced_value_and_gradient(free)
+        graph = torch.is_grad_enabled()  # of a run that is differentiated, and its energy, too
         with torch.enable_grad():
-            free = free.detach().requires_grad_()
+            free = free if graph and free.requires_grad else free.detach().requires_grad_()
             x, added = self.space.from_free(free), self.added(free)
-        value, gradient = self.energy.value_and_gradient(x.detach())
+        value, gradient = self.energy.value_and_gradient(x if graph else x.detach())
         outputs, upstream = [x], [gradient]
         if isinstance(added, Tensor):
             if added.requires_grad:  # otherwise it is constant
                 outputs, upstream = [x, added], [gradient, torch.ones_like(added)]
-            added = added.detach()
-        (pulled,) = torch.autograd.grad(outputs, free, upstream)
+            added = added if graph else added.detach()
+        (pulled,) = torch.autograd.grad(outputs, free, upstream, create_graph=graph)
         return value + added, pulled

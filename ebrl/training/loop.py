@@ -30,6 +30,7 @@ from ebrl.objectives.protocol import Objective
 from ebrl.ranges import check_at_least
 from ebrl.rolling import checkpoint_path, step_of
 from ebrl.sampling import Sampler, StartError
+from ebrl.sampling.starts import check_generator
 from ebrl.schema import Schema
 from ebrl.storage import StorageError
 from ebrl.training.checkpoints import checkpoints_in, newest_checkpoint, write_checkpoint
@@ -83,6 +84,7 @@ class Training:
     source: Tensor | Dataset | Workers = field(init=False)
 
     def __post_init__(self) -> None:
+        check_generator(self.generator)
         self.device = next(self.energy.parameters()).device
         if self.precision not in get_args(Precision):
             raise ValueError(f"expected precision in {get_args(Precision)}, got {self.precision!r}")
@@ -304,7 +306,7 @@ def _run(
     saving: AbstractContextManager[list[Callback]],
 ) -> Training:
     """Take all steps, each followed by the callbacks that `saving` yields and then the others."""
-    with saving as savers:
+    with torch.inference_mode(False), torch.enable_grad(), saving as savers:
         began = time.monotonic() - training.seconds
         while (done := training.done(steps)) < 1:
             scale_learning_rate(training.optimizer, schedule(done))

@@ -34,6 +34,12 @@ def test_options_override_the_config(tmp_path: Path, option: str) -> None:
     assert configuration.settings.seed == 5
 
 
+@pytest.mark.parametrize("options", [["--best"], ["--best", "--seed", "5"], ["--best", "true"]])
+def test_a_switch_needs_no_value(tmp_path: Path, options: list[str]) -> None:
+    assert read(config(tmp_path), options).settings.best
+    assert not read(config(tmp_path, best=True), ["--best", "false"]).settings.best
+
+
 def test_the_agent_can_be_switched(tmp_path: Path) -> None:
     configuration = read(config(tmp_path), ["--agent", "stable_baselines3.SAC"])
     assert configuration.agent_class.__name__ == "SAC"

@@ -149,7 +149,9 @@ def test_what_cannot_be_compared_is_named(
     np.savez(shapes, timesteps=np.array(1), results=np.zeros((1, 2)))
     np.savez(numbers, timesteps=np.array([1]), results=np.array([[np.nan]]))
     (tmp_path / "monitor.csv").write_text("#{}\nr,l,t\n1\n")
+    (tmp_path / "nan.monitor.csv").write_text("#{}\nr,l,t\n1,2,3\nnan,2,6\n")
     names = ["nowhere", "evaluations.npz", "shapes.npz", "numbers.npz", "monitor.csv"]
+    names.append("nan.monitor.csv")
     sources = [*map(str, (half, none, empty, energy)), *(str(tmp_path / name) for name in names)]
     assert main(["compare", *sources]) == 2
     said = capsys.readouterr().err
@@ -163,6 +165,7 @@ def test_what_cannot_be_compared_is_named(
         "got shapes () and (1, 2)",
         "finite numbers as results",
         "rows r,l,t of SB3's Monitor",
+        "finite returns, r, of every episode",
     ):
         assert part in said
     assert said.count("\n") == 1

@@ -85,6 +85,19 @@ def test_a_grid_is_tried_once_and_the_best_config_comes_out(
     assert "--out OTHER" in capsys.readouterr().err
 
 
+def test_trials_of_agents_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rliable", reason="no wheels of its `arch` for this Python")
+    agents = "agent=stable_baselines3.SAC,stable_baselines3.TD3"
+    command = ["sweep", str(config(tmp_path)), agents, "--seeds", "2", "--out", str(tmp_path / "s")]
+    folder = tmp_path / "s" / "Pendulum-v1"
+    for _ in range(2):  # the second has nothing left to train
+        assert main(command) == 0
+        assert f"compared {folder}/comparison.png" in capsys.readouterr().out
+    page = (folder / "comparison.md").read_text()
+    assert "| SAC | 2 |" in page
+    assert "| TD3 | 2 |" in page
+
+
 def test_a_trial_that_fails_is_told_and_the_others_count(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

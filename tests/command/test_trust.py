@@ -99,6 +99,13 @@ def test_what_to_do_next_names_the_option_that_it_needs(
     assert f"Go on: ebrl resume {run}{option}." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("key", ["offline", "prefill"])
+def test_demonstrations_are_no_code(tmp_path: Path, key: str) -> None:
+    tree = {key: "minari:pendulum/swings-v0", "agent": {"class_path": "stable_baselines3.SAC"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    assert command("play", tmp_path) == f"ebrl play {tmp_path}"
+
+
 def test_an_energys_folder_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, mark = tmp_path / "run", tmp_path / "mark"
     run.mkdir()

@@ -278,6 +278,15 @@ def test_inference_mode_gives_the_same_and_poisons_nothing() -> None:
     assert all(buffer.is_inference() is False for buffer in sampler.buffers())
 
 
+def test_functions_among_energies_are_refused() -> None:
+    for combine in (
+        lambda one, other: one + other,
+        lambda one, other: Mixture([one, other], [0.5, 0.5]),
+    ):
+        with pytest.raises(TypeError, match="expected an Energy, got function"):
+            combine(Gaussian(0.0, 1.0, 2), lambda x: x.sum(-1))
+
+
 def test_an_abstract_energy_says_that_it_has_no_forward() -> None:
     with pytest.raises(NotImplementedError, match=r"Energy defines no forward\(x\)"):
         Energy()(torch.zeros(2))

@@ -95,3 +95,15 @@ def test_data_outside_the_box_of_the_chains_are_refused(nested: bool) -> None:
             networks.MLPEnergy(2, (8,)), x, JointClassification(objective) if nested else objective,
             steps=1, generator=generator(),
         )  # fmt: skip
+
+
+def test_data_of_other_shapes_and_kinds_are_refused() -> None:
+    x = torch.randn(300, 2, generator=generator())
+    with pytest.raises(ValueError, match=r"a tensor of data .*, got ndarray"):
+        persistent.around(x.numpy())
+    wide = torch.randn(300, 3, generator=generator())
+    with pytest.raises(ValueError, match=r"as many numbers as the Box .* got rows of shape \(3,\)"):
+        fit(
+            networks.MLPEnergy(3, (8,)), wide, persistent.around(x), steps=1,
+            generator=generator(),
+        )  # fmt: skip

@@ -759,3 +759,26 @@ def test_transport_refuses_conditions() -> None:
     energy = MLPEnergy(2, (16,), condition_dimension=3)
     with pytest.raises(ValueError, match="independent"):
         objectives.EnergyMatching()(energy, data(), torch.ones(32, 3), generator=generator())
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        objectives.DenoisingScoreMatching(0.1),
+        objectives.SlicedScoreMatching(),
+        objectives.ExactScoreMatching(),
+    ],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_a_loss_is_the_same_in_inference_mode(objective: Objective) -> None:
+    energy, x = MLPEnergy(2, (8,)), torch.randn(9, 2, generator=generator())
+    expected = objective(energy, x, generator=generator()).loss
+    with torch.inference_mode():
+        found = objective(energy, x.clone(), generator=generator()).loss
+    torch.testing.assert_close(found, expected.detach())
+
+
+def test_a_function_is_no_energy_of_an_objective() -> None:
+    objective, x = objectives.EnergyDiscrepancy(), torch.zeros(5, 2)
+    with pytest.raises(TypeError, match="expected an Energy, got function"):
+        objective(lambda x: x.sum(-1), x, generator=generator())

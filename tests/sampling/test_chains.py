@@ -10,6 +10,8 @@ from problems import generator
 
 from ebrl import Gaussian, Sampler
 from ebrl.kernels import MALA
+from ebrl.networks import MLPEnergy
+from ebrl.objectives import persistent
 from ebrl.sampling import ChainBatch, Chains
 from ebrl.spaces import Box, Strings, Unbounded
 
@@ -179,3 +181,19 @@ def begun(condition: torch.Tensor | None = None) -> Chains:
 def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises((ValueError, RuntimeError), match=message):
         call()
+
+
+def test_chains_of_inference_mode_serve_a_training_later() -> None:
+    objective = persistent(Unbounded(2), chains=20)
+    energy = MLPEnergy(2, (8,))
+    with torch.inference_mode():
+        objective(energy, torch.zeros(10, 2), generator=generator())
+        made_there = persistent.around(torch.randn(20, 2, generator=generator()), chains=20)
+    for one in (objective, made_there):
+        one(energy, torch.zeros(10, 2), generator=generator()).loss.backward()
+        assert not any(buffer.is_inference() for buffer in one.buffers())
+
+
+def test_an_int_seed_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"expected a torch.Generator, got int"):
+        Chains(5, Unbounded(2)).draw(3, 0)

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from problems import generator, within_standard_errors
@@ -23,6 +24,7 @@ from ebrl.kernels import (
     NUTS,
     SVGD,
     ULA,
+    Cycle,
     GibbsWithGradients,
     GradientDescent,
     IteratedSIR,
@@ -33,7 +35,7 @@ from ebrl.kernels import (
 from ebrl.networks import MLPEnergy
 from ebrl.sampling import Stage
 from ebrl.sampling.run import Run
-from ebrl.spaces import Binary, Box, Space, Unbounded
+from ebrl.spaces import Affine, Binary, Box, HalfLine, Space, Unbounded
 
 GAUSSIAN = Gaussian(0.0, 1.0, 2)
 
@@ -364,12 +366,15 @@ def test_an_adaptation_belongs_to_one_sampler() -> None:
         mala(20, adaptation=adaptation)
 
 
-@pytest.mark.parametrize("kernel", [MALA(), HMC(2)], ids=["MALA", "HMC"])
+@pytest.mark.parametrize(
+    "kernel", [MALA(), HMC(2), Tempered(MALA(), [1.0, 2.0])], ids=["MALA", "HMC", "Tempered"]
+)
 def test_a_start_without_a_number_is_an_error(kernel: Kernel) -> None:
     sampler = Sampler(kernel, steps=5)
     no_energy = FunctionEnergy(lambda x: x.sum(-1).log())
-    with pytest.raises(ValueError, match="a number for the energy where every chain starts"):
-        sampler.sample(no_energy, -torch.ones(4, 2), generator=generator())
+    for start, value in ((-1.0, "nan"), (0.0, "-inf")):
+        with pytest.raises(ValueError, match=f"the energy where every chain starts, got {value}"):
+            sampler.sample(no_energy, torch.full((4, 2), start), generator=generator())
     no_gradient = FunctionEnergy(lambda x: x.square().sum(-1).sqrt())
     with pytest.raises(ValueError, match="a number for the gradient where every chain starts"):
         sampler.sample(no_gradient, torch.zeros(4, 2), generator=generator())
@@ -381,6 +386,11 @@ def test_what_is_no_energy_and_no_generator_is_named() -> None:
             mala().sample(energy, torch.zeros(4, 2), generator=generator())
     with pytest.raises(TypeError, match=r"expected a torch.Generator, got int"):
         mala().sample(GAUSSIAN, torch.zeros(4, 2), generator=0)
+    with pytest.raises(TypeError, match=r"expected x as a tensor, got ndarray"):
+        mala().sample(GAUSSIAN, np.zeros((4, 2)), generator=generator())
+    stages = [Stage(one, 2, 0.1, 1.0) for one in (GAUSSIAN, lambda x: x.sum(-1))]
+    with pytest.raises(TypeError, match=r"expected an Energy, got function"):
+        mala().anneal(stages, torch.zeros(4, 2), generator=generator())
 
 
 def test_reference_draws_have_the_type_of_the_weights() -> None:
@@ -404,6 +414,17 @@ def test_what_a_kernel_reports_reaches_the_user() -> None:
     assert (short.info.extra["depth"] == 3).all()
     tempered = Sampler(Tempered(MALA(), [1.0, 3.0]), steps=5)
     assert tempered.sample(GAUSSIAN, x, generator=generator()).info.extra["swaps"].shape == (5, 1)
+
+
+@pytest.mark.parametrize("wrap", [lambda k: Tempered(k, [1.0, 2.0]), lambda k: Cycle([MALA(), k])])
+def test_kernels_within_kernels_report_what_they_report_alone(
+    wrap: Callable[[Kernel], Kernel],
+) -> None:
+    x = torch.randn(5, 2, generator=generator())
+    samples = Sampler(wrap(NUTS(3)), steps=5, step_size=1e-4).sample(
+        GAUSSIAN, x, generator=generator()
+    )
+    assert (samples.info.extra["saturated"] == torch.ones(5)).all()
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0, 57.4])
@@ -432,7 +453,15 @@ def loss_after(sampler: Sampler, energy: Energy, x: Tensor, gradient: str) -> Te
 
 
 @pytest.mark.parametrize(
-    "space", [None, Box(-2.0, 2.0, "tanh"), Box(-2.0, 2.0, "reflect")], ids=["R", "tanh", "reflect"]
+    "space",
+    [
+        None,
+        Box(-2.0, 2.0, "tanh"),
+        Box(-2.0, 2.0, "reflect"),
+        HalfLine(2, -2.0),
+        Affine(torch.zeros(2).double(), torch.tensor([[1.0, 0.5], [0.5, 2.0]]).double()),
+    ],
+    ids=["R", "tanh", "reflect", "half-line", "affine"],
 )
 @pytest.mark.parametrize(
     "kernel",

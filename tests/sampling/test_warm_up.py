@@ -175,3 +175,14 @@ def test_kernels_that_cannot_be_warmed_up_are_refused(kernel: Kernel) -> None:
         warm_up(kernel, WIDE, torch.zeros(4, 5), 100, generator=generator())
     with pytest.raises(ValueError, match="at least 20 steps, got 5"):
         warm_up(MALA(), WIDE, torch.zeros(4, 5), 5, generator=generator())
+
+
+def test_an_energy_without_a_scale_is_refused() -> None:
+    for energy, shape in (
+        (FunctionEnergy(lambda x: 0 * x.sum(-1)), "flat"),
+        (FunctionEnergy(lambda x: x.sum(-1) + torch.inf), "infinite or not smooth"),
+    ):
+        with pytest.raises(ValueError, match=f"accepts small ones .* it is {shape}"):
+            warm_up(MALA(), energy, torch.zeros(4, 2), 40, generator=generator())
+    with pytest.raises(TypeError, match="expected an Energy, got function"):
+        warm_up(MALA(), lambda x: x.sum(-1), torch.zeros(4, 2), 40, generator=generator())

@@ -645,3 +645,20 @@ def test_arrays_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         with pytest.raises(TableError):
             load_table(path)
+
+
+def test_an_int_seed_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"expected a torch.Generator, got int"):
+        fit(energy(), moons(), objectives.EnergyDiscrepancy(), steps=1, generator=0)
+
+
+def test_a_training_in_inference_mode_is_the_same() -> None:
+    weights = []
+    for inference in (False, True):
+        network = energy()
+        with torch.inference_mode(inference):
+            fit(
+                network, 9 + moons(), objectives.EnergyDiscrepancy(), steps=3, generator=generator()
+            )
+        weights.append(torch.cat([each.flatten() for each in network.state_dict().values()]))
+    assert torch.equal(*weights)
