@@ -216,7 +216,7 @@ class EnergyActorCritic(ContinuousAgent):
         critic_loss, soft = self._critic_loss(batch, noise, alpha)
         self._descend("critic", critic_loss)
         if self.unit_weights:
-            self.critic.energy.project_weights()
+            self.critic.energy.project_weights(frozen=False)
         divergence = self._improve(batch, noise, alpha) if due.policy else None
         if due.target:
             self._update_target()

@@ -289,7 +289,7 @@ class SoftAgent(ScaledRewards):
 
     def _update_temperature(self, entropy: Tensor, target: float) -> None:
         """Move the temperature so that the policy's entropy, 0-dim, approaches the target."""
-        if self.log_ent_coef is None:
+        if self.log_ent_coef is None or not self.log_ent_coef.requires_grad:
             return
         self._step("temperature", [self.log_ent_coef], [(entropy - target).reshape(1)])
         self.policy.temperature.copy_(self.log_ent_coef.detach().exp().squeeze(0))

@@ -154,12 +154,22 @@ def test_the_norm_of_a_gradient_is_clipped() -> None:
         {"gradient_steps": None},
         {"moves": 2**63},
         {"candidates": 2**63},
+        {"batch_size": np.int64(0)},
     ],
 )
 def test_nonsense_numbers_are_refused_before_the_first_step(arguments: dict[str, Any]) -> None:
     (name,) = arguments
     with pytest.raises(ValueError, match=f"expected {name}"):
         continuous(**arguments)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    continuous(batch_size=np.int64(8), gamma=np.float32(0.5), learning_rate=np.float64(1e-3))
+
+
+def test_epsilon_falls_over_a_part_of_the_training() -> None:
+    with pytest.raises(ValueError, match="exploration_fraction > 0"):
+        discrete(exploration_fraction=0)
 
 
 # ---- names of networks ------------------------------------------------------------------------
@@ -230,6 +240,25 @@ def test_frozen_networks_stay(name: str) -> None:
     before = copy.deepcopy(dict(network.named_parameters()))  # statistics are none, and move
     agent.learn(30)
     assert all(torch.equal(before[key], value) for key, value in network.named_parameters())
+
+
+def test_frozen_layers_stay_where_units_are_scaled() -> None:
+    agent = continuous(unit_weights=True)
+    energy = agent.critic.energy
+    first, condition = energy.layers[0], energy.condition_layer
+    first.requires_grad_(False)
+    before = first.weight.clone(), condition.weight.clone()
+    agent.learn(30)
+    assert torch.equal(before[0], first.weight)
+    assert not torch.equal(before[1], condition.weight)
+
+
+@both
+def test_a_frozen_temperature_stays(build: Any) -> None:
+    agent = build(ent_coef="auto_0.1")
+    agent.log_ent_coef.requires_grad_(False)
+    agent.learn(30)
+    assert agent.ent_coef_tensor.item() == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("components", [1, 3])
