@@ -297,11 +297,15 @@ def test_the_page_for_users_of_sb3_names_every_new_argument(ours: type, theirs: 
 
 
 class Broken(gym.Wrapper):
-    """Gives NaN, as an observation or a reward, at step 30."""
+    """Gives NaN: as an observation or a reward at step 30, or in a reset."""
 
     def __init__(self, env: gym.Env, where: str) -> None:
         super().__init__(env)
         self.where, self.steps = where, 0
+
+    def reset(self, **arguments: Any) -> Any:
+        observation, info = self.env.reset(**arguments)
+        return observation * (np.nan if self.where == "reset" else 1.0), info
 
     def step(self, action: Any) -> Any:
         self.steps += 1
@@ -328,11 +332,33 @@ def test_nan_from_an_environment_stops_before_a_weight_changes(
 
 
 @both
+def test_nan_from_a_reset_stops_before_the_first_step(build: Any) -> None:
+    agent = build()
+    agent.set_env(Broken(agent.get_env().envs[0], "reset"))
+    with pytest.raises(
+        ValueError, match=r"finite observation, got NaN .* reset of the environment"
+    ):
+        agent.learn(60)
+    assert agent.num_timesteps == 0
+
+
+def test_an_energy_that_overflows_is_a_diverged_training() -> None:
+    agent = continuous()
+    with torch.no_grad():
+        for parameter in agent.critic.parameters():
+            parameter.fill_(1e38)
+    with pytest.raises(DivergedError, match=r"after step .* the training diverged"):
+        agent.learn(60)
+
+
+@both
 def test_nan_cannot_be_acted_on(build: Any) -> None:
     agent = build()
     seen = np.full(agent.observation_space.shape, np.nan, np.float32)
     with pytest.raises(ValueError, match="expected a finite observation"):
         agent.predict(seen, deterministic=True)
+    with pytest.raises(ValueError, match="expected a finite observation"):
+        agent.sample_actions(seen, 4)
 
 
 @pytest.mark.parametrize(
