@@ -26,6 +26,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from torch import nn
 
 from ebrl.storage import StorageError
@@ -127,6 +128,8 @@ def encode(value: Any) -> Any:
         attributes = KNOWN_OBJECTS[type(value)].items()
         fields = {name: encode(getattr(value, attribute)) for name, attribute in attributes}
         return {"object": [type(value).__name__, fields]}
+    if isinstance(value, GoalSelectionStrategy):
+        return value.name.lower()
     if (type(value).__module__, type(value).__name__) == ZOO_SCHEDULE:
         return encode(LinearSchedule(value.initial_value, 0.0, 1.0))
     if isinstance(value, dict):

@@ -34,6 +34,7 @@ from ebrl.agents.soft_agent import Due, Transitions
 from ebrl.agents.updates import UpdateNoise, UpdateReport
 from ebrl.estimators import SoftValue, soft_value
 from ebrl.networks.normalization import Normalization
+from ebrl.sampling import StartError
 
 # Arguments of the policy in SAC with state-dependent exploration.
 OF_SDE = ("use_sde", "log_std_init", "use_expln", "clip_mean")
@@ -186,12 +187,14 @@ class EnergyActorCritic(ContinuousAgent):
         """Return one action for each observation, adapting the sampler.
 
         Raises:
-            DivergedError: If the networks' weights are no longer finite.
+            DivergedError: If the networks' weights or energies are no longer finite.
         """
         try:
             actions = self.policy.sample(observation, adapt=True)
-        except ValueError:  # chains that start where the energy is NaN
+        except ValueError as error:
             self._check_weights()
+            if isinstance(error, StartError):  # weights so large that the energy overflows
+                raise self._diverged(f"no action can be drawn ({error})") from error
             raise
         if not actions.isfinite().all():
             raise self._diverged("an action is not finite")
@@ -216,7 +219,7 @@ class EnergyActorCritic(ContinuousAgent):
         critic_loss, soft = self._critic_loss(batch, noise, alpha)
         self._descend("critic", critic_loss)
         if self.unit_weights:
-            self.critic.energy.project_weights()
+            self.critic.energy.project_weights(frozen=False)
         divergence = self._improve(batch, noise, alpha) if due.policy else None
         if due.target:
             self._update_target()

@@ -18,6 +18,21 @@ def is_finite(value: Any) -> bool:
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
+def check_observation(observation: Any) -> None:
+    """Raise ValueError for an observation that is not finite."""
+    if not is_finite(observation):
+        raise ValueError("expected a finite observation, got NaN or infinity in it")
+
+
+def check_start(env: VecEnv | None, observation: Any) -> None:
+    """Raise ValueError, with the environment, for a first observation that is not finite."""
+    if not is_finite(observation):
+        raise ValueError(
+            "expected a finite observation, got NaN or infinity from the reset of the environment "
+            f"{_name_of(env)}"
+        )
+
+
 def check_transition(
     env: VecEnv | None, step: int, observation: Any, reward: np.ndarray, infos: list[dict]
 ) -> None:

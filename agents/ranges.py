@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 MANY = 2**31  # more steps, rows or draws than that are a mistake
 
 WHOLE = {  # argument: least
@@ -70,8 +72,8 @@ def read_temperature(ent_coef: float | str, initial: float) -> tuple[float | str
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return _is_whole(value) or isinstance(value, float | np.floating)

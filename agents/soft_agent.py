@@ -22,7 +22,7 @@ from ebrl.training import DivergedError
 from ebrl.training.watch import check_finite_weights
 
 from . import compilation
-from .finite import check_transition, is_finite
+from .finite import check_observation, check_start, check_transition
 from .optimization import AdamState, adam_step, check_is_adam, in_layout_of, trainable_parameters
 from .ranges import check_numbers, read_temperature
 from .scaled_rewards import ScaledRewards
@@ -289,7 +289,7 @@ class SoftAgent(ScaledRewards):
 
     def _update_temperature(self, entropy: Tensor, target: float) -> None:
         """Move the temperature so that the policy's entropy, 0-dim, approaches the target."""
-        if self.log_ent_coef is None:
+        if self.log_ent_coef is None or not self.log_ent_coef.requires_grad:
             return
         self._step("temperature", [self.log_ent_coef], [(entropy - target).reshape(1)])
         self.policy.temperature.copy_(self.log_ent_coef.detach().exp().squeeze(0))
@@ -341,9 +341,13 @@ class SoftAgent(ScaledRewards):
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """As Stable-Baselines3; `ValueError` for an observation that is not finite."""
-        if not is_finite(observation):
-            raise ValueError("expected a finite observation, got NaN or infinity in it")
+        check_observation(observation)
         return super().predict(observation, state, episode_start, deterministic)
+
+    def _setup_learn(self, *arguments: Any, **named: Any) -> Any:
+        taken = super()._setup_learn(*arguments, **named)
+        check_start(self.env, self._last_obs)
+        return taken
 
     def _store_transition(
         self,
@@ -359,7 +363,8 @@ class SoftAgent(ScaledRewards):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _one(self, observation: Observation) -> Any:
-        """Return one observation as tensors `(1, ...)`; ValueError for a batch of them."""
+        """Return one finite observation as tensors `(1, ...)`; ValueError for a batch of them."""
+        check_observation(observation)
         self.policy.set_training_mode(False)
         tensor, vectorized = self.policy.obs_to_tensor(observation)
         if vectorized:

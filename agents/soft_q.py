@@ -158,6 +158,8 @@ class SoftQ(SoftAgent):
             value = getattr(self, f"exploration_{name}")
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"expected exploration_{name} between 0 and 1, got {value}")
+        if self.exploration_fraction == 0:
+            raise ValueError("expected exploration_fraction > 0, got 0")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"expected max_grad_norm > 0, got {self.max_grad_norm}")
         if not self.munchausen_clip < 0:

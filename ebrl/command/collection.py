@@ -12,9 +12,10 @@ import numpy as np
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from ebrl.command.agent_config import Configuration
-from ebrl.command.environments import Watched, make
+from ebrl.command.environments import make
 from ebrl.command.errors import RunError, UsageError, extra
 from ebrl.command.evaluation import undisturbed_streams
+from ebrl.command.watched import Watched
 
 # Observations (T + 1, ...), of a dictionary by its keys; actions, rewards and flags (T, ...).
 Episode = dict[str, Any]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -107,7 +106,7 @@ def _again(run: Run) -> str:
 
 def _kept_traceback(run: Run, error: EnvironmentFailure) -> str:
     """Write the traceback of the environment's own error, if there is one; return where."""
-    if error.__cause__ is None:
+    if not error.traceback:
         return ""
-    write(run.traceback, "".join(traceback.format_exception(error.__cause__)))
+    write(run.traceback, error.traceback)
     return f" Its traceback: {run.traceback}."

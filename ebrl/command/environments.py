@@ -2,100 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled, Error, UnregisteredEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
-    SubprocVecEnv,
     VecEnv,
     VecNormalize,
     VecTransposeImage,
 )
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from ebrl.agents.replayable import Replayable
-from ebrl.agents.vector_environments import FromVectorEnv
 from ebrl.command.agent_config import Configuration, Settings
 from ebrl.command.config_schema import locate
-from ebrl.command.errors import EnvironmentFailure, UsageError, did_you_mean
-from ebrl.training import DivergedError
+from ebrl.command.errors import UsageError, did_you_mean
+from ebrl.command.watched import Subprocesses, Watched, WatchedVector
 
 # The extra that installs what an environment's module needs.
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale_py": "atari", "shimmy": "dm_control"}
-
-
-class Watched(gym.Wrapper):
-    """Reports errors of an environment, with its name and the step of the episode.
-
-    Args:
-        env: The environment.
-        name: Its name in messages.
-
-    Raises:
-        EnvironmentFailure: It raised any error, `SystemExit` and `OSError` included, or returned a
-            number that is not finite, which must not enter a replay.
-        DivergedError: The agent's action is not finite.
-    """
-
-    def __init__(self, env: gym.Env, name: str) -> None:
-        super().__init__(env)
-        self.name = name
-        self.episode_step = 0
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        self.episode_step = 0
-        with self._reporting():
-            observation, info = self.env.reset(seed=seed, options=options)
-        self._check_finite("observation", observation)
-        return observation, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self.episode_step += 1
-        if not np.isfinite(action).all():
-            raise DivergedError(
-                f"the agent's action at step {self.episode_step} of an episode of {self.name} is "
-                f"not finite ({action}): its training diverged; lower the learning rate"
-            )
-        with self._reporting():
-            observation, reward, terminated, truncated, info = self.env.step(action)
-        self._check_finite("reward", reward)
-        self._check_finite("observation", observation)
-        return observation, reward, terminated, truncated, info
-
-    @contextmanager
-    def _reporting(self) -> Iterator[None]:
-        try:
-            yield
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            raise EnvironmentFailure(
-                f"{self.name} raised {type(error).__name__} at step {self.episode_step} of an "
-                f"episode: {error or 'without a message'}."
-            ) from error
-
-    def _check_finite(self, quantity: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, part in value.items():
-                self._check_finite(f"{quantity} `{key}`", part)
-        elif isinstance(value, tuple):
-            for part in value:
-                self._check_finite(quantity, part)
-        elif not np.isfinite(value).all():
-            raise EnvironmentFailure(
-                f"{self.name}: the {quantity} at step {self.episode_step} of the episode is not "
-                f"finite ({np.asarray(value)})."
-            )
 
 
 def make(
@@ -184,39 +112,15 @@ def vectorised(name: str, settings: Settings) -> VecEnv:
         return DummyVecEnv(makers)
     make(name, settings.env_kwargs, wrappers).close()  # what is wrong is said here, in one line
     if settings.vec == "subproc":
-        return Subprocesses(makers)
+        return Subprocesses(makers, name)
     if settings.vec == "ray":
         from ebrl.command.ray_environments import RayVecEnv
 
         return RayVecEnv(makers)
     if wrappers:
         raise UsageError("wrappers are around single environments: expected another vec: vector.")
-    return FromVectorEnv(gym.make_vec(name, settings.n_envs, **(settings.env_kwargs or {})))
-
-
-class Subprocesses(SubprocVecEnv):
-    """Environments in a process each.
-
-    Raises:
-        EnvironmentFailure: A process ended; its error is on stderr.
-    """
-
-    def reset(self) -> VecEnvObs:
-        with _one_may_end():
-            return super().reset()
-
-    def step_wait(self) -> VecEnvStepReturn:
-        with _one_may_end():
-            return super().step_wait()
-
-
-@contextmanager
-def _one_may_end() -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, ConnectionError) as error:
-        failure = "the process of an environment ended; its error is above."
-        raise EnvironmentFailure(failure) from error
+    made = gym.make_vec(name, settings.n_envs, **(settings.env_kwargs or {}))
+    return WatchedVector(made, name)
 
 
 def _wrapped(environment: gym.Env, wrapper: dict[str, Any]) -> gym.Env:

@@ -26,6 +26,8 @@ class RunError(Exception):
 class EnvironmentFailure(RunError):
     """An environment raised an error, or gave numbers that are not finite."""
 
+    traceback = ""  # of the environment's own error, if there is one
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean `x`?' for the nearest of the `known` names, '' when none is near."""

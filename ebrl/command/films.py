@@ -19,9 +19,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from ebrl.command.action_landscapes import draw_actions, why_no_landscape
 from ebrl.command.agent_config import Configuration
-from ebrl.command.environments import Watched, make
+from ebrl.command.environments import make
 from ebrl.command.errors import RunError, UsageError, extra
 from ebrl.command.evaluation import undisturbed_streams
+from ebrl.command.watched import Watched
 
 Show = Callable[[np.ndarray], None]  # takes a picture (height, width, 3), uint8
 

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from ebrl.command.errors import EnvironmentFailure, extra
 from ebrl.command.ray_clusters import joining
+from ebrl.training import DivergedError
 
 RESTARTS = 10  # of one environment within a run, before it counts as broken
 
@@ -154,8 +155,8 @@ class RayVecEnv(VecEnv):
             return self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, EnvironmentFailure):
-                raise EnvironmentFailure(str(cause)) from error
+            if isinstance(cause, EnvironmentFailure | DivergedError):
+                raise cause from error
             raise
 
     def _stacked(self) -> Any:

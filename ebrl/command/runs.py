@@ -151,9 +151,9 @@ def sole_writer(run: Run) -> Iterator[None]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file atomically."""
+    """Write a file atomically, with escapes for what UTF-8 cannot hold."""
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:

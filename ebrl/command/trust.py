@@ -61,6 +61,17 @@ OF_SB3 = {
 }
 WRAPPERS = {f"gymnasium.wrappers.{name}" for name in OF_GYMNASIUM}
 WRAPPERS |= {f"stable_baselines3.common.atari_wrappers.{name}" for name in OF_SB3}
+FUNCTIONS = (  # of ours that make parts or read files, and write nothing
+    "ebrl.schedules.",
+    "ebrl.objectives.defaults.",
+    "ebrl.training.tables.",
+    "ebrl.vision.digits.",
+    "ebrl.vision.fashion.",
+    "ebrl.vision.shipped.pretrained",
+    "ebrl.vision.shipped.trainable",
+    "ebrl.command.spaces.",
+)
+WRITERS = {"ebrl.training.log"}  # modules of ours whose classes write when they are made
 FOREIGN["sb3_contrib"] = FOREIGN["stable_baselines3"]
 
 IMPORTS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+|[\w.]+:[^\W\d].*")  # a.b.C, or module:Name-v0
@@ -106,8 +117,13 @@ def is_known(text: str) -> bool:
         return module in ("ebrl.envs", "ale_py", "shimmy")
     home, _, _ = text.rpartition(".")
     package = home.partition(".")[0]
-    if OURS.fullmatch(home):
-        return _defined_in(text, "ebrl")
+    if any(part.startswith("_") for part in text.split(".")):  # importing a `__main__` runs it
+        return False
+    if OURS.fullmatch(home) and _defined_in(text, "ebrl"):
+        found: Any = pydoc.locate(text)
+        if isinstance(found, type):
+            return found.__module__ not in WRITERS
+        return f"{found.__module__}.{found.__qualname__}".startswith(FUNCTIONS)
     if package in FOREIGN and _defined_in(text, package):
         found = pydoc.locate(text)
         bases = tuple(pydoc.locate(base) for base in FOREIGN[package])

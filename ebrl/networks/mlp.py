@@ -121,11 +121,14 @@ class MLPEnergy(Energy):
         return (x - self.mean) / self.deviation
 
     @torch.no_grad()
-    def project_weights(self) -> None:
+    def project_weights(self, frozen: bool = True) -> None:
         """Scale the weights into every hidden unit to norm 1, and its bias with them.
 
         Batch normalisation undoes a unit's scale if the activation is homogeneous, as ReLU is.
         Called after every step, it keeps the steps' angles from shrinking as the weights grow.
+
+        Args:
+            frozen: Scale layers with frozen parameters, too.
 
         Raises:
             ValueError: For a network without batch normalisation, whose values would change.
@@ -136,9 +139,11 @@ class MLPEnergy(Energy):
                 "of the weights matters"
             )
         first, *others = self.layers
-        project(first, *(() if self.condition_layer is None else (self.condition_layer,)))
-        for layer in others:
-            project(layer)
+        inputs = (first,) if self.condition_layer is None else (first, self.condition_layer)
+        for group in (inputs, *((layer,) for layer in others)):
+            parameters = [parameter for layer in group for parameter in layer.parameters()]
+            if frozen or all(parameter.requires_grad for parameter in parameters):
+                project(*group)
 
     @property
     def takes_condition(self) -> bool:

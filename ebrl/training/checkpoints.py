@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ebrl import rolling, storage
+from ebrl import rolling, schema, storage
 from ebrl.energies import Energy
 from ebrl.rolling import checkpoints_in as checkpoints_in
 from ebrl.storage import StorageError
@@ -46,8 +46,10 @@ def load_average(energy: Energy, folder: Path) -> int:
         weights = state["energy"]
         if "averaged" in state:
             weights = {name: state["averaged"][f"module.{name}"] for name in weights}
+        here = {name: schema.like(one) for name, one in energy.state_dict().items()}
+        schema.record(here, rest=True)(weights, "energy")
         energy.load_state_dict(weights)
         return int(state["step"])
-    # The state is no tree of weights, or names and shapes do not fit.
+    # the state is no tree of weights, or names, shapes and dtypes do not fit
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise StorageError(f"{path}: these are the weights of another energy: {error}") from error

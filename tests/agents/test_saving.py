@@ -24,7 +24,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.dqn.policies import MlpPolicy
-from stable_baselines3.her import HerReplayBuffer
+from stable_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 from torch import nn
 
 from ebrl import storage
@@ -222,11 +222,13 @@ def test_dictionary_and_image_observations(tmp_path: Path) -> None:
 
 def test_hindsight_replay(tmp_path: Path) -> None:
     env = BitFlippingEnv(n_bits=4, continuous=True, max_steps=4)
-    chosen = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"n_sampled_goal": 2}}
+    goals = {"n_sampled_goal": 2, "goal_selection_strategy": GoalSelectionStrategy.FINAL}
+    chosen = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": goals}
     SavedSAC("MultiInputPolicy", env, **TINY, **chosen).save(tmp_path / "her")
     loaded = SavedSAC.load(tmp_path / "her", env=env)
     assert isinstance(loaded.replay_buffer, HerReplayBuffer)
     assert loaded.replay_buffer.n_sampled_goal == 2
+    assert loaded.replay_buffer.goal_selection_strategy is GoalSelectionStrategy.FINAL
     blind = SavedSAC.load(tmp_path / "her")
     blind.predict(observations(env.observation_space))
     with pytest.raises(ValueError, match=r"give it when loading: load\(path, env=env\)"):

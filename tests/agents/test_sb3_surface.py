@@ -154,12 +154,22 @@ def test_the_norm_of_a_gradient_is_clipped() -> None:
         {"gradient_steps": None},
         {"moves": 2**63},
         {"candidates": 2**63},
+        {"batch_size": np.int64(0)},
     ],
 )
 def test_nonsense_numbers_are_refused_before_the_first_step(arguments: dict[str, Any]) -> None:
     (name,) = arguments
     with pytest.raises(ValueError, match=f"expected {name}"):
         continuous(**arguments)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    continuous(batch_size=np.int64(8), gamma=np.float32(0.5), learning_rate=np.float64(1e-3))
+
+
+def test_epsilon_falls_over_a_part_of_the_training() -> None:
+    with pytest.raises(ValueError, match="exploration_fraction > 0"):
+        discrete(exploration_fraction=0)
 
 
 # ---- names of networks ------------------------------------------------------------------------
@@ -232,6 +242,25 @@ def test_frozen_networks_stay(name: str) -> None:
     assert all(torch.equal(before[key], value) for key, value in network.named_parameters())
 
 
+def test_frozen_layers_stay_where_units_are_scaled() -> None:
+    agent = continuous(unit_weights=True)
+    energy = agent.critic.energy
+    first, condition = energy.layers[0], energy.condition_layer
+    first.requires_grad_(False)
+    before = first.weight.clone(), condition.weight.clone()
+    agent.learn(30)
+    assert torch.equal(before[0], first.weight)
+    assert not torch.equal(before[1], condition.weight)
+
+
+@both
+def test_a_frozen_temperature_stays(build: Any) -> None:
+    agent = build(ent_coef="auto_0.1")
+    agent.log_ent_coef.requires_grad_(False)
+    agent.learn(30)
+    assert agent.ent_coef_tensor.item() == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("components", [1, 3])
 def test_the_greedy_action_has_a_gradient(components: int) -> None:
     agent = continuous(components=components)
@@ -268,11 +297,15 @@ def test_the_page_for_users_of_sb3_names_every_new_argument(ours: type, theirs: 
 
 
 class Broken(gym.Wrapper):
-    """Gives NaN, as an observation or a reward, at step 30."""
+    """Gives NaN: as an observation or a reward at step 30, or in a reset."""
 
     def __init__(self, env: gym.Env, where: str) -> None:
         super().__init__(env)
         self.where, self.steps = where, 0
+
+    def reset(self, **arguments: Any) -> Any:
+        observation, info = self.env.reset(**arguments)
+        return observation * (np.nan if self.where == "reset" else 1.0), info
 
     def step(self, action: Any) -> Any:
         self.steps += 1
@@ -299,11 +332,33 @@ def test_nan_from_an_environment_stops_before_a_weight_changes(
 
 
 @both
+def test_nan_from_a_reset_stops_before_the_first_step(build: Any) -> None:
+    agent = build()
+    agent.set_env(Broken(agent.get_env().envs[0], "reset"))
+    with pytest.raises(
+        ValueError, match=r"finite observation, got NaN .* reset of the environment"
+    ):
+        agent.learn(60)
+    assert agent.num_timesteps == 0
+
+
+def test_an_energy_that_overflows_is_a_diverged_training() -> None:
+    agent = continuous()
+    with torch.no_grad():
+        for parameter in agent.critic.parameters():
+            parameter.fill_(1e38)
+    with pytest.raises(DivergedError, match=r"after step .* the training diverged"):
+        agent.learn(60)
+
+
+@both
 def test_nan_cannot_be_acted_on(build: Any) -> None:
     agent = build()
     seen = np.full(agent.observation_space.shape, np.nan, np.float32)
     with pytest.raises(ValueError, match="expected a finite observation"):
         agent.predict(seen, deterministic=True)
+    with pytest.raises(ValueError, match="expected a finite observation"):
+        agent.sample_actions(seen, 4)
 
 
 @pytest.mark.parametrize(

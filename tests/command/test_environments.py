@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
 from gymnasium import spaces
+from stable_baselines3 import DQN
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
+from ebrl.agents.checkpoints import Checkpoints, restore
+from ebrl.agents.replayable import Replayable
 from ebrl.agents.vector_environments import FromVectorEnv
 from ebrl.command import main
 from ebrl.command.agent_config import read
@@ -25,7 +31,8 @@ from ebrl.command.environments import (
     training_environment,
     vectorised,
 )
-from ebrl.command.errors import UsageError
+from ebrl.command.errors import EnvironmentFailure, UsageError
+from ebrl.command.watched import Subprocesses, Watched, WatchedVector
 
 WRAPPERS = [
     {"class_path": "gymnasium.wrappers.TimeAwareObservation"},
@@ -160,6 +167,84 @@ def test_a_run_with_a_process_for_each_environment_resumes(tmp_path: Path) -> No
         assert main(["resume", str(folder / "run"), "--total_timesteps", "16"]) == 0
         ends.append(json.loads((folder / "run/evaluations.json").read_text())[-1]["returns"])
     assert ends[0] == ends[1]
+
+
+# ---- failures ----------------------------------------------------------------------------------
+
+
+def failing(kind: str) -> gym.Env:
+    """CartPole that fails at its fourth step; defined here, processes get its code."""
+
+    class Failing(gym.Wrapper):
+        steps = 0
+
+        def step(self, action: int) -> tuple[Any, Any, bool, bool, dict]:
+            observation, _, *rest = self.env.step(action)
+            self.steps += 1
+            if self.steps == 4 and kind == "raises":
+                raise OSError("the arm is stuck \udcff")
+            if self.steps == 4 and kind == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            broken = self.steps == 4 and kind not in ("raises", "dies")
+            wrong = {"nan": float("nan"), "text": "one", "rows": np.ones(3)}
+            if broken and kind == "wide":
+                observation = np.zeros(5)
+            return observation, wrong.get(kind, 1.0) if broken else 1.0, *rest
+
+    return Failing(gym.make("CartPole-v1"))
+
+
+FAILURES = {
+    "raises": "Broken-v0 raised OSError at step 4 of an episode: the arm is stuck",
+    "nan": "Broken-v0: the reward at step 4 of the episode is not finite",
+    "text": "Broken-v0: the reward at step 4 of the episode is no numbers",
+    "rows": r"Broken-v0: the reward at step 4 of the episode has shape \(3,\)",
+    "wide": r"Broken-v0: the observation at step 4 of the episode has shape \(5,\), \(4,\) was",
+}
+
+
+def broken(kind: str) -> gym.Env:
+    return Monitor(Replayable(Watched(failing(kind), "Broken-v0")))
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_whatever_an_environment_does_is_said_with_its_name_and_step(kind: str) -> None:
+    env = DummyVecEnv([partial(broken, kind)])
+    env.reset()
+    for _ in range(3):
+        env.step(np.array([0]))
+    with pytest.raises(EnvironmentFailure, match=FAILURES[kind]):
+        env.step(np.array([0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["raises", "nan", "dies"])
+def test_a_failure_in_a_process_loses_no_training(kind: str, tmp_path: Path) -> None:
+    said = FAILURES.get(kind, "a process of Broken-v0 ended")
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # processes cannot import tests
+    env = Subprocesses([partial(broken, kind)] * 2, "Broken-v0")
+    agent = DQN("MlpPolicy", env, learning_starts=2, buffer_size=50)
+    checkpoints = Checkpoints(tmp_path, every=1_000)
+    with pytest.raises(EnvironmentFailure, match=said) as raised:
+        agent.learn(50, callback=checkpoints)
+    assert ("the arm is stuck" in raised.value.traceback) == (kind == "raises")
+    checkpoints.write_broken_off()
+    other = DQN("MlpPolicy", DummyVecEnv([partial(broken, "")] * 2), buffer_size=50)
+    with pytest.warns(UserWarning, match="new episodes start"):
+        assert restore(other, tmp_path).num_timesteps == agent.num_timesteps > 0
+    env.close()
+
+
+def test_a_vector_environment_that_fails_is_named() -> None:
+    class Nan(gym.vector.VectorWrapper):
+        def step(self, actions: Any) -> Any:
+            observations, rewards, *rest = self.env.step(actions)
+            return observations, rewards * np.nan, *rest
+
+    env = WatchedVector(Nan(gym.make_vec("CartPole-v1", 2, "sync")), "Broken-v0")
+    env.reset()
+    with pytest.raises(EnvironmentFailure, match="Broken-v0: a reward at step 1 of an episode"):
+        env.step(np.array([0, 0]))
 
 
 # ---- Ray ---------------------------------------------------------------------------------------
