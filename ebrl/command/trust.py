@@ -9,6 +9,7 @@ from __future__ import annotations
 import pydoc
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ NO_CODE = {"name", "run", "offline", "prefill"}  # names, and data that are read
 def check_known(path: Path, tree: dict[str, Any]) -> None:
     """Raise UsageError if a config names code that is not listed."""
     for place, text in _strings("", {k: v for k, v in tree.items() if k not in NO_CODE}):
-        if IMPORTS.fullmatch(text) and not is_known(text):
+        if IMPORTS.fullmatch(text) and not is_known(text) and not _is_file_name(text):
             raise UsageError(
                 f"{path}: {place} names `{text}`, which is not code that ebrl knows. "
                 "If you trust it to run on this machine, add --trust"
@@ -129,6 +130,12 @@ def is_known(text: str) -> bool:
         bases = tuple(pydoc.locate(base) for base in FOREIGN[package])
         return isinstance(found, type) and issubclass(found, bases)  # type: ignore[arg-type]
     return False
+
+
+def _is_file_name(text: str) -> bool:
+    """Return whether a dotted name, such as `text.txt`, is of no package that is installed."""
+    package = text.partition(".")[0]
+    return ":" not in text and package != "__main__" and find_spec(package) is None
 
 
 def _defined_in(text: str, package: str) -> bool:

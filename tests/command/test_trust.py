@@ -40,6 +40,7 @@ def test_parts_of_the_libraries_are_known(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "__main__.main",
         "os.system",
         "subprocess.Popen",
         "builtins.eval",
@@ -114,6 +115,12 @@ def test_demonstrations_are_no_code(tmp_path: Path, key: str) -> None:
     tree = {key: "minari:pendulum/swings-v0", "agent": {"class_path": "stable_baselines3.SAC"}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
     assert command("play", tmp_path) == f"ebrl play {tmp_path}"
+
+
+def test_names_of_files_are_no_code(tmp_path: Path) -> None:
+    data = {"class_path": "ebrl.sequences.Text", "init_args": {"path": "text.txt"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    assert command("resume", tmp_path) == f"ebrl resume {tmp_path}"
 
 
 def test_an_energys_folder_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
