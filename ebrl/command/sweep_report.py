@@ -59,7 +59,7 @@ def report(
     if failed:
         yield f"  failed   {failed} trials; what they said: {folder}/*/*.log. {AGAIN}"
     yield f"  best     {folder / 'best.yaml'}"
-    if [*plan.space] == ["agent"]:  # trials are then methods
+    if plan.varied == ["agent"]:  # trials are then methods
         yield from _compared(plan, folder, done)
 
 

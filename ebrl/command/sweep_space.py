@@ -89,5 +89,10 @@ class Plan(NamedTuple):
     timesteps: int  # of a run
 
     @property
+    def varied(self) -> list[str]:
+        """The keys with more than one value."""
+        return [k for k, one in self.space.items() if isinstance(one, Range) or one.values[1:]]
+
+    @property
     def grid(self) -> list[dict[str, Any]]:
         return combinations(self.space)
