@@ -79,6 +79,7 @@ def process(rank: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=2)
     for name in TASKS:
         torch.save(train(name), f"{folder}/{name}-{rank}.pt")
+    dist.barrier()
     dist.destroy_process_group()
 
 

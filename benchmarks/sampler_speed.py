@@ -286,8 +286,8 @@ def main() -> None:
         "commit": commit(),
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", *PEERS)),
     }
-    before = arguments.out and arguments.out.exists()
-    record = json.loads(arguments.out.read_text()) if before else {}
+    before = arguments.out and arguments.out.with_suffix(".json").exists()
+    record = json.loads(arguments.out.with_suffix(".json").read_text()) if before else {}
     # Of other machines, and of workloads not measured now, the figures stay.
     machine = device_name(arguments.device)
     mine = record.setdefault(machine, {"facts": {}, "tables": {}})
@@ -303,7 +303,7 @@ def main() -> None:
         tables[str(threads)] = {row: table[row] for row in sorted(table, key=place)}
         if arguments.out:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+            arguments.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
             arguments.out.with_suffix(".md").write_text(as_markdown(record, about))
     print(as_markdown({machine: mine}, about))
 

@@ -192,7 +192,9 @@ def main() -> None:
             "stable_baselines3": stable_baselines3.__version__,
             "commit": commit(),
         }
-        arguments.out.write_text(json.dumps({"facts": facts, "table": table}, indent=1) + "\n")
+        arguments.out.with_suffix(".json").write_text(
+            json.dumps({"facts": facts, "table": table}, indent=1) + "\n"
+        )
         told = ", ".join(f"{name} {value}" for name, value in facts.items())
         arguments.out.with_suffix(".md").write_text(f"{as_markdown(table)}\n\nOn: {told}.\n")
 
