@@ -11,6 +11,7 @@ from torch import Tensor
 from ebrl.energies.energy import Number, log_probabilities
 from ebrl.energies.gaussian import Target, standard_normal
 from ebrl.energies.quadrature import Quadrature
+from ebrl.generators import device_of
 from ebrl.ranges import check_at_least, check_positive
 
 _SQRT_2 = math.sqrt(2)
@@ -233,7 +234,7 @@ class Ring(Target):
 
     def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
         radius = self.quadrature.draw(batch, generator)
-        angle = 2 * math.pi * torch.rand(batch, generator=generator, device=generator.device)
+        angle = 2 * math.pi * torch.rand(batch, generator=generator, device=device_of(generator))
         return radius.unsqueeze(-1) * torch.stack([angle.cos(), angle.sin()], -1)
 
 
@@ -302,7 +303,7 @@ class TruncatedGaussian(Target):
         return torch.where(inside, value, math.inf), standard / self.deviation
 
     def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        device = generator.device
+        device = device_of(generator)
         low, high = self._tail.to(device)
         # In float32 one number in 2^24 is 0, which without a lower bound is a draw of -infinity.
         uniform = low.new_empty(*batch, len(low)).uniform_(generator=generator)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies.energy import Energy, Number
+from ebrl.generators import device_of
 
 
 class Target(Energy):
@@ -137,4 +138,4 @@ def standard_normal(
     shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype | None = None
 ) -> Tensor:
     """Draw standard normal numbers on the generator's device."""
-    return torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
+    return torch.randn(shape, generator=generator, device=device_of(generator), dtype=dtype)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ebrl.generators import device_of
+
 
 class Quadrature(NamedTuple):
     """A density on an interval, tabulated to the accuracy of float32."""
@@ -39,10 +41,9 @@ class Quadrature(NamedTuple):
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Draw by inversion, linear between the nodes."""
-        nodes, cumulative = self.nodes.to(generator.device), self.cumulative.to(generator.device)
-        uniform = torch.rand(
-            shape, generator=generator, device=generator.device, dtype=torch.float64
-        )
+        device = device_of(generator)
+        nodes, cumulative = self.nodes.to(device), self.cumulative.to(device)
+        uniform = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
         right = torch.searchsorted(cumulative, uniform, right=True).clamp(1, len(nodes) - 1)
         left = right - 1
         rise = (cumulative[right] - cumulative[left]).clamp_min(torch.finfo(torch.float64).tiny)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ebrl.energies import Energy, check_energy, dtype_of
 from ebrl.energies.evaluating import evaluating
+from ebrl.generators import check_generator
 from ebrl.kernels import HMC, GibbsWithGradients, Kernel, Proposal
 from ebrl.ranges import check_at_least, check_positive
 from ebrl.sampling import DualAveraging, Sampler, Samples
-from ebrl.sampling.starts import check_generator
 from ebrl.spaces import Binary, Categorical, Space, Unbounded
 
 

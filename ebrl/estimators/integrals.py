@@ -12,9 +12,9 @@ from torch import Tensor
 from ebrl.energies import Energy, Number, align_left, check_energy
 from ebrl.energies.evaluating import evaluating
 from ebrl.estimators.annealing import Annealing
+from ebrl.generators import check_generator
 from ebrl.kernels import Kernel, Proposal
 from ebrl.ranges import check_at_least
-from ebrl.sampling.starts import check_generator
 from ebrl.spaces import Space
 
 Bound = Literal["lower", "upper", "none"]

@@ -17,6 +17,7 @@ from torch.distributions import Normal
 from torch.nn.functional import softplus
 
 from ebrl.energies import Energy
+from ebrl.generators import device_of
 from ebrl.kernels.importance import Proposal
 from ebrl.objectives.protocol import Loss, Objective, conditioned
 from ebrl.ranges import check_at_least
@@ -50,8 +51,9 @@ class NormalNoise(NamedTuple):
         return cls(mean, deviation)
 
     def sample(self, batch: tuple[int, ...], generator: Generator) -> Tensor:
-        mean, deviation = self.mean.to(generator.device), self.deviation.to(generator.device)
-        noise = torch.empty(*batch, *mean.shape, dtype=mean.dtype, device=generator.device)
+        device = device_of(generator)
+        mean, deviation = self.mean.to(device), self.deviation.to(device)
+        noise = torch.empty(*batch, *mean.shape, dtype=mean.dtype, device=device)
         return mean + deviation * noise.normal_(generator=generator)
 
     def log_density(self, x: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ebrl.generators import check_generator
 from ebrl.kernels.protocol import where
 from ebrl.ranges import check_at_least, check_probabilities
-from ebrl.sampling.starts import check_generator
 from ebrl.spaces import Space
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, check_energy, dtype_of
+from ebrl.generators import check_generator
 from ebrl.spaces import Space, Unbounded
 
 
@@ -59,15 +60,6 @@ def check_types(energy: object, x: object, generator: object) -> None:
     check_generator(generator)
     if x is not None and not isinstance(x, Tensor):
         raise TypeError(f"expected x as a tensor, got {type(x).__name__}: torch.as_tensor(x)")
-
-
-def check_generator(generator: object) -> None:
-    """Raise `TypeError` unless `generator` is a `torch.Generator`, such as for an int seed."""
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"expected a torch.Generator, got {type(generator).__name__}: "
-            "torch.Generator().manual_seed(0)"
-        )
 
 
 def _check_devices(x: Tensor, generator: torch.Generator, energy: Energy) -> None:

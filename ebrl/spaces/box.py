@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ebrl.constants import Constant
 from ebrl.energies import Energy, Number, align_left
+from ebrl.generators import device_of
 from ebrl.spaces.space import FreeEnergy, Space
 
 Walls = Literal["reject", "reflect", "tanh", "project"]
@@ -78,12 +79,10 @@ class Box(Space):
         return ((x >= self._low.to(x)) & (x <= self._high.to(x))).all(-1)
 
     def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        low, high = (
-            torch.atleast_1d(bound.on(generator.device)) for bound in (self._low, self._high)
-        )
-        uniform = torch.rand(
-            *batch, *low.shape, generator=generator, device=generator.device, dtype=low.dtype
-        )
+        device = device_of(generator)
+        low, high = (torch.atleast_1d(bound.on(device)) for bound in (self._low, self._high))
+        shape = (*batch, *low.shape)
+        uniform = torch.rand(shape, generator=generator, device=device, dtype=low.dtype)
         return low + (high - low) * uniform
 
     def reference_log_density(self, x: Tensor) -> Tensor:

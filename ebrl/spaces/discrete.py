@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ebrl.energies import Energy, Number
+from ebrl.generators import device_of
 from ebrl.ranges import check_at_least
 from ebrl.spaces.space import Space
 
@@ -42,7 +43,7 @@ class Categorical(Space):
 
     def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
         drawn = torch.randint(
-            self.categories, (*batch, self.sites), generator=generator, device=generator.device
+            self.categories, (*batch, self.sites), generator=generator, device=device_of(generator)
         )
         return nn.functional.one_hot(drawn, self.categories).to(torch.get_default_dtype())
 

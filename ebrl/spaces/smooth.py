@@ -10,6 +10,7 @@ from torch.nn.functional import logsigmoid, pad
 
 from ebrl.constants import Constant
 from ebrl.energies import CorrelatedGaussian, Number
+from ebrl.generators import device_of
 from ebrl.ranges import check_at_least, check_positive
 from ebrl.spaces.space import Space
 
@@ -52,7 +53,7 @@ class HalfLine(Space):
         return ((x >= self.low.to(x)) & x.isfinite()).all(-1)
 
     def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        device = generator.device
+        device = device_of(generator)
         away = torch.empty(*batch, self.dimension, device=device).exponential_(generator=generator)
         bounded, start = self.bounded.on(device), self.start.on(device)
         if self.all_bounded:
@@ -98,7 +99,7 @@ class Simplex(Space):
         return (x >= 0).all(-1) & ((x.sum(-1) - 1).abs() < 1e-4)
 
     def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        x = torch.empty(*batch, self.categories, device=generator.device)
+        x = torch.empty(*batch, self.categories, device=device_of(generator))
         x.exponential_(generator=generator)
         return x / x.sum(-1, keepdim=True)
 
@@ -125,7 +126,8 @@ class Torus(Space):
         return ((x >= 0) & (x <= self.period)).all(-1)
 
     def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        uniform = torch.rand(*batch, self.dimension, generator=generator, device=generator.device)
+        device = device_of(generator)
+        uniform = torch.rand(*batch, self.dimension, generator=generator, device=device)
         return self.period * uniform
 
     def reference_log_density(self, x: Tensor) -> Tensor:
@@ -160,7 +162,7 @@ class Affine(Space):
         return x.isfinite().all(-1)
 
     def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        mean = self.mean.on(generator.device)
+        mean = self.mean.on(device_of(generator))
         noise = mean.new_empty(*batch, len(mean)).normal_(generator=generator)
         return self.from_free(noise)
 

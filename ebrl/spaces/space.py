@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, align_left
+from ebrl.generators import device_of
 
 
 class Space:
@@ -66,7 +67,7 @@ class Unbounded(Space):
                 "to draw starting points the space must know its event shape: "
                 "Unbounded(2), or pass x to sample"
             )
-        return torch.randn(*batch, *self.shape, generator=generator, device=generator.device)
+        return torch.randn(*batch, *self.shape, generator=generator, device=device_of(generator))
 
     def reference_log_density(self, x: Tensor) -> Tensor:
         event_axes = tuple(range(-max(len(self.shape), 1), 0))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number
+from ebrl.generators import device_of
 from ebrl.spaces.space import Space
 
 PADDING = 0
@@ -54,7 +55,7 @@ class Strings(Space):
         return (inside == known).all(-1) & (length >= self.shortest)
 
     def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        device = generator.device
+        device = device_of(generator)
         length = torch.randint(
             self.shortest, self.longest + 1, (*batch, 1), generator=generator, device=device
         )

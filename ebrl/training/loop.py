@@ -26,11 +26,11 @@ from torch.utils.data import Dataset
 
 from ebrl import schedules, schema
 from ebrl.energies import Energy
+from ebrl.generators import check_generator
 from ebrl.objectives.protocol import Objective
 from ebrl.ranges import check_at_least
 from ebrl.rolling import checkpoint_path, step_of
 from ebrl.sampling import Sampler, StartError
-from ebrl.sampling.starts import check_generator
 from ebrl.schema import Schema
 from ebrl.storage import StorageError
 from ebrl.training.checkpoints import checkpoints_in, newest_checkpoint, write_checkpoint

@@ -302,6 +302,12 @@ def test_impossible_bounds_are_refused(low: float, high: float, message: str) ->
         Box(low, high)
 
 
+def test_an_int_seed_gets_an_answer() -> None:
+    for draw in (Box(-torch.ones(2), 1.0).reference, Gaussian(0.0, 1.0, 2).sample):
+        with pytest.raises(TypeError, match=r"expected a torch.Generator, got int: .*manual_seed"):
+            draw((3,), 0)  # type: ignore[arg-type]
+
+
 def test_unknown_walls_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected walls to be one of .* got 'clip'"):
         Box(-1.0, 1.0, walls="clip")
