@@ -108,14 +108,16 @@ class BatchNormalization(nn.Module):
 class LayerNormalization(nn.Module):
     """Normalisation of each row's features (Ba et al. 2016), with the gains of each member."""
 
-    def __init__(self, members: int, features: int):
+    def __init__(self, members: int, features: int, epsilon: float = 1e-5):
         super().__init__()
         shape = (members, 1, features) if members > 1 else (1, features)
+        self.features, self.epsilon = features, epsilon
         self.weight = nn.Parameter(torch.ones(shape))
         self.bias = nn.Parameter(torch.zeros(shape))
 
     def forward(self, h: Tensor) -> Tensor:
-        return nn.functional.layer_norm(h, h.shape[-1:]) * self.weight + self.bias
+        normal = nn.functional.layer_norm(h, (self.features,), eps=self.epsilon)
+        return normal * self.weight + self.bias
 
 
 def normalized(
