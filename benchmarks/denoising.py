@@ -2,7 +2,7 @@
 
     EBRL_DATA=… python benchmarks/denoising.py --out benchmarks/results/denoising
     … --sets BSD68 --methods ebrl          # some of the figures; the others stay as they are
-    … --real folder/of/noisy/photographs   # and OUT_real.png, before and after
+    … --real folder/of/noisy/photographs   # and OUT_real.jpg, before and after
 
 White noise of seven levels on BSD68 (grey), on five photographs of scikit-image and on 20 of
 BSDS500 that `leave_out: 20` in a config keeps out of a training; the level unknown; noise that is
@@ -389,7 +389,7 @@ def main() -> None:
         record.facts.setdefault("cost", {name: cost(*size) for name, size in sizes.items()})
         picture(arguments.out.with_suffix(".png"))
     if arguments.real:
-        real(arguments.real, arguments.out.with_name(f"{arguments.out.name}_real.png"))
+        real(arguments.real, arguments.out.with_name(f"{arguments.out.name}_real.jpg"))
     record.write()
     arguments.out.with_suffix(".md").write_text(tables(record, sets))
     print(tables(record, sets))
