@@ -164,7 +164,8 @@ def test_nonsense_numbers_are_refused_before_the_first_step(arguments: dict[str,
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    continuous(batch_size=np.int64(8), gamma=np.float32(0.5), learning_rate=np.float64(1e-3))
+    agent = continuous(batch_size=np.int64(8), gamma=np.float32(0.5))
+    assert (agent.batch_size, agent.gamma) == (8, 0.5)
 
 
 def test_epsilon_falls_over_a_part_of_the_training() -> None:
