@@ -57,6 +57,11 @@ def run(update: Callable[..., Any], arguments: tuple[Any, ...], static: Iterable
     return tree_map_only(Tensor, torch.clone, result) if device == "cuda" else result
 
 
+def is_under_way() -> bool:
+    """Return whether a program is being compiled, which takes tens of seconds."""
+    return torch._guards.CompileContext.try_get() is not None
+
+
 def failures() -> tuple[type[Exception], ...]:
     """Return the exceptions of a function that does not compile to one graph."""
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
@@ -74,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     2 the command or its config is wrong, 128 + n stopped by signal n.
     """
     open_output()
+    if arguments is None:
+        atexit.register(gc.freeze)  # collecting all of torch's objects would take most of a second
     verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = _run(verb, rest)

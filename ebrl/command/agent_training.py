@@ -12,6 +12,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
+from ebrl.agents import compilation
 from ebrl.agents.checkpoints import Restored, restore
 from ebrl.command.agent_config import Configuration, read
 from ebrl.command.agent_pictures import draw_run
@@ -121,6 +122,8 @@ def train_to_end(
     def stop() -> None:
         checkpoints.request(stop=True)
         evaluations.abandon()
+        if compilation.is_under_way():  # the newest checkpoint is as far as one can go back to
+            raise KeyboardInterrupt
 
     def save() -> None:
         if agent.num_timesteps > 0:

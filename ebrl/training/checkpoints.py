@@ -39,7 +39,8 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
 def load_average(energy: Energy, folder: Path) -> int:
     """Put the averaged weights of the newest checkpoint, or its only ones, into `energy`.
 
-    Returns the steps of training behind them; `StorageError` for the weights of another energy.
+    Returns the steps of training behind them; `StorageError` for the weights of another energy, or
+    for NaN.
     """
     path, state = newest_checkpoint(folder)
     try:
@@ -48,8 +49,10 @@ def load_average(energy: Energy, folder: Path) -> int:
             weights = {name: state["averaged"][f"module.{name}"] for name in weights}
         here = {name: schema.like(one) for name, one in energy.state_dict().items()}
         schema.record(here, rest=True)(weights, "energy")
+        if lost := [name for name, one in weights.items() if one.isnan().any()]:
+            raise ValueError(f"energy/{lost[0]} holds NaN")
         energy.load_state_dict(weights)
         return int(state["step"])
-    # the state is no tree of weights, or names, shapes and dtypes do not fit
+    # the state is no tree of weights, or names, shapes, dtypes or numbers do not fit
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise StorageError(f"{path}: these are the weights of another energy: {error}") from error
+        raise StorageError(f"{path}: these weights do not fit the energy: {error}") from error

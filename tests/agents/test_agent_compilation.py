@@ -16,7 +16,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.her import HerReplayBuffer
 from torch import Tensor, nn
 
-from ebrl.agents import EnergyActorCritic, SoftQ
+from ebrl.agents import EnergyActorCritic, SoftQ, compilation
 from ebrl.agents.soft_agent import SoftAgent
 
 # The compiler's own, the first time that it runs.
@@ -284,3 +284,17 @@ def test_an_optimizer_without_a_formula_is_refused(
 def test_other_precisions_are_refused() -> None:
     with pytest.raises(ValueError, match="precision 'float32' or 'bfloat16', got 'float16'"):
         discrete(precision="float16")
+
+
+def test_a_compilation_says_that_it_is_under_way() -> None:
+    """Ctrl-C then need not wait for its end."""
+    seen = []
+
+    def backend(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
+        seen.append(compilation.is_under_way())
+        return graph.forward
+
+    program = torch.compile(lambda x: x + 1, backend=backend)
+    before = compilation.is_under_way()
+    assert program(torch.zeros(2)).tolist() == [1.0, 1.0]
+    assert (before, seen, compilation.is_under_way()) == (False, [True], False)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -191,6 +192,23 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
     whole = config(tmp_path / "whole", **{**changes, "steps": total})
     assert main(["fit", str(whole)]) == 0
     assert_same_end(run, tmp_path / "whole" / "run")
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="Windows has no wait4")
+def test_after_ctrl_c_a_process_is_gone_within_a_second(tmp_path: Path) -> None:
+    """In CPU seconds, which do not count how busy the machine is."""
+    command = [sys.executable, "-c", "import sys, ebrl.command; sys.exit(ebrl.command.main())"]
+    path = config(tmp_path, steps=100_000, checkpoint_every=100)
+    process = subprocess.Popen([*command, "fit", str(path)], stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "run").glob("checkpoints/*.zip")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    before = psutil.Process(process.pid).cpu_times()
+    process.send_signal(signal.SIGINT)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 130
+    assert used.ru_utime + used.ru_stime - before.user - before.system < 0.6
 
 
 def test_files_of_data_of_any_shape(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

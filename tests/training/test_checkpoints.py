@@ -15,13 +15,20 @@ from ebrl.training import load_average, write_checkpoint
 
 
 @pytest.mark.parametrize(
-    "wrong", [torch.ones(8, 2, dtype=torch.int64), torch.ones(3), torch.ones(8, 2).double(), 3.0]
+    "wrong",
+    [
+        torch.ones(8, 2, dtype=torch.int64),
+        torch.ones(3),
+        torch.ones(8, 2).double(),
+        torch.full((8, 2), torch.nan),
+        3.0,
+    ],
 )
-def test_weights_of_another_energy_are_refused_as_a_whole(wrong: Any, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_refused_as_a_whole(wrong: Any, tmp_path: Path) -> None:
     energy = MLPEnergy(2, (8,))
     before = copy.deepcopy(energy.state_dict())
     weights = {name: tensor + 1 for name, tensor in before.items()} | {"layers.0.weight": wrong}
     write_checkpoint(tmp_path, 5, {"step": 5, "energy": weights})
-    with pytest.raises(StorageError, match=r"another energy: energy/layers\.0\.weight"):
+    with pytest.raises(StorageError, match=r"do not fit the energy: energy/layers\.0\.weight"):
         load_average(energy, tmp_path)
     assert all(torch.equal(before[name], tensor) for name, tensor in energy.state_dict().items())
