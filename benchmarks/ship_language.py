@@ -4,8 +4,8 @@
 
 Trains two small scorers on what the transformer reads: contrastive (real against corrupted
 sentences) and residual (noise contrast against the model's own draws). The share of each energy in
-the sum that judges is chosen on the first half of the validation sentences against corrupted
-copies; BLiMP plays no part. Writes ebrl/sequences/weights/english.safetensors with its card.
+the sum that judges is chosen on the first half of the validation sentences against the broken
+copies of benchmarks/coherence.py, which no energy was trained on; BLiMP plays no part. Writes ebrl/sequences/weights/english.safetensors with its card.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import yaml
+from coherence import broken_copies
 from english import TRAIN, VALID, judge, share_won
 
 from ebrl.objectives import NCE
@@ -33,8 +34,9 @@ from ebrl.training.ragged import Ragged
 
 DRAWS = 1500  # of the language model, for noise contrast
 LONGEST = 32  # tokens of the sentences that scorers are trained on
-SHARES = {  # the masked energy is left out: it takes a pass for each token
-    "contrastive": (0.0, 0.5, 1.0, 2.0, 4.0),
+SHARES = {
+    "masked": (0.0, 0.5, 1.0, 2.0),
+    "contrastive": (0.0, 0.25, 0.5, 1.0, 2.0),
     "residual": (0.0, 0.5, 1.0),
 }
 
@@ -85,25 +87,21 @@ def progress(kind: str):  # type: ignore[no-untyped-def]
 
 
 def choose(language: Language, texts: list[str]) -> dict[str, float]:
-    """Return the shares whose sum best tells the texts from corrupted copies."""
-    rows = [row.long() for row in language.tokenizer.encode_all(texts)]
-    rows = [row for row in rows if 2 < len(row) <= LONGEST]
-    x = padded(rows)
-    copies = [row[row != PAD] for row in corrupted(x, generator(7))]
-    found = {}
-    for name in ("causal", *SHARES):
-        energy = language.energies[name]
-        found[name] = [
-            torch.stack([part.sum() for part in parts_of_rows(energy, each)]).numpy()
-            for each in (rows, copies)
-        ]
+    """Return the shares whose sum best tells the texts from broken copies, in the mean of kinds."""
+    kinds = {"real": texts, **broken_copies(texts)}
+    energies = {  # of each name and kind, (texts,)
+        name: {kind: judge(language, language.energies[name])(each) for kind, each in kinds.items()}
+        for name in ("causal", *SHARES)
+    }
     best = (0.0, {"causal": 1.0})
     for shares in itertools.product(*SHARES.values()):
         weights = {"causal": 1.0, **{k: s for k, s in zip(SHARES, shares, strict=True) if s}}
-        real, false = (sum(s * found[k][i] for k, s in weights.items()) for i in (0, 1))
-        won = share_won(real, false)
-        print(f"{won:.4f} {weights}")
-        best = max(best, (won, weights), key=lambda each: each[0])
+        total = {kind: sum(s * energies[k][kind] for k, s in weights.items()) for kind in kinds}
+        real = total.pop("real")
+        won = {kind: share_won(real, false) for kind, false in total.items()}
+        mean = sum(won.values()) / len(won)
+        print(f"{mean:.4f} {weights} " + ", ".join(f"{k} {v:.3f}" for k, v in won.items()))
+        best = max(best, (mean, weights), key=lambda each: each[0])
     return best[1]
 
 

@@ -65,6 +65,8 @@ WRAPPERS |= {f"stable_baselines3.common.atari_wrappers.{name}" for name in OF_SB
 FUNCTIONS = (  # of ours that make parts or read files, and write nothing
     "ebrl.schedules.",
     "ebrl.objectives.defaults.",
+    "ebrl.sequences.language.tokenizer",
+    "ebrl.sequences.language.trainable",
     "ebrl.training.tables.",
     "ebrl.vision.digits.",
     "ebrl.vision.fashion.",

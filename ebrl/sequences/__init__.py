@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ebrl.sequences.language import english as english
     from ebrl.sequences.language import load as load
     from ebrl.sequences.language import save as save
+    from ebrl.sequences.language import tokenizer as tokenizer
+    from ebrl.sequences.language import trainable as trainable
     from ebrl.sequences.objectives import Contrast as Contrast
     from ebrl.sequences.objectives import HybridLikelihood as HybridLikelihood
     from ebrl.sequences.pages import html as html
@@ -61,6 +63,8 @@ _HOMES = {
     "sample": "generation",
     "save": "language",
     "score": "judging",
+    "tokenizer": "language",
+    "trainable": "language",
     "with_reference": "judging",
 }
 __all__ = list(_HOMES)

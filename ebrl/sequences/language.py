@@ -5,6 +5,7 @@ Matrices are stored in 8 bits with a scale for each row, all else in half precis
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,6 +132,27 @@ def load(path: str | Path) -> Language:
 def english() -> Language:
     """Return the English language that comes with the package."""
     return load(ENGLISH)
+
+
+def trainable(language: str = "english") -> CausalEnergy:
+    """Return a copy of a language's causal energy, to train further on other text.
+
+    Args:
+        language: "english", or a file that `save` wrote.
+
+    Raises:
+        FileNotFoundError, StorageError: As `load`.
+    """
+    return deepcopy(_named(language).causal).train().requires_grad_(True)
+
+
+def tokenizer(language: str = "english") -> Tokenizer:
+    """Return a language's tokenizer, for the text that `trainable` is trained on; as that."""
+    return _named(language).tokenizer
+
+
+def _named(language: str) -> Language:
+    return english() if language == "english" else load(language)
 
 
 def _built(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Language:

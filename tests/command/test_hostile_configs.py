@@ -132,6 +132,7 @@ def test_a_changed_config_is_refused_or_harmless(data: Any, name: str, folder: P
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @CHANGED
 @LONG
 @given(data=st.data())

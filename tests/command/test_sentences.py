@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from languages import SENTENCES, animals
 
+from ebrl import sequences
 from ebrl.command import main
 from ebrl.sequences.language import save
 
@@ -184,3 +185,18 @@ def test_a_run_on_text_leaves_a_language(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["fit", "sequences/text", *options, "--steps", "4", "--run", "run"]) == 0
     assert "run/language.safetensors" in capsys.readouterr().out
     assert main(["score", SOUND, "--model", "run"]) == 0
+
+
+def test_the_english_that_ships_is_trained_further(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text.txt").write_text("\n".join(4 * SENTENCES))
+    options = ["--data.init_args.path", "text.txt", "--batch_size", str(4 * len(SENTENCES))]
+    options += ["--learning_rate", "1e-3", "--schedule", "ebrl.schedules.constant"]
+    assert main(["fit", "sequences/english_further", *options, "--steps", "5", "--run", "run"]) == 0
+    ours = sequences.load("run/language.safetensors")
+    before, after = (
+        sum(score.total for score in sequences.score(SENTENCES, language=language))
+        for language in (sequences.english(), ours)
+    )
+    assert after < before
+    assert ours.tokenizer.to_json() == sequences.tokenizer().to_json()
+    assert not sequences.english().causal.training
