@@ -5,7 +5,8 @@
 Trains two small scorers on what the transformer reads: contrastive (real against corrupted
 sentences) and residual (noise contrast against the model's own draws). The share of each energy in
 the sum that judges is chosen on the first half of the validation sentences against the broken
-copies of benchmarks/coherence.py, which no energy was trained on; BLiMP plays no part. Writes ebrl/sequences/weights/english.safetensors with its card.
+copies of benchmarks/coherence.py, which no energy was trained on; BLiMP plays no part. Writes
+ebrl/sequences/weights/english.safetensors with its card.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ from coherence import broken_copies
 from english import TRAIN, VALID, judge, share_won
 
 from ebrl.objectives import NCE
-from ebrl.sequences.corruption import corrupted
 from ebrl.sequences.energies import ScorerEnergy
-from ebrl.sequences.judging import parts_of_rows, with_reference
+from ebrl.sequences.judging import with_reference
 from ebrl.sequences.language import ENGLISH, Language, load, save
 from ebrl.sequences.objectives import Contrast, Draws
 from ebrl.sequences.text import sentences
