@@ -2,11 +2,12 @@
 
     EBRL_DATA=… python benchmarks/ship_language.py runs/english/HybridLikelihood-0
 
-Trains two small scorers on what the transformer reads: contrastive (real against corrupted
-sentences) and residual (noise contrast against the model's own draws). The share of each energy in
-the sum that judges is chosen on the first half of the validation sentences against the broken
-copies of benchmarks/coherence.py, which no energy was trained on; BLiMP plays no part. Writes
-ebrl/sequences/weights/english.safetensors with its card.
+Trains two small scorers on what the transformer reads: contrastive (what the language model lacks
+to tell real sentences from the most likely of three corrupted copies) and residual (noise contrast
+against the model's own draws). The share of each energy in the sum that judges is chosen on the
+first half of the validation sentences against the broken copies of benchmarks/coherence.py, which
+no energy was trained on; BLiMP plays no part. Writes ebrl/sequences/weights/english.safetensors
+with its card.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from coherence import broken_copies
 from english import TRAIN, VALID, judge, share_won
 
 from ebrl.objectives import NCE
+from ebrl.sequences.corruption import MinimalPairs
 from ebrl.sequences.energies import ScorerEnergy
 from ebrl.sequences.judging import with_reference
 from ebrl.sequences.language import ENGLISH, Language, load, save
@@ -34,8 +36,7 @@ from ebrl.training.ragged import Ragged
 
 DRAWS = 1500  # of the language model, for noise contrast
 LONGEST = 32  # tokens of the sentences that scorers are trained on
-SHARES = {
-    "masked": (0.0, 0.5, 1.0, 2.0),
+SHARES = {  # the masked energy is left out: it takes a pass for each token, and gained nothing
     "contrastive": (0.0, 0.25, 0.5, 1.0, 2.0),
     "residual": (0.0, 0.5, 1.0),
 }
@@ -54,7 +55,8 @@ def train_scorer(
     scorer = ScorerEnergy(transformer)
     data: Ragged | torch.Tensor = Ragged(rows)
     if kind == "contrastive":
-        objective = Contrast()
+        pairs = MinimalPairs(language.tokenizer, language.log_frequencies)
+        objective = Contrast(pairs, beside=language.causal, copies=3)
     else:
         drawn = language.causal.sample((DRAWS,), generator(), longest=LONGEST + 1)
         drawn = drawn[(drawn[:, LONGEST:] == PAD).all(1), :LONGEST]
@@ -65,7 +67,7 @@ def train_scorer(
         data,
         objective,
         steps=steps,
-        batch_size=32,
+        batch_size=64 if kind == "contrastive" else 32,
         learning_rate=2e-3,
         schedule=lambda progress: 1 - progress,
         generator=generator(),
@@ -117,7 +119,7 @@ def facts_of(run: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="of `ebrl fit sequences/english`, or a language")
-    parser.add_argument("--steps", type=int, default=1500, help="of the contrastive scorer")
+    parser.add_argument("--steps", type=int, default=600, help="of the contrastive scorer")
     parser.add_argument("--residual-steps", type=int, default=150, help="fewer: its draws are few")
     parser.add_argument("--valid", type=int, default=600, help="sentences to choose shares on")
     parser.add_argument("--machine", help="that trained the transformer, for the card")
@@ -131,8 +133,9 @@ def main() -> None:
     steps = {"contrastive": given.steps, "residual": given.residual_steps}
     scorers = {kind: train_scorer(language, kind, rows, count) for kind, count in steps.items()}
     held_out = sentences(VALID)
+    short = [text for text in held_out[:2000] if 6 <= len(text.split()) <= 30]
     language = language._replace(scorers=scorers)
-    language = language._replace(shares=choose(language, held_out[: given.valid]))
+    language = language._replace(shares=choose(language, short[: given.valid]))
     language = with_reference(language, held_out[:1000])
     nats = judge(language, language.causal)(held_out[2000:])
     tokens = sum(len(row) + 1 for row in language.tokenizer.encode_all(held_out[2000:]))
