@@ -27,7 +27,7 @@ from ebrl.objectives import NCE
 from ebrl.sequences.corruption import MinimalPairs
 from ebrl.sequences.energies import ScorerEnergy
 from ebrl.sequences.judging import with_reference
-from ebrl.sequences.language import ENGLISH, Language, load, save
+from ebrl.sequences.language import ENGLISH, Language, english, load, save
 from ebrl.sequences.objectives import Contrast, Draws
 from ebrl.sequences.text import sentences
 from ebrl.sequences.tokens import PAD, padded
@@ -35,6 +35,7 @@ from ebrl.training import fit
 from ebrl.training.ragged import Ragged
 
 DRAWS = 1500  # of the language model, for noise contrast
+EVERY = 3  # sentence of the training text is one that scorers are trained on
 LONGEST = 32  # tokens of the sentences that scorers are trained on
 SHARES = {  # the masked energy is left out: it takes a pass for each token, and gained nothing
     "contrastive": (0.0, 0.25, 0.5, 1.0, 2.0),
@@ -112,8 +113,17 @@ def facts_of(run: Path) -> dict[str, Any]:
     if not run.is_dir():
         return {}
     config = yaml.safe_load((run / "config.yaml").read_text())
-    transformer = config["energy"]["init_args"]["transformer"]["init_args"]
-    return {"batch": config["batch_size"], "dropout": transformer["dropout"]}
+    energy = config["energy"]
+    if energy["class_path"].endswith("trainable"):
+        command = "ebrl fit sequences/english, then sequences/english_further"
+        steps = english().card["steps"]
+        return {"fit": command, "batch": config["batch_size"], "steps before": steps}
+    transformer = energy["init_args"]["transformer"]["init_args"]
+    return {
+        "fit": "ebrl fit sequences/english",
+        "batch": config["batch_size"],
+        "dropout": transformer["dropout"],
+    }
 
 
 def main() -> None:
@@ -128,7 +138,7 @@ def main() -> None:
     torch.set_num_threads(1)
     language = load(given.run / "language.safetensors" if given.run.is_dir() else given.run)
     began = time.process_time()
-    encoded = language.tokenizer.encode_all(sentences(TRAIN)[:20_000])
+    encoded = language.tokenizer.encode_all(sentences(TRAIN)[::EVERY])
     rows = [row for row in encoded if 2 < len(row) <= LONGEST]
     steps = {"contrastive": given.steps, "residual": given.residual_steps}
     scorers = {kind: train_scorer(language, kind, rows, count) for kind, count in steps.items()}
@@ -140,11 +150,11 @@ def main() -> None:
     nats = judge(language, language.causal)(held_out[2000:])
     tokens = sum(len(row) + 1 for row in language.tokenizer.encode_all(held_out[2000:]))
     words = sum(len(text.split()) + 1 for text in held_out[2000:])
+    facts = {**language.card, **facts_of(given.run)}
     step = language.card["step"] if "step" in language.card else language.card["steps"]
     card = {
-        **{name: fact for name, fact in language.card.items() if name != "step"},
+        **{name: fact for name, fact in facts.items() if name != "step"},
         "steps": step,
-        **facts_of(given.run),
         "data": "Brown, ABC news, US presidents' speeches, film reviews and plots (nltk_data); "
         "3.5 million words",
         "licence of the data": "speeches: public domain; plots: CC BY 4.0; the others: as "
@@ -153,7 +163,7 @@ def main() -> None:
         "scorer seconds": round(time.process_time() - began),
         "valid nats a token": round(float(nats.sum()) / tokens, 4),
         "valid perplexity a word": round(float(torch.tensor(nats.sum() / words).exp()), 1),
-        "command": "ebrl fit sequences/english (its steps, batch and dropout are above); "
+        "command": f"{facts['fit']} (its steps and batch are above); "
         f"python benchmarks/ship_language.py RUN --steps {given.steps} "
         f"--residual-steps {given.residual_steps}",
         **({"training": given.machine} if given.machine else {}),
