@@ -3,15 +3,15 @@
     EBRL_DATA=… python benchmarks/coherence.py --out benchmarks/results/coherence
 
 The second half of the validation sentences, of 6 to 30 words. Broken copies: words in random order;
-one word replaced by another of like frequency; two neighbouring words swapped; the first half of
-the sentence and the second of another. Beside a word 5-gram with Kneser-Ney smoothing of the same
-text. Ties count half.
+one word replaced by another of like frequency; two neighbouring words swapped; one word in another
+form (walks, walked); the first half of the sentence and the second of another. Beside a word 5-gram
+with Kneser-Ney smoothing of the same text. Ties count half.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,32 @@ def swap_words(words: list[str], rng) -> list[str]:  # type: ignore[no-untyped-d
     return [*words[:i], words[i + 1], words[i], *words[i + 2 :]]
 
 
+def other_forms(counts: Counter[str]) -> dict[str, list[str]]:
+    """Return the other words with the same stem, for each word that has some: walk has walked."""
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for word in counts:
+        for end in range(max(3, len(word) - 3), len(word) + 1):
+            by_stem[word[:end]].append(word)
+    found: dict[str, set[str]] = defaultdict(set)
+    for words in by_stem.values():
+        for word in words if len(words) > 1 else []:
+            found[word] |= set(words) - {word}
+    return {word: sorted(others) for word, others in found.items()}
+
+
+def inflect_word(words: list[str], forms: dict[str, list[str]], counts: Counter[str], rng):  # type: ignore[no-untyped-def]
+    """Return the words with one in another form, a more frequent form more often.
+
+    Without one that has other forms, two neighbours are swapped.
+    """
+    places = [i for i, word in enumerate(words) if word in forms]
+    if not places:
+        return swap_words(words, rng)
+    i = int(rng.choice(places))
+    weight = np.array([counts[form] for form in forms[words[i]]], float)
+    return [*words[:i], str(rng.choice(forms[words[i]], p=weight / weight.sum())), *words[i + 1 :]]
+
+
 def broken_copies(texts: list[str]) -> dict[str, list[str]]:
     """Return the broken copies of each kind."""
     rng = np.random.default_rng(0)
@@ -52,10 +78,14 @@ def broken_copies(texts: list[str]) -> dict[str, list[str]]:
         one[: len(one) // 2] + other[len(other) // 2 :]
         for one, other in zip(split, others, strict=True)
     ]
+    forms = other_forms(
+        Counter({word: n for word, n in counts.items() if n > 4 and word.isalpha()})
+    )
     kinds = {
         "words shuffled": [list(rng.permutation(words)) for words in split],
         "one word replaced": [replace_word(words, ranked, rank, rng) for words in split],
         "two neighbours swapped": [swap_words(words, rng) for words in split],
+        "one word in another form": [inflect_word(words, forms, counts, rng) for words in split],
         "halves of two sentences": joined,
     }
     return {kind: [" ".join(words) for words in found] for kind, found in kinds.items()}

@@ -2,11 +2,10 @@
 
     EBRL_DATA=… python benchmarks/ship_language.py runs/english/HybridLikelihood-0
 
-Trains two small scorers on what the transformer reads: contrastive (what the language model lacks
-to tell real sentences from the most likely of three corrupted copies) and residual (noise contrast
-against the model's own draws). The share of each energy in the sum that judges is chosen on the
-first half of the validation sentences against the broken copies of benchmarks/coherence.py, which
-no energy was trained on; BLiMP plays no part. Writes ebrl/sequences/weights/english.safetensors
+Trains two small scorers on what the transformer reads: contrastive (real against corrupted
+sentences) and residual (noise contrast against the model's own draws). The share of each energy in
+the sum that judges is chosen on the first half of the validation sentences against the broken
+copies of benchmarks/coherence.py, which no energy was trained on; BLiMP plays no part. Writes ebrl/sequences/weights/english.safetensors
 with its card.
 """
 
@@ -24,7 +23,6 @@ from coherence import broken_copies
 from english import TRAIN, VALID, judge, share_won
 
 from ebrl.objectives import NCE
-from ebrl.sequences.corruption import MinimalPairs
 from ebrl.sequences.energies import ScorerEnergy
 from ebrl.sequences.judging import with_reference
 from ebrl.sequences.language import ENGLISH, Language, english, load, save
@@ -56,8 +54,7 @@ def train_scorer(
     scorer = ScorerEnergy(transformer)
     data: Ragged | torch.Tensor = Ragged(rows)
     if kind == "contrastive":
-        pairs = MinimalPairs(language.tokenizer, language.log_frequencies)
-        objective = Contrast(pairs, beside=language.causal, copies=3)
+        objective = Contrast()
     else:
         drawn = language.causal.sample((DRAWS,), generator(), longest=LONGEST + 1)
         drawn = drawn[(drawn[:, LONGEST:] == PAD).all(1), :LONGEST]
@@ -68,7 +65,7 @@ def train_scorer(
         data,
         objective,
         steps=steps,
-        batch_size=64 if kind == "contrastive" else 32,
+        batch_size=32,
         learning_rate=2e-3,
         schedule=lambda progress: 1 - progress,
         generator=generator(),
@@ -129,7 +126,7 @@ def facts_of(run: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="of `ebrl fit sequences/english`, or a language")
-    parser.add_argument("--steps", type=int, default=600, help="of the contrastive scorer")
+    parser.add_argument("--steps", type=int, default=1500, help="of the contrastive scorer")
     parser.add_argument("--residual-steps", type=int, default=150, help="fewer: its draws are few")
     parser.add_argument("--valid", type=int, default=600, help="sentences to choose shares on")
     parser.add_argument("--machine", help="that trained the transformer, for the card")

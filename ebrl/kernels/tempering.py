@@ -86,7 +86,7 @@ class Tempered(Kernel[TemperedState, TemperedNoise]):
                 f"together, {type(kernel).__name__}: temper MALA or HMC"
             )
         self.kernel, self.temperatures = kernel, Constant(ladder)
-        self.best_acceptance = kernel.best_acceptance
+        self.best_acceptance, self.gradients = kernel.best_acceptance, kernel.gradients
 
     def start(self, energy: Energy, x: Tensor) -> TemperedState:
         check_uncoupled(energy)

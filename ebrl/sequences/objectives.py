@@ -79,51 +79,23 @@ class Contrast(nn.Module, Objective):
 
     Args:
         corruption: Makes the copies; by default `ebrl.sequences.corruption.corrupted`.
-        beside: An energy that is added to the one that learns, and stays as it is: what is learnt
-            is what it lacks.
-        copies: Of so many copies the hardest is taken, the one `beside` finds the most likely.
-
-    Raises:
-        ValueError: There are several copies and no energy to tell the hardest by, or none.
     """
 
-    def __init__(
-        self,
-        corruption: Callable[[Tensor, Generator], Tensor] = corrupted,
-        beside: Energy | None = None,
-        copies: int = 1,
-    ):
-        if copies < 1 or (copies > 1 and beside is None):
-            raise ValueError(
-                f"expected copies >= 1, and an energy `beside` for more than one, got {copies=}, "
-                f"{beside=}"
-            )
+    def __init__(self, corruption: Callable[[Tensor, Generator], Tensor] = corrupted):
         super().__init__()
-        self.corruption, self.copies = corruption, copies
-        self.beside = [] if beside is None else [beside]  # its weights are not the objective's
+        self.corruption = corruption
 
     def forward(
         self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
-        with torch.no_grad():
-            copy, gap = self._hardest(x, generator)
+        copy = self.corruption(x, generator)
         pair = torch.stack([x, copy])  # (2, batch, length)
         real, false = conditioned(energy, condition)(pair)
-        gap = gap + false - real
-        metrics = {"energy_gap": gap.mean(), "ranked_below": (gap > 0).float().mean()}
-        return Loss(F.softplus(-gap).mean(), {k: v.detach() for k, v in metrics.items()})
-
-    def _hardest(self, x: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Return copies, `(batch, length)`, and by how much `beside` has them above `x`."""
-        copies = torch.stack([self.corruption(x, generator) for _ in range(self.copies)])
-        if not self.beside:
-            return copies[0], torch.zeros(len(x), device=x.device)
-        (beside,) = self.beside
-        energies = beside(copies)  # (copies, batch)
-        same = (copies == x).all(-1)  # it could not be corrupted
-        hardest = energies.masked_fill(same, torch.inf).argmin(0)
-        row = torch.arange(len(x), device=x.device)
-        return copies[hardest, row], energies[hardest, row] - beside(x)
+        metrics = {
+            "energy_gap": (false - real).mean(),
+            "ranked_below": (real < false).float().mean(),
+        }
+        return Loss(F.softplus(real - false).mean(), {k: v.detach() for k, v in metrics.items()})
 
 
 class Draws:
