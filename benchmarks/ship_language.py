@@ -5,8 +5,8 @@
 Trains two small scorers on what the transformer reads: contrastive (real against corrupted
 sentences) and residual (noise contrast against the model's own draws). The share of each energy in
 the sum that judges is chosen on the first half of the validation sentences against the broken
-copies of benchmarks/coherence.py, which no energy was trained on; BLiMP plays no part. Writes ebrl/sequences/weights/english.safetensors
-with its card.
+copies of benchmarks/coherence.py, which no energy was trained on; BLiMP plays no part. Writes
+ebrl/sequences/weights/english.safetensors with its card.
 """
 
 from __future__ import annotations
