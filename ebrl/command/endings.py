@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -73,9 +75,17 @@ def ending_well(
 def stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     """Call `stop` at SIGINT, SIGTERM and SIGHUP, unless they are ignored, as `nohup` does.
 
-    Yields the list of received signals. The second signal raises KeyboardInterrupt at once.
+    Yields the list of received signals. The second signal raises KeyboardInterrupt at once. Where
+    Python drops the one that `stop` raises, in a destructor or a callback of the collector, the
+    signal is sent again.
     """
     received: list[int] = []
+    dropped = sys.unraisablehook
+
+    def send_again(lost: Any) -> None:
+        if lost.exc_type is not KeyboardInterrupt or not received:
+            return dropped(lost)
+        threading.Timer(0.05, os.kill, (os.getpid(), received[0])).start()
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
@@ -86,9 +96,11 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
 
     heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before: dict[int, Any] = {number: signal.signal(number, handle) for number in heard}
+    sys.unraisablehook = send_again
     try:
         yield received
     finally:
+        sys.unraisablehook = dropped
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gymnasium import spaces
 
 from ebrl import storage
 from ebrl.command import main
+from ebrl.command.endings import stop_on_signals
 
 RAISED: dict[str, Any] = {}  # what the environment does, and at which step
 
@@ -207,3 +209,26 @@ def test_a_start_that_found_no_room_leaves_no_dead_folder(
     (tmp_path / "run" / ".config.yaml.123.tmp").touch()  # of a process that was killed then
     assert main(["train", str(config(tmp_path))]) == 0
     assert not list((tmp_path / "run").glob(".config*"))
+
+
+def test_an_interrupt_that_a_destructor_drops_comes_again() -> None:
+    class Noisy:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        with stop_on_signals(stop) as received:
+            Noisy()
+            reached.extend(received)  # nothing was raised
+            time.sleep(5)
+
+    reached: list[int] = []
+    hook, began = sys.unraisablehook, time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert reached == [signal.SIGINT]
+    assert time.monotonic() - began < 4
+    assert sys.unraisablehook is hook
