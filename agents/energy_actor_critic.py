@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,15 +29,22 @@ from torch import Tensor
 
 from ebrl.agents.continuous import ContinuousAgent
 from ebrl.agents.energy_policy import EnergyCritic, EnergyPolicy
-from ebrl.agents.proposal import Divergence, TanhMixture, reverse_kl
+from ebrl.agents.proposal import TanhMixture, perplexity, reverse_kl
 from ebrl.agents.soft_agent import Due, Transitions
-from ebrl.agents.updates import UpdateNoise, UpdateReport
 from ebrl.estimators import SoftValue, soft_value
 from ebrl.networks.normalization import Normalization
 from ebrl.sampling import StartError
 
 # Arguments of the policy in SAC with state-dependent exploration.
 OF_SDE = ("use_sde", "log_std_init", "use_expln", "clip_mean")
+
+
+class UpdateNoise(NamedTuple):
+    """All the randomness of one update."""
+
+    proposal: Tensor  # (batch, components, action_dim), normal
+    candidates: Tensor  # (batch, candidates, action_dim), normal
+    offset: Tensor  # (batch, 1), uniform
 
 
 class EnergyActorCritic(ContinuousAgent):
@@ -213,17 +220,23 @@ class EnergyActorCritic(ContinuousAgent):
             offset=torch.rand(batch_size, 1, generator=stream, device=stream.device),
         )
 
-    def _update(self, batch: Transitions, noise: UpdateNoise, due: Due) -> UpdateReport:
+    def _update(self, batch: Transitions, noise: UpdateNoise, due: Due) -> dict[str, Tensor]:
         """Update critics, proposal and temperature, all at the temperature before the update."""
         alpha = self.policy.temperature.clone()
         critic_loss, soft = self._critic_loss(batch, noise, alpha)
         self._descend("critic", critic_loss)
         if self.unit_weights:
             self.critic.energy.project_weights(frozen=False)
-        divergence = self._improve(batch, noise, alpha) if due.policy else None
+        metrics = {
+            "critic_loss": critic_loss.detach(),
+            "soft_value": soft.value.mean(),
+            "effective_sample_size": soft.effective_sample_size.mean(),
+        }
+        if due.policy:
+            metrics |= self._improve(batch, noise, alpha)
         if due.target:
             self._update_target()
-        return UpdateReport(critic_loss.detach(), divergence, soft)
+        return metrics
 
     def _critic_loss(
         self, batch: Transitions, noise: UpdateNoise, alpha: Tensor
@@ -238,7 +251,7 @@ class EnergyActorCritic(ContinuousAgent):
         target = batch.rewards + batch.discounts * soft.value  # (batch,)
         return self._bellman_loss(energies, target), soft
 
-    def _improve(self, batch: Transitions, noise: UpdateNoise, alpha: Tensor) -> Divergence:
+    def _improve(self, batch: Transitions, noise: UpdateNoise, alpha: Tensor) -> dict[str, Tensor]:
         """Move the proposal towards the energy, and the temperature towards the entropy."""
         with torch.no_grad():  # shared features learn from the proposal alone, as in SB3
             energy = self.critic.bound(batch.observations, "max")
@@ -247,7 +260,13 @@ class EnergyActorCritic(ContinuousAgent):
         self._descend("proposal", divergence.loss)
         divergence = divergence.detached()
         self._update_temperature(divergence.entropy, float(self.target_entropy))
-        return divergence
+        return {
+            "actor_loss": divergence.loss,
+            "ent_coef": alpha,
+            "entropy": divergence.entropy,
+            "energy": divergence.energy,
+            "mixture_perplexity": perplexity(divergence.weights).mean(),
+        }
 
     def _energies(self, batch: Transitions, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """Return each critic's energies of the batch, and the largest of the next candidates'.
@@ -262,8 +281,7 @@ class EnergyActorCritic(ContinuousAgent):
         if self.critic_target is None:
             return self._joint_energies(batch, candidates)
         with torch.no_grad():
-            after = self.critic_target.bound(batch.next_observations).member_values(candidates)
-            after = after.amax(0)
+            after = self.critic_target.bound(batch.next_observations, "max")(candidates)
         return self.critic.bound(batch.observations).batch_values(batch.actions)[0], after
 
     def _joint_energies(self, batch: Transitions, candidates: Tensor) -> tuple[Tensor, Tensor]:
@@ -284,15 +302,6 @@ class EnergyActorCritic(ContinuousAgent):
             fixed = [affine.detached() for affine in affines]
             others = energy.given(next_features).member_values(candidates[:, 1:], fixed)
             return now, torch.cat([after.unsqueeze(-1), others], -1).amax(0)
-
-    def _run_update(self, *arguments: Any) -> UpdateReport:
-        report: UpdateReport = super()._run_update(*arguments)
-        if report.divergence is None and self._report is not None:
-            return report._replace(divergence=self._report.divergence)
-        return report
-
-    def _metrics(self) -> dict[str, Tensor]:
-        return {} if self._report is None else self._report.metrics()
 
     def dump_logs(self) -> None:
         if self.policy.acceptance is not None:

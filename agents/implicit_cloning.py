@@ -44,15 +44,6 @@ class CloningNoise(NamedTuple):
     chosen: Tensor  # (batch, candidates, 1) bool: which candidates are the uniform ones
 
 
-class CloningReport(NamedTuple):
-    """The report of an update."""
-
-    energy_loss: Tensor
-    proposal_loss: Tensor
-    ranked_below: Tensor  # share of the candidates that the energy ranks below the demonstration
-    weights: Tensor  # (batch, components), of the proposal
-
-
 class ImplicitCloning(ContinuousAgent):
     """An energy of actions that clones demonstrations; a Stable-Baselines3 algorithm.
 
@@ -173,7 +164,7 @@ class ImplicitCloning(ContinuousAgent):
             chosen=torch.rand(*shape[:2], 1, **options) < self.uniform_share,
         )
 
-    def _update(self, batch: Transitions, noise: CloningNoise, due: Due) -> CloningReport:
+    def _update(self, batch: Transitions, noise: CloningNoise, due: Due) -> dict[str, Tensor]:
         """Do one update of the energy and of the proposal."""
         demonstrated = _inside(batch.actions).unsqueeze(1)
         mixture: TanhMixture = self.proposal(batch.observations)
@@ -190,19 +181,12 @@ class ImplicitCloning(ContinuousAgent):
         energy_loss = -torch.log_softmax(log_odds, 1)[:, 0].mean()
         self._descend("critic", energy_loss)
         self._descend("proposal", proposal_loss)
-        below = (log_odds[:, 1:] < log_odds[:, :1]).float().mean()
-        weights = mixture.log_weights.detach().exp()
-        return CloningReport(energy_loss.detach(), proposal_loss.detach(), below, weights)
-
-    def _metrics(self) -> dict[str, Tensor]:
-        report: CloningReport | None = self._report
-        if report is None:
-            return {}
+        below = log_odds[:, 1:] < log_odds[:, :1]  # the energy ranks them below the demonstration
         return {
-            "energy_loss": report.energy_loss,
-            "proposal_loss": report.proposal_loss,
-            "ranked_below": report.ranked_below,
-            "mixture_perplexity": perplexity(report.weights),
+            "energy_loss": energy_loss.detach(),
+            "proposal_loss": proposal_loss.detach(),
+            "ranked_below": below.float().mean(),
+            "mixture_perplexity": perplexity(mixture.log_weights.detach().exp()).mean(),
         }
 
 

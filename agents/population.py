@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebrl.agents.energy_actor_critic import EnergyActorCritic
+from ebrl.agents.energy_actor_critic import EnergyActorCritic, UpdateNoise
 from ebrl.agents.optimization import in_layout_of
 from ebrl.agents.proposal import Divergence, reverse_kl
 from ebrl.agents.soft_agent import Due, Transitions
-from ebrl.agents.updates import UpdateNoise, UpdateReport
 from ebrl.energies import Energy
 from ebrl.estimators import soft_value
 from ebrl.kernels import MALA
@@ -78,7 +77,7 @@ class Population:
         mine = [*self.parameters.values(), *self.buffers.values(), self.log_ent_coef]
         return [*mine, *moments, *self.adaptation.buffers()]
 
-    def update(self, batch: Transitions, noise: UpdateNoise, due: Due) -> UpdateReport:
+    def update(self, batch: Transitions, noise: UpdateNoise, due: Due) -> Tensor:
         """Update every agent by its own batch, as `EnergyActorCritic` does.
 
         Args:
@@ -87,22 +86,20 @@ class Population:
             due: Which parts of the update to do.
 
         Returns:
-            The report, with a leading axis S.
+            The losses of their critics, `(S,)`.
         """
         alpha = self.temperature.clone()
-        losses, soft = self._loss(batch, noise, alpha)
+        losses, _ = self._loss(batch, noise, alpha)
         self._descend("critic", losses)
         if self.agent.unit_weights:
             self._stacked(self._project)()
-        divergence = None
         if due.policy:
             divergence = self._divergence(batch, noise.proposal, alpha)
             self._descend("proposal", torch.vmap(_loss_of)(divergence))
-            divergence = divergence.detached()
-            self._update_temperature(torch.vmap(_entropy_of)(divergence))
+            self._update_temperature(torch.vmap(_entropy_of)(divergence.detached()))
         if due.target:
             self._update_target()
-        return UpdateReport(losses.detach(), divergence, soft)
+        return losses.detach()
 
     @torch.no_grad()
     def act(self, observations: Tensor, generator: torch.Generator) -> Tensor:
@@ -168,13 +165,12 @@ class Population:
         actions = torch.tanh(free)  # (1, candidates, action_dim)
         if actions.shape[1] == 1:
             return actions[0, 0]
-        values = self.agent.critic.bound(observation).member_values(actions).mean(0)
-        weights = soft_value(values, mixture.log_density(free), alpha).weights
+        energies = self.agent.critic.bound(observation)(actions)
+        weights = soft_value(energies, mixture.log_density(free), alpha).weights
         return take(actions, pick(weights, uniform))[0]
 
     def _energy_of_one(self, observation: Tensor, action: Tensor) -> Tensor:
-        bound = self.agent.critic.bound(observation.unsqueeze(0))
-        return bound.member_values(action.unsqueeze(0)).mean()
+        return self.agent.critic.bound(observation.unsqueeze(0))(action.unsqueeze(0))[0]
 
     def _project(self) -> Tensor:
         self.agent.critic.energy.project_weights()
@@ -249,15 +245,15 @@ class Stacked(Energy):
 
 
 class UnderVmap(Energy):
-    """An ensemble's largest energy, differentiated by `torch.func`, which nests in `vmap`."""
+    """An energy that is differentiated by `torch.func`, which nests in `vmap`."""
 
     def __init__(self, bound: Any):
         super().__init__()
         self.bound = bound
 
     def forward(self, x: Tensor) -> Tensor:
-        values: Tensor = self.bound.member_values(x)
-        return values.amax(0)
+        value: Tensor = self.bound(x)
+        return value
 
     @torch.no_grad()  # of autograd's; the gradient by `torch.func` is made all the same
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,7 +102,7 @@ class SoftAgent(ScaledRewards):
         self._setup_temperature()
         names = (*self.trained, "temperature")
         self._learning_rates = {name: torch.zeros((), device=self.device) for name in names}
-        self._report: Any = None
+        self._metrics: dict[str, Tensor] = {}  # of the last update of each part
         self._adam: dict[str, AdamState] = {}
         if self.compile:
             for optimizer in self._optimizers().values():
@@ -157,7 +157,7 @@ class SoftAgent(ScaledRewards):
                 policy=self._n_updates % self.policy_delay == 0,
                 target=self._n_updates % self.target_update_interval == 0,
             )
-            self._report = self._run_update(batch, self._draw(batch_size), due)
+            self._metrics |= self._run_update(batch, self._draw(batch_size), due)
         self._record_metrics()
 
     def _record_metrics(self) -> None:
@@ -166,11 +166,9 @@ class SoftAgent(ScaledRewards):
         Raises:
             DivergedError: If one of them is not finite.
         """
-        metrics = self._metrics()
-        values = [value.detach().float() for value in metrics.values()]
-        means = [value.mean() if value.ndim > 0 else value for value in values]
-        numbers = torch.stack(means).tolist() if means else []  # the host waits once
-        for name, number in zip(metrics, numbers, strict=True):
+        values = [value.float() for value in self._metrics.values()]
+        numbers = torch.stack(values).tolist() if values else []  # the host waits once
+        for name, number in zip(self._metrics, numbers, strict=True):
             if not math.isfinite(number):
                 raise self._diverged(f"the metric {name} is {number}")
             self.logger.record(f"train/{name}", number)
@@ -204,11 +202,15 @@ class SoftAgent(ScaledRewards):
         """Return all the randomness of one update."""
         return ()
 
-    def _update(self, batch: Transitions, noise: Any, due: Due) -> Any:
-        """Do one update in place and return its report, without graphs.
+    def _update(self, batch: Transitions, noise: Any, due: Due) -> dict[str, Tensor]:
+        """Do one update in place and return its metrics, 0-dim and without graphs.
 
         An update runs eagerly or as one compiled program, and therefore neither draws random
         numbers nor waits for the device.
+
+        A metric's name means the same for all agents. `energy` is the mean of the followed energy
+        under the policy, and `entropy` the policy's, both at the replayed observations.
+        `soft_value` is that of the next observations under the critics that are backed up.
 
         Args:
             batch: A batch of the replay.
@@ -217,7 +219,7 @@ class SoftAgent(ScaledRewards):
         """
         raise NotImplementedError(f"{type(self).__name__} defines no _update(batch, noise, due)")
 
-    def _run_update(self, *arguments: Any) -> Any:
+    def _run_update(self, *arguments: Any) -> dict[str, Tensor]:
         """Run `_update` as `compile` and `precision` say."""
         low = self.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low, cache_enabled=False):
@@ -228,7 +230,10 @@ class SoftAgent(ScaledRewards):
                 return self._update(*arguments)
             self._adam = states
             try:
-                return compilation.run(type(self)._update, (self, *arguments), self._static())
+                update = type(self)._update
+                metrics: dict[str, Tensor]
+                metrics = compilation.run(update, (self, *arguments), self._static())
+                return metrics
             except compilation.failures() as error:
                 self._compiles = False
                 warnings.warn(
@@ -321,15 +326,6 @@ class SoftAgent(ScaledRewards):
     def sample_actions(self, observation: Observation, n: int) -> np.ndarray:
         """Draw `n` actions of the policy for one observation, in the environment's units."""
         raise NotImplementedError(f"{type(self).__name__} defines no sample_actions")
-
-    def _metrics(self) -> dict[str, Tensor]:
-        """Return the metrics of the last update, of any shape, to be averaged; {} before the first.
-
-        A name means the same for all agents. `energy` is the mean of the followed energy under the
-        policy, and `entropy` the policy's, both at the replayed observations; `soft_value` is that
-        of the next observations under the averaged critic.
-        """
-        raise NotImplementedError(f"{type(self).__name__} defines no _metrics()")
 
     # ---- numbers that are not finite --------------------------------------------------------
 

@@ -227,12 +227,9 @@ class SoftQ(SoftAgent):
             "critic_loss": loss.detach(),
             "ent_coef": alpha,
             "entropy": entropy,
-            "energy": alpha * current.entropy - current.soft_value,  # the mean, as V = α H - E
-            "soft_value": value,
+            "energy": (alpha * current.entropy - current.soft_value).mean(),  # as V = α H - E
+            "soft_value": value.mean(),
         }
-
-    def _metrics(self) -> dict[str, Tensor]:
-        return self._report or {}
 
     def _energies(self, batch: Transitions) -> tuple[Tensor, Tensor]:
         """Return the energies of all actions now and after, `(members, batch, actions)` each.

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebrl.agents.energy_actor_critic import UpdateNoise
 from ebrl.agents.population import Population
 from ebrl.agents.scaled_rewards import RunningReturns
 from ebrl.agents.soft_agent import Due, Transitions
-from ebrl.agents.updates import UpdateNoise
 
 
 class Step(NamedTuple):

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 
 from ebrl import Chains, DualAveraging, Energy, Gaussian, Sampler, estimators, objectives
 from ebrl.agents import EnergyActorCritic, SoftQ
+from ebrl.agents.energy_actor_critic import UpdateNoise
 from ebrl.agents.population import Population
 from ebrl.agents.soft_agent import Due, Transitions
-from ebrl.agents.updates import UpdateNoise
 from ebrl.energies import GaussianMixture, Ising
 from ebrl.kernels import (
     DMALA,

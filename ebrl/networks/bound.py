@@ -193,8 +193,13 @@ class BoundMLP(Energy):
 
 
 def _is_traced() -> bool:
-    """Whether a compiler or an exporter is watching, for which the energy is its modules' calls."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    """Whether a compiler, an exporter or a transform of `torch.func` sees every operation.
+
+    For them the energy is its modules' calls, which write into no memory that is kept.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _by_mode(normalization: nn.Module, h: Tensor) -> tuple[None, Tensor]:

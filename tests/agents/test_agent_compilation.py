@@ -105,8 +105,8 @@ def check_same_training(compiled: SoftAgent, eager: SoftAgent, updates: int, ato
         (value - start[name]).abs().max() for name, value in state(eager).items() if name in start
     ]
     assert max(moved) > 100 * atol
-    for name, value in eager._metrics().items():
-        torch.testing.assert_close(compiled._metrics()[name], value, rtol=1e-3, atol=10 * atol)
+    for name, value in eager._metrics.items():
+        torch.testing.assert_close(compiled._metrics[name], value, rtol=1e-3, atol=10 * atol)
     check_acts_on_the_weights_of_now(compiled)
 
 

@@ -17,9 +17,9 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from ebrl.agents import EnergyActorCritic
+from ebrl.agents.energy_actor_critic import UpdateNoise
 from ebrl.agents.scaled_rewards import RunningReturns
 from ebrl.agents.soft_agent import Due, Transitions
-from ebrl.agents.updates import UpdateNoise
 
 TINY: dict[str, Any] = {"learning_starts": 20, "buffer_size": 200, "batch_size": 8, "seed": 1}
 
@@ -164,7 +164,7 @@ def test_the_policy_is_updated_once_in_policy_delay_updates() -> None:
         moved.append(not torch.equal(now[0], before[0]))
     assert moved == [False, False, True] * 2
     assert agent._n_updates % 3 == 0
-    assert "actor_loss" in agent._metrics()
+    assert "actor_loss" in agent._metrics
 
 
 def test_without_a_target_there_is_no_second_critic() -> None:

@@ -13,7 +13,7 @@ from stable_baselines3.common.logger import configure
 from torch import Tensor, nn
 
 from ebrl.agents import EnergyActorCritic
-from ebrl.agents.updates import UpdateNoise
+from ebrl.agents.energy_actor_critic import UpdateNoise
 
 UPDATES, BATCH = 5, 64
 AS_SAC = {

@@ -152,7 +152,7 @@ def test_an_update_is_a_gradient_step_on_half_the_squared_bellman_error():
     before = agent.critic.weights[0].detach().clone()  # (1, states, actions)
     bias = agent.critic.biases[0].detach().clone()
     target = target_of(agent, batch)
-    agent._report = agent._update(agent._transitions(batch), (), Due(policy=True, target=False))
+    metrics = agent._update(agent._transitions(batch), (), Due(policy=True, target=False))
     expected, loss = before.clone(), 0.0
     for i in range(4):
         state, action = int(batch.observations[i].argmax()), int(batch.actions[i])
@@ -160,7 +160,7 @@ def test_an_update_is_a_gradient_step_on_half_the_squared_bellman_error():
         expected[0, state, action] -= rate * error / 4
         loss += 0.5 * error**2 / 4
     torch.testing.assert_close(agent.critic.weights[0].detach(), expected)
-    assert float(agent._metrics()["critic_loss"]) == pytest.approx(loss, rel=1e-5)
+    assert float(metrics["critic_loss"]) == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize(("tau", "interval"), [(0.25, 1), (1.0, 3)])

@@ -276,6 +276,12 @@ def test_weights_that_are_not_trained_give_gradients_of_x() -> None:
     assert_gradient_of(net.given(points(4, 3)), x)
 
 
+def test_transforms_of_torch_func_apply_without_gradients() -> None:
+    bound, x = network().given(points(3)), points(5, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.func.vmap(bound)(x), bound(x))
+
+
 def test_threads_evaluate_at_once() -> None:
     net = MLPEnergy(6, (64, 64), condition_dimension=3, members=2).double()
     x, conditions = points(500, 6), points(4, 1, 3)
