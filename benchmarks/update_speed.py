@@ -5,8 +5,8 @@
 Equal networks (256, 256), equal batches (256), HalfCheetah's sizes, one thread, one process. The
 algorithms take turns, a block of updates each, and the ratio is taken within a round, so that a
 machine whose speed drifts does not decide it. Medians over the rounds, with the range. Speeds are
-by CPU time; the cost of a start includes the processes of the compiler. SBX's SAC runs
-where `sbx-rl` is installed.
+by CPU time; the cost of a start includes the processes of the compiler. SBX's SAC and
+sb3-contrib's CrossQ run where these are installed, bfloat16 where the processor multiplies it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from ebrl.agents import EnergyActorCritic
+from ebrl.training.precision import fastest_precision
 
 BATCH = 256
 OBSERVATIONS, ACTIONS = 17, 6  # HalfCheetah's
@@ -81,11 +82,21 @@ class Ready(NamedTuple):
 
 
 def rivals() -> dict[str, Build]:
-    if importlib.util.find_spec("sbx") is None:
-        return RIVALS
-    import sbx
+    found = dict(RIVALS)
+    if fastest_precision(torch.device("cpu")) != "bfloat16":
+        found = {name: build for name, build in found.items() if "bfloat16" not in name}
+    if importlib.util.find_spec("sb3_contrib") is not None:
+        from sb3_contrib import CrossQ
 
-    return {**RIVALS, "SBX SAC": partial(sbx.SAC, "MlpPolicy", buffer_size=10_000)}
+        narrow = {"net_arch": [256, 256]}
+        found["sb3-contrib CrossQ, 256 wide"] = partial(
+            CrossQ, "MlpPolicy", buffer_size=10_000, policy_kwargs=narrow
+        )
+    if importlib.util.find_spec("sbx") is not None:
+        import sbx
+
+        found["SBX SAC"] = partial(sbx.SAC, "MlpPolicy", buffer_size=10_000)
+    return found
 
 
 def ready(build: Build) -> Ready:
@@ -185,7 +196,7 @@ def main() -> None:
             "threads": arguments.threads,
             "rounds": arguments.rounds,
             "clock": "process CPU time",
-            "processor": processor(),
+            "processor": f"{processor()} ({torch.backends.cpu.get_cpu_capability()})",
             "cores": os.cpu_count(),
             "load": round(os.getloadavg()[0], 1),
             "torch": torch.__version__,
