@@ -32,8 +32,8 @@ import numpy as np
 import yaml
 from machine import commit, processor
 
-import ebrl.command.agent_training
-import ebrl.command.energy_training
+import ebrl.command.training.agent_training
+import ebrl.command.training.energy_training
 import ebrl.objectives  # noqa: F401
 from ebrl import storage
 from ebrl.command import main as run_ebrl

@@ -25,8 +25,8 @@ from machine import commit, processor
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from ebrl.command.agent_config import Settings
-from ebrl.command.environments import vectorised
+from ebrl.command.configs.agent_config import Settings
+from ebrl.command.environments.building import vectorised
 
 SLEEP, SECONDS, ROUNDS = 0.01, 2.0, 3
 

@@ -25,6 +25,8 @@ LAYERS = [  # a room sees those before it, and in its own row unless the row say
     {"__main__"},  # the command again, for `python -m`
 ]
 WORLDS = {"agents", "sequences", "vision"}
+# The wings of the command, each of which sees those before it.
+COMMAND = ["configs", "runs", "environments", "pictures", "training", "photographs", "sweeps"]
 THIRD_PARTIES = {  # package: the rooms that may import it; "*" is every room but envs
     "torch": {"*"},
     "numpy": {"*", "envs"},
@@ -114,6 +116,16 @@ def test_a_module_imports_only_what_its_layer_may(module: str) -> None:
         elif top not in sys.stdlib_module_names:
             rooms = THIRD_PARTIES.get(top, set())
             assert here in rooms or ("*" in rooms and here != "envs"), f"{here} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [name for name in SOURCES if name.startswith("ebrl.command.") and name.count(".") == 3],
+)
+def test_a_wing_of_the_command_sees_those_before_it(module: str) -> None:
+    here = COMMAND.index(module.split(".")[2])
+    others = {name.split(".")[2] for name in imports(module) if name.startswith("ebrl.command.")}
+    assert {other for other in others if other in COMMAND[here + 1 :]} == set()
 
 
 def test_every_room_has_its_layer() -> None:

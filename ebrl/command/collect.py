@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from jsonargparse import Namespace
 
-    from ebrl.command.collection import Episode
+    from ebrl.command.environments.collection import Episode
 
 HELP = """
 Plays episodes with the agent of the run's newest checkpoint and writes every transition to an .npz
@@ -50,10 +50,10 @@ def _collect(given: Namespace) -> int:
     from pathlib import Path
 
     from ebrl.agents.demonstrations import save, transitions_of
-    from ebrl.command.agent_training import rebuild
-    from ebrl.command.collection import check_name, play_episodes, write_minari
     from ebrl.command.destinations import check_file
-    from ebrl.command.runs import existing
+    from ebrl.command.environments.collection import check_name, play_episodes, write_minari
+    from ebrl.command.runs.folder import existing
+    from ebrl.command.training.agent_training import rebuild
 
     run = existing(given.run)
     path = Path(given.out) if given.out is not None else run.folder / "episodes.npz"

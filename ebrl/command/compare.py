@@ -64,10 +64,10 @@ def write_comparison(
     with extra("compare", "rliable", "arch"):
         import rliable  # noqa: F401, fails before the work and not after it
 
-    from ebrl.command.comparison import Bootstrap, compare, write_table
-    from ebrl.command.comparison_pictures import draw
-    from ebrl.command.run_curves import read_curves
-    from ebrl.command.runs import write
+    from ebrl.command.pictures.comparison_pictures import draw
+    from ebrl.command.runs.comparison import Bootstrap, compare, write_table
+    from ebrl.command.runs.curves import read_curves
+    from ebrl.command.runs.folder import write
 
     curves = read_curves(runs)
     make_folder("--out", out)

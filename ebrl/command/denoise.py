@@ -9,7 +9,9 @@ from jsonargparse import Namespace
 from tqdm import tqdm
 
 from ebrl.command.arguments import Parser, Strength
-from ebrl.command.batch import (
+from ebrl.command.devices import device_of
+from ebrl.command.errors import extra
+from ebrl.command.photographs.batch import (
     WHITE,
     Outcome,
     add_photographs,
@@ -20,14 +22,12 @@ from ebrl.command.batch import (
     show,
     work_through,
 )
-from ebrl.command.devices import device_of
-from ebrl.command.errors import extra
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ebrl.command.photographs import Job
+    from ebrl.command.photographs.files import Job
 
 HELP = """
 Takes the noise out of photographs: files, folders and patterns, grey or colour, of any size. The
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
 
 def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Outcome:
     """Denoise one photograph into its files."""
-    from ebrl.command.watching import Watched
+    from ebrl.command.photographs.progress import WithProgress
     from ebrl.vision.denoising import denoise
     from ebrl.vision.files import check_holds, load, save
     from ebrl.vision.images import picture
@@ -90,7 +90,7 @@ def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Out
             photograph,
             white / WHITE * levels,
             strength=given.strength,
-            prior=Watched(prior, bar),
+            prior=WithProgress(prior, bar),
             data_range=given.range,
             device=device,
         )

@@ -40,10 +40,10 @@ def main(arguments: list[str]) -> int:
         return watch([given.run, "--greedy", "--seed", str(given.seed), *more])
     import sys
 
-    from ebrl.command.agent_training import rebuild
-    from ebrl.command.environments import evaluation_environments
-    from ebrl.command.evaluation import SIDE_BY_SIDE, play, why_cut
-    from ebrl.command.runs import existing, write_json
+    from ebrl.command.environments.building import evaluation_environments
+    from ebrl.command.environments.evaluation import SIDE_BY_SIDE, play, why_cut
+    from ebrl.command.runs.folder import existing, write_json
+    from ebrl.command.training.agent_training import rebuild
 
     run = existing(given.run)
     agent, configuration = rebuild(run, trust=given.trust, device=device_of(given.device))

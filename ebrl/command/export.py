@@ -30,14 +30,14 @@ def main(arguments: list[str]) -> int:
 
     from ebrl.command.destinations import check_file
     from ebrl.command.errors import RunError, extra
-    from ebrl.command.runs import existing
+    from ebrl.command.runs.folder import existing
 
     path, run = Path(given.onnx), existing(given.run)
     check_file("--onnx", path, overwrite=given.overwrite)
     from importlib.metadata import version
 
     from ebrl.agents.exporting import check_packages, save_onnx
-    from ebrl.command.agent_training import rebuild
+    from ebrl.command.training.agent_training import rebuild
 
     with extra("export", "onnx", "onnxruntime", "onnxscript"):
         check_packages()

@@ -52,18 +52,18 @@ Ctrl-C saves before it stops; `ebrl resume RUN` goes on to the same result, bit 
 
 def main(arguments: list[str]) -> int:
     """Train from the config in `arguments[0]`, changed by the options after it."""
-    from ebrl.command.training_verbs import config_and_options, print_configs, print_help
+    from ebrl.command.training.verbs import config_and_options, print_configs, print_help
 
     if not arguments:
         return print_configs("fit")
-    from ebrl.command.energy_config import build, expect_working, read_fit, schema
+    from ebrl.command.configs.energy_config import build, expect_working, read_fit, schema
 
     if arguments[0] in ("-h", "--help"):
         return print_help(HELP, schema())
     path, options = config_and_options("fit", arguments)
-    from ebrl.command.energy_training import train_to_end
-    from ebrl.command.processes import joined, take_devices, train_in
-    from ebrl.command.runs import Run, new_run
+    from ebrl.command.runs.folder import Run, new_run
+    from ebrl.command.training.energy_training import train_to_end
+    from ebrl.command.training.processes import joined, take_devices, train_in
 
     devices, options = take_devices(options)
     if devices > 1:

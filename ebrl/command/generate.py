@@ -173,9 +173,9 @@ def _shipped(label: int | None, strength: float) -> Source:
 
 def _trained(folder: str, *, trust: bool) -> Source:
     """Return the energy of a run; UsageError for one that cannot start from noise."""
-    from ebrl.command.energy_config import build, read_fit
-    from ebrl.command.energy_training import restore_average
-    from ebrl.command.runs import existing
+    from ebrl.command.configs.energy_config import build, read_fit
+    from ebrl.command.runs.folder import existing
+    from ebrl.command.training.energy_training import restore_average
     from ebrl.vision.networks import DiffusionEnergy
 
     run = existing(folder, of="energy")

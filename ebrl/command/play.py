@@ -52,11 +52,11 @@ def main(arguments: list[str]) -> int:
 def _play(given: Namespace) -> int:
     from pathlib import Path
 
-    from ebrl.command.agent_pictures import energy_unit
-    from ebrl.command.agent_training import rebuild
     from ebrl.command.destinations import check_file
-    from ebrl.command.films import Film, opened
-    from ebrl.command.runs import existing
+    from ebrl.command.pictures.agent_pictures import energy_unit
+    from ebrl.command.pictures.films import Film, opened
+    from ebrl.command.runs.folder import existing
+    from ebrl.command.training.agent_training import rebuild
 
     run = existing(given.run)
     if given.video is not None:

@@ -20,11 +20,11 @@ def main(arguments: list[str]) -> int:
     parser = Parser("plot", HELP)
     parser.add_run()
     given = parser.read(arguments)
-    from ebrl.command.agent_pictures import draw_run
-    from ebrl.command.agent_training import rebuild
+    from ebrl.command.configs.trust import command
     from ebrl.command.errors import RunError
-    from ebrl.command.runs import existing, read_evaluations
-    from ebrl.command.trust import command
+    from ebrl.command.pictures.agent_pictures import draw_run
+    from ebrl.command.runs.folder import existing, read_evaluations
+    from ebrl.command.training.agent_training import rebuild
 
     run = existing(given.run)
     evaluations = read_evaluations(run)

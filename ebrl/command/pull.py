@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     given = parser.read(arguments)
     from tempfile import TemporaryDirectory
 
-    from ebrl.command.hub import PULLED, asking, unpack
+    from ebrl.command.runs.hub import PULLED, asking, unpack
 
     target = given.run or f"runs/hub/{given.name.rpartition('/')[2]}"
     with TemporaryDirectory() as folder:

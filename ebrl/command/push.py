@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> int:
     given = parser.read(arguments)
     from tempfile import TemporaryDirectory
 
-    from ebrl.command.hub import asking, stage
-    from ebrl.command.runs import existing
+    from ebrl.command.runs.folder import existing
+    from ebrl.command.runs.hub import asking, stage
 
     run = existing(given.run, of=None)
     with TemporaryDirectory() as folder, asking(given.endpoint) as hub:

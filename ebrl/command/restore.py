@@ -9,7 +9,9 @@ from jsonargparse.typing import NonNegativeInt
 from tqdm import tqdm
 
 from ebrl.command.arguments import Factor, Parser, Seed
-from ebrl.command.batch import (
+from ebrl.command.devices import device_of
+from ebrl.command.errors import UsageError, extra
+from ebrl.command.photographs.batch import (
     WHITE,
     Outcome,
     add_photographs,
@@ -19,14 +21,12 @@ from ebrl.command.batch import (
     show,
     work_through,
 )
-from ebrl.command.devices import device_of
-from ebrl.command.errors import UsageError, extra
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ebrl.command.photographs import Job
+    from ebrl.command.photographs.files import Job
     from ebrl.energies import Energy
     from ebrl.vision.observations import Observation
     from ebrl.vision.photograph import Photograph
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> int:
     if given.samples == 1:
         raise UsageError("--samples: expected at least 2, to see how they differ, got 1.")
     with extra("vision", "PIL", "skimage", "tifffile", "imagecodecs", "pywt"):
-        from ebrl.command.photographs import DEVIATION
+        from ebrl.command.photographs.files import DEVIATION
 
         damage, device = _damage(given), device_of(given.device)
 
@@ -120,8 +120,8 @@ def _restore(
     job: Job, bar: tqdm, damage: Damage, given: Namespace, device: torch.device
 ) -> Outcome:
     """Restore one photograph into its files."""
-    from ebrl.command.photographs import DEVIATION
-    from ebrl.command.watching import Watched
+    from ebrl.command.photographs.files import DEVIATION
+    from ebrl.command.photographs.progress import WithProgress
     from ebrl.training.precision import fastest_precision
     from ebrl.vision.damages import enlarged
     from ebrl.vision.files import check_holds, load, save
@@ -142,7 +142,7 @@ def _restore(
     once = evaluations(observation.start())
     bar.reset(once * LEVELS)
     fast = prior.in_bfloat16() if fastest_precision(device) == "bfloat16" else prior
-    watched = Tiled(Watched(fast, bar))
+    watched = Tiled(WithProgress(fast, bar))
     result = back(inside.of(restore(observation, watched)).cpu())
     save(result, job.out)
     if DEVIATION in job.beside:
@@ -213,7 +213,7 @@ def _save_deviation(
     """Write the deviation of possible images as a picture, and return its largest value."""
     import torch
 
-    from ebrl.command.photographs import DEVIATION
+    from ebrl.command.photographs.files import DEVIATION
     from ebrl.vision.files import save
     from ebrl.vision.photograph import Photograph
     from ebrl.vision.restoration import posterior

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ebrl.command.arguments import Count, Parser
 
 if TYPE_CHECKING:
-    from ebrl.command.runs import Run
+    from ebrl.command.runs.folder import Run
 
 HELP = """
 Continues a run that was stopped, killed, or ended by a full disk, in its own folder and from its
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     )
     given = parser.read(arguments)
     from ebrl.command.errors import UsageError
-    from ebrl.command.runs import existing, sole_writer, trains_energy
+    from ebrl.command.runs.folder import existing, sole_writer, trains_energy
 
     run = existing(given.run, of=None)
     fits = trains_energy(run)
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
         own = "steps" if fits else "total_timesteps"
         raise UsageError(f"--{foreign}: the length of {run.folder} is --{own}.")
     if given.devices > 1:
-        from ebrl.command.processes import take_devices, train_in
+        from ebrl.command.training.processes import take_devices, train_in
 
         if not fits:
             raise UsageError("--devices: an agent is trained by one process.")
@@ -66,10 +66,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _resume_energy(run: Run, steps: int | None, *, trust: bool) -> int:
-    from ebrl.command.energy_config import build, read_fit
-    from ebrl.command.energy_training import train_to_end
-    from ebrl.command.processes import joined
-    from ebrl.command.runs import sole_writer, write
+    from ebrl.command.configs.energy_config import build, read_fit
+    from ebrl.command.runs.folder import sole_writer, write
+    from ebrl.command.training.energy_training import train_to_end
+    from ebrl.command.training.processes import joined
     from ebrl.rolling import checkpoints_in
 
     options = [] if steps is None else ["--steps", str(steps)]
@@ -83,11 +83,11 @@ def _resume_energy(run: Run, steps: int | None, *, trust: bool) -> int:
 
 
 def _resume_agent(run: Run, total_timesteps: int | None, *, trust: bool) -> int:
-    from ebrl.command.agent_config import read
-    from ebrl.command.agent_training import build, restore_newest, train_to_end
-    from ebrl.command.offline import fill_replay
-    from ebrl.command.runs import write
-    from ebrl.command.trust import command
+    from ebrl.command.configs.agent_config import read
+    from ebrl.command.configs.trust import command
+    from ebrl.command.runs.folder import write
+    from ebrl.command.training.agent_training import build, restore_newest, train_to_end
+    from ebrl.command.training.offline import fill_replay
     from ebrl.rolling import checkpoints_in
 
     options = [] if total_timesteps is None else ["--total_timesteps", str(total_timesteps)]

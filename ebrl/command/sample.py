@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _sample(given: Namespace) -> int:
-    from ebrl.command.runs import existing
+    from ebrl.command.runs.folder import existing
 
     run = existing(given.run, of="energy")
     out = run.folder / "samples.npy" if given.out is None else Path(given.out)
@@ -51,9 +51,9 @@ def _sample(given: Namespace) -> int:
 
     import torch
 
-    from ebrl.command.energy_config import build, read_fit
-    from ebrl.command.energy_pictures import draw, picture, shown, why_no_picture
-    from ebrl.command.energy_training import restore_average
+    from ebrl.command.configs.energy_config import build, read_fit
+    from ebrl.command.pictures.energy_pictures import draw, picture, shown, why_no_picture
+    from ebrl.command.training.energy_training import restore_average
 
     configuration = read_fit(run.config, trust=given.trust)
     device = device_of(given.device)

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     if given.html is not None:
         check_file("--html", Path(given.html), overwrite=given.overwrite)
     with extra("sequences", "tokenizers"):
-        from ebrl.command.runs import write
+        from ebrl.command.runs.folder import write
         from ebrl.sequences.pages import html
 
         scores, refused = _score(given.source, judge(given), given.tokens)

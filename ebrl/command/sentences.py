@@ -17,7 +17,7 @@ from ebrl.command.errors import RunError, UsageError, did_you_mean
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
-    from ebrl.command.runs import Run
+    from ebrl.command.runs.folder import Run
     from ebrl.energies import Energy
     from ebrl.sequences.judging import Score
     from ebrl.sequences.language import Language

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from jsonargparse.typing import restricted_number_type
 
 from ebrl.command.arguments import Parser
-from ebrl.command.batch import WHITE
 from ebrl.command.devices import add_device, device_of
 from ebrl.command.errors import extra
+from ebrl.command.photographs.batch import WHITE
 
 if TYPE_CHECKING:
     import gradio

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from jsonargparse import Namespace
 
-    from ebrl.command.sweep_space import Plan
+    from ebrl.command.sweeps.space import Plan
 
     Search = Callable[[Plan, str, Path], Iterator[str]]
 
@@ -88,12 +88,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _sweep(given: Namespace) -> int:
-    from ebrl.command.agent_config import read
-    from ebrl.command.config_files import find
+    from ebrl.command.configs.agent_config import read
+    from ebrl.command.configs.files import find
     from ebrl.command.destinations import make_folder
-    from ebrl.command.environments import make
-    from ebrl.command.sweep_space import Plan, dimensions
-    from ebrl.command.training_verbs import search_working_folder
+    from ebrl.command.environments.building import make
+    from ebrl.command.sweeps.space import Plan, dimensions
+    from ebrl.command.training.verbs import search_working_folder
 
     search_working_folder()
     config = find(given.config, "train")
@@ -141,10 +141,10 @@ def _searcher(address: str | None) -> Search:
     """Return what searches one task, here or on a cluster, and yields lines of output."""
     if address is None:
         with extra("sweep", "optuna"):
-            from ebrl.command.search import search
+            from ebrl.command.sweeps.search import search
 
         return search
     with extra("ray", "ray"):
-        from ebrl.command import ray_search
+        from ebrl.command.sweeps import ray_search
 
     return partial(ray_search.search, address=address)

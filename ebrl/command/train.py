@@ -39,18 +39,18 @@ Ctrl-C saves before it stops; `ebrl resume RUN` goes on to the same result, bit 
 
 def main(arguments: list[str]) -> int:
     """Train from the config in `arguments[0]`, changed by the options after it."""
-    from ebrl.command.training_verbs import config_and_options, print_configs, print_help
+    from ebrl.command.training.verbs import config_and_options, print_configs, print_help
 
     if not arguments:
         return print_configs("train")
-    from ebrl.command.agent_config import read, schema
+    from ebrl.command.configs.agent_config import read, schema
 
     if arguments[0] in ("-h", "--help"):
         return print_help(HELP, schema())
     path, options = config_and_options("train", arguments)
-    from ebrl.command.agent_training import build, train_to_end
-    from ebrl.command.offline import fill_replay
-    from ebrl.command.runs import new_run
+    from ebrl.command.runs.folder import new_run
+    from ebrl.command.training.agent_training import build, train_to_end
+    from ebrl.command.training.offline import fill_replay
 
     configuration = read(path, options, trust=True)
     agent = build(configuration)

@@ -24,12 +24,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ebrl import storage
 from ebrl.command import VERBS, main
-from ebrl.command.agent_config import read
-from ebrl.command.agent_pictures import draw_landscapes
-from ebrl.command.agent_training import build, rebuild
-from ebrl.command.environments import evaluation_environments
-from ebrl.command.evaluation import play
-from ebrl.command.runs import Run, existing, read_evaluations, write_evaluations
+from ebrl.command.configs.agent_config import read
+from ebrl.command.environments.building import evaluation_environments
+from ebrl.command.environments.evaluation import play
+from ebrl.command.pictures.agent_pictures import draw_landscapes
+from ebrl.command.runs.folder import Run, existing, read_evaluations, write_evaluations
+from ebrl.command.training.agent_training import build, rebuild
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

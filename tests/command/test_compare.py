@@ -13,10 +13,10 @@ from scipy.stats import trim_mean
 
 from ebrl.command import main
 from ebrl.command.errors import UsageError
-from ebrl.command.run_curves import Curve, read_curves
+from ebrl.command.runs.curves import Curve, read_curves
 
 pytest.importorskip("rliable", reason="no wheels of its `arch` for this Python")
-from ebrl.command.comparison import Bootstrap, compare
+from ebrl.command.runs.comparison import Bootstrap, compare
 
 HOW = Bootstrap(repetitions=200, seed=0)
 

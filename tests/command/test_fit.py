@@ -19,9 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ebrl import networks, storage
 from ebrl.command import main
-from ebrl.command.energy_config import build, read_fit
-from ebrl.command.energy_training import restore_average
-from ebrl.command.runs import existing
+from ebrl.command.configs.energy_config import build, read_fit
+from ebrl.command.runs.folder import existing
+from ebrl.command.training.energy_training import restore_average
 from ebrl.rolling import step_of
 from ebrl.training import Training
 

@@ -14,7 +14,7 @@ import yaml
 from gymnasium import spaces
 
 from ebrl.command import main
-from ebrl.command.films import LEAST
+from ebrl.command.pictures.films import LEAST
 
 
 class Drawn(gym.Env):

@@ -22,6 +22,8 @@ SOUND, BROKEN = "The dog hears the fish.", "The dog hears fish the."
 
 @pytest.fixture(autouse=True)
 def small_language(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("editing", "generation", "judging"):
+        import_module(f"ebrl.sequences.{name}")  # first imported later, they would keep `animals`
     monkeypatch.setattr(import_module("ebrl.sequences.language"), "english", animals)
     monkeypatch.chdir(tmp_path)
 

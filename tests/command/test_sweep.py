@@ -17,8 +17,8 @@ from optuna.trial import TrialState
 
 from ebrl.command import main
 from ebrl.command.errors import UsageError
-from ebrl.command.sweep_space import Grid, Range, combinations, dimensions
-from ebrl.command.trials import FailedError, folder_of, train_run
+from ebrl.command.sweeps.space import Grid, Range, combinations, dimensions
+from ebrl.command.sweeps.trials import FailedError, folder_of, train_run
 
 RATES = "agent.learning_rate=1e-3,1e-2"
 

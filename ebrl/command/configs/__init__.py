@@ -1,0 +1,1 @@
+"""The configs of runs: found, read, checked against signatures, and trusted or not."""

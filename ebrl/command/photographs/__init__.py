@@ -1,0 +1,1 @@
+"""The photographs of a command: found, read, worked through and written."""

@@ -1,0 +1,245 @@
+"""The photographs of one command, in turn: options, progress, reports, exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from jsonargparse import ActionYesNo, Namespace
+from tqdm import tqdm
+
+from ebrl.command.arguments import EightBit, Parser
+from ebrl.command.devices import add_device
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ebrl.command.photographs.files import Job, Refusal
+    from ebrl.vision.fidelity import Fidelity
+    from ebrl.vision.networks import NoisyImageEnergy
+    from ebrl.vision.photograph import Photograph
+
+WHITE = 255  # the units of --sigma
+BAR = "{desc} {percentage:3.0f}%|{bar:24}| {elapsed}, {remaining} left"
+FAILURES = (OSError, ValueError, RuntimeError, MemoryError)  # of one photograph
+
+
+class Outcome(NamedTuple):
+    """The result of the work on a photograph."""
+
+    facts: str  # such as 'sigma 25.0'
+    fidelity: tuple[Fidelity, Fidelity] | None = None  # before and after
+    notes: tuple[str, ...] = ()  # warnings; empty ones are not printed
+
+
+Work = Callable[["Job", tqdm], Outcome]
+
+
+def add_photographs(parser: Parser) -> None:
+    """Add the arguments for photographs, results and what is shown of them."""
+    parser.add_argument("photo", nargs="+", metavar="PHOTO", help="a file, a folder or a pattern")
+    parser.add_argument(
+        "--out", help="a folder for the results, or a file for that of a single photograph"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write over results that are there already"
+    )
+    parser.add_argument(
+        "--reference",
+        help="the clean photograph, or a folder with those of the same names: prints PSNR and SSIM",
+    )
+    parser.add_argument(
+        "--picture",
+        action=ActionYesNo(no_prefix="no-"),
+        default=None,
+        help="whether to write NAME-before-after.png (default: for a single photograph)",
+    )
+    parser.add_argument(
+        "--page",
+        action="store_true",
+        help="write NAME-before-after.html: a page with a slider between before and after",
+    )
+    parser.add_argument(
+        "--sigma",
+        type=EightBit,
+        help="standard deviation of the noise, 0 to 255 in 8-bit units (default: as said above)",
+    )
+    parser.add_argument(
+        "--range",
+        type=tuple[float, float],
+        metavar="[BLACK,WHITE]",
+        help="values of black and white in the file, such as [0,4095] for 12 bits in 16",
+    )
+    parser.add_argument(
+        "--prior",
+        type=Literal["white", "camera"],
+        default="white",
+        help="the noise to expect: white, or correlated between neighbouring pixels, as cameras "
+        "leave it; camera is for grey photographs alone",
+    )
+    add_device(parser)
+
+
+def prior_for(pixels: Tensor, given: Namespace) -> NoisyImageEnergy:
+    """Return the shipped energy for these pixels and the kind of noise of `--prior`."""
+    from typing import cast
+
+    from ebrl.vision.networks import NoisyImageEnergy
+    from ebrl.vision.shipped import pretrained, prior_of
+
+    if given.prior == "white":
+        return prior_of(pixels)
+    if not has_camera_prior(pixels):
+        name = _camera_prior(pixels)
+        raise ValueError(f"no {name} energy comes with this version of ebrl: leave --prior out")
+    return cast(NoisyImageEnergy, pretrained(_camera_prior(pixels), pixels.device))
+
+
+def has_camera_prior(pixels: Tensor) -> bool:
+    """Whether an energy for the noise of cameras ships for `(*batch, channels, height, width)`."""
+    from ebrl.vision.shipped import available
+
+    return _camera_prior(pixels) in available()
+
+
+def _camera_prior(pixels: Tensor) -> str:
+    return "gray-camera" if pixels.shape[-3] == 1 else "color-camera"
+
+
+def work_through(given: Namespace, done: str, work: Work, beside: tuple[str, ...] = ()) -> int:
+    """Work on the photographs that were `given`.
+
+    Args:
+        given: The arguments of `add_photographs`.
+        done: A participle such as 'denoised', also the suffix of the results' names.
+        work: Works on one photograph, and moves a bar that is cleared before each.
+        beside: Suffixes of the names of further pictures.
+
+    Returns:
+        The exit code: 0 if all are done, else 1.
+    """
+    from ebrl.command.photographs.files import PAGE, PICTURE, Refusal, find, plan
+
+    sources, refused = find(given.photo)
+    shows = len(sources) == 1 if given.picture is None else given.picture
+    ends = [*([PICTURE] if shows else []), *([PAGE] if given.page else []), *beside]
+    jobs, conflicts = plan(sources, given, f"-{done}", ends)
+    refused += conflicts
+    for refusal in refused:
+        _complain(refusal)
+    outcomes = []
+    for number, job in enumerate(jobs, 1):
+        with _bar(job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)}") as bar:
+            try:
+                outcome = work(job, bar)
+            except FAILURES as error:
+                refused.append(Refusal(str(job.source), _reason(error)))
+                _complain(refused[-1])
+            else:
+                _report(job, outcome)
+                outcomes.append(outcome)
+    return _summarise(done, outcomes, refused)
+
+
+def check_reference(job: Job, pixels: Tensor) -> None:
+    """Raise ImageError or OSError, before the work, for a reference that does not fit."""
+    if job.reference:
+        from ebrl.vision.fidelity import fidelity
+        from ebrl.vision.files import load
+        from ebrl.vision.images import picture
+
+        fidelity(pixels, picture(load(job.reference)).pixels)
+
+
+def show(
+    job: Job, before: Photograph, after: Photograph, data_range: tuple[float, float], facts: str
+) -> tuple[Fidelity, Fidelity] | None:
+    """Write the comparison of a photograph with its result; return figures against the reference.
+
+    Args:
+        job: Says which pictures are wanted, and where the reference is.
+        before: The photograph, in the size of the result.
+        after: The result, which is in its file already.
+        data_range: The values of black and white in both.
+        facts: Further lines of the page.
+    """
+    from ebrl.command.photographs.files import PAGE, PICTURE
+    from ebrl.storage import replacing
+    from ebrl.vision.fidelity import fidelity
+    from ebrl.vision.files import load, save
+    from ebrl.vision.grids import in_eight_bits, side_by_side
+    from ebrl.vision.images import picture
+    from ebrl.vision.pages import before_after_page
+
+    shown = in_eight_bits(before, data_range), in_eight_bits(after, data_range)
+    if PICTURE in job.beside:
+        save(side_by_side(shown), job.beside[PICTURE])
+    if PAGE in job.beside:
+        with replacing(job.beside[PAGE]) as file:
+            file.write(before_after_page(*shown, job.source.name, facts).encode())
+    if not job.reference:
+        return None
+    clean = picture(load(job.reference)).pixels
+    written = load(job.out)  # with the losses of its format
+    was, now = (fidelity(picture(one, data_range).pixels, clean) for one in (before, written))
+    return was, now
+
+
+def doubts(sigma: float | None, used: float, highest: float) -> list[str]:
+    """Return warnings about the sigma that was given, and about the one that is used."""
+    if used > highest:
+        return [f"sigma {used:.3g} is beyond the {highest:.3g} that was learnt: expect less detail"]
+    if sigma is not None and 0 < sigma < 1:
+        return [
+            f"sigma {sigma:.2g} of 255 is hardly any noise; if it was meant for images in [0, 1], "
+            f"it is --sigma {sigma * WHITE:.3g}"
+        ]
+    return []
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[tqdm]:
+    """Show progress on a terminal, with the time left for this photograph."""
+    bar = tqdm(bar_format=BAR, desc=name, disable=None, dynamic_ncols=True, leave=False, total=1)
+    with bar:
+        yield bar
+
+
+def _reason(error: BaseException) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
+
+
+def _complain(refusal: Refusal) -> None:
+    name, reason = refusal.name, " ".join(refusal.reason.split())
+    about = reason if reason.startswith(f"{name} ") else f"{name}: {reason}"
+    tqdm.write(f"ebrl: {about}.", file=sys.stderr)
+
+
+def _report(job: Job, outcome: Outcome) -> None:
+    for note in filter(None, outcome.notes):
+        tqdm.write(f"ebrl: note: {job.source}: {note}.", file=sys.stderr)
+    figures = ""
+    if outcome.fidelity:
+        (psnr, ssim), (better, more) = outcome.fidelity
+        figures = f"   PSNR {psnr:.2f} -> {better:.2f} dB"
+        if ssim is not None and more is not None:
+            figures += f"   SSIM {ssim:.3f} -> {more:.3f}"
+    tqdm.write(f"{job.source}   {outcome.facts}{figures}", file=sys.stdout)
+    made = "   ".join(map(str, [job.out, *job.beside.values()]))
+    tqdm.write(f"  -> {made}", file=sys.stdout)
+
+
+def _summarise(done: str, outcomes: list[Outcome], refused: list[Refusal]) -> int:
+    """Print how many succeeded and which failed; return the exit code."""
+    means = ""
+    figures = [outcome.fidelity for outcome in outcomes if outcome.fidelity]
+    if len(figures) > 1:
+        before, after = (sum(pair[i].psnr for pair in figures) / len(figures) for i in (0, 1))
+        means = f", mean PSNR {before:.2f} -> {after:.2f} dB"
+    if len(outcomes) + len(refused) > 1:
+        print(f"Done: {len(outcomes)} {done}{means}, {len(refused)} not.")
+        for refusal in refused:
+            print(f"  not {refusal.name}")
+    return 1 if refused else 0

@@ -1,0 +1,1 @@
+"""The pictures of runs: landscapes of energies, learning curves, comparisons, films."""

@@ -1,0 +1,1 @@
+"""The training of agents and of energies: starts, progress, early ends."""

@@ -1,0 +1,152 @@
+"""The training of an energy's run, from the start or from a checkpoint."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from contextlib import closing
+from typing import cast
+
+import torch
+from tqdm import tqdm
+
+from ebrl import storage
+from ebrl.command.configs.energy_config import FitConfiguration, Setup
+from ebrl.command.configs.trust import command
+from ebrl.command.errors import RunError
+from ebrl.command.pictures.energy_pictures import draw_run
+from ebrl.command.runs.folder import Run
+from ebrl.command.sentences import save_language
+from ebrl.command.training.bars import steps_bar
+from ebrl.command.training.endings import ending_well
+from ebrl.storage import StorageError
+from ebrl.training import Training, fit, load_average
+from ebrl.training.loop import Metrics
+from ebrl.training.muon import Muon
+from ebrl.training.precision import Precision
+from ebrl.training.processes import any_process, rank
+from ebrl.training.ragged import Ragged
+
+LINES = 5  # about a training, whether there is a bar or not
+SHOWN = ("loss", "psnr", "energy_gap", "acceptance", "step_size")
+
+
+class Progress:
+    """Progress as a bar on a terminal and as a few lines elsewhere; stops the training on request.
+
+    Args:
+        run: Where a checkpoint goes before a stop.
+        total: Steps of the whole training.
+    """
+
+    def __init__(self, run: Run, total: int) -> None:
+        self.run, self.total = run, total
+        self.stopping = False
+        self.bar: tqdm | None = None
+
+    def __call__(self, training: Training, metrics: Metrics) -> None:
+        """Show the step, as `fit` calls its callbacks."""
+        if self.bar is None:
+            self.bar = steps_bar(self.total, training.step - 1)
+        if training.step % max(self.total // LINES, 1) == 0:
+            shown = {name: metrics[name] for name in SHOWN if name in metrics}
+            line = ", ".join(f"{name} {float(value):.3g}" for name, value in shown.items())
+            tqdm.write(f"step {training.step:>7,}   {line}", file=sys.stdout)
+        if not self.bar.disable:
+            self.bar.set_postfix_str(f"loss {float(metrics['loss']):.3g}", refresh=False)
+        self.bar.update(training.step - self.bar.n)
+        if any_process(self.stopping):
+            training.save(self.run.checkpoints)
+            raise KeyboardInterrupt
+
+    def stop(self) -> None:
+        """Save after this step and stop there."""
+        self.stopping = True
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int:
+    """Train until the run has all its steps; then save the energy and draw it.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        RunError: The training stopped early; its state is saved.
+    """
+    settings = setup.settings
+    rate = float(settings.learning_rate)  # a plain one, that a file can hold
+    muon = Muon.of(setup.energy, rate) if settings.optimizer == "muon" else None
+    progress = Progress(run, settings.steps)
+    with (
+        ending_well(run, progress.stop),
+        closing(progress),
+        warnings.catch_warnings(record=True) as said,
+    ):
+        warnings.simplefilter("always")
+        training = fit(
+            setup.energy,
+            setup.data,
+            setup.objective,
+            steps=settings.steps,
+            generator=torch.Generator(setup.device).manual_seed(settings.seed),
+            batch_size=settings.batch_size,
+            learning_rate=rate,
+            minutes=settings.minutes,
+            optimizer=muon,
+            schedule=settings.schedule,
+            ema_decay=settings.ema_decay,
+            clip=settings.clip,
+            precision=cast(Precision, settings.precision),  # `read_fit` settled `fastest`
+            shares=settings.shares,
+            workers=settings.workers,
+            folder=run.folder,
+            resume=True,
+            checkpoint_every=settings.checkpoint_every,
+            log_every=settings.log_every,
+            pictures=setup.sampler,
+            callbacks=[progress],
+        )
+    for warning in said:
+        print(f"ebrl: note: {warning.message}", file=sys.stderr)
+    if rank() == 0:
+        _finish(configuration, setup, run, training)
+    return 0
+
+
+def _finish(configuration: FitConfiguration, setup: Setup, run: Run, training: Training) -> None:
+    energy = training.average.cpu()
+    storage.save(run.model, energy.state_dict(), {"kind": "energy", "step": training.step})
+    if isinstance(setup.data, Ragged):
+        save_language(setup.data, energy, run, training.step)
+    for line in draw_run(run.picture, configuration.title, setup, energy):
+        print(line)
+    print(
+        f"Done: {training.step:,} steps.\n"
+        f"  energy   {run.model}\n"
+        f"  curves   tensorboard --logdir {run.folder}"
+    )
+    if setup.sampler is not None:
+        print(f"  samples  {command('sample', run.folder)}")
+
+
+def restore_average(setup: Setup, run: Run) -> int:
+    """Load the weights of the run's newest checkpoint into its energy.
+
+    Returns:
+        The steps of training behind them.
+
+    Raises:
+        RunError: There is no checkpoint yet, or none can be read.
+    """
+    try:
+        return load_average(setup.energy, run.checkpoints)
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{run.folder} has no checkpoint yet. Train it: {command('resume', run.folder)}"
+        ) from error
+    except StorageError as error:
+        raise RunError(str(error)) from error
