@@ -25,7 +25,7 @@ from machine import commit, processor
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from ebrl.command.configs.agent_config import Settings
+from ebrl.command.configs.agent_config import TrainSettings
 from ebrl.command.environments.building import vectorised
 
 SLEEP, SECONDS, ROUNDS = 0.01, 2.0, 3
@@ -49,10 +49,10 @@ class Slow(gym.Env[np.ndarray, np.ndarray]):
 gym.register("Slow-v0", "throughput:Slow", max_episode_steps=200)
 TASKS = {"Pendulum-v1": "Pendulum-v1", "slow": "throughput:Slow-v0"}
 KINDS: dict[str, Callable[[str, int], VecEnv]] = {
-    "dummy": lambda name, n: vectorised(name, Settings(1, n_envs=n)),
-    "subproc": lambda name, n: vectorised(name, Settings(1, n_envs=n, vec="subproc")),
-    "vector": lambda name, n: vectorised(name, Settings(1, n_envs=n, vec="vector")),
-    "ray": lambda name, n: vectorised(name, Settings(1, n_envs=n, vec="ray")),
+    "dummy": lambda name, n: vectorised(name, TrainSettings(1, n_envs=n)),
+    "subproc": lambda name, n: vectorised(name, TrainSettings(1, n_envs=n, vec="subproc")),
+    "vector": lambda name, n: vectorised(name, TrainSettings(1, n_envs=n, vec="vector")),
+    "ray": lambda name, n: vectorised(name, TrainSettings(1, n_envs=n, vec="ray")),
     "SB3, dummy": lambda name, n: make_vec_env(name, n, vec_env_cls=DummyVecEnv),
     "SB3, subproc": lambda name, n: make_vec_env(name, n, vec_env_cls=SubprocVecEnv),
 }

@@ -26,7 +26,7 @@ CORRELATED = 1.4  # what a prior for white noise must be told of correlated nois
 CLIPPED = 1e-3  # distance from black and white within which a pixel counts as clipped
 
 
-class Estimate(NamedTuple):
+class NoiseEstimate(NamedTuple):
     """Noise at two scales, as standard deviations in the units of the pixels."""
 
     fine: float  # in details of 2 pixels
@@ -78,7 +78,7 @@ def noise_levels(pixels: Tensor, sigma: Sigma | None, white: float = 1.0) -> Ten
     return level.unsqueeze(0) if is_map else level.expand(batch)
 
 
-def estimate(image: Tensor) -> Estimate:
+def estimate(image: Tensor) -> NoiseEstimate:
     """Estimate the noise of an image `(channels, height, width)` in [0, 1].
 
     The fine estimate is the median of the finest diagonal wavelet coefficients (Donoho and
@@ -106,7 +106,7 @@ def estimate(image: Tensor) -> Estimate:
         )
     else:
         coarse = _flattest(planes[0], clipped, 1.35)
-    return Estimate(float(fine), float(coarse))
+    return NoiseEstimate(float(fine), float(coarse))
 
 
 def _median_deviation(details: np.ndarray) -> float:

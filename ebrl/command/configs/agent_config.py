@@ -1,4 +1,4 @@
-"""A run's config: its schema is the agent's own signature and the dataclass `Settings`.
+"""A run's config: its schema is the agent's own signature and the dataclass `TrainSettings`.
 
 agent:
   class_path: ebrl.agents.EnergyActorCritic
@@ -60,7 +60,7 @@ register_type(np.ndarray, serializer=np.ndarray.tolist, deserializer=np.array)
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainSettings:
     """How a run trains, evaluates and saves its agent.
 
     Args:
@@ -111,12 +111,12 @@ class Settings:
     threads: Threads = 1
 
 
-class Configuration(NamedTuple):
+class TrainConfiguration(NamedTuple):
     """A config that was checked: every key known, every value of its type."""
 
     agent_class: type[OffPolicyAlgorithm]
     agent_arguments: dict[str, Any]  # as the constructor wants them, with `env` still a name
-    settings: Settings
+    settings: TrainSettings
     text: str  # YAML with every default written out; `read` gives this configuration back
 
     @property
@@ -146,7 +146,7 @@ def schema() -> Schema:
         print_config="--print_config",
     )
     parser.add_argument("--config", action=ActionConfigFile, help="The config; comes first.")
-    parser.add_class_arguments(Settings)
+    parser.add_class_arguments(TrainSettings)
     parser.add_subclass_arguments(
         OffPolicyAlgorithm,
         "agent",
@@ -155,10 +155,10 @@ def schema() -> Schema:
         help="The algorithm: class_path and init_args.",
     )
     parts: dict[str, type | None] = {"agent": OffPolicyAlgorithm}
-    return Schema("train", parser, Settings, parts, ("agent",), OWNED_BY_THE_RUN)
+    return Schema("train", parser, TrainSettings, parts, ("agent",), OWNED_BY_THE_RUN)
 
 
-def read(path: Path, options: Sequence[str] = (), *, trust: bool = False) -> Configuration:
+def read(path: Path, options: Sequence[str] = (), *, trust: bool = False) -> TrainConfiguration:
     """Check a config file, changed by options such as `--agent.learning_rate 1e-3`.
 
     Args:
@@ -190,10 +190,12 @@ def read(path: Path, options: Sequence[str] = (), *, trust: bool = False) -> Con
         agent_arguments = _build_arguments(vars(arguments))
     except (ValueError, TypeError, RuntimeError) as error:
         raise UsageError(f"{path}: an argument of the agent cannot be built: {error}.") from error
-    return Configuration(
+    return TrainConfiguration(
         agent_class=agent_class,  # type: ignore[arg-type]
         agent_arguments=agent_arguments,
-        settings=Settings(**{field.name: parsed[field.name] for field in fields(Settings)}),
+        settings=TrainSettings(
+            **{field.name: parsed[field.name] for field in fields(TrainSettings)}
+        ),
         text=known.parser.dump(parsed),
     )
 

@@ -1,4 +1,4 @@
-"""The config of `ebrl fit`: its schema are the signatures of what it names, and `Settings`.
+"""The config of `ebrl fit`: its schema are the signatures of what it names, and `FitSettings`.
 
 energy: {class_path: ebrl.networks.MLPEnergy, init_args: {dimension: 2, hidden: [128, 128]}}
 data: points.csv
@@ -66,7 +66,7 @@ PARTS: dict[str, type | None] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class FitSettings:
     """How a run trains and saves its energy.
 
     Args:
@@ -135,7 +135,7 @@ class Setup(NamedTuple):
     data: Tensor | Dataset
     objective: Objective
     sampler: Sampler | None
-    settings: Settings
+    settings: FitSettings
     device: torch.device
 
 
@@ -149,7 +149,7 @@ def schema() -> Schema:
         print_config="--print_config",
     )
     parser.add_argument("--config", action=ActionConfigFile, help="The config; comes first.")
-    parser.add_class_arguments(Settings)
+    parser.add_class_arguments(FitSettings)
     parser.add_subclass_arguments(Energy, "energy", required=True, help="What is trained.")
     parser.add_argument(
         "--data",
@@ -161,7 +161,7 @@ def schema() -> Schema:
     parser.add_argument(
         "--sampler", type=Sampler | None, default=None, help="Draws the samples that are shown."
     )
-    return Schema("fit", parser, Settings, PARTS, ("energy", "data", "objective"))
+    return Schema("fit", parser, FitSettings, PARTS, ("energy", "data", "objective"))
 
 
 def read_fit(path: Path, options: Sequence[str] = (), *, trust: bool = False) -> FitConfiguration:
@@ -214,7 +214,7 @@ def build(configuration: FitConfiguration, device: torch.device | None = None) -
         check_workers(parsed.workers, made["data"])
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         raise UsageError(f"{configuration.title}: {error}.") from error
-    settings = Settings(**{f.name: instantiate(parsed[f.name]) for f in fields(Settings)})
+    settings = FitSettings(**{f.name: instantiate(parsed[f.name]) for f in fields(FitSettings)})
     device = device or device_of(settings.device)
     for part in made.values():
         if isinstance(part, nn.Module):

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from ebrl.agents.replayable import Replayable
-from ebrl.command.configs.agent_config import Configuration, Settings
+from ebrl.command.configs.agent_config import TrainConfiguration, TrainSettings
 from ebrl.command.configs.schema import locate
 from ebrl.command.environments.watched import Subprocesses, Watched, WatchedVector
 from ebrl.command.errors import UsageError, did_you_mean
@@ -61,7 +61,7 @@ def make(
     return environment
 
 
-def training_environment(configuration: Configuration) -> VecEnv:
+def training_environment(configuration: TrainConfiguration) -> VecEnv:
     """Make `n_envs` environments, replayable and, if asked for, normalised.
 
     Of dictionary observations the keys with real numbers are normalised, but no images.
@@ -96,7 +96,7 @@ def training_environment(configuration: Configuration) -> VecEnv:
         ) from error
 
 
-def vectorised(name: str, settings: Settings) -> VecEnv:
+def vectorised(name: str, settings: TrainSettings) -> VecEnv:
     """Make a run's environments where `vec` says.
 
     Raises:
@@ -137,7 +137,7 @@ def _wrapped(environment: gym.Env, wrapper: dict[str, Any]) -> gym.Env:
     return wrapped
 
 
-def evaluation_environments(configuration: Configuration, episodes: int) -> DummyVecEnv:
+def evaluation_environments(configuration: TrainConfiguration, episodes: int) -> DummyVecEnv:
     """Make `episodes` parallel environments that share nothing with the training."""
     name, settings = configuration.environment, configuration.settings
 

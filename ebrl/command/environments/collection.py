@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from ebrl.command.configs.agent_config import Configuration
+from ebrl.command.configs.agent_config import TrainConfiguration
 from ebrl.command.environments.building import make
 from ebrl.command.environments.evaluation import undisturbed_streams
 from ebrl.command.environments.watched import Watched
@@ -23,7 +23,7 @@ Episode = dict[str, Any]
 
 def play_episodes(
     agent: OffPolicyAlgorithm,
-    configuration: Configuration,
+    configuration: TrainConfiguration,
     first_seed: int,
     count: int,
     *,
@@ -90,7 +90,7 @@ def check_name(identifier: str) -> None:
 
 
 def write_minari(
-    identifier: str, configuration: Configuration, episodes: list[Episode], agent: Any
+    identifier: str, configuration: TrainConfiguration, episodes: list[Episode], agent: Any
 ) -> str:
     """Write a Minari dataset to this machine; return its name for `--offline`."""
     import minari

@@ -16,7 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from ebrl.command.configs.agent_config import Configuration
+from ebrl.command.configs.agent_config import TrainConfiguration
 from ebrl.command.environments.building import evaluation_environments
 from ebrl.command.runs.folder import Run, write_evaluations
 
@@ -161,7 +161,9 @@ class Evaluations(BaseCallback):
         done: The evaluations of the run so far; new ones are appended.
     """
 
-    def __init__(self, configuration: Configuration, run: Run, done: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, configuration: TrainConfiguration, run: Run, done: list[dict[str, Any]]
+    ) -> None:
         super().__init__()
         self.settings = configuration.settings
         self.run = run

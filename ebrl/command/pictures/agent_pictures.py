@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from ebrl.agents.soft_agent import SoftAgent
-from ebrl.command.configs.agent_config import Configuration
+from ebrl.command.configs.agent_config import TrainConfiguration
 from ebrl.command.environments.building import evaluation_environments
 from ebrl.command.environments.evaluation import undisturbed_streams
 from ebrl.command.pictures.action_landscapes import draw_actions, why_no_landscape
@@ -24,7 +24,7 @@ LONGEST = 1_000  # steps of the episode that the observations are taken from
 
 def draw_run(
     path: Path,
-    configuration: Configuration,
+    configuration: TrainConfiguration,
     evaluations: list[dict[str, Any]],
     agent: OffPolicyAlgorithm,
 ) -> list[str]:
@@ -76,7 +76,9 @@ def draw_learning_curve(
     axes.grid(alpha=0.25)
 
 
-def draw_landscapes(figure: FigureBase, configuration: Configuration, agent: SoftAgent) -> None:
+def draw_landscapes(
+    figure: FigureBase, configuration: TrainConfiguration, agent: SoftAgent
+) -> None:
     """Draw the energy of the actions at moments of one greedy episode, with samples on it."""
     normalization = agent.get_vec_normalize_env()
     unit = energy_unit(configuration)
@@ -94,7 +96,7 @@ def draw_landscapes(figure: FigureBase, configuration: Configuration, agent: Sof
         inner.set_ylabel("")
 
 
-def energy_unit(configuration: Configuration) -> str:
+def energy_unit(configuration: TrainConfiguration) -> str:
     """Return the unit of an agent's energies, for a label."""
     scaled = configuration.settings.normalize in ("rewards", "both")
     return "normalised reward" if scaled else "reward"
@@ -108,7 +110,7 @@ def _inner_labels(panels: list[Axes]) -> list[Axes]:
 
 
 def _moments(
-    configuration: Configuration, agent: OffPolicyAlgorithm
+    configuration: TrainConfiguration, agent: OffPolicyAlgorithm
 ) -> dict[int, np.ndarray | dict[str, np.ndarray]]:
     """Return {step: observation} at `MOMENTS` of one greedy episode."""
     environments = evaluation_environments(configuration, 1)

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from ebrl.command.configs.agent_config import Configuration
+from ebrl.command.configs.agent_config import TrainConfiguration
 from ebrl.command.environments.building import make
 from ebrl.command.environments.evaluation import undisturbed_streams
 from ebrl.command.environments.watched import Watched
@@ -45,7 +45,7 @@ class Film:
     """
 
     def __init__(
-        self, agent: BaseAlgorithm, configuration: Configuration, arguments: dict, unit: str
+        self, agent: BaseAlgorithm, configuration: TrainConfiguration, arguments: dict, unit: str
     ) -> None:
         name = configuration.environment
         settings = configuration.settings

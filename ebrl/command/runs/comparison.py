@@ -30,7 +30,7 @@ class Bootstrap(NamedTuple):
     seed: int
 
 
-class Estimate(NamedTuple):
+class IntervalEstimate(NamedTuple):
     """A statistic with its interval."""
 
     value: float
@@ -55,8 +55,8 @@ class Comparison(NamedTuple):
 
     tasks: list[str]
     seeds: dict[str, int]  # of each method: the fewest on any task
-    scores: dict[str, Estimate]  # interquartile mean of the last evaluations
-    improvement: dict[tuple[str, str], Estimate]  # P(the first beats the second)
+    scores: dict[str, IntervalEstimate]  # interquartile mean of the last evaluations
+    improvement: dict[tuple[str, str], IntervalEstimate]  # P(the first beats the second)
     over_steps: dict[tuple[str, str], Band]  # by task and method
     over_seconds: dict[tuple[str, str], Band]  # methods whose runs counted CPU seconds
     profiles: dict[str, Band]  # the share of runs that scored above x
@@ -158,14 +158,14 @@ def _interval(
     return points[""], intervals[""]
 
 
-def _estimate(matrix: np.ndarray, how: Bootstrap) -> Estimate:
+def _estimate(matrix: np.ndarray, how: Bootstrap) -> IntervalEstimate:
     value, interval = _interval(lambda x: np.array([metrics.aggregate_iqm(x)]), matrix, how)
-    return Estimate(float(value[0]), float(interval[0, 0]), float(interval[1, 0]))
+    return IntervalEstimate(float(value[0]), float(interval[0, 0]), float(interval[1, 0]))
 
 
 def _improvements(
     matrices: dict[str, np.ndarray], how: Bootstrap
-) -> dict[tuple[str, str], Estimate]:
+) -> dict[tuple[str, str], IntervalEstimate]:
     pairs = [(x, y) for x in matrices for y in matrices if x < y]
     found = {}
     for x, y in pairs:
@@ -174,7 +174,9 @@ def _improvements(
             [matrices[x], matrices[y]],
             how,
         )
-        found[x, y] = Estimate(float(value[0]), float(interval[0, 0]), float(interval[1, 0]))
+        found[x, y] = IntervalEstimate(
+            float(value[0]), float(interval[0, 0]), float(interval[1, 0])
+        )
     return found
 
 

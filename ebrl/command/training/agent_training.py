@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from ebrl.agents import compilation
 from ebrl.agents.checkpoints import Restored, restore
-from ebrl.command.configs.agent_config import Configuration, read
+from ebrl.command.configs.agent_config import TrainConfiguration, read
 from ebrl.command.configs.trust import command
 from ebrl.command.environments.building import training_environment
 from ebrl.command.environments.evaluation import Evaluations
@@ -25,11 +25,13 @@ from ebrl.command.runs.normalization import save_normalization
 from ebrl.command.training.divergence import GoodCheckpoints, check_finite, explained_by_divergence
 from ebrl.command.training.endings import ending_well
 from ebrl.command.training.offline import learn
-from ebrl.command.training.progress import Progress
+from ebrl.command.training.progress import AgentProgress
 from ebrl.storage import StorageError
 
 
-def build(configuration: Configuration, device: torch.device | None = None) -> OffPolicyAlgorithm:
+def build(
+    configuration: TrainConfiguration, device: torch.device | None = None
+) -> OffPolicyAlgorithm:
     """Build the untrained agent of a run, with its environments; the same each time.
 
     Args:
@@ -80,7 +82,7 @@ def restore_newest(agent: OffPolicyAlgorithm, run: Run) -> Restored | None:
 
 def rebuild(
     run: Run, *, trust: bool = False, device: torch.device | None = None
-) -> tuple[OffPolicyAlgorithm, Configuration]:
+) -> tuple[OffPolicyAlgorithm, TrainConfiguration]:
     """Build the agent of a run with the state of its newest checkpoint.
 
     Args:
@@ -102,7 +104,7 @@ def rebuild(
 
 
 def train_to_end(
-    agent: OffPolicyAlgorithm, configuration: Configuration, run: Run, resumed: Restored | None
+    agent: OffPolicyAlgorithm, configuration: TrainConfiguration, run: Run, resumed: Restored | None
 ) -> int:
     """Train until the run has all its steps; then save the agent and draw it.
 
@@ -129,7 +131,7 @@ def train_to_end(
         if agent.num_timesteps > 0:
             checkpoints.write_broken_off()
 
-    progress = Progress(total, evaluations)
+    progress = AgentProgress(total, evaluations)
     with ending_well(run, stop, save), closing(progress), explained_by_divergence(agent):
         write_evaluations(run, evaluated)
         agent.set_logger(configure(str(run.folder), ["tensorboard"]))
@@ -145,7 +147,7 @@ def train_to_end(
 
 
 def _finish(
-    agent: OffPolicyAlgorithm, configuration: Configuration, run: Run, evaluated: list[dict]
+    agent: OffPolicyAlgorithm, configuration: TrainConfiguration, run: Run, evaluated: list[dict]
 ) -> None:
     agent.logger.close()
     left_out = draw_run(run.picture, configuration, evaluated, agent)

@@ -31,7 +31,7 @@ LINES = 5  # about a training, whether there is a bar or not
 SHOWN = ("loss", "psnr", "energy_gap", "acceptance", "step_size")
 
 
-class Progress:
+class EnergyProgress:
     """Progress as a bar on a terminal and as a few lines elsewhere; stops the training on request.
 
     Args:
@@ -80,7 +80,7 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
     settings = setup.settings
     rate = float(settings.learning_rate)  # a plain one, that a file can hold
     muon = Muon.of(setup.energy, rate) if settings.optimizer == "muon" else None
-    progress = Progress(run, settings.steps)
+    progress = EnergyProgress(run, settings.steps)
     with (
         ending_well(run, progress.stop),
         closing(progress),

@@ -7,11 +7,11 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from ebrl.agents import ImplicitCloning
 from ebrl.agents.demonstrations import fill, learn_offline, load
-from ebrl.command.configs.agent_config import Configuration
+from ebrl.command.configs.agent_config import TrainConfiguration
 from ebrl.command.errors import RunError, UsageError
 
 
-def fill_replay(agent: OffPolicyAlgorithm, configuration: Configuration) -> None:
+def fill_replay(agent: OffPolicyAlgorithm, configuration: TrainConfiguration) -> None:
     """Put the run's demonstrations, if it has any, into the replay of an untrained agent.
 
     Raises:
@@ -39,7 +39,7 @@ def fill_replay(agent: OffPolicyAlgorithm, configuration: Configuration) -> None
 
 def learn(
     agent: OffPolicyAlgorithm,
-    configuration: Configuration,
+    configuration: TrainConfiguration,
     timesteps: int,
     callbacks: list[BaseCallback],
 ) -> None:

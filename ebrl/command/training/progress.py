@@ -12,7 +12,7 @@ from ebrl.command.environments.evaluation import Evaluations
 from ebrl.command.training.bars import steps_bar
 
 
-class Progress(BaseCallback):
+class AgentProgress(BaseCallback):
     """A bar on a terminal, and a line for each evaluation on any output.
 
     Args:
