@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from ebrl.sampling.compilation import missing_compiler
 
+Result = TypeVar("Result")  # tensors, or tuples, lists and dictionaries of them
 PROGRAMS = 64  # kept for each process; torch's own limit is 8
 
 
@@ -35,7 +36,9 @@ def can_compile(device: torch.device) -> bool:
     return not missing
 
 
-def run(update: Callable[..., Any], arguments: tuple[Any, ...], static: Iterable[Tensor]) -> Any:
+def run(
+    update: Callable[..., Result], arguments: tuple[Any, ...], static: Iterable[Tensor]
+) -> Result:
     """Return `update(*arguments)`, run as one compiled program.
 
     Args:
@@ -52,9 +55,10 @@ def run(update: Callable[..., Any], arguments: tuple[Any, ...], static: Iterable
             torch._dynamo.mark_static_address(tensor, guard=False)
         torch.compiler.cudagraph_mark_step_begin()
     with torch._dynamo.config.patch(trace_autograd_ops=True, recompile_limit=PROGRAMS):
-        result = _compiled(update, device)(*arguments)
-    # A replayed CUDA graph overwrites the tensors that it returned before.
-    return tree_map_only(Tensor, torch.clone, result) if device == "cuda" else result
+        result: Result = _compiled(update, device)(*arguments)
+    if device == "cuda":  # a replayed CUDA graph overwrites the tensors that it returned before
+        result = tree_map_only(Tensor, torch.clone, result)
+    return result
 
 
 def is_under_way() -> bool:

@@ -230,10 +230,7 @@ class SoftAgent(ScaledRewards):
                 return self._update(*arguments)
             self._adam = states
             try:
-                update = type(self)._update
-                metrics: dict[str, Tensor]
-                metrics = compilation.run(update, (self, *arguments), self._static())
-                return metrics
+                return compilation.run(type(self)._update, (self, *arguments), self._static())
             except compilation.failures() as error:
                 self._compiles = False
                 warnings.warn(
