@@ -81,7 +81,9 @@ class BatchNormalization(nn.Module):
         if h.shape[-2] == 0:
             return self.running()
         h = h.to(self.weight.dtype)
-        variance, mean = torch.var_mean(h, -2, correction=0, keepdim=True)
+        mean = h.mean(-2, keepdim=True)
+        centred = h - mean.detach()  # they sum to 0: the variance has no gradient by the mean
+        variance = torch.linalg.vecdot(centred, centred, dim=-2).unsqueeze(-2) / h.shape[-2]
         inverse = torch.rsqrt(variance + self.epsilon)
         with torch.no_grad():
             ratio, shift = self._correction(mean, inverse)
