@@ -100,7 +100,8 @@ class Perceptron:
         for k, layer in enumerate(hidden, 1):
             h = torch.baddbmm(layer.bias, h, layer.weight, out=outputs[k])
             activate(h, memory[k])
-        return torch.baddbmm(head.bias, h, head.weight)
+        # As a row times rows: some libraries are slow where a product has one column.
+        return torch.baddbmm(head.bias, self.transposed[-1], h.mT).mT
 
     def _reduced(self, values: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return `value: (…, rows, 1)` and, if one member decides it, which, `(rows, 1)`."""
