@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from functools import partialmethod
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -22,8 +21,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from ebrl.kernels.importance import pick
-from ebrl.networks.linear import in_full
+from ebrl.networks.linear import EnsembleLinear, after, in_full
 from ebrl.networks.normalization import (
+    Affine,
     BatchNormalization,
     LayerNormalization,
     Normalization,
@@ -90,8 +90,7 @@ class DiscreteCritic(BaseModel):
         self.members, self.activation = members, activation_fn()
         sizes = [features_extractor.features_dim, *net_arch, int(action_space.n)]
         pairs = list(itertools.pairwise(sizes))
-        self.weights = nn.ParameterList(_uniform(i, members, i, o) for i, o in pairs)
-        self.biases = nn.ParameterList(_uniform(i, members, 1, o) for i, o in pairs)
+        self.layers = nn.ModuleList(EnsembleLinear(members, *sizes) for sizes in pairs)
         check_normalization(normalization)
         self.normalization = normalization
         self.normalizations = nn.ModuleList()
@@ -113,7 +112,7 @@ class DiscreteCritic(BaseModel):
         The observations are preprocessed: pixels in [0, 1], one-hot categories.
         """
         features = self.features_extractor(observation)
-        return self._energies(features, lambda normalization, h: normalization(h))
+        return self._energies(features, lambda normalization, _: normalization.running())
 
     def batch_energies(self, features: Tensor) -> Tensor:
         """Return the energy of every action, normalised by the statistics of this batch.
@@ -123,27 +122,28 @@ class DiscreteCritic(BaseModel):
         Args:
             features: What `features_extractor` made of the observations, `(batch, features)`.
         """
+        return self._energies(features, BatchNormalization.of_batch)
 
-        def of_batch(normalization: Any, h: Tensor) -> Tensor:
-            return normalization.of_batch(h)(h)
-
-        return self._energies(features, of_batch)
-
-    def _energies(
-        self, features: Tensor, normalize: Callable[[nn.Module, Tensor], Tensor]
-    ) -> Tensor:
+    def _energies(self, features: Tensor, affine_of: Callable[[Any, Tensor], Affine]) -> Tensor:
+        """Return the energies, with what `affine_of` says that a batch normalisation does."""
+        layers: list[Any] = [*self.layers]
+        *hidden, head = layers
         h = features.expand(self.members, *features.shape)  # (members, batch, features)
-        for k, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if k > 0:
-                h = self.normalizations[k - 1](h) if self.normalization == "layer" else h
-                h = self.activation(h)
-            if self.normalization == "batch":  # one member alone has no axis there
-                one = h if len(h) > 1 else h[0]
-                h = normalize(self.normalizations[k], one).view(h.shape)
-            if k + 1 < len(self.weights):
-                h = torch.baddbmm(bias, h, weight)
-        energies = in_full(lambda rows: torch.baddbmm(bias, rows, weight), h, weight.dtype)
+        for k, layer in enumerate(hidden):
+            h = after(self._affine(k, h, affine_of), layer, h)  # (members, batch, width)
+            h = self.normalizations[k](h) if self.normalization == "layer" else h
+            h = self.activation(h)
+        affine = self._affine(len(hidden), h, affine_of)
+        energies = in_full(lambda rows: after(affine, head, rows), h, head.weight.dtype)
         return energies if self.output_scale is None else energies * self.output_scale
+
+    def _affine(
+        self, k: int, h: Tensor, affine_of: Callable[[Any, Tensor], Affine]
+    ) -> Affine | None:
+        """Return the batch normalisation of what enters a layer, `(members, batch, features)`."""
+        if self.normalization != "batch":
+            return None
+        return affine_of(self.normalizations[k], h if len(h) > 1 else h[0])
 
 
 class SoftQPolicy(BasePolicy):
@@ -306,9 +306,3 @@ class SoftQMultiInputPolicy(SoftQPolicy):
     """`SoftQPolicy` for dictionaries of observations, with SB3's `CombinedExtractor`."""
 
     __init__ = partialmethod(SoftQPolicy.__init__, features_extractor_class=CombinedExtractor)
-
-
-def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
-    """Return weights from `U(-1/√fan_in, 1/√fan_in)`, as those of `nn.Linear`."""
-    bound = 1 / math.sqrt(fan_in)
-    return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))

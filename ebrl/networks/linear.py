@@ -16,16 +16,19 @@ class EnsembleLinear(nn.Module):
     """A linear layer for each member of an ensemble, as one batched program.
 
     It maps `(members, rows, inputs)`, or `(rows, inputs)` shared by all members, to
-    `(members, rows, outputs)`.
+    `(members, rows, outputs)`. Initial weights are those of `make_linear`.
     """
 
     weight: nn.Parameter  # (members, inputs, outputs)
     bias: nn.Parameter | None  # (members, 1, outputs)
 
-    def __init__(self, members: int, inputs: int, outputs: int, bias: bool = True):
+    def __init__(
+        self, members: int, inputs: int, outputs: int, fan_in: int | None = None, bias: bool = True
+    ):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
         self.bias = nn.Parameter(torch.empty(members, 1, outputs)) if bias else None
+        _initialize(self, fan_in or inputs)
 
     def forward(self, rows: Tensor) -> Tensor:
         return multiply(rows, self.weight, self.bias)
@@ -50,15 +53,16 @@ def make_linear(
     members: int, inputs: int, outputs: int, fan_in: int | None = None, bias: bool = True
 ) -> nn.Linear | EnsembleLinear:
     """Return a linear layer with weights from `U(-1/√fan_in, 1/√fan_in)`, as `nn.Linear` has."""
-    layer = (
-        nn.Linear(inputs, outputs, bias)
-        if members == 1
-        else EnsembleLinear(members, inputs, outputs, bias)
-    )
-    bound = (fan_in or inputs) ** -0.5
-    for parameter in layer.parameters():
-        nn.init.uniform_(parameter, -bound, bound)
+    if members > 1:
+        return EnsembleLinear(members, inputs, outputs, fan_in, bias)
+    layer = nn.Linear(inputs, outputs, bias)
+    _initialize(layer, fan_in or inputs)
     return layer
+
+
+def _initialize(layer: nn.Module, fan_in: int) -> None:
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5)
 
 
 def in_full(layer: Callable[[Tensor], Tensor], rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -81,7 +85,8 @@ def folded(affine: Affine | None, layer: nn.Module) -> tuple[Tensor, Tensor | No
     if affine is None:
         return weight, bias
     shift = affine.shift @ weight
-    return affine.scale.mT * weight, shift if bias is None else bias + shift
+    scaled = affine.scale.transpose(-1, -2) * weight  # an exporter to ONNX does not know `mT`
+    return scaled, shift if bias is None else bias + shift
 
 
 def side_by_side(*linears: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:

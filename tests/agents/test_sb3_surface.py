@@ -118,7 +118,7 @@ def test_epsilon_falls_as_dqns_and_its_actions_are_uniform() -> None:
     certain = discrete(exploration_initial_eps=1.0, exploration_final_eps=1.0, learning_starts=0)
     certain.learn(10)
     with torch.no_grad():
-        certain.critic.biases[-1][:, 0, 0] = -1e3  # so that the policy always takes action 0
+        certain.critic.layers[-1].bias[:, 0, 0] = -1e3  # so that the policy always takes action 0
     certain._last_obs = np.zeros((1, 4), np.float32)
     taken = [int(certain._sample_action(0)[0][0]) for _ in range(400)]
     assert abs(np.mean(taken) - 0.5) < 4 * 0.5 / 20  # four standard errors
@@ -382,7 +382,7 @@ def test_a_diverged_training_stops_and_its_good_checkpoint_stays(
 def test_a_checkpoint_of_lost_weights_is_refused(tmp_path: Path) -> None:
     agent = SoftQ("MlpPolicy", Replayable(gym.make("CartPole-v1")), **SMALL, **NETS, seed=0)
     agent.learn(20, callback=Checkpoints(tmp_path, every=20))
-    nn.init.constant_(agent.critic.biases[0], float("nan"))
+    nn.init.constant_(agent.critic.layers[0].bias, float("nan"))
     with pytest.raises(DivergedError, match="the weights diverged"):
         save_checkpoint(tmp_path / "checkpoint-000000000020.zip", agent)
     restore(agent, tmp_path)  # the good one

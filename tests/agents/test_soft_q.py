@@ -97,7 +97,7 @@ def test_boltzmann_at_the_limits():
 def test_the_target_is_the_soft_backup_of_the_target_network(n_step):
     agent = chain_agent(0.3)
     with torch.no_grad():  # so that the online network would give another answer
-        agent.critic.biases[0].add_(5.0)
+        agent.critic.layers[0].bias.add_(5.0)
     q = target_q(agent)
     value = 0.3 * np.log(np.exp(q / 0.3).sum(-1))[[2, 3, 2]]
     discount = np.full(4, DISCOUNT) if n_step is None else np.array(n_step)
@@ -149,8 +149,8 @@ def test_an_update_is_a_gradient_step_on_half_the_squared_bellman_error():
     agent = chain_agent(0.3)
     agent.critic.optimizer = torch.optim.SGD(agent.critic.parameters(), lr=rate)
     batch = some_batch()
-    before = agent.critic.weights[0].detach().clone()  # (1, states, actions)
-    bias = agent.critic.biases[0].detach().clone()
+    before = agent.critic.layers[0].weight.detach().clone()  # (1, states, actions)
+    bias = agent.critic.layers[0].bias.detach().clone()
     target = target_of(agent, batch)
     metrics = agent._update(agent._transitions(batch), (), Due(policy=True, target=False))
     expected, loss = before.clone(), 0.0
@@ -159,7 +159,7 @@ def test_an_update_is_a_gradient_step_on_half_the_squared_bellman_error():
         error = float(before[0, state, action] + bias[0, 0, action]) + target[i]
         expected[0, state, action] -= rate * error / 4
         loss += 0.5 * error**2 / 4
-    torch.testing.assert_close(agent.critic.weights[0].detach(), expected)
+    torch.testing.assert_close(agent.critic.layers[0].weight.detach(), expected)
     assert float(metrics["critic_loss"]) == pytest.approx(loss, rel=1e-5)
 
 
@@ -176,13 +176,13 @@ def test_the_target_network_follows_across_calls_of_train(tau, interval):
             [0],
             [{}],
         )
-    online, expected = agent.critic.weights[0], agent.critic_target.weights[0].clone()
+    online, expected = agent.critic.layers[0].weight, agent.critic_target.layers[0].weight.clone()
     for step in range(1, 8):
         agent.train(1, batch_size=8)
         if step % interval == 0:
             expected += tau * (online.detach() - expected)
-        torch.testing.assert_close(agent.critic_target.weights[0], expected)
-    assert not torch.equal(online, agent.critic_target.weights[0])
+        torch.testing.assert_close(agent.critic_target.layers[0].weight, expected)
+    assert not torch.equal(online, agent.critic_target.layers[0].weight)
 
 
 # ---- the fixed point on Chain-v0 ----------------------------------------------------------------
@@ -218,7 +218,7 @@ def iterate_to_the_fixed_point(agent: SoftQ, model: ChainModel) -> None:
     for network in (agent.critic, agent.critic_target):
         for parameter in network.parameters():
             parameter.data.zero_()
-    table = agent.critic_target.weights[0].data[0]  # (states, actions), energies
+    table = agent.critic_target.layers[0].weight.data[0]  # (states, actions), energies
     for _ in range(400):
         q = np.zeros(model.reward.shape)
         np.add.at(q, tuple(pairs.T), probabilities * target_of(agent, batch))

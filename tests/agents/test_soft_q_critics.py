@@ -37,7 +37,7 @@ def textbook(agent: SoftQ, observations: Tensor, member: int) -> Tensor:
         ]
 
     h = observations
-    for k, (weight, bias) in enumerate(zip(critic.weights, critic.biases, strict=True)):
+    for k, layer in enumerate(critic.layers):
         if k > 0 and critic.normalization == "layer":
             one = critic.normalizations[k - 1]
             h = nn.functional.layer_norm(h, h.shape[1:], *gains(one), one.epsilon)
@@ -45,7 +45,7 @@ def textbook(agent: SoftQ, observations: Tensor, member: int) -> Tensor:
         if critic.normalization == "batch":
             one = critic.normalizations[k]
             h = nn.functional.batch_norm(h, None, None, *gains(one), True, eps=one.epsilon)
-        h = h @ weight[member] + bias[member]
+        h = h @ layer.weight[member] + layer.bias[member]
     return h
 
 
