@@ -18,6 +18,7 @@ from rliable import library, metrics
 RESAMPLES = 2_000
 FEWEST = 3  # seeds of an interquartile mean with an interval
 DECIDING = ("hopper", "walker2d", "ant")  # the tasks whose interquartile mean is compared
+RIVAL = "SAC tuned"  # what the others are compared with
 
 
 class Runs(NamedTuple):
@@ -84,15 +85,21 @@ def table(found: dict[str, dict[str, Runs]]) -> str:
     return "\n".join(lines)
 
 
+def decided(found: dict[str, dict[str, Runs]]) -> list[str]:
+    """Return the deciding tasks on which the rival has enough seeds."""
+    tasks = [task for task in DECIDING if RIVAL in found.get(task, {})]
+    return [task for task in tasks if len(found[task][RIVAL].seeds) >= FEWEST]
+
+
 def comparison(found: dict[str, dict[str, Runs]]) -> str:
-    """Return the interquartile means over the deciding tasks; "" where seeds are too few."""
-    tasks = [task for task in DECIDING if task in found]
+    """Return the interquartile means over the decided tasks; "" where seeds are too few."""
+    tasks = decided(found)
     names = [
         name
         for name in AGENTS
         if all(name in found[task] and len(found[task][name].seeds) >= FEWEST for task in tasks)
     ]
-    if not tasks or not names:
+    if not tasks:
         return ""
     lines = [
         f"### Score over {', '.join(TASKS[task].env for task in tasks)}",
@@ -106,7 +113,7 @@ def comparison(found: dict[str, dict[str, Runs]]) -> str:
         columns = [at_the_end(found[task][name])[:seeds] / TASKS[task].reference for task in tasks]
         scores[name] = np.stack(columns, 1)
     means = interquartile_mean(scores)
-    rival = means.get("SAC tuned", (np.nan,))[0]
+    rival = means[RIVAL][0]
     for name, (mean, low, high) in means.items():
         lines.append(
             f"| {name} | {len(scores[name])} | {mean:.3f} ({low:.3f} to {high:.3f}) | "
@@ -142,10 +149,19 @@ def curves(found: dict[str, dict[str, Runs]], path: Path) -> None:
 
 
 def write(folder: Path) -> None:
-    """Write `returns.md` and `returns.png` beside the folder of the runs."""
+    """Write `returns.md` beside the folder of the runs, and pictures.
+
+    `returns.png` has the tasks that are decided, `returns_further.png` the others.
+    """
     found = load(folder)
     text = comparison(found) + "\n" + table(found)
     print(text)
     folder.with_suffix(".md").write_text(text)
-    if found:
-        curves(found, folder.with_suffix(".png"))
+    tasks = decided(found)
+    further = {task: agents for task, agents in found.items() if task not in tasks}
+    for name, shown in (
+        ("returns.png", {task: found[task] for task in tasks}),
+        ("returns_further.png", further),
+    ):
+        if shown:
+            curves(shown, folder.with_name(name))
