@@ -23,6 +23,7 @@ from ebrl.training.watch import check_finite_weights
 
 from . import compilation
 from .finite import check_observation, check_start, check_transition
+from .memory import keep_freed_memory
 from .optimization import AdamState, adam_step, check_is_adam, in_layout_of, trainable_parameters
 from .ranges import check_numbers, read_temperature
 from .scaled_rewards import ScaledRewards
@@ -56,8 +57,8 @@ class SoftAgent(ScaledRewards):
     """An off-policy algorithm whose policy has a temperature, a critic and its moving average.
 
     `streams` names its random streams, `trained` the networks of the policy that have optimisers.
-    A subclass defines the noise of an update in `_draw`, the update on one batch in `_update`, and
-    what is logged of it in `_metrics`.
+    A subclass defines the noise of an update in `_draw`, and the update on one batch, with what is
+    logged of it, in `_update`.
     """
 
     streams: ClassVar[tuple[str, ...]] = ("acting",)
@@ -93,6 +94,7 @@ class SoftAgent(ScaledRewards):
         for generator in self.generators.values():  # torch's global seed reproduces a run
             generator.manual_seed(int(torch.randint(2**62, ())))
         super()._setup_model()  # sets the seed, if there is one
+        keep_freed_memory()
         self.policy.generator = self.generators["acting"]
         for name in (*self.trained, "critic_target"):
             setattr(self, name, getattr(self.policy, name))
