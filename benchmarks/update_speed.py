@@ -2,11 +2,11 @@
 
     python benchmarks/update_speed.py --out benchmarks/results/update_speed.json
 
-Equal networks (256, 256), equal batches (256), HalfCheetah's sizes, one thread, one process. The
-algorithms take turns, a block of updates each, and the ratio is taken within a round, so that a
-machine whose speed drifts does not decide it. Medians over the rounds, with the range. Speeds are
-by CPU time; the cost of a start includes the processes of the compiler. SBX's SAC and
-sb3-contrib's CrossQ run where these are installed, bfloat16 where the processor multiplies it.
+Equal networks (256, 256), equal batches (256), HalfCheetah's sizes, one thread. The algorithms take
+turns, each in a process of its own, and the ratio is taken within a round, so that a machine whose
+speed drifts does not decide it. Medians over the rounds, with the range. Speeds are by CPU time; the
+cost of a start includes the processes of the compiler. SBX's SAC and sb3-contrib's CrossQ run where
+these are installed, bfloat16 where the processor multiplies it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,10 +75,9 @@ class Spaces(gym.Env):
     action_space = gym.spaces.Box(-1.0, 1.0, (ACTIONS,), np.float32)
 
 
-class Ready(NamedTuple):
-    """An algorithm that has made its first updates, and what they cost."""
+class Start(NamedTuple):
+    """What an algorithm's first updates cost."""
 
-    model: OffPolicyAlgorithm
     seconds: float  # of CPU time, mostly of a compiler
     megabytes: float  # that the process grew by
 
@@ -99,11 +100,18 @@ def rivals() -> dict[str, Build]:
     return found
 
 
-def ready(build: Build) -> Ready:
+class Turns:
+    """The algorithm of this process."""
+
+    model: OffPolicyAlgorithm
+
+
+def start(name: str) -> Start:
     """Build an algorithm, fill its replay and make its first ten updates."""
     rng = np.random.default_rng(0)
+    build = rivals()[name]
     before, size_before = cpu_seconds(), resident_megabytes()
-    model = build(Spaces())
+    model = Turns.model = build(Spaces())
     for _ in range(5_000):
         model.replay_buffer.add(
             rng.normal(size=(1, OBSERVATIONS)).astype(np.float32),
@@ -116,7 +124,7 @@ def ready(build: Build) -> Ready:
     model.set_logger(configure(None, []))
     for _ in range(10):
         model.train(1, BATCH)
-    return Ready(model, cpu_seconds() - before, resident_megabytes() - size_before)
+    return Start(cpu_seconds() - before, resident_megabytes() - size_before)
 
 
 def cpu_seconds() -> float:
@@ -130,23 +138,29 @@ def resident_megabytes() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def updates_per_second(model: OffPolicyAlgorithm, updates: int) -> float:
-    start = time.process_time()
+def updates_per_second(updates: int) -> float:
+    model, begin = Turns.model, time.process_time()
     for _ in range(updates):
         model.train(1, BATCH)
     if type(model).__module__.startswith("sbx"):
         import jax
 
         jax.block_until_ready(model.policy.actor_state.params)
-    return updates / (time.process_time() - start)
+    return updates / (time.process_time() - begin)
 
 
-def measure(rounds: int, updates: int) -> dict[str, dict]:
-    models = {name: ready(build) for name, build in rivals().items()}
-    speeds: dict[str, list[float]] = {name: [] for name in models}
+def measure(rounds: int, updates: int, threads: int) -> dict[str, dict]:
+    processes = {
+        name: ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (threads,))
+        for name in rivals()
+    }
+    starts = {name: process.submit(start, name).result() for name, process in processes.items()}
+    speeds: dict[str, list[float]] = {name: [] for name in processes}
     for _ in range(rounds):
-        for name, (model, *_) in models.items():
-            speeds[name].append(updates_per_second(model, updates))
+        for name, process in processes.items():
+            speeds[name].append(process.submit(updates_per_second, updates).result())
+    for process in processes.values():
+        process.shutdown()
     reference = np.array(speeds["SB3 SAC"])
     table = {}
     for name, found in speeds.items():
@@ -155,8 +169,8 @@ def measure(rounds: int, updates: int) -> dict[str, dict]:
             "updates_per_second": float(np.median(found)),
             "ratio": float(np.median(ratios)),
             "ratio_range": [float(ratios.min()), float(ratios.max())],
-            "seconds_to_start": models[name].seconds,
-            "megabytes": models[name].megabytes,
+            "seconds_to_start": starts[name].seconds,
+            "megabytes": starts[name].megabytes,
         }
     return table
 
@@ -182,10 +196,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     # Programs that were compiled before would start for nothing.
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
-    table = measure(arguments.rounds, arguments.updates)
+    table = measure(arguments.rounds, arguments.updates, arguments.threads)
     print(as_markdown(table))
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
