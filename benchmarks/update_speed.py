@@ -4,9 +4,9 @@
 
 Equal networks (256, 256), equal batches (256), HalfCheetah's sizes, one thread. The algorithms take
 turns, each in a process of its own, and the ratio is taken within a round, so that a machine whose
-speed drifts does not decide it. Medians over the rounds, with the range. Speeds are by CPU time; the
-cost of a start includes the processes of the compiler. SBX's SAC and sb3-contrib's CrossQ run where
-these are installed, bfloat16 where the processor multiplies it.
+speed drifts does not decide it. Medians over the rounds, with the range. Speeds are by CPU time; a
+start includes the processes of the compiler. SBX's SAC and sb3-contrib's CrossQ run where these are
+installed, bfloat16 where the processor multiplies it.
 """
 
 from __future__ import annotations
