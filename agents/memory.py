@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 LARGEST = 2**25 - 2**16  # bytes; no larger block moves glibc's threshold
 
 
+@cache
 def keep_freed_memory() -> None:
     """Let the allocator keep what an update frees, for the next one.
 

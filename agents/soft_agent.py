@@ -94,7 +94,6 @@ class SoftAgent(ScaledRewards):
         for generator in self.generators.values():  # torch's global seed reproduces a run
             generator.manual_seed(int(torch.randint(2**62, ())))
         super()._setup_model()  # sets the seed, if there is one
-        keep_freed_memory()
         self.policy.generator = self.generators["acting"]
         for name in (*self.trained, "critic_target"):
             setattr(self, name, getattr(self.policy, name))
@@ -147,6 +146,7 @@ class SoftAgent(ScaledRewards):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update networks and temperature on `gradient_steps` batches of the replay."""
+        keep_freed_memory()
         self.policy.set_training_mode(True)
         self._scale_critics()
         self._update_learning_rate(list(self._optimizers().values()))

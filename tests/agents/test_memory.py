@@ -20,7 +20,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 assert faults() > 10_000, "an allocator that gives freed memory back"
-SoftQ("MlpPolicy", "CartPole-v1", buffer_size=10)
+SoftQ("MlpPolicy", "CartPole-v1", buffer_size=10, learning_starts=2, batch_size=2).learn(4)
 faults()
 assert faults() < 1_000, "the agent lets it keep what is freed"
 """
