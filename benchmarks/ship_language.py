@@ -30,6 +30,7 @@ from ebrl.sequences.objectives import Contrast, Draws
 from ebrl.sequences.text import sentences
 from ebrl.sequences.tokens import PAD, padded
 from ebrl.training import fit
+from ebrl.training.precision import fastest_precision
 from ebrl.training.ragged import Ragged
 
 DRAWS = 1500  # of the language model, for noise contrast
@@ -69,7 +70,7 @@ def train_scorer(
         learning_rate=2e-3,
         schedule=lambda progress: 1 - progress,
         generator=generator(),
-        precision="bfloat16",
+        precision=fastest_precision(torch.device("cpu")),
         callbacks=[progress(kind)],
     )
     return scorer.eval().requires_grad_(False)
@@ -113,7 +114,8 @@ def facts_of(run: Path) -> dict[str, Any]:
     energy = config["energy"]
     if energy["class_path"].endswith("trainable"):
         command = "ebrl fit sequences/english, then sequences/english_further"
-        steps = english().card["steps"]
+        card = english().card
+        steps = card["steps"] + card.get("steps before", 0)
         return {"fit": command, "batch": config["batch_size"], "steps before": steps}
     transformer = energy["init_args"]["transformer"]["init_args"]
     return {

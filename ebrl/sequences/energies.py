@@ -17,6 +17,7 @@ from ebrl.sequences.transformer import PREDICTED, Transformer
 from ebrl.spaces import string_lengths
 
 ROWS_AT_ONCE = 512  # of a pass that masks each token in turn
+TOKENS_AT_ONCE = 512  # whose logits are there together
 
 
 class SentenceEnergy(Energy):
@@ -86,7 +87,7 @@ class CausalEnergy(TransformerEnergy):
 
     def relaxed(self, embedded: Tensor, x: Tensor) -> Tensor:
         features = read_from_the_left(self.transformer, embedded, x)
-        parts = token_losses(self.transformer.logits(features), with_end(x))
+        parts = token_losses(self.transformer, features, with_end(x))
         place = torch.arange(x.shape[1] + 1, device=x.device)
         return parts.masked_fill(place == self.longest, 0.0)
 
@@ -173,7 +174,7 @@ class ScorerEnergy(TransformerEnergy):
     def relaxed(self, embedded: Tensor, x: Tensor) -> Tensor:
         left = read_from_the_left(self.transformer, embedded, x)
         around = read_both_ways(self.transformer, embedded, x)[:, 1:]  # at the token, not before
-        loss = token_losses(self.transformer.logits(left), with_end(x))
+        loss = token_losses(self.transformer, left, with_end(x))
         features = torch.cat([left, around, loss.unsqueeze(-1).to(left)], -1)
         return self.head(features).squeeze(-1).float().masked_fill(with_end(x) == PAD, 0.0)
 
@@ -246,12 +247,23 @@ def sentences_only(x: Tensor, trim: bool = True) -> tuple[Tensor, Tensor]:
     return x[:, :longest], sound
 
 
-def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return `-log p` of targets `(n, length)`, 0 at padding, from logits `(n, length, …)`."""
-    losses = F.cross_entropy(
-        logits.float().flatten(0, 1),
-        targets.flatten() - PREDICTED,
-        ignore_index=PAD - PREDICTED,
-        reduction="none",
+def token_losses(transformer: Transformer, features: Tensor, targets: Tensor) -> Tensor:
+    """Return `-log p` of targets `(n, length)`, 0 at padding, from features `(n, length, width)`.
+
+    The logits of all tokens at once would leave the processor's cache.
+    """
+    blocks = zip(
+        features.flatten(0, 1).split(TOKENS_AT_ONCE),
+        targets.flatten().split(TOKENS_AT_ONCE),
+        strict=True,
     )
-    return losses.view_as(targets)
+    losses = [
+        F.cross_entropy(
+            transformer.logits(block).float(),  # (tokens, vocabulary - PREDICTED)
+            target - PREDICTED,
+            ignore_index=PAD - PREDICTED,
+            reduction="none",
+        )
+        for block, target in blocks
+    ]
+    return torch.cat(losses).view_as(targets)

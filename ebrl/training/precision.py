@@ -12,7 +12,7 @@ Precision = Literal["float32", "bfloat16"]
 def fastest_precision(device: torch.device) -> Precision:
     """Return the precision in which the device multiplies matrices fastest.
 
-    A processor without bfloat16 emulates it, some ten times slower than float32.
+    A processor without bfloat16 emulates it, ten to twenty times slower than float32.
     """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
