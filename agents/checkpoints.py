@@ -252,7 +252,7 @@ def restore(agent: OffPolicyAlgorithm, source: Source) -> Restored:
         state = storage.unflatten(stored.tensors, facts.get("state"))
         schemas.checkpoint(agent)(state, "state")
     except StorageError as error:
-        raise StorageError(f"{path}: the agent was built otherwise: {error}") from error
+        raise StorageError(f"{path}: the agent is configured differently: {error}") from error
     parts.put_learnt(agent, state["learnt"])
     parts.put_counters(agent, state["counters"])
     parts.put_generators(agent, state["generators"])

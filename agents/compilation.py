@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
-from ebrl.sampling.compilation import missing_compiler
-
-Result = TypeVar("Result")  # tensors, or tuples, lists and dictionaries of them
-PROGRAMS = 64  # kept for each process; torch's own limit is 8
+from ebrl import programs
+from ebrl.programs import Result
 
 
 def can_compile(device: torch.device) -> bool:
@@ -29,7 +25,7 @@ def can_compile(device: torch.device) -> bool:
     missing = ""
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
         missing = f"a torch that compiles gradients, which {torch.__version__} does not"
-    elif device.type == "cpu" and (compiler := missing_compiler()):
+    elif device.type == "cpu" and (compiler := programs.missing_compiler()):
         missing = f"a C++ compiler and found no {compiler!r}: install it or name another in CXX"
     if missing:
         warnings.warn(f"compile=True needs {missing}; updates run eagerly", stacklevel=3)
@@ -47,18 +43,13 @@ def run(
         static: Tensors at the same addresses in every call, which a CUDA graph need not copy.
 
     Raises:
-        One of `failures()`, before anything is changed, where the update is not a single graph.
+        One of `programs.failures()`, before anything is changed, where the update is not one graph.
     """
     device = next(iter(static)).device.type
     if device == "cuda":
         for tensor in static:
             torch._dynamo.mark_static_address(tensor, guard=False)
-        torch.compiler.cudagraph_mark_step_begin()
-    with torch._dynamo.config.patch(trace_autograd_ops=True, recompile_limit=PROGRAMS):
-        result: Result = _compiled(update, device)(*arguments)
-    if device == "cuda":  # a replayed CUDA graph overwrites the tensors that it returned before
-        result = tree_map_only(Tensor, torch.clone, result)
-    return result
+    return programs.run(update, arguments, device, trace_autograd_ops=True)
 
 
 def is_under_way() -> bool:
@@ -66,20 +57,7 @@ def is_under_way() -> bool:
     return torch._guards.CompileContext.try_get() is not None
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """Return the exceptions of a function that does not compile to one graph."""
-    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
-
-    return TorchDynamoException, FailOnRecompileLimitHit
-
-
 def reason(error: Exception) -> str:
     """Return torch's description of a failure, without its advice."""
     told, *_ = str(error).strip().split("\n\n")
     return f"{type(error).__name__}: {' '.join(told.split())}"
-
-
-@cache
-def _compiled(update: Callable[..., Any], device: str) -> Callable[..., Any]:
-    option = "triton.cudagraphs" if device == "cuda" else "cpp_wrapper"
-    return torch.compile(update, fullgraph=True, dynamic=False, options={option: True})

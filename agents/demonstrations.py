@@ -147,9 +147,9 @@ def load(source: str | Path) -> Demonstrations:
     """Read demonstrations from an .npz file, or from a local Minari dataset, "minari:ID".
 
     Raises:
-        FileNotFoundError: There is no such file or dataset.
-        StorageError: It holds something else.
-        ImportError: Minari is not installed.
+        FileNotFoundError: If there is no such file or dataset.
+        StorageError: If it holds something else.
+        ImportError: Without Minari.
     """
     if str(source).startswith(MINARI):
         return _load_minari(str(source).removeprefix(MINARI))
@@ -215,12 +215,12 @@ def fill(agent: OffPolicyAlgorithm, demonstrations: Demonstrations, source: str 
 
     Args:
         agent: With enough room in its replay.
-        demonstrations: Of its environment.
+        demonstrations: Of its environment; what does not divide among `n_envs` is left out.
         source: Their name in errors.
 
     Raises:
-        StorageError: As `Demonstrations.check`, or the replay has too little room.
-        ValueError: Rewards are normalised, which needs the returns of whole episodes.
+        StorageError: As `Demonstrations.check`, or if the replay has too little room.
+        ValueError: If rewards are normalised, which needs the returns of whole episodes.
     """
     replay, policy, count = agent.replay_buffer, agent.policy, agent.n_envs
     assert replay is not None
@@ -263,19 +263,26 @@ def fill(agent: OffPolicyAlgorithm, demonstrations: Demonstrations, source: str 
 
 
 def learn_offline(
-    agent: OffPolicyAlgorithm, total_timesteps: int, callback: MaybeCallback = None
+    agent: OffPolicyAlgorithm,
+    total_timesteps: int,
+    callback: MaybeCallback = None,
+    tb_log_name: str | None = None,
+    progress_bar: bool = False,
 ) -> None:
     """Train on the agent's replay alone: each timestep is one update, without the environment.
 
-    Callbacks see every update as a rollout of one step. `num_timesteps` continues its count.
+    Callbacks see every update as a rollout of one step. `num_timesteps` continues its count. The
+    other arguments are those of Stable-Baselines3's `learn`; the log is by default named after the
+    class.
 
     Raises:
-        ValueError: The replay is empty.
+        ValueError: If the replay is empty.
     """
     if agent.replay_buffer is None or agent.replay_buffer.size() == 0:
         raise ValueError("expected demonstrations in the replay: ebrl.agents.demonstrations.fill")
-    name = type(agent).__name__  # positional arguments, because algorithms name them differently
-    total, callback = agent._setup_learn(total_timesteps, callback, False, name, False)
+    # Positional arguments, because algorithms name them differently.
+    name = tb_log_name or type(agent).__name__
+    total, callback = agent._setup_learn(total_timesteps, callback, False, name, progress_bar)
     callback.on_training_start(locals(), globals())
     while agent.num_timesteps < total:
         callback.on_rollout_start()

@@ -27,13 +27,14 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from ebrl.agents.continuous import ContinuousAgent
-from ebrl.agents.energy_policy import EnergyCritic, EnergyPolicy
-from ebrl.agents.proposal import TanhMixture, perplexity, reverse_kl
-from ebrl.agents.soft_agent import Due, Transitions
 from ebrl.estimators import SoftValue, soft_value
 from ebrl.networks.normalization import Normalization
 from ebrl.sampling import StartError
+
+from .continuous import ContinuousAgent
+from .energy_policy import EnergyCritic, EnergyPolicy
+from .proposal import TanhMixture, perplexity, reverse_kl
+from .soft_agent import Due, Transitions
 
 # Arguments of the policy in SAC with state-dependent exploration.
 OF_SDE = ("use_sde", "log_std_init", "use_expln", "clip_mean")
@@ -184,20 +185,20 @@ class EnergyActorCritic(ContinuousAgent):
             assert self._last_obs is not None  # set by `learn`
             self.policy.set_training_mode(False)
             observation, _ = self.policy.obs_to_tensor(self._last_obs)
-            sampled = self._sample_finite(observation).squeeze(1).cpu().numpy()
+            sampled = self._sample_finite(observation).squeeze(1).numpy()
             scaled = sampled.reshape(n_envs, *self.action_space.shape)
         if action_noise is not None:
             scaled = np.clip(scaled + action_noise(), -1, 1)
         return self.policy.unscale_action(scaled), scaled
 
     def _sample_finite(self, observation: Any) -> Tensor:
-        """Return one action for each observation, adapting the sampler.
+        """Return one action for each observation, on the CPU, adapting the sampler.
 
         Raises:
             DivergedError: If the networks' weights or energies are no longer finite.
         """
         try:
-            actions = self.policy.sample(observation, adapt=True)
+            actions = self.policy.sample(observation, adapt=True).cpu()
         except ValueError as error:
             self._check_weights()
             if isinstance(error, StartError):  # weights so large that the energy overflows

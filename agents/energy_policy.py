@@ -19,17 +19,18 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from ebrl.agents.proposal import MixtureProposal, TanhMixture
-from ebrl.agents.views import View
 from ebrl.energies import Energy
 from ebrl.estimators import soft_value
 from ebrl.kernels import MALA
-from ebrl.kernels.importance import pick, take
+from ebrl.kernels.draws import pick, take
 from ebrl.networks import BoundMLP, MLPEnergy
 from ebrl.networks.normalization import Normalization
 from ebrl.networks.perceptron import Reduction
 from ebrl.sampling import DualAveraging, Sampler, Samples
 from ebrl.spaces import Box
+
+from .proposal import MixtureProposal, TanhMixture
+from .views import View
 
 Self = TypeVar("Self", bound="EnergyCritic")
 MINIMUM_WEIGHT = 0.1  # lighter components are hardly trained: the greedy action ignores them

@@ -64,11 +64,13 @@ class GreedyPolicy(nn.Module):
             return
         self.clip = float(state["clip_obs"])
         self.normalized = tuple(state["norm_obs_keys"]) if self.keys else ("observation",)
-        for key in self.normalized:
+        for index, key in enumerate(
+            self.normalized
+        ):  # a key is no name for a buffer: it may have dots
             mean, variance, _ = state["moments"][key]
             deviation = np.sqrt(variance + state["epsilon"])
-            self.register_buffer(f"mean of {key}", torch.as_tensor(mean))
-            self.register_buffer(f"deviation of {key}", torch.as_tensor(deviation))
+            self.register_buffer(f"mean_{index}", torch.as_tensor(mean))
+            self.register_buffer(f"deviation_{index}", torch.as_tensor(deviation))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,7 +98,8 @@ class GreedyPolicy(nn.Module):
         """Return an observation as `VecNormalize` does, which takes differences in float64."""
         if key not in self.normalized:
             return observation
-        mean, deviation = self.get_buffer(f"mean of {key}"), self.get_buffer(f"deviation of {key}")
+        index = self.normalized.index(key)
+        mean, deviation = self.get_buffer(f"mean_{index}"), self.get_buffer(f"deviation_{index}")
         scaled = (observation.double() - mean) / deviation
         return scaled.clamp(-self.clip, self.clip).float()
 
@@ -135,7 +138,7 @@ def save_onnx(
         larger of 1 and the largest action.
 
     Raises:
-        RuntimeError: The file acts otherwise than `predict`. Nothing is written.
+        RuntimeError: If the file acts otherwise than `predict`; nothing is written.
     """
     check_packages()
     module = GreedyPolicy(agent)

@@ -136,12 +136,14 @@ class ImplicitCloning(ContinuousAgent):
     ) -> ImplicitCloning:
         """Take `total_timesteps` updates on the demonstrations in the replay.
 
+        `log_interval` counts episodes, of which there are none: it has no effect.
+
         Raises:
-            ValueError: The replay is empty.
+            ValueError: If the replay is empty.
         """
         if reset_num_timesteps:
             self.num_timesteps = 0
-        learn_offline(self, total_timesteps, callback)
+        learn_offline(self, total_timesteps, callback, tb_log_name, progress_bar)
         return self
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:

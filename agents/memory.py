@@ -1,4 +1,4 @@
-"""The memory that updates take and free, again and again."""
+"""Keep the allocator from returning freed memory to the system."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 
-LARGEST = 2**25 - 2**16  # bytes; no larger block moves glibc's threshold
+MMAP_THRESHOLD = 2**25 - 2**16  # bytes; no larger block moves glibc's threshold
 
 
 @cache
@@ -17,4 +17,4 @@ def keep_freed_memory() -> None:
     fault: a tenth of an eager update. The threshold rises to the largest block that was freed
     (`man mallopt`, M_MMAP_THRESHOLD), here one whose pages nobody touches.
     """
-    torch.empty(LARGEST, dtype=torch.uint8, device="cpu")
+    torch.empty(MMAP_THRESHOLD, dtype=torch.uint8, device="cpu")

@@ -8,23 +8,25 @@ graph can hold all of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ebrl.agents.energy_actor_critic import EnergyActorCritic, UpdateNoise
-from ebrl.agents.optimization import in_layout_of
-from ebrl.agents.proposal import Divergence, reverse_kl
-from ebrl.agents.soft_agent import Due, Transitions
-from ebrl.energies import Energy
+from ebrl.energies import Energy, FunctionEnergy
 from ebrl.estimators import soft_value
 from ebrl.kernels import MALA
-from ebrl.kernels.importance import pick, take
+from ebrl.kernels.draws import pick, take
 from ebrl.sampling import DualAveraging
 from ebrl.sampling.paths import Stage
 from ebrl.sampling.run import Run
 from ebrl.spaces import Box
+
+from .energy_actor_critic import EnergyActorCritic, UpdateNoise
+from .optimization import in_layout_of
+from .proposal import Divergence, reverse_kl
+from .soft_agent import Due, Transitions
 
 Tensors = dict[str, Tensor]
 
@@ -95,8 +97,8 @@ class Population:
             self._stacked(self._project)()
         if due.policy:
             divergence = self._divergence(batch, noise.proposal, alpha)
-            self._descend("proposal", torch.vmap(_loss_of)(divergence))
-            self._update_temperature(torch.vmap(_entropy_of)(divergence.detached()))
+            self._descend("proposal", torch.vmap(attrgetter("loss"))(divergence))
+            self._update_temperature(torch.vmap(attrgetter("entropy"))(divergence.detached()))
         if due.target:
             self._update_target()
         return losses.detach()
@@ -118,7 +120,7 @@ class Population:
         actions = self._choose(observations, normal, uniform, self.temperature)
         if policy.moves == 0:
             return actions
-        energy = Stacked(lambda x: self._energy(observations, x))
+        energy = FunctionEnergy(lambda x: self._energy(observations, x))
         stage = Stage(energy, policy.moves, self.adaptation.step_size, self.temperature)
         run = Run(self.kernel, self.space, stage, actions)
         for _ in run.moves(generator, self.adaptation):
@@ -233,17 +235,6 @@ class Program(nn.Module):
         return self.function(*arguments)
 
 
-class Stacked(Energy):
-    """The energies of S agents' actions `(S, action_dim)`, each of its own agent: `(S,)`."""
-
-    def __init__(self, energies: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.energies = energies
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.energies(x)
-
-
 class UnderVmap(Energy):
     """An energy that is differentiated by `torch.func`, which nests in `vmap`."""
 
@@ -292,11 +283,3 @@ def check_alike(agents: Sequence[EnergyActorCritic]) -> None:
     shapes = [{k: v.shape for k, v in agent.policy.state_dict().items()} for agent in agents]
     if any(each != shapes[0] for each in shapes):
         raise ValueError("expected agents whose networks have the same shapes, got different ones")
-
-
-def _loss_of(divergence: Divergence) -> Tensor:
-    return divergence.loss
-
-
-def _entropy_of(divergence: Divergence) -> Tensor:
-    return divergence.entropy

@@ -14,9 +14,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
 from ebrl.energies import Energy, first_order
-from ebrl.networks.linear import in_full
+from ebrl.networks.linear import in_full_precision
 from ebrl.networks.normalization import BatchNormalization, Normalization, normalized
-from ebrl.spaces import log_tanh_slope
+from ebrl.spaces import log_tanh_jacobian
 
 Self = TypeVar("Self", bound="MixtureProposal")
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -71,9 +71,9 @@ class TanhMixture(NamedTuple):
             standard = self._standard(free) if normal is None else normal
             minus = torch.addcmul(self.log_deviation, standard, standard, value=0.5)
             constant = HALF_LOG_TWO_PI * standard.shape[-1]
-            return -constant - (minus + self._log_slope(free)).sum(-1)
+            return -constant - (minus + self._log_det_jacobian(free)).sum(-1)
         gaussian = torch.logsumexp(self._joint(self._standard_each(free)), -1)
-        return gaussian - self._log_slope(free).sum(-1)
+        return gaussian - self._log_det_jacobian(free).sum(-1)
 
     def _standard(self, free: Tensor) -> Tensor:
         return (free - self.mean) * torch.exp(-self.log_deviation)
@@ -89,10 +89,10 @@ class TanhMixture(NamedTuple):
         constant = HALF_LOG_TWO_PI * standard.shape[-1]
         return self.log_weights.unsqueeze(1) - minus.sum(-1) - constant
 
-    def _log_slope(self, free: Tensor) -> Tensor:
+    def _log_det_jacobian(self, free: Tensor) -> Tensor:
         if self.epsilon > 0:
             return torch.log(1 - torch.tanh(free).square() + self.epsilon)
-        return log_tanh_slope(free)
+        return log_tanh_jacobian(free)
 
 
 class Divergence(NamedTuple):
@@ -206,7 +206,7 @@ class MixtureProposal(BaseModel):
         return self._mixture(h)
 
     def _mixture(self, h: Tensor) -> TanhMixture:
-        head = in_full(self.head, h, self.head.weight.dtype)
+        head = in_full_precision(self.head, h, self.head.weight.dtype)
         each = head.view(-1, self.components, 2 * self.dimension + 1)
         mean, log_deviation, logits = each.split([self.dimension, self.dimension, 1], -1)
         logits = logits.squeeze(-1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-MANY = 2**31  # more steps, rows or draws than that are a mistake
+MAX_COUNT = 2**31  # more steps, rows or draws than that are a mistake
 
 WHOLE = {  # argument: least
     "buffer_size": 1,
@@ -26,15 +26,15 @@ WHOLE = {  # argument: least
 FRACTIONS = ("gamma", "tau")  # from 0 to 1
 
 
-def check_numbers(agent: Any) -> None:
+def check_agent_arguments(agent: Any) -> None:
     """Raise ValueError for an argument of the agent that is out of its range."""
     given = vars(agent)
     for name, least in WHOLE.items():
         value = given.get(name, given.get(f"_{name}", least))  # or the agent does not take it
         if not _is_whole(value) or value < least:
             raise ValueError(f"expected {name} >= {least}, got {value!r}")
-        if value >= MANY:
-            raise ValueError(f"expected {name} below {MANY:,}, got {value:,}")
+        if value >= MAX_COUNT:
+            raise ValueError(f"expected {name} below {MAX_COUNT:,}, got {value:,}")
     for name in FRACTIONS:
         value = getattr(agent, name)
         if not _is_number(value) or not 0 <= value <= 1:

@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import get_parameters_by_name
 from torch import Tensor
 
+from ebrl import programs
 from ebrl.training import DivergedError
 from ebrl.training.watch import check_finite_weights
 
@@ -25,7 +26,7 @@ from . import compilation
 from .finite import check_observation, check_start, check_transition
 from .memory import keep_freed_memory
 from .optimization import AdamState, adam_step, check_is_adam, in_layout_of, trainable_parameters
-from .ranges import check_numbers, read_temperature
+from .ranges import check_agent_arguments, read_temperature
 from .scaled_rewards import ScaledRewards
 
 Self = TypeVar("Self", bound="SoftAgent")
@@ -82,7 +83,7 @@ class SoftAgent(ScaledRewards):
         if self.target not in ("average", "none"):
             raise ValueError(f"expected target 'average' or 'none', got {self.target!r}")
         self._check_policy_kwargs()
-        check_numbers(self)
+        check_agent_arguments(self)
         self.ent_coef, self.initial_ent_coef = read_temperature(
             self.ent_coef, self.initial_ent_coef
         )
@@ -233,7 +234,7 @@ class SoftAgent(ScaledRewards):
             self._adam = states
             try:
                 return compilation.run(type(self)._update, (self, *arguments), self._static())
-            except compilation.failures() as error:
+            except programs.failures() as error:
                 self._compiles = False
                 warnings.warn(
                     f"the update of {type(self).__name__} did not compile and runs eagerly: "
@@ -273,7 +274,8 @@ class SoftAgent(ScaledRewards):
     def _trainable(self, name: str) -> list[Tensor]:
         """Return a network's parameters that have a gradient.
 
-        A graph that read them from the optimizer would hold for one learning rate alone.
+        A compiled graph that read them from the optimizer would be recompiled whenever the learning
+        rate changes.
         """
         if torch.compiler.is_compiling():
             return self._adam[name].parameters

@@ -20,11 +20,11 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from ebrl.kernels.importance import pick
-from ebrl.networks.linear import EnsembleLinear, after, in_full
+from ebrl.kernels.draws import pick
+from ebrl.networks.linear import EnsembleLinear, apply_after, in_full_precision
 from ebrl.networks.normalization import (
-    Affine,
     BatchNormalization,
+    FeatureAffine,
     LayerNormalization,
     Normalization,
     check_normalization,
@@ -124,22 +124,26 @@ class DiscreteCritic(BaseModel):
         """
         return self._energies(features, BatchNormalization.of_batch)
 
-    def _energies(self, features: Tensor, affine_of: Callable[[Any, Tensor], Affine]) -> Tensor:
+    def _energies(
+        self, features: Tensor, affine_of: Callable[[Any, Tensor], FeatureAffine]
+    ) -> Tensor:
         """Return the energies, with what `affine_of` says that a batch normalisation does."""
         layers: list[Any] = [*self.layers]
         *hidden, head = layers
         h = features.expand(self.members, *features.shape)  # (members, batch, features)
         for k, layer in enumerate(hidden):
-            h = after(self._affine(k, h, affine_of), layer, h)  # (members, batch, width)
+            h = apply_after(self._affine(k, h, affine_of), layer, h)  # (members, batch, width)
             h = self.normalizations[k](h) if self.normalization == "layer" else h
             h = self.activation(h)
         affine = self._affine(len(hidden), h, affine_of)
-        energies = in_full(lambda rows: after(affine, head, rows), h, head.weight.dtype)
+        energies = in_full_precision(
+            lambda rows: apply_after(affine, head, rows), h, head.weight.dtype
+        )
         return energies if self.output_scale is None else energies * self.output_scale
 
     def _affine(
-        self, k: int, h: Tensor, affine_of: Callable[[Any, Tensor], Affine]
-    ) -> Affine | None:
+        self, k: int, h: Tensor, affine_of: Callable[[Any, Tensor], FeatureAffine]
+    ) -> FeatureAffine | None:
         """Return the batch normalisation of what enters a layer, `(members, batch, features)`."""
         if self.normalization != "batch":
             return None

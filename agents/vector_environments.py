@@ -3,7 +3,7 @@
     env = FromVectorEnv(gymnasium.make_vec("CartPole-v1", num_envs=8))
     SAC("MlpPolicy", env)
 
-Stable-Baselines3 takes it that an environment which ends is reset within the same step: `dones`,
+Stable-Baselines3 assumes that an environment which ends is reset within the same step: `dones`,
 the last observation in `infos[i]["terminal_observation"]`, and the first of the next episode as
 the observation. A vector environment's autoreset mode says when it resets:
 

@@ -29,9 +29,9 @@ from ebrl.energies import Energy, Gaussian, Mixture, first_order
 from ebrl.envs import total_variation, total_variation_floor
 from ebrl.estimators import soft_value
 from ebrl.kernels import MALA, ULA, IteratedSIR, Kernel
-from ebrl.kernels.importance import pick, take
+from ebrl.kernels.draws import pick, take
 from ebrl.sampling import DualAveraging, Sampler
-from ebrl.spaces import Box, Walls, log_tanh_slope
+from ebrl.spaces import Box, Walls, log_tanh_jacobian
 
 DRAWS, BINS, BUDGETS = 20_000, 40, (16, 32, 64)
 CHUNK = 1_000  # draws made at a time, so that candidates stay in the cache
@@ -139,7 +139,9 @@ class TrainedProposal(NamedTuple):
 
     def log_density(self, free: Tensor) -> Tensor:
         flat = free.reshape(1, -1, free.shape[-1])
-        return (self.mixture.log_density(flat) + log_tanh_slope(flat).sum(-1)).view(free.shape[:-1])
+        return (self.mixture.log_density(flat) + log_tanh_jacobian(flat).sum(-1)).view(
+            free.shape[:-1]
+        )
 
 
 Ours = UniformProposal | TrainedProposal

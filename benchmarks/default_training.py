@@ -3,7 +3,7 @@
     python benchmarks/default_training.py --out benchmarks/results/default_training
 
 Prints one table; with --out writes it as OUT.md and every figure as OUT.json. Each data set is
-trained as it comes, unscaled: `MLPEnergy(d, (128, 128))`, `objectives.persistent.around(data)` and
+trained as it comes, unscaled: `MLPEnergy(d, (128, 128))`, `objectives.persistent_around(data)` and
 `fit` with 1,000 steps of 128 rows and the moving average of the weights. A fifth of the rows is
 held out.
 
@@ -35,7 +35,7 @@ from torch import Tensor
 from ebrl.energies import Energy
 from ebrl.estimators import Discrepancy, maximum_mean_discrepancy
 from ebrl.networks import MLPEnergy
-from ebrl.objectives import ContrastiveDivergence, persistent
+from ebrl.objectives import ContrastiveDivergence, persistent_around
 from ebrl.spaces import Box
 from ebrl.training import DivergedError, fit
 
@@ -133,7 +133,7 @@ def measure(name: str) -> Row:
     train, test = x.split([len(x) - len(x) // 5, len(x) // 5])
     torch.manual_seed(0)
     energy = MLPEnergy(x.shape[1], (128, 128))
-    objective: ContrastiveDivergence = persistent.around(train)  # type: ignore[attr-defined]
+    objective: ContrastiveDivergence = persistent_around(train)
     accepted: list[Tensor] = []
     begun = time.process_time()
     training = fit(

@@ -1,4 +1,4 @@
-"""Random streams: where a generator draws, and an answer for what is none."""
+"""Checks of random generators, and their devices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def check_generator(generator: object) -> None:
-    """Raise `TypeError` unless `generator` is a `torch.Generator`, such as for an int seed."""
+    """Raise `TypeError` unless `generator` is a `torch.Generator`; an int seed is none."""
     if not isinstance(generator, torch.Generator):
         raise TypeError(
             f"expected a torch.Generator, got {type(generator).__name__}: "

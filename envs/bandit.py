@@ -136,7 +136,7 @@ def bandit_reward(shape: str, actions: ArrayLike, context: float = 1.0) -> NDArr
     `context` is the observation, 1 or -1; in context -1 the reward of `a` is that of `-a`.
 
     Raises:
-        ValueError: unknown shape, one that does not exist in `d` dimensions, or another context.
+        ValueError: For an unknown shape, one without `d` dimensions, and another context.
     """
     array = check_actions(shape, actions, context)
     return SHAPES[shape].reward(context * array)
@@ -146,7 +146,7 @@ def reward_upper_bound(shape: str, dimension: int) -> float:
     """A number that no reward in the box exceeds: its maximum, for `two_modes` within 1e-4.
 
     Raises:
-        ValueError: unknown shape, or one that does not exist in this number of dimensions.
+        ValueError: For an unknown shape, and one without this number of dimensions.
     """
     check_shape(shape, dimension)
     if shape == "bound":
@@ -175,7 +175,7 @@ class BanditEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             the soft policy nor the expected value.
 
     Raises:
-        ValueError: unknown shape, a dimension it does not have, negative or non-finite noise.
+        ValueError: For an unknown shape or dimension, and negative or non-finite noise.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
@@ -210,9 +210,9 @@ class BanditEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Take the only action of the episode.
 
         Raises:
-            gymnasium.error.ResetNeeded: no episode is under way.
-            ValueError: an action of the wrong shape, not finite, or outside the box: clipping it
-                would put a point mass on the bound that the exact policy does not have.
+            gymnasium.error.ResetNeeded: If no episode is under way.
+            ValueError: For an action of the wrong shape, not finite, or outside the box: clipped,
+                it would put a point mass on the bound that the exact policy does not have.
         """
         if self._context is None:
             raise gymnasium.error.ResetNeeded("the episode is over: call reset() before step()")

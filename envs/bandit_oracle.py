@@ -68,8 +68,9 @@ def solve_bandit(
         context: the observation, 1 or -1.
 
     Raises:
-        ValueError: an argument outside what is described above, or more nodes than fit in memory.
-        ArithmeticError: the integrals changed by more than `QUADRATURE_TOLERANCE` when the nodes
+        ValueError: For an argument outside what is described above, and more nodes than fit in
+            memory.
+        ArithmeticError: If the integrals changed by more than `QUADRATURE_TOLERANCE` when the nodes
             were refined: the policy is much narrower than a cell.
     """
     _check(shape, dimension, temperature, cells, context)
@@ -162,7 +163,7 @@ def mode_index(shape: str, actions: ArrayLike, context: float = 1.0) -> NDArray[
     other shapes have one connected region, index 0.
 
     Raises:
-        ValueError: unknown shape, one that does not exist in `d` dimensions, or another context.
+        ValueError: For an unknown shape, one without `d` dimensions, and another context.
     """
     array = context * check_actions(shape, actions, context)
     if SHAPES[shape].modes == 1:
@@ -174,7 +175,7 @@ def bandit_log_density(solution: BanditSolution, actions: ArrayLike) -> NDArray[
     """Exact log-density of the optimal policy at actions in the box: `(*batch, d)` -> `(*batch,)`.
 
     Raises:
-        ValueError: the last axis of `actions` is not `solution.dimension`.
+        ValueError: If the last axis of `actions` is not `solution.dimension`.
     """
     rewards = bandit_reward(solution.shape, _actions(solution, actions), solution.context)
     return (rewards - solution.value) / solution.temperature
@@ -184,7 +185,7 @@ def bandit_histogram(solution: BanditSolution, actions: ArrayLike) -> NDArray[np
     """Share of the actions `(n, d)` in each cell of `solution.probabilities`.
 
     Raises:
-        ValueError: no actions, a wrong last axis, or one outside the box (it is in no cell).
+        ValueError: For no actions, a wrong last axis, and one outside the box (it is in no cell).
     """
     array = _actions(solution, actions).reshape(-1, solution.dimension)
     if not len(array) or not (np.abs(array) <= 1.0).all():
@@ -203,8 +204,8 @@ def sample_bandit(
     `temperature ** (-dimension / 2)` where the reward is quadratic.
 
     Raises:
-        ValueError: `count` is negative, or the temperature so low that fewer than one proposal in
-            a million would be accepted.
+        ValueError: If `count` is negative, or the temperature so low that fewer than one proposal
+            in a million would be accepted.
     """
     if count < 0:
         raise ValueError(f"count must be >= 0, got {count}")

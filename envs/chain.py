@@ -47,7 +47,7 @@ class ChainEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         start: first state of an episode; None draws it uniformly from those between the ends.
 
     Raises:
-        ValueError: an argument outside what is described above.
+        ValueError: For an argument outside what is described above.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
@@ -93,8 +93,8 @@ class ChainEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         """Move, or slip.
 
         Raises:
-            gymnasium.error.ResetNeeded: no episode is under way.
-            ValueError: not one of the actions.
+            gymnasium.error.ResetNeeded: If no episode is under way.
+            ValueError: For what is not one of the actions.
         """
         if self._state is None:
             raise gymnasium.error.ResetNeeded("the episode is over: call reset() before step()")

@@ -78,8 +78,8 @@ def solve_chain(
         tolerance: in units of reward.
 
     Raises:
-        ValueError: discount or temperature outside its range.
-        ArithmeticError: the residual is still larger after `MAX_SWEEPS` sweeps.
+        ValueError: For a discount or temperature outside its range.
+        ArithmeticError: If the residual is still larger after `MAX_SWEEPS` sweeps.
     """
     _check(discount, temperature)
     value = np.zeros(len(model.acting))
@@ -113,10 +113,11 @@ def evaluate_chain(
 ) -> PolicyValue:
     """Exact soft value and return of any policy `(S, A)`, by one linear solve.
 
-    The difference to `ChainSolution.value` is what a learnt policy loses.
+    The difference from `ChainSolution.value` is what a learnt policy loses.
 
     Raises:
-        ValueError: discount or temperature outside its range; rows that are no distributions.
+        ValueError: For a discount or temperature outside its range, and rows that are no
+            distributions.
     """
     _check(discount, temperature)
     table = np.asarray(policy, dtype=np.float64)

@@ -12,7 +12,7 @@ def total_variation(p: ArrayLike, q: ArrayLike) -> float:
     """Total-variation distance `½ sum |p - q|` of two arrays of probabilities, 0 to 1.
 
     Raises:
-        ValueError: the arrays differ in shape or are no distributions.
+        ValueError: If the arrays differ in shape or are no distributions.
     """
     first, second = _distribution(p), _distribution(q)
     if first.shape != second.shape:
@@ -32,7 +32,7 @@ def total_variation_floor(probabilities: ArrayLike, n: int) -> float:
     Where all `n p` are large it is `½ sum sqrt(2 p (1 - p) / (pi n))`.
 
     Raises:
-        ValueError: `n` < 1 or no distribution.
+        ValueError: If `n` < 1, and for what is no distribution.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ebrl import Energy, FunctionEnergy, Gaussian, Mixture
 from ebrl.energies import Banana, DoubleWell, Funnel, Ring
+from ebrl.spaces import Categorical
 
 
 def _tensor(array: np.ndarray) -> Tensor:
@@ -123,6 +124,10 @@ class Discrete(NamedTuple):
     energy: Energy
     sites: int
     categories: int
+
+    @property
+    def space(self) -> Categorical:
+        return Categorical(self.sites, self.categories)
 
     def configurations(self) -> Tensor:
         """Return all of them, `(categories ** sites, sites, categories)`."""

@@ -22,9 +22,9 @@ from ebrl.energies.energy import first_order as first_order
 from ebrl.energies.energy import over_event as over_event
 from ebrl.energies.gaussian import CorrelatedGaussian as CorrelatedGaussian
 from ebrl.energies.gaussian import Gaussian as Gaussian
-from ebrl.energies.gaussian import Target as Target
 from ebrl.energies.lattices import RBM as RBM
 from ebrl.energies.lattices import Ising as Ising
 from ebrl.energies.lattices import Potts as Potts
 from ebrl.energies.lattices import square_lattice as square_lattice
 from ebrl.energies.repulsion import Repulsion as Repulsion
+from ebrl.energies.target import Target as Target

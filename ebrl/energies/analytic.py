@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ebrl.energies.energy import Number, log_probabilities
-from ebrl.energies.gaussian import Target, standard_normal
 from ebrl.energies.quadrature import Quadrature
+from ebrl.energies.target import Target, standard_normal
 from ebrl.generators import device_of
 from ebrl.ranges import check_at_least, check_positive
 

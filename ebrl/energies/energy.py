@@ -10,6 +10,7 @@ business. Energies form an algebra: `E1 + E2` is the product of experts, `E / T`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from itertools import chain
 from typing import Any
 
@@ -25,12 +26,11 @@ class Energy(nn.Module):
     `event_ndim` is the number of trailing axes of one event: 1 for vectors, 3 for images.
     Subclasses define `forward`; those that know their gradient override `value_and_gradient`, the
     hot call of every sampler. An energy whose value for one event depends on others in the batch
-    declares along which batch axis: `coupled_axis`, counted from the last, -1. Constructors raise
-    `ValueError` for numbers out of range.
+    sets `couples_chains`. Constructors raise `ValueError` for numbers out of range.
     """
 
     event_ndim: int = 1
-    coupled_axis: int | None = None
+    couples_chains: bool = False
 
     def __init_subclass__(cls, **arguments: Any):
         super().__init_subclass__(**arguments)
@@ -177,7 +177,7 @@ class Flattened(Energy):
         if energy.event_ndim != 1:
             raise ValueError(f"expected an energy of vectors, got event_ndim={energy.event_ndim}")
         self.energy, self.event_ndim = energy, event_ndim
-        self.coupled_axis = energy.coupled_axis
+        self.couples_chains = energy.couples_chains
 
     def forward(self, x: Tensor) -> Tensor:
         return self.energy(x.flatten(-self.event_ndim))
@@ -204,16 +204,16 @@ class Sum(Energy):
 
     def __init__(self, terms: Sequence[Energy]):
         super().__init__()
-        self.event_ndim, self.coupled_axis = _shared_event_ndim(terms), _coupled_axis(terms)
+        self.event_ndim, self.couples_chains = _shared_event_ndim(terms), _any_couples(terms)
         self.terms = nn.ModuleList(terms)  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([term(x) for term in self.terms]).sum(0)
+        return reduce(torch.add, [term(x) for term in self.terms])
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         parts = [term.value_and_gradient(x) for term in self.terms]
         values, gradients = zip(*parts, strict=True)
-        return torch.stack(values).sum(0), torch.stack(gradients).sum(0)
+        return reduce(torch.add, values), reduce(torch.add, gradients)
 
     def prepared(self) -> Energy:
         return Sum([term.prepared() for term in self.terms])
@@ -239,7 +239,7 @@ class Weighted(Energy):
 
     def __init__(self, energy: Energy, weight: Number):
         super().__init__()
-        self.event_ndim, self.coupled_axis = energy.event_ndim, energy.coupled_axis
+        self.event_ndim, self.couples_chains = energy.event_ndim, energy.couples_chains
         self.energy = energy
         if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter):
             self.register_buffer("weight", weight)
@@ -279,7 +279,7 @@ class Mixture(Energy):
     def __init__(self, components: Sequence[Energy], weights: Sequence[float] | Tensor):
         super().__init__()
         self.event_ndim = _shared_event_ndim(components)
-        self.coupled_axis = _coupled_axis(components)
+        self.couples_chains = _any_couples(components)
         self.components = nn.ModuleList(components)  # type: ignore[assignment]
         self.register_buffer("log_weights", log_probabilities(weights, len(components)))
 
@@ -295,10 +295,10 @@ class Mixture(Energy):
         pulls = [
             over_event(shares[..., k], self.event_ndim) * part for k, (_, part) in enumerate(parts)
         ]
-        return -torch.logsumexp(log_joint, -1), torch.stack(pulls).sum(0)
+        return -torch.logsumexp(log_joint, -1), reduce(torch.add, pulls)
 
     def prepared(self) -> Energy:
-        return Mixture([one.prepared() for one in self.components], self.log_weights.exp())
+        return self._of([component.prepared() for component in self.components])
 
     @property
     def takes_condition(self) -> bool:
@@ -307,7 +307,13 @@ class Mixture(Energy):
     def given(self, condition: Tensor) -> Energy:
         if not self.takes_condition:
             return super().given(condition)
-        return Mixture(_given_where_taken(self.components, condition), self.log_weights.exp())
+        return self._of(_given_where_taken(self.components, condition))
+
+    def _of(self, components: Sequence[Energy]) -> Mixture:
+        """Return the mixture of other components, the weights as they are."""
+        mixture = Mixture(components, [1.0] * len(components))
+        mixture.log_weights = self.log_weights
+        return mixture
 
 
 def over_event(per_chain: Number, event_ndim: int) -> Number:
@@ -350,11 +356,8 @@ def _shared_event_ndim(energies: Sequence[Energy]) -> int:
     return found.pop()
 
 
-def _coupled_axis(energies: Sequence[Energy]) -> int | None:
-    axes = {energy.coupled_axis for energy in energies if energy.coupled_axis is not None}
-    if len(axes) > 1:
-        raise ValueError(f"expected energies that couple the same axis, got {sorted(axes)}")
-    return axes.pop() if axes else None
+def _any_couples(energies: Sequence[Energy]) -> bool:
+    return any(energy.couples_chains for energy in energies)
 
 
 def _given_where_taken(energies: Sequence[Energy], condition: Tensor) -> list[Energy]:

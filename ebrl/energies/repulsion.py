@@ -16,7 +16,7 @@ class Repulsion(Energy):
     acceptance test (ULA, descent): a test of each chain's own energy does not leave it invariant.
     """
 
-    coupled_axis = -1
+    couples_chains = True
 
     def __init__(self, bandwidth: float, event_ndim: int = 1):
         super().__init__()

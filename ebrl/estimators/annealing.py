@@ -13,9 +13,10 @@ from ebrl.energies import Energy, check_energy, dtype_of
 from ebrl.energies.evaluating import evaluating
 from ebrl.generators import check_generator
 from ebrl.kernels import HMC, GibbsWithGradients, Kernel, Proposal
+from ebrl.kernels.protocol import check_suits
 from ebrl.ranges import check_at_least, check_positive
 from ebrl.sampling import DualAveraging, Sampler, Samples
-from ebrl.spaces import Binary, Categorical, Space, Unbounded
+from ebrl.spaces import Space, Unbounded
 
 
 class Annealed(NamedTuple):
@@ -23,7 +24,7 @@ class Annealed(NamedTuple):
 
     x: Tensor  # (runs, chains, *event)
     log_weights: Tensor  # (runs, chains), float64
-    acceptance: Tensor  # (rungs,), mean over the chains
+    acceptance: Tensor  # (rungs - 2,), of the rungs between, mean over the chains
 
 
 class Annealing:
@@ -53,8 +54,8 @@ class Annealing:
         self.space = space or Unbounded()
         self.proposal = reference or _SpaceReference(self.space)
         self.reference = _ProposalEnergy(self.proposal, energy.event_ndim)
-        self.discrete = isinstance(self.space, (Binary, Categorical))
-        self.kernel = kernel or (GibbsWithGradients() if self.discrete else HMC(5))
+        self.kernel = kernel or _kernel_for(self.space)
+        check_suits(self.kernel, self.space)
         self.ladder = sigmoid_ladder(ladder) if isinstance(ladder, int) else list(ladder)
         ends = (self.ladder[0], self.ladder[-1]) if len(self.ladder) > 1 else None
         if ends != (0, 1) or sorted(self.ladder) != self.ladder:
@@ -87,7 +88,7 @@ class Annealing:
             self.kernel, self.space, steps=self.steps, step_size=size, adaptation=adaptation
         )
         x = self._start((1, chains), generator)
-        if not self.discrete:
+        if self.space.coordinates == "real":
             self._check_shape(x)
         for _ in range(20):
             x = sampler.sample(self._energy(1), x, generator=generator).x
@@ -111,7 +112,8 @@ class Annealing:
 
     def _start(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
         check_generator(generator)
-        return self.proposal.sample(batch, generator).to(dtype_of(self.energy))
+        x = self.proposal.sample(batch, generator)
+        return x.to(dtype_of(self.energy)) if x.is_floating_point() else x
 
     def _check_shape(self, x: Tensor) -> None:
         """Raise `ValueError` if the energy broadcasts the reference's draws to its own shape."""
@@ -141,6 +143,18 @@ def sigmoid_ladder(rungs: int, steepness: float = 4.0) -> list[float]:
     logistic = torch.sigmoid(torch.linspace(-steepness, steepness, rungs, dtype=torch.float64))
     ladder = (logistic - logistic[0]) / (logistic[-1] - logistic[0])
     return ladder.tolist()
+
+
+def _kernel_for(space: Space) -> Kernel:
+    """Return the default kernel of a space; `ValueError` where there is none."""
+    if space.coordinates == "real":
+        return HMC(5)
+    if space.coordinates == "one-hot":
+        return GibbsWithGradients()
+    raise ValueError(
+        f"expected a kernel for {type(space).__name__}, which has no default: kernel=Blocks(…) for "
+        "a Product, kernel=Edits(space) for Strings"
+    )
 
 
 class _SpaceReference(NamedTuple):

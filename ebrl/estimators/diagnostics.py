@@ -15,6 +15,7 @@ from torch import Tensor
 from ebrl.energies import Energy, check_energy
 from ebrl.energies.evaluating import evaluating
 from ebrl.estimators.integrals import Estimate
+from ebrl.ranges import check_at_least
 from ebrl.sampling import ChainInfo
 
 # ---- acceptance -----------------------------------------------------------------------------
@@ -237,5 +238,6 @@ def energy_gap(
     with evaluating(energy):
         of_samples = energy(samples).double().flatten() / temperature
         of_data = energy(data).double().flatten() / temperature
+    check_at_least(2, samples=len(of_samples), data=len(of_data))
     error = (of_samples.var() / len(of_samples) + of_data.var() / len(of_data)).sqrt()
     return Estimate(of_samples.mean() - of_data.mean(), error, "none")

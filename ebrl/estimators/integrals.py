@@ -98,7 +98,7 @@ class Bounds(NamedTuple):
     upper: Estimate
     bridge: Estimate
     model_samples: Literal["given", "long run"]
-    acceptance: Tensor  # (rungs,), mean acceptance on the way up
+    acceptance: Tensor  # (rungs - 2,), mean acceptance on the way up
 
     def interval(self, errors: float = 2.0) -> tuple[float, float]:
         """Return the lower bound minus, and the upper plus, so many standard errors.
@@ -230,6 +230,7 @@ def entropy(
     """
     with evaluating(energy), torch.no_grad():
         values = energy(samples).double().flatten() / temperature
+    check_at_least(2, samples=len(values))
     error = (values.var() / len(values) + log_normalizer.standard_error.square()).sqrt()
     return Estimate(log_normalizer.value + values.mean(), error, log_normalizer.bound)
 

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from ebrl.energies import Energy, Number
 from ebrl.kernels.known import known
-from ebrl.kernels.protocol import GradientState, Info, Kernel, check_uncoupled, gradient_state
+from ebrl.kernels.protocol import (
+    GradientState,
+    Info,
+    Kernel,
+    check_suits,
+    check_uncoupled,
+    gradient_state,
+)
 from ebrl.ranges import check_at_least
 from ebrl.spaces import Product
 
@@ -48,8 +55,12 @@ class Blocks(Kernel[BlocksState, BlocksNoise]):
         moves: Moves of the categories in a step; Gibbs kernels change one site in each.
     """
 
+    coordinates = "mixed"
+
     def __init__(self, space: Product, vector: Kernel, categories: Kernel, moves: int = 1):
         check_at_least(1, moves=moves)
+        check_suits(vector, space.continuous)
+        check_suits(categories, space.discrete)
         self.space, self.vector, self.categories, self.moves = space, vector, categories, moves
         self.best_acceptance = vector.best_acceptance
         self.gradients = vector.gradients + moves + 2
@@ -112,7 +123,7 @@ class PartEnergy:
     A plain class, because several are created at every step.
     """
 
-    coupled_axis = None
+    couples_chains = False
 
     def __init__(self, energy: Energy, space: Product, blocks: tuple[Tensor, Tensor], moving: int):
         self.energy, self.space, self.moving = energy, space, moving

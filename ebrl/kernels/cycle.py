@@ -12,6 +12,7 @@ from ebrl.energies import Energy, Number
 from ebrl.kernels.known import known
 from ebrl.kernels.protocol import Info, Kernel
 from ebrl.kernels.tempering import Tempered
+from ebrl.spaces import Coordinates
 
 
 class CycleState(NamedTuple):
@@ -43,6 +44,7 @@ class Cycle(Kernel[CycleState, tuple[Any, ...]]):
         if any(isinstance(kernel, Tempered) for kernel in kernels):
             raise ValueError("expected Tempered(Cycle([...]), ...), got a Tempered in the cycle")
         self.kernels = tuple(kernels)
+        self.coordinates = shared_coordinates(kernels)
         self.best_acceptance = kernels[-1].best_acceptance  # whose acceptance is reported
         self.gradients = sum(kernel.gradients for kernel in kernels)
         self.couples_chains = any(kernel.couples_chains for kernel in kernels)
@@ -77,3 +79,12 @@ class Cycle(Kernel[CycleState, tuple[Any, ...]]):
             parts.append(here)
             lost, extra = lost | info.diverged, extra | (info.extra or {})
         return CycleState(here.x, here.energy, tuple(parts)), Info(info.acceptance, lost, extra)
+
+
+def shared_coordinates(kernels: Sequence[Kernel]) -> Coordinates | None:
+    """Return the coordinates that all kernels move; `ValueError` if they have none in common."""
+    found = {kernel.coordinates for kernel in kernels} - {None}
+    if len(found) > 1:
+        names = [type(kernel).__name__ for kernel in kernels]
+        raise ValueError(f"expected kernels of the same coordinates, got {', '.join(names)}")
+    return found.pop() if found else None

@@ -26,6 +26,8 @@ class GradientDescent(Kernel[DescentState, None]):
     Moves to an infinite or undefined energy are undone, and the velocity there becomes 0.
     """
 
+    coordinates = "real"
+
     def __init__(self, momentum: float = 0.0):
         if not 0 <= momentum < 1:
             raise ValueError(f"expected 0 <= momentum < 1, got {momentum}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.draws import gumbel_like, uniform_like
 from ebrl.kernels.protocol import (
     GradientState,
     Info,
@@ -24,7 +25,6 @@ from ebrl.kernels.protocol import (
     gradient_state,
     metropolis,
     unadjusted,
-    uniform_like,
 )
 
 
@@ -41,6 +41,8 @@ class GibbsWithGradients(Kernel[GradientState, GumbelNoise]):
     A change is proposed with probability ∝ `exp(-ΔE / 2T)`, followed by a Metropolis-Hastings test.
     A step costs one energy and gradient. `step_size` has no effect.
     """
+
+    coordinates = "one-hot"
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
         check_uncoupled(energy)
@@ -87,6 +89,8 @@ class DULA(Kernel[GradientState, Tensor]):
     undone.
     """
 
+    coordinates = "one-hot"
+
     def start(self, energy: Energy, x: Tensor) -> GradientState:
         check_one_hot(energy)
         return gradient_state(energy, x)
@@ -112,6 +116,7 @@ class DMALA(Kernel[GradientState, GumbelNoise]):
     A step costs one energy and gradient, for any number of changes.
     """
 
+    coordinates = "one-hot"
     best_acceptance = 0.574
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:
@@ -148,12 +153,6 @@ def check_one_hot(energy: Energy) -> None:
             "expected an energy of one-hot (sites, categories), event_ndim=2, got "
             f"event_ndim={energy.event_ndim}: sample binary x with Sampler(…, space=Binary(*shape))"
         )
-
-
-def gumbel_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw standard Gumbel numbers of the shape and dtype of x."""
-    tiny = torch.finfo(x.dtype).tiny
-    return -(-uniform_like(x, generator).clamp_min(tiny).log()).clamp_min(tiny).log()
 
 
 def gumbel_noise(state: GradientState, generator: torch.Generator) -> GumbelNoise:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number
-from ebrl.kernels.discrete import gumbel_like
-from ebrl.kernels.importance import take
+from ebrl.kernels.draws import gumbel_like, take, uniform_like
 from ebrl.kernels.protocol import (
     Info,
     Kernel,
@@ -23,7 +22,6 @@ from ebrl.kernels.protocol import (
     check_uncoupled,
     metropolis,
     precise,
-    uniform_like,
 )
 from ebrl.ranges import check_probabilities
 from ebrl.spaces import PADDING, Strings, string_lengths
@@ -85,6 +83,8 @@ class Edits(Kernel[EditState, EditNoise]):
         filling: By default uniform over the categories.
         substitutions: The share of edits that substitute; insertions and deletions share the rest.
     """
+
+    coordinates = "integer"
 
     def __init__(
         self, space: Strings, filling: Filling | None = None, *, substitutions: float = 0.5

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ebrl.energies import RBM, Energy, Number, over_event
-from ebrl.kernels.discrete import check_one_hot, gumbel_like
-from ebrl.kernels.importance import take
+from ebrl.kernels.discrete import check_one_hot
+from ebrl.kernels.draws import gumbel_like, take, uniform_like
 from ebrl.kernels.known import Known
-from ebrl.kernels.protocol import Info, Kernel, check_uncoupled, diverged, uniform_like
+from ebrl.kernels.protocol import Info, Kernel, check_uncoupled, diverged
 from ebrl.spaces import PairEnergy
 
 Scan = Literal["random", "systematic"]
@@ -41,10 +41,13 @@ class Gibbs(Kernel[GibbsState, GibbsNoise]):
     """One site a step, drawn from its distribution given the others (Geman and Geman 1984): exact.
 
     A step evaluates the energy at the site's `categories - 1` other values in one batch. `scan` is
-    "random", or "systematic": every site in turn, from a random first one. At temperature 0 the
+    "random", or "systematic": every site in turn, from a random first one; within `Cycle`,
+    `Tempered` and `Blocks`, which start it anew at each step, both are random. At temperature 0 the
     site takes the value of lowest energy. `step_size` has no effect. Energies of anything but
     one-hot categories are a `ValueError`.
     """
+
+    coordinates = "one-hot"
 
     def __init__(self, scan: Scan = "random"):
         if scan not in get_args(Scan):
@@ -116,6 +119,8 @@ class BlockGibbs(Kernel[BlockGibbsState, BlockGibbsNoise]):
     any energy but an `RBM` in a `Binary` space, and `ValueError` for a temperature other than the
     number 1: the free energy over T is not the free energy at temperature T.
     """
+
+    coordinates = "one-hot"
 
     def start(self, energy: Energy, x: Tensor) -> BlockGibbsState:
         visible = x[..., 1]

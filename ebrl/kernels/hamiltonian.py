@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.draws import normal_like, uniform_like
 from ebrl.kernels.protocol import (
     GradientState,
     Info,
@@ -27,9 +28,7 @@ from ebrl.kernels.protocol import (
     gradient_state,
     metropolis,
     metropolis_noise,
-    normal_like,
     unadjusted,
-    uniform_like,
 )
 from ebrl.ranges import check_at_least
 
@@ -77,6 +76,7 @@ class HMC(Kernel[GradientState, HMCNoise]):
     may be periodic, and then hardly mix.
     """
 
+    coordinates = "real"
     best_acceptance = 0.651  # in many dimensions: Beskos et al. 2013
 
     def __init__(self, leapfrogs: int = 10, mass: Tensor | None = None, jitter: float = 0.0):
@@ -144,6 +144,7 @@ class GHMC(Kernel[VelocityState, MetropolisNoise]):
     draws the whole velocity. With infinite friction it is HMC.
     """
 
+    coordinates = "real"
     best_acceptance = 0.651  # in many dimensions: Beskos et al. 2013
 
     def __init__(self, leapfrogs: int = 1, friction: float = 1.0, mass: Tensor | None = None):
@@ -199,6 +200,8 @@ class Underdamped(Kernel[VelocityState, Tensor]):
     descent with momentum. Moves to an infinite or undefined energy are undone, and the velocity is
     reversed.
     """
+
+    coordinates = "real"
 
     def __init__(self, friction: float = 1.0, mass: Tensor | None = None):
         _check_friction(friction)

@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy, Number
+from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.draws import pick, take, uniform_like
 from ebrl.kernels.protocol import (
     Info,
     Kernel,
@@ -24,7 +25,6 @@ from ebrl.kernels.protocol import (
     mapped,
     metropolis,
     precise,
-    uniform_like,
 )
 from ebrl.ranges import check_at_least
 from ebrl.spaces import Space
@@ -54,7 +54,7 @@ class ReferenceProposal:
 
     def log_density(self, x: Tensor) -> Tensor:
         density = self.space.reference_log_density(self.space.from_free(x))
-        return density + self.space.log_slope(x)
+        return density + self.space.log_det_jacobian(x)
 
 
 class ImportanceState(NamedTuple):
@@ -93,8 +93,7 @@ class IteratedSIR(Kernel[ImportanceState, ImportanceNoise]):
         return importance_state(energy, x, self.proposal)
 
     def draw(self, state: ImportanceState, generator: torch.Generator) -> ImportanceNoise:
-        candidates = self.proposal.sample((*state.energy.shape, self.candidates), generator)
-        return ImportanceNoise(candidates.to(state.x), uniform_like(state.energy, generator))
+        return importance_noise(state, self.proposal, self.candidates, generator)
 
     def step(
         self,
@@ -110,9 +109,7 @@ class IteratedSIR(Kernel[ImportanceState, ImportanceNoise]):
         pool = mapped(  # (*batch, 1 + candidates, …)
             lambda old, new: torch.cat([old.unsqueeze(axis), new], axis), state, fresh
         )
-        if isinstance(temperature, Tensor):
-            temperature = temperature.unsqueeze(-1)
-        log_weights, lost = log_importance(pool, temperature)
+        log_weights, lost = log_importance(pool, over_event(temperature, 1))
         # Where no candidate has any weight the chain stays: its own weight is the smallest number.
         log_weights[..., 0].clamp_(min=torch.finfo(log_weights.dtype).min)
         weights = torch.softmax(log_weights, -1)
@@ -136,8 +133,7 @@ class IndependenceMetropolis(Kernel[ImportanceState, ImportanceNoise]):
         return importance_state(energy, x, self.proposal)
 
     def draw(self, state: ImportanceState, generator: torch.Generator) -> ImportanceNoise:
-        candidates = self.proposal.sample((*state.energy.shape, 1), generator)
-        return ImportanceNoise(candidates.to(state.x), uniform_like(state.energy, generator))
+        return importance_noise(state, self.proposal, 1, generator)
 
     def step(
         self,
@@ -160,6 +156,19 @@ def importance_state(energy: Energy, x: Tensor, proposal: Proposal) -> Importanc
     return ImportanceState(x, precise(energy(x), x), precise(proposal.log_density(x), x))
 
 
+def importance_noise(
+    state: ImportanceState, proposal: Proposal, candidates: int, generator: torch.Generator
+) -> ImportanceNoise:
+    """Draw candidates; `ValueError` where they have another shape than the event."""
+    drawn = proposal.sample((*state.energy.shape, candidates), generator)
+    expected, got = state.x.shape[state.energy.ndim :], drawn.shape[state.energy.ndim + 1 :]
+    if got != expected:
+        raise ValueError(
+            f"expected a proposal of the event's shape {tuple(expected)}, got {tuple(got)}"
+        )
+    return ImportanceNoise(drawn.to(state.x), uniform_like(state.energy, generator))
+
+
 def log_importance(state: ImportanceState, temperature: Number) -> tuple[Tensor, Tensor]:
     """Return the log weights `-E/T - log q` and what has diverged, both `(*batch,)`.
 
@@ -169,20 +178,3 @@ def log_importance(state: ImportanceState, temperature: Number) -> tuple[Tensor,
     log_weight = -state.energy / temperature - state.log_density
     lost = diverged(state.x, state.energy)
     return log_weight.masked_fill(lost | ~(log_weight < torch.inf), -torch.inf), lost
-
-
-def pick(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Return an index drawn with probabilities `weights: (*batch, n)`, by one uniform each."""
-    cumulative = weights.cumsum(-1)
-    # Rounding may leave the last sum below the uniform number: scaling keeps the index in range.
-    threshold = (uniform * cumulative[..., -1]).unsqueeze(-1)
-    index = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-    return index.clamp(max=weights.shape[-1] - 1)
-
-
-def take(candidates: Tensor, index: Tensor) -> Tensor:
-    """Return `candidates[*batch, index[*batch]]` from `(*batch, n, *event)`."""
-    event = candidates.shape[index.ndim + 1 :]
-    where = index.reshape(*index.shape, *(1,) * (candidates.ndim - index.ndim))
-    where = where.expand(*index.shape, 1, *event)  # ONNX has no take_along_dim
-    return candidates.gather(index.ndim, where).squeeze(index.ndim)

@@ -18,7 +18,7 @@ class Known:
 
     def __init__(self, energy: Energy, state: HasPosition):
         self.energy, self.state = energy, state
-        self.event_ndim, self.coupled_axis = energy.event_ndim, energy.coupled_axis
+        self.event_ndim, self.couples_chains = energy.event_ndim, energy.couples_chains
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.state.energy if x is self.state.x else self.energy(x)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.draws import normal_like
 from ebrl.kernels.protocol import (
     GradientState,
     Info,
@@ -25,7 +26,6 @@ from ebrl.kernels.protocol import (
     gradient_state,
     metropolis,
     metropolis_noise,
-    normal_like,
     unadjusted,
 )
 
@@ -57,6 +57,8 @@ class ULA(Kernel[GradientState, Tensor]):
     undefined energy are undone.
     """
 
+    coordinates = "real"
+
     def __init__(self, preconditioner: Tensor | None = None):
         self.preconditioner = as_positive_diagonal("preconditioner", preconditioner)
 
@@ -86,6 +88,7 @@ class MALA(Kernel[GradientState, MetropolisNoise]):
     A step costs one energy and gradient. An energy that couples chains is a `ValueError`.
     """
 
+    coordinates = "real"
     best_acceptance = 0.574  # in many dimensions: Roberts and Rosenthal 1998
 
     def __init__(self, preconditioner: Tensor | None = None):

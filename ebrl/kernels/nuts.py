@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.draws import normal_like, take_along
 from ebrl.kernels.hamiltonian import HMC, kinetic_energy, leapfrog, thermal_velocity
 from ebrl.kernels.protocol import (
     GradientState,
@@ -34,8 +35,6 @@ from ebrl.kernels.protocol import (
     diverged,
     gradient_state,
     mapped,
-    normal_like,
-    take_along,
     where,
 )
 from ebrl.ranges import check_at_least
@@ -43,7 +42,7 @@ from ebrl.ranges import check_at_least
 DIVERGENCE = 1000.0  # the rise of H/T beyond which the integration has failed, as in Stan
 
 
-class Coins(NamedTuple):
+class Uniforms(NamedTuple):
     """The uniform numbers of one step."""
 
     directions: Tensor  # (*batch, max_depth), below .5 a doubling goes forwards in time
@@ -55,7 +54,7 @@ class NUTSNoise(NamedTuple):
     """The noise of one step."""
 
     normal: Tensor  # (*batch, *event)
-    coins: Coins
+    uniforms: Uniforms
 
 
 class Dynamics(NamedTuple):
@@ -97,7 +96,7 @@ class Tree(NamedTuple):
     doubling: Doubling
     depth: Tensor  # (*batch,) integers, complete doublings
     forwards: Tensor  # (*batch,) bool, in time
-    coins: Coins
+    uniforms: Uniforms
     start: Tensor  # (*batch,), the Hamiltonian of its first point
     acceptance: Tensor  # (*batch,), sum over the leaves
     leapfrogs: Tensor  # (*batch,)
@@ -106,7 +105,7 @@ class Tree(NamedTuple):
     saturated: Tensor  # (*batch,) bool
 
 
-class Forest(NamedTuple):
+class Trees(NamedTuple):
     """The trees of all chains, each in its own step, and the record of finished steps."""
 
     tree: Tree
@@ -128,6 +127,7 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
     It diverged if the trajectory reached NaN, -inf or an error beyond 1000.
     """
 
+    coordinates = "real"
     best_acceptance = 0.8
 
     def __init__(self, max_depth: int = 10, mass: Tensor | None = None):
@@ -152,7 +152,7 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
         directions, doublings = state.energy.new_empty((2, *shape)).uniform_(generator=generator)
         choices = state.energy.new_empty(shape, dtype=torch.float64)
         return NUTSNoise(
-            normal, Coins(directions, doublings, choices.uniform_(generator=generator))
+            normal, Uniforms(directions, doublings, choices.uniform_(generator=generator))
         )
 
     def step(
@@ -164,9 +164,9 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
         temperature: Number,
     ) -> tuple[GradientState, Info]:
         dynamics = self._dynamics(state, step_size, temperature)
-        tree = sprout(state, noise, dynamics)
+        tree = start_tree(state, noise, dynamics)
         while tree.growing.any():
-            tree = grow(energy, tree, dynamics)
+            tree = leapfrog_trees(energy, tree, dynamics)
         return tree.proposal, report(tree, dynamics)
 
     def walk(
@@ -179,13 +179,13 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
     ) -> tuple[GradientState, Walk]:
         dynamics = self._dynamics(state, step_size, temperature)
         block = mapped(lambda *fields: torch.stack(fields), *noise)
-        forest = plant(state, block, dynamics)
-        while (forest.done < len(noise)).any():
-            tree = grow(energy, forest.tree, dynamics)
-            forest = forest._replace(tree=tree)
+        trees = start_trees(state, block, dynamics)
+        while (trees.done < len(noise)).any():
+            tree = leapfrog_trees(energy, trees.tree, dynamics)
+            trees = trees._replace(tree=tree)
             if not tree.growing.all():
-                forest = renew(forest, block, len(noise), dynamics)
-        return forest.tree.proposal, forest.walk
+                trees = record_finished(trees, block, len(noise), dynamics)
+        return trees.tree.proposal, trees.walk
 
     def _dynamics(self, state: GradientState, step_size: Number, temperature: Number) -> Dynamics:
         check_positive_temperature(temperature)
@@ -193,10 +193,10 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
         return Dynamics(step_size, temperature, mass)
 
 
-def sprout(state: GradientState, noise: NUTSNoise, dynamics: Dynamics) -> Tree:
+def start_tree(state: GradientState, noise: NUTSNoise, dynamics: Dynamics) -> Tree:
     """Return the tree of a single point."""
     _, temperature, mass = dynamics
-    batch_ndim, levels = state.energy.ndim, noise.coins.choices.shape[-1] - 1
+    batch_ndim, levels = state.energy.ndim, noise.uniforms.choices.shape[-1] - 1
     velocity = thermal_velocity(noise.normal, temperature, mass, batch_ndim)
     none, depth = torch.zeros_like(state.energy), torch.zeros_like(state.energy, dtype=torch.long)
     blocks = velocity.new_zeros(*state.energy.shape, levels, *state.x.shape[batch_ndim:])
@@ -205,7 +205,7 @@ def sprout(state: GradientState, noise: NUTSNoise, dynamics: Dynamics) -> Tree:
         total=torch.zeros_like(velocity),
         log_weight=torch.full_like(none, -torch.inf),
         proposal=state,
-        choice=noise.coins.choices[..., 0],
+        choice=noise.uniforms.choices[..., 0],
         first=blocks,
         before=blocks,
     )
@@ -219,8 +219,8 @@ def sprout(state: GradientState, noise: NUTSNoise, dynamics: Dynamics) -> Tree:
         proposal=state,
         doubling=empty,
         depth=depth,
-        forwards=noise.coins.directions[..., 0] < 0.5,
-        coins=noise.coins,
+        forwards=noise.uniforms.directions[..., 0] < 0.5,
+        uniforms=noise.uniforms,
         start=state.energy + kinetic_energy(velocity, mass, batch_ndim),
         acceptance=none,
         leapfrogs=none,
@@ -230,7 +230,7 @@ def sprout(state: GradientState, noise: NUTSNoise, dynamics: Dynamics) -> Tree:
     )
 
 
-def grow(energy: Energy, tree: Tree, dynamics: Dynamics) -> Tree:
+def leapfrog_trees(energy: Energy, tree: Tree, dynamics: Dynamics) -> Tree:
     """Make one leapfrog step in every growing tree."""
     step_size, temperature, mass = dynamics
     batch_ndim, event_ndim = tree.start.ndim, tree.total.ndim - tree.start.ndim
@@ -286,20 +286,20 @@ def _with_leaf(
 
 def _doubled(tree: Tree, complete: Tensor, mass: Tensor | None) -> Tree:
     """Return the trees with complete doublings merged, and the next ones begun."""
-    half, coins, cap = tree.doubling, tree.coins, tree.coins.choices.shape[-1]
+    half, uniforms, cap = tree.doubling, tree.uniforms, tree.uniforms.choices.shape[-1]
 
-    def tossed(coin: Tensor, depth: Tensor) -> Tensor:
-        return coin.gather(-1, depth.clamp(max=cap - 1).unsqueeze(-1)).squeeze(-1)
+    def uniform_at(uniforms: Tensor, depth: Tensor) -> Tensor:
+        return uniforms.gather(-1, depth.clamp(max=cap - 1).unsqueeze(-1)).squeeze(-1)
 
     share = (half.log_weight - tree.log_weight).exp()
-    taken = complete & (tossed(coins.doublings, tree.depth) < share)
+    taken = complete & (uniform_at(uniforms.doublings, tree.depth) < share)
     both = torch.logaddexp(tree.log_weight, half.log_weight)
     total = where(complete, tree.total + half.total, tree.total)
     ends = tree.end.velocity, tree.other.velocity
     goes_on = complete & ~turns(total, *ends, mass, complete.ndim)
     depth = tree.depth + complete
     saturated = goes_on & (depth == cap)
-    forwards = torch.where(complete, tossed(coins.directions, depth) < 0.5, tree.forwards)
+    forwards = torch.where(complete, uniform_at(uniforms.directions, depth) < 0.5, tree.forwards)
     crossed = forwards != tree.forwards
     return tree._replace(
         growing=torch.where(complete, goes_on & ~saturated, tree.growing),
@@ -312,7 +312,7 @@ def _doubled(tree: Tree, complete: Tensor, mass: Tensor | None) -> Tree:
             leaves=torch.where(complete, 0, half.leaves),
             total=where(complete, torch.zeros_like(total), half.total),
             log_weight=torch.where(complete, -torch.inf, half.log_weight),
-            choice=torch.where(complete, tossed(coins.choices, depth), half.choice),
+            choice=torch.where(complete, uniform_at(uniforms.choices, depth), half.choice),
         ),
         depth=depth,
         forwards=forwards,
@@ -348,17 +348,19 @@ def report(tree: Tree, dynamics: Dynamics) -> Info:
     return Info(acceptance, tree.diverged, extra)
 
 
-def plant(state: GradientState, block: NUTSNoise, dynamics: Dynamics) -> Forest:
+def start_trees(state: GradientState, block: NUTSNoise, dynamics: Dynamics) -> Trees:
     """Return the trees of the first step, and an empty record for all steps."""
-    tree = sprout(state, mapped(lambda field: field[0], block), dynamics)
+    tree = start_tree(state, mapped(lambda field: field[0], block), dynamics)
     walk = Walk(state.x, state.energy, report(tree, dynamics))
     room = mapped(lambda field: field.new_zeros(len(block.normal), *field.shape), walk)
-    return Forest(tree, torch.zeros_like(tree.depth), room)
+    return Trees(tree, torch.zeros_like(tree.depth), room)
 
 
-def renew(forest: Forest, block: NUTSNoise, steps: int | Tensor, dynamics: Dynamics) -> Forest:
+def record_finished(
+    trees: Trees, block: NUTSNoise, steps: int | Tensor, dynamics: Dynamics
+) -> Trees:
     """Record the finished steps, and begin the next step of their chains, up to `steps`."""
-    tree, done, walk = forest
+    tree, done, walk = trees
     ended = ~tree.growing & (done < steps)
     rows = torch.arange(len(walk.energy), device=done.device).reshape(-1, *(1,) * done.ndim)
     place = ended & (rows == done)  # (steps, *batch)
@@ -367,8 +369,8 @@ def renew(forest: Forest, block: NUTSNoise, steps: int | Tensor, dynamics: Dynam
     done = done + ended
     index = done.clamp(max=len(walk.energy) - 1).unsqueeze(0)
     noise = mapped(lambda field: take_along(field, index, 0).squeeze(0), block)
-    fresh = sprout(tree.proposal, noise, dynamics)
-    return Forest(_either(ended & (done < steps), fresh, tree), done, walk)
+    fresh = start_tree(tree.proposal, noise, dynamics)
+    return Trees(_either(ended & (done < steps), fresh, tree), done, walk)
 
 
 def _either(condition: Tensor, one: Any, other: Any) -> Any:

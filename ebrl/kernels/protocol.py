@@ -19,6 +19,8 @@ from torch import Tensor
 
 from ebrl.constants import Constant
 from ebrl.energies import Energy, Number
+from ebrl.kernels.draws import normal_like, uniform_like
+from ebrl.spaces import Coordinates, Space
 
 State = TypeVar("State", bound="HasPosition")
 Noise = TypeVar("Noise")
@@ -60,14 +62,15 @@ class Kernel(Protocol[State, Noise]):
     """
 
     couples_chains: bool = False  # whether the move of one chain depends on others
+    coordinates: Coordinates | None = None  # that it moves; None moves any
     best_acceptance: float | None = None  # for adaptation; None without one
     gradients: int = 1  # least number of evaluations in a step
 
     def preconditioned(self, variance: Tensor) -> Kernel:
         """Return the kernel for coordinates of this variance, `(*event,)`."""
         raise ValueError(
-            f"expected a kernel with a preconditioner, MALA, HMC, GHMC or NUTS, "
-            f"got {type(self).__name__}"
+            "expected a kernel that warm-up can precondition (MALA, HMC, GHMC, NUTS, or Blocks of "
+            f"one), got {type(self).__name__}"
         )
 
     def probe(self) -> Kernel:
@@ -130,6 +133,16 @@ def precise(energy: Tensor, x: Tensor) -> Tensor:
 # ---- checks ---------------------------------------------------------------------------------
 
 
+def check_suits(kernel: Kernel, space: Space) -> None:
+    """Raise `ValueError` for a kernel of other coordinates than the space has."""
+    if kernel.coordinates not in (None, space.coordinates):
+        raise ValueError(
+            f"expected a kernel of {space.coordinates} coordinates for {type(space).__name__}, got "
+            f"{type(kernel).__name__}, which moves {kernel.coordinates} ones: choose another kernel"
+            " or space"
+        )
+
+
 def check_positive_temperature(temperature: Number) -> None:
     """Raise `ValueError` at temperature 0, for kernels without a limit there.
 
@@ -160,10 +173,10 @@ def check_event_shape(name: str, diagonal: Constant | None, energy: Energy, x: T
 
 def check_uncoupled(energy: Energy) -> None:
     """Raise `ValueError` for an energy that couples chains: a test needs that of each chain."""
-    if energy.coupled_axis is not None:
+    if energy.couples_chains:
         raise ValueError(
-            "expected an energy of each chain alone, got one that couples the chains along batch "
-            f"axis {energy.coupled_axis}: move them by ULA or descend"
+            "expected an energy of each chain alone, got one that couples the chains: move them by "
+            "ULA or descend"
         )
 
 
@@ -177,7 +190,7 @@ def check_gradient_shape(state: HasPosition) -> None:
         )
 
 
-# ---- noise, drawn in the order of the axes for every memory layout of x ---------------------
+# ---- noise ----------------------------------------------------------------------------------
 
 
 class MetropolisNoise(NamedTuple):
@@ -190,16 +203,6 @@ class MetropolisNoise(NamedTuple):
 def metropolis_noise(state: HasPosition, generator: torch.Generator) -> MetropolisNoise:
     """Draw the noise of a Gaussian proposal and of its acceptance test."""
     return MetropolisNoise(normal_like(state.x, generator), uniform_like(state.energy, generator))
-
-
-def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw standard normal numbers of the shape and dtype of x."""
-    return torch.empty_like(x, memory_format=torch.contiguous_format).normal_(generator=generator)
-
-
-def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw uniform numbers in [0, 1) of the shape and dtype of x."""
-    return torch.empty_like(x, memory_format=torch.contiguous_format).uniform_(generator=generator)
 
 
 # ---- nested named tuples, which states, noises and reports are ------------------------------
@@ -253,12 +256,6 @@ def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
     for _ in range(new.ndim - accepted.ndim):
         accepted = accepted.unsqueeze(-1)
     return torch.where(accepted, new, old)
-
-
-def take_along(field: Tensor, index: Tensor, axis: int) -> Tensor:
-    """Return `torch.take_along_dim` with the same index for all further axes of the field."""
-    index = index.reshape(*index.shape, *(1,) * (field.ndim - index.ndim))
-    return torch.take_along_dim(field, index, axis)
 
 
 def unadjusted(proposal: State, current: State) -> tuple[State, Info]:

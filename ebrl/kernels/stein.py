@@ -21,6 +21,7 @@ class SVGD(Kernel[GradientState, None]):
     (Ba et al. 2022). Moves to an infinite or undefined energy are undone.
     """
 
+    coordinates = "real"
     couples_chains = True
 
     def start(self, energy: Energy, x: Tensor) -> GradientState:

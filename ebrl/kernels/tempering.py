@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebrl.constants import Constant
 from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.draws import take_along, uniform_like
 from ebrl.kernels.known import known
 from ebrl.kernels.protocol import (
     HasPosition,
@@ -18,8 +19,6 @@ from ebrl.kernels.protocol import (
     check_positive_temperature,
     check_uncoupled,
     metropolis_test,
-    take_along,
-    uniform_like,
 )
 
 
@@ -87,6 +86,7 @@ class Tempered(Kernel[TemperedState, TemperedNoise]):
             )
         self.kernel, self.temperatures = kernel, Constant(ladder)
         self.best_acceptance, self.gradients = kernel.best_acceptance, kernel.gradients
+        self.coordinates = kernel.coordinates
 
     def start(self, energy: Energy, x: Tensor) -> TemperedState:
         check_uncoupled(energy)

@@ -11,28 +11,28 @@ from torch import Tensor, nn
 
 from ebrl.energies import Energy
 from ebrl.networks.linear import (
-    after,
+    apply_after,
     bias_of,
     folded,
     has_hooks,
-    in_full,
+    in_full_precision,
     is_linear,
     multiply,
     side_by_side,
 )
-from ebrl.networks.normalization import Affine
+from ebrl.networks.normalization import FeatureAffine
 from ebrl.networks.perceptron import Perceptron, Reduction
 
-# From a normalisation and its rows to the rows that enter the next layer, with what is still to be
-# done to them: None, or a map that folds into that layer.
-Normalize = Callable[[nn.Module, Tensor], tuple[Affine | None, Tensor]]
+# Maps a normalisation and its input rows to `(affine, rows)`; `affine`, if any, is still to be
+# folded into the next layer.
+Normalize = Callable[[nn.Module, Tensor], tuple[FeatureAffine | None, Tensor]]
 
 
 class BoundMLP(Energy):
     """An `MLPEnergy` with its condition fixed, `(*leading batch, condition_dimension)` or None.
 
     Unless it is `prepared`, it keeps nothing that is computed from the weights, and so always
-    answers with those of now.
+    uses the current weights.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class BoundMLP(Energy):
         values = self.member_values(x)
         return values.mean(0) if self.reduction == "mean" else values.amax(0)
 
-    def member_values(self, x: Tensor, affines: Sequence[Affine] | None = None) -> Tensor:
+    def member_values(self, x: Tensor, affines: Sequence[FeatureAffine] | None = None) -> Tensor:
         """Return the energy of each member at `x: (*batch, dimension)`, `(members, *batch)`.
 
         `affines` are what the batch normalisations do, as `batch_values` returned it for another
@@ -64,16 +64,17 @@ class BoundMLP(Energy):
             return self._values(x, lambda _, h: (next(given), h))
         return self._values(x, _by_mode)
 
-    def batch_values(self, x: Tensor) -> tuple[Tensor, list[Affine]]:
+    def batch_values(self, x: Tensor) -> tuple[Tensor, list[FeatureAffine]]:
         """Return the energy of each member by this batch's statistics, and what normalised it.
 
         x is `(*batch, dimension)`, with one condition for each; the energies are `(members,
-        *batch)`. The running statistics move, whatever the mode of the network is. By what is
-        returned, `member_values` treats further rows alike and leaves the statistics alone.
+        *batch)`. The running statistics are updated, whatever the mode of the network is. Pass the
+        returned maps to `member_values` to normalise further rows in the same way, without
+        updating them.
         """
-        affines: list[Affine] = []
+        affines: list[FeatureAffine] = []
 
-        def normalize(normalization: Any, h: Tensor) -> tuple[Affine, Tensor]:
+        def normalize(normalization: Any, h: Tensor) -> tuple[FeatureAffine, Tensor]:
             affines.append(normalization.of_batch(h))
             return affines[-1], h
 
@@ -83,21 +84,23 @@ class BoundMLP(Energy):
         """Return the energy of each member, with every batch normalisation by `normalize`."""
         self._check_aligned(x)
         network, affine = self.network, None
-        h = self._first_sums(x, normalize)
+        h = self._first_preactivations(x, normalize)
         for k, layer in enumerate(network.layers):
-            h = after(affine, layer, h) if k > 0 else h
+            h = apply_after(affine, layer, h) if k > 0 else h
             if network.normalization == "layer":
                 h = network.normalizations[k](h)
             h = network.activation(h)
             if network.normalization == "batch":
                 affine, h = normalize(network.normalizations[k], h)
         head = network.head
-        values = in_full(lambda rows: after(affine, head, rows), h, head.weight.dtype)
+        values = in_full_precision(
+            lambda rows: apply_after(affine, head, rows), h, head.weight.dtype
+        )
         values = values.view(network.members, *x.shape[:-1])
         return values if network.output_scale is None else values * network.output_scale
 
     def prepared(self) -> Energy:
-        perceptron = self._perceptron_of_now()
+        perceptron = self._current_perceptron()
         if perceptron is None:
             return self
         return BoundMLP(self.network, self.condition, self.reduction, perceptron)
@@ -115,7 +118,7 @@ class BoundMLP(Energy):
         """Return what evaluates x directly, or None where autograd or the compiler has to."""
         if _is_traced() or torch.is_autocast_enabled(x.device.type):
             return None
-        perceptron = self._perceptron or self._perceptron_of_now()
+        perceptron = self._perceptron or self._current_perceptron()
         if perceptron is not None and x.shape != self._aligned:
             self._check_aligned(x)
             self._aligned = x.shape
@@ -126,13 +129,13 @@ class BoundMLP(Energy):
         return self.network.standardised(x.reshape(-1, self.network.dimension))
 
     @torch.no_grad()
-    def _perceptron_of_now(self) -> Perceptron | None:
-        """Return the perceptron of the weights of now, or None if the network is more than that."""
+    def _current_perceptron(self) -> Perceptron | None:
+        """Return the perceptron of the current weights, or None for a network that is more."""
         if has_hooks(self):
             return None
-        plain = None if _is_traced() else self.network.folded()
+        plain = None if _is_traced() else self.network.folded_network()
         if plain is not None:
-            return BoundMLP(plain, self.condition, self.reduction)._perceptron_of_now()
+            return BoundMLP(plain, self.condition, self.reduction)._current_perceptron()
         weights = self.network.plain_weights()
         if weights is None:
             return None
@@ -143,14 +146,14 @@ class BoundMLP(Energy):
         shift = shift.view(self.network.members, -1, shift.shape[-1])
         return Perceptron(weights, shift, self.reduction)
 
-    def _first_sums(self, x: Tensor, normalize: Normalize) -> Tensor:
-        """Return the sums of the first layer, `(*members, rows, width)`."""
+    def _first_preactivations(self, x: Tensor, normalize: Normalize) -> Tensor:
+        """Return the first layer's preactivations, `(*members, rows, width)`."""
         network, first = self.network, self.network.layers[0]
         affine, rows = None, self._rows(x)
         if network.x_normalization is not None:
             affine, rows = normalize(network.x_normalization, rows)
         if network.condition_layer is None:
-            return after(affine, first, rows)
+            return apply_after(affine, first, rows)
         affine_of_conditions, conditions = None, self._conditions()
         if network.condition_normalization is not None:
             of_conditions = network.condition_normalization
@@ -160,17 +163,17 @@ class BoundMLP(Energy):
             weight, bias = side_by_side(
                 folded(affine_of_conditions, network.condition_layer), folded(affine, first)
             )
-            sums = multiply(torch.cat([conditions, rows], -1), weight, bias)
-            return sums if network.members > 1 else sums.squeeze(0)
-        shift = after(affine_of_conditions, network.condition_layer, conditions)
-        sums, runs = after(affine, first, rows), shift.shape[-2]
-        if not sums.numel():  # no row to add a shift to
-            return sums
+            preactivations = multiply(torch.cat([conditions, rows], -1), weight, bias)
+            return preactivations if network.members > 1 else preactivations.squeeze(0)
+        shift = apply_after(affine_of_conditions, network.condition_layer, conditions)
+        preactivations, runs = apply_after(affine, first, rows), shift.shape[-2]
+        if not preactivations.numel():  # no row to add a shift to
+            return preactivations
         if not linear or torch.jit.is_tracing():
             # Hooks keep what a layer returns; ONNX loses what is added to a view in place.
-            return (sums.unflatten(-2, (runs, -1)) + shift.unsqueeze(-2)).flatten(-3, -2)
-        sums.unflatten(-2, (runs, -1)).add_(shift.unsqueeze(-2))
-        return sums
+            return (preactivations.unflatten(-2, (runs, -1)) + shift.unsqueeze(-2)).flatten(-3, -2)
+        preactivations.unflatten(-2, (runs, -1)).add_(shift.unsqueeze(-2))
+        return preactivations
 
     def _conditions(self) -> Tensor:
         """Return the conditions, `(conditions, condition_dimension)`."""
@@ -195,7 +198,7 @@ class BoundMLP(Energy):
 def _is_traced() -> bool:
     """Whether a compiler, an exporter or a transform of `torch.func` sees every operation.
 
-    For them the energy is its modules' calls, which write into no memory that is kept.
+    Under them only the modules' own calls are used, because scratch memory cannot be traced.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return True

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebrl.networks.normalization import Affine
+from ebrl.networks.normalization import FeatureAffine
 
 
 class EnsembleLinear(nn.Module):
@@ -43,8 +43,8 @@ def multiply(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         bias: `(members, 1, outputs)` or None.
     """
     if weight.shape[-1] == 1:  # ten times as fast as a batched product with one column
-        sums = (rows * weight.transpose(-1, -2)).sum(-1, keepdim=True)
-        return sums if bias is None else sums + bias
+        out = (rows * weight.transpose(-1, -2)).sum(-1, keepdim=True)
+        return out if bias is None else out + bias
     rows = rows.expand(len(weight), -1, -1)
     return torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias, rows, weight)
 
@@ -65,10 +65,12 @@ def _initialize(layer: nn.Module, fan_in: int) -> None:
         nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5)
 
 
-def in_full(layer: Callable[[Tensor], Tensor], rows: Tensor, dtype: torch.dtype) -> Tensor:
+def in_full_precision(
+    layer: Callable[[Tensor], Tensor], rows: Tensor, dtype: torch.dtype
+) -> Tensor:
     """Return `layer(rows)` in the layer's own precision, under autocast too.
 
-    Of half precision an energy near 300 has steps of 2, which is coarser than a reward.
+    In bfloat16, energies near 300 are 2 apart, which is coarser than a reward.
     """
     if not torch.is_autocast_enabled(rows.device.type):
         return layer(rows)
@@ -76,7 +78,7 @@ def in_full(layer: Callable[[Tensor], Tensor], rows: Tensor, dtype: torch.dtype)
         return layer(rows.to(dtype))
 
 
-def folded(affine: Affine | None, layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+def folded(affine: FeatureAffine | None, layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Return the weight and the bias of the linear layer that equals the map followed by `layer`.
 
     They are differentiable, `(members, inputs, outputs)` and `(members, 1, outputs)`.
@@ -90,13 +92,13 @@ def folded(affine: Affine | None, layer: nn.Module) -> tuple[Tensor, Tensor | No
 
 
 def side_by_side(*linears: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
-    """Return the linear layer of all inputs side by side that adds what the layers return."""
+    """Return the layer on the concatenated inputs whose output is the sum of all outputs."""
     biases = [bias for _, bias in linears if bias is not None]
     weight = torch.cat([weight for weight, _ in linears], 1)
     return weight, reduce(torch.add, biases) if biases else None
 
 
-def after(affine: Affine | None, layer: nn.Module, rows: Tensor) -> Tensor:
+def apply_after(affine: FeatureAffine | None, layer: nn.Module, rows: Tensor) -> Tensor:
     """Return `layer(affine(rows))`, by folded weights where the layer is only its weights.
 
     That spares a pass over the rows and two sums over them in the backward pass.
@@ -105,15 +107,15 @@ def after(affine: Affine | None, layer: nn.Module, rows: Tensor) -> Tensor:
         return layer(rows)
     if not is_linear(layer):
         return layer(affine(rows))
-    sums = multiply(rows, *folded(affine, layer))
-    return sums.squeeze(0) if isinstance(layer, nn.Linear) else sums
+    out = multiply(rows, *folded(affine, layer))
+    return out.squeeze(0) if isinstance(layer, nn.Linear) else out
 
 
 @torch.no_grad()
-def project(*layers: nn.Module) -> None:
-    """Divide the weights and biases of linear layers by the norm of the weights into each unit.
+def normalise_weights(*layers: nn.Module) -> None:
+    """Scale linear layers so that the weights into each unit have norm 1, and the biases alike.
 
-    The outputs of the layers are added: their weights have one norm together.
+    Layers whose outputs are added share one norm.
     """
     squares = [weight_of(layer).square().sum(1, keepdim=True) for layer in layers]
     norm = torch.stack(squares).sum(0).sqrt()  # (members, 1, outputs)

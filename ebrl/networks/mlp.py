@@ -19,7 +19,7 @@ from ebrl.networks.linear import (
     has_hooks,
     is_linear,
     make_linear,
-    project,
+    normalise_weights,
     weight_of,
 )
 from ebrl.networks.normalization import (
@@ -143,7 +143,7 @@ class MLPEnergy(Energy):
         for group in (inputs, *((layer,) for layer in others)):
             parameters = [parameter for layer in group for parameter in layer.parameters()]
             if frozen or all(parameter.requires_grad for parameter in parameters):
-                project(*group)
+                normalise_weights(*group)
 
     @property
     def takes_condition(self) -> bool:
@@ -211,7 +211,7 @@ class MLPEnergy(Energy):
             head = Layer(*(part * self.output_scale for part in head))
         return Weights(weight_of(first), hidden, head, activate)
 
-    def folded(self) -> MLPEnergy | None:
+    def folded_network(self) -> MLPEnergy | None:
         """Return the plain perceptron that a batch-normalised one is in evaluation mode.
 
         It is made anew when weights or statistics have changed. It is None for other networks, and

@@ -17,7 +17,7 @@ Normalization = Literal["batch", "layer"]
 LARGEST_RATIO, LARGEST_SHIFT = 3.0, 5.0  # r and d of batch renormalisation, as CrossQ's
 
 
-class Affine(NamedTuple):
+class FeatureAffine(NamedTuple):
     """The map `scale h + shift` of each feature."""
 
     scale: Tensor  # (*members, 1, features)
@@ -26,9 +26,9 @@ class Affine(NamedTuple):
     def __call__(self, h: Tensor) -> Tensor:
         return h * self.scale + self.shift
 
-    def detached(self) -> Affine:
+    def detached(self) -> FeatureAffine:
         """Return the same map without a graph."""
-        return Affine(self.scale.detach(), self.shift.detach())
+        return FeatureAffine(self.scale.detach(), self.shift.detach())
 
 
 class BatchNormalization(nn.Module):
@@ -67,16 +67,16 @@ class BatchNormalization(nn.Module):
         self.register_buffer("running_variance", torch.ones(shape))
         self.register_buffer("running_batches", torch.zeros(()))
 
-    def running(self) -> Affine:
+    def running(self) -> FeatureAffine:
         """Return the map of the running statistics."""
         scale = self.weight * torch.rsqrt(self.running_variance + self.epsilon)
-        return Affine(scale, self.bias - self.running_mean * scale)
+        return FeatureAffine(scale, self.bias - self.running_mean * scale)
 
-    def of_batch(self, h: Tensor) -> Affine:
+    def of_batch(self, h: Tensor) -> FeatureAffine:
         """Return the map of the rows' statistics, differentiable, and update the running ones.
 
-        Statistics are in float32, since half precision is too coarse. No rows have none: then the
-        map is that of the running ones, which stay.
+        Statistics are in float32, since half precision is too coarse. An empty batch has none: the
+        running ones are used and not updated.
         """
         if h.shape[-2] == 0:
             return self.running()
@@ -92,7 +92,7 @@ class BatchNormalization(nn.Module):
             self.running_variance.mul_(self.momentum).add_(variance, alpha=1 - self.momentum)
             self.running_batches.add_(1)
         scale = self.weight * inverse * ratio
-        return Affine(scale, self.bias + self.weight * shift - mean * scale)
+        return FeatureAffine(scale, self.bias + self.weight * shift - mean * scale)
 
     def forward(self, h: Tensor) -> Tensor:
         affine = self.of_batch(h) if self.training else self.running()

@@ -1,9 +1,9 @@
 """Value and gradient of a multilayer perceptron in scratch memory, without a graph.
 
-It is 1.2 to 2 times as fast as autograd, which is right for every network and which
-`BoundMLP.value_and_gradient` falls back to. A chain has one `Perceptron` for all its steps. Weights
-are plain tensors with the members of an ensemble in front; a normalisation that is affine in
-evaluation mode can be folded into them.
+It is 1.2 to 2 times as fast as autograd. Autograd handles every network;
+`BoundMLP.value_and_gradient` falls back to it. A chain has one `Perceptron` for all its steps.
+Weights are plain tensors with the members of an ensemble in front; a normalisation that is affine
+in evaluation mode can be folded into them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ebrl.constants import Constant
 
 Activation = Callable[..., None]  # of sums, and of memory for slopes or None
 Reduction = Literal["mean", "max"]
-PART = 2**17  # numbers in one layer of one part of the rows: what the cache of a core holds
+PART_NUMBERS = 2**17  # numbers in one layer of one part of the rows: what the cache of a core holds
 
 
 class Layer(NamedTuple):
@@ -104,7 +104,7 @@ class Perceptron:
         return torch.baddbmm(head.bias, self.transposed[-1], h.mT).mT
 
     def _reduced(self, values: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return `value: (…, rows, 1)` and, if one member decides it, which, `(rows, 1)`."""
+        """Return the reduced value, `(…, rows, 1)`, and for a maximum its member, `(rows, 1)`."""
         if len(values) == 1:
             return values, None
         return values.max(0) if self.reduction == "max" else (values.mean(0), None)
@@ -144,7 +144,7 @@ def _parts(x: Tensor, weights: Weights, shift: Tensor) -> list[Part]:
     each = 1 if conditions == 1 else max(len(x) // max(conditions, 1), 1)
     widths = tuple(w.shape[-1] for w in (weights.first, *(h.weight for h in weights.hidden)))
     on_cpu = x.device.type == "cpu"
-    most = PART * torch.get_num_threads() // max(widths) if on_cpu else len(x)
+    most = PART_NUMBERS * torch.get_num_threads() // max(widths) if on_cpu else len(x)
     # A GPU's own allocator is as fast as memory that is kept.
     memory = _kept if on_cpu else _memory
     parts = []
@@ -168,7 +168,7 @@ def _memory(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return memory for the activations of each layer, `(members, rows, width)`, and their slopes.
 
-    Outside of inference mode no call could write to tensors that were made within.
+    Tensors created in inference mode could not be written to outside of it.
     """
     with torch.inference_mode(False):
         outputs, slopes = (

@@ -7,6 +7,7 @@ from ebrl.objectives.contrastive import (
     ImprovedContrastiveDivergence as ImprovedContrastiveDivergence,
 )
 from ebrl.objectives.defaults import persistent as persistent
+from ebrl.objectives.defaults import persistent_around as persistent_around
 from ebrl.objectives.discrete import PseudoLikelihood as PseudoLikelihood
 from ebrl.objectives.discrete import RatioMatching as RatioMatching
 from ebrl.objectives.energy_discrepancy import (

@@ -66,7 +66,7 @@ class ContrastiveDivergence(nn.Module, Objective):
         samples = self.sampler.sample(model, start.x, generator=generator, gradient=gradient)
         negatives = samples.x.detach()
         if self.chains is not None:
-            self.chains.write(start.index, negatives)
+            self.chains.write(start.rows, negatives)
         loss = contrastive_loss(data, model(negatives), samples.info, self.energy_penalty)
         return loss, samples
 
@@ -83,7 +83,7 @@ class ContrastiveDivergence(nn.Module, Objective):
         if outside:
             raise ValueError(
                 f"expected data in the {type(space).__name__} of the objective's chains, got "
-                f"{outside} of {len(x)} rows outside: widen it, or use persistent.around(data)"
+                f"{outside} of {len(x)} rows outside: widen it, or use persistent_around(data)"
             )
 
     def _start(self, x: Tensor, condition: Tensor | None, generator: Generator) -> ChainBatch:
@@ -107,9 +107,9 @@ class ContrastiveDivergence(nn.Module, Objective):
 class ImprovedContrastiveDivergence(nn.Module, Objective):
     """Contrastive divergence and the divergence of its samples (Du et al. 2021, equation 6).
 
-    The samples depend on the energy too: `kl` weighs `KL(q || exp(-E/T))`, where q is the
-    distribution of the samples, differentiated through the sampler with the energy itself held
-    fixed. The entropy of q is estimated from neighbours in the batch.
+    The samples depend on the energy too: `kl` weighs `T KL(q || exp(-E/T))`, in units of the
+    energy, where q is the distribution of the samples, differentiated through the sampler with the
+    energy itself held fixed. The entropy of q is estimated from neighbours in the batch.
 
     The term rewards energies that chains can follow. It does not complete the gradient of
     contrastive divergence, which has it with the opposite sign. For chains in equilibrium its mean

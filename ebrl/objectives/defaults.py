@@ -1,6 +1,6 @@
 """The default objective: persistent contrastive divergence with chains that suit their space.
 
-objective = persistent.around(data)
+objective = persistent_around(data)
 fit(energy, data, objective, steps=1500, generator=generator)
 """
 
@@ -31,7 +31,7 @@ def persistent(
     dimensions no jump is accepted, and the chains are those of MALA alone.
 
     Args:
-        space: Where the chains live, such as a box around the data; see `persistent.around(data)`.
+        space: Where the chains live, such as a box around the data; see `persistent_around(data)`.
         moves: Moves of a chain each time that it is drawn.
         restart: Probability that a drawn chain restarts untested, which pulls the weights of modes
             towards the reference's. Of use where no jump is accepted and conditions keep changing.
@@ -42,7 +42,7 @@ def persistent(
     return _persistent(space, widths, chains, moves, restart)
 
 
-def around(data: Tensor, chains: int = 10_000, moves: int = 5) -> ContrastiveDivergence:
+def persistent_around(data: Tensor, chains: int = 10_000, moves: int = 5) -> ContrastiveDivergence:
     """Return the default PCD in a box around `data: (n, dimension)`.
 
     The walls are tanh: unlike walls that reject, they refuse no moves in many dimensions. MALA is
@@ -79,6 +79,3 @@ def _persistent(
         adaptation=DualAveraging(largest=LARGEST_STEP),
     )
     return ContrastiveDivergence(sampler, Chains(chains, space, restart))
-
-
-persistent.around = around  # type: ignore[attr-defined]

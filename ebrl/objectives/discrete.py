@@ -3,8 +3,8 @@
 The distribution of one site given all others needs no normalizer. Both objectives are proper
 scoring rules of these conditionals, one logarithmic and one quadratic, so that the data's own
 energy is their optimum. They compare states that differ in one site and are blind to the weights of
-modes that lie several improbable changes apart (for two patterns 8 changes apart, one datum moves
-the weight by less than .01 standard deviations of its own noise). `x` is binary, `(batch, *sites)`,
+modes that lie several improbable changes apart: for two patterns 8 changes apart, the gradient of
+their weight from one datum has a signal-to-noise ratio below .01. `x` is binary, `(batch, *sites)`,
 or one-hot, `(batch, *sites, categories)`; other x are a `ValueError`.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy
-from ebrl.kernels.protocol import uniform_like
+from ebrl.kernels.draws import uniform_like
 from ebrl.objectives.protocol import Loss, Objective, conditioned
 from ebrl.ranges import check_at_least
 
@@ -98,12 +98,16 @@ def site_log_probabilities(
 
 
 def check_discrete(x: Tensor, categorical: bool) -> None:
-    """Raise `ValueError` unless x are 0 and 1, and one-hot where categorical. NaN passes."""
+    """Raise `ValueError` unless x are 0 and 1, and one-hot where categorical. NaN passes.
+
+    On other devices than the CPU values are not read, which would wait for the device.
+    """
     valid = (x == 0) | (x == 1) | x.isnan()
     if categorical:
         total = x.sum(-1, keepdim=True)
         valid &= (total == 1) | total.isnan()
-    if not valid.all() or (categorical and x.ndim < 3):
+    wrong = x.device.type == "cpu" and not valid.all()
+    if wrong or (categorical and x.ndim < 3):
         expected = "one-hot x, (batch, *sites, categories)" if categorical else "x of 0 and 1"
         raise ValueError(
             f"expected {expected}, got {tuple(x.shape)} with values from {x.min()} to {x.max()}"

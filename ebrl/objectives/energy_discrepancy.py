@@ -4,9 +4,9 @@ Perturb each x to y, then y to M candidates by the same symmetric kernel q, and 
 x against theirs: `E log(w/M + 1/M Σ_j exp(E(x) - E(x_j)))`. With a stabiliser w of 1 the optimum is
 exact for every M, not only in the limit: given y, the datum has a density ∝ `p(x) q(y|x)` and a
 candidate `q(x|y) = q(y|x)`, which makes the loss ranking NCE. It is blind to the weights of modes
-further apart than its perturbations reach. For two modes 4 apart with deviation .4, one datum moves
-the weight by less than .01 standard deviations of its own noise at sigma .25, by .2 at 1 and by .3
-at 2; but wide perturbations resolve little detail.
+further apart than its perturbations reach. For two modes 4 apart with deviation .4, the
+gradient of their weight from one datum has a signal-to-noise ratio below .01 at sigma .25, of .2 at
+1 and of .3 at 2; but wide perturbations resolve little detail.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, Number, over_event
-from ebrl.kernels.protocol import normal_like, uniform_like
+from ebrl.kernels.draws import normal_like, uniform_like
 from ebrl.objectives.discrete import check_discrete
 from ebrl.objectives.levels import as_levels, draw_levels
 from ebrl.objectives.noise_contrast import candidate_metrics

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, over_event
-from ebrl.kernels.protocol import normal_like, uniform_like
+from ebrl.kernels.draws import gumbel_like, normal_like, uniform_like
 from ebrl.objectives.protocol import Loss, Objective, conditioned
 from ebrl.objectives.score_matching import gradient_with_graph
 from ebrl.ranges import check_at_least, check_positive
@@ -110,5 +110,4 @@ def transport(x: Tensor, noise: Tensor, regularisation: float, generator: Genera
         entropy = max(regularisation, 0.8**step)
         rows = -entropy * torch.logsumexp((columns - cost) / entropy, 1, keepdim=True)
         columns = -entropy * torch.logsumexp((rows - cost) / entropy, 0)
-    uniform = uniform_like(cost, generator).clamp_(min=torch.finfo(cost.dtype).tiny)
-    return ((columns - cost) / regularisation - (-uniform.log()).log()).argmax(1)
+    return ((columns - cost) / regularisation + gumbel_like(cost, generator)).argmax(1)

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, first_order, over_event
-from ebrl.kernels.protocol import normal_like
+from ebrl.kernels.draws import normal_like
 from ebrl.objectives.protocol import Loss, Objective, SelfTrained, conditioned
 from ebrl.objectives.score_matching import gradient_with_graph
 from ebrl.ranges import check_at_least, check_positive

@@ -2,8 +2,8 @@
 
 The proposal's log density enters the loss, so that the optimum is the data's own energy, mode
 weights included, wherever the proposal has mass. Both objectives are blind where it has none, and
-learn slowly where it has little. For two modes 4 apart with deviation .4, one datum moves the
-weight by .5 (NCE) and .7 (InfoNCE) standard deviations of its own noise.
+learn slowly where it has little. For two modes 4 apart with deviation .4, the gradient of
+their weight from one datum has a signal-to-noise ratio of .5 (NCE) and .7 (InfoNCE).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, Number, align_left, over_event
-from ebrl.kernels.protocol import normal_like
+from ebrl.kernels.draws import normal_like
 from ebrl.objectives.contrastive import contrastive_loss
 from ebrl.objectives.protocol import Loss, Objective, conditioned
 from ebrl.sampling import Sampler
@@ -74,8 +74,8 @@ class RecoveryLikelihood(nn.Module, Objective):
     ) -> Tensor:
         """Return draws at the lowest level from x at the highest, `(batch, *event)` both.
 
-        From normal draws, of a highest sigma that drowns the data, this generates. The sampler's
-        step size does not adapt.
+        If the highest sigma is much wider than the data, draws from a Gaussian of that deviation
+        become new samples. The sampler's step size does not adapt.
         """
         spreads = self._spread(x)
         for level in reversed(range(len(spreads))):
@@ -113,7 +113,7 @@ class Recovery(Energy):
     def __init__(self, energy: Energy, noisy: Tensor, spread: Tensor, temperature: Number):
         super().__init__()
         self.energy, self.event_ndim = energy, energy.event_ndim
-        self.coupled_axis = energy.coupled_axis
+        self.couples_chains = energy.couples_chains
         self.noisy, self.spread, self.temperature = noisy, spread, temperature
 
     def place(self, u: Tensor) -> Tensor:

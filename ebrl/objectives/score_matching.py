@@ -1,8 +1,8 @@
 """Score matching: fit the energy's gradient to the data's, without a normalizer or chains.
 
 It is blind to mode weights: where a region without data separates two modes, no gradient says how
-much mass each has. For two modes 4 apart with deviation .4, one datum moves the weight by less than
-.01 standard deviations of its own noise. Use smooth activations: the second derivative of a ReLU
+much mass each has. For two modes 4 apart with deviation .4, the gradient of their weight from one
+datum has a signal-to-noise ratio below .01. Use smooth activations: the second derivative of a ReLU
 network is zero.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, Number, check_one_number_each, over_event
-from ebrl.kernels.protocol import normal_like
+from ebrl.kernels.draws import normal_like
 from ebrl.objectives.levels import as_levels, draw_levels
 from ebrl.objectives.protocol import Loss, Objective, conditioned
 from ebrl.ranges import check_at_least

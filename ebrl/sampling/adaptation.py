@@ -97,6 +97,8 @@ class DualAveraging(nn.Module):
         if not _broadcasts(self.shape, acceptance.shape):
             got = tuple(acceptance.shape)
             raise ValueError(f"expected acceptances that fit shape {self.shape}, got shape {got}")
+        if acceptance.numel() == 0:  # no chains
+            return self.log_step_size.exp()
         share = self.log_average.numel() / acceptance.numel()
         mean = acceptance.sum_to_size(self.shape) * share
         self.updates.add_(1).clamp_(max=self.memory)

@@ -2,7 +2,7 @@
 
 chains = Chains(10_000, Box(-1.0, 1.0))
 batch = chains.draw(256, generator)
-chains.write(batch.index, sampler.sample(energy, batch.x, generator=generator).x)
+chains.write(batch.rows, sampler.sample(energy, batch.x, generator=generator).x)
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ebrl.spaces import Space
 
 
 class ChainBatch(NamedTuple):
-    """Some of the chains, and their places in the population."""
+    """Some of the chains, and their rows in the population."""
 
     x: Tensor  # (n, *event), a copy
-    index: Tensor  # type: ignore[assignment]  # (n,), distinct; shadows tuple.index
+    rows: Tensor  # (n,), distinct integers
     condition: Tensor | None  # (n, *features), what each chain is conditioned on
 
 
@@ -72,23 +72,23 @@ class Chains(nn.Module):
         if self.positions.ndim == 1:
             self._begin(fresh, condition)
         self._check_same_kind(generator, condition)
-        index = torch.randperm(self.size, generator=generator, device=fresh.device)[:n]
+        rows = torch.randperm(self.size, generator=generator, device=fresh.device)[:n]
         chance = torch.rand(n, generator=generator, device=fresh.device)
-        restarted = ~self.started[index] | (chance < self.restart)
-        self.started.index_fill_(0, index, True)  # assigning True would wait for the device
-        x = _renewed(self.positions, index, restarted, fresh)
+        restarted = ~self.started[rows] | (chance < self.restart)
+        self.started.index_fill_(0, rows, True)  # assigning True would wait for the device
+        x = _renewed(self.positions, rows, restarted, fresh)
         if condition is not None:
-            condition = _renewed(self.conditions, index, restarted, condition)
-        return ChainBatch(x, index, condition)
+            condition = _renewed(self.conditions, rows, restarted, condition)
+        return ChainBatch(x, rows, condition)
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def write(self, index: Tensor, x: Tensor) -> None:
-        """Put chains `x: (n, *event)` back into the places `index: (n,)` where they were drawn."""
-        expected = (*index.shape, *self.positions.shape[1:])
+    def write(self, rows: Tensor, x: Tensor) -> None:
+        """Put chains `x: (n, *event)` back into the rows `rows: (n,)` that they were drawn from."""
+        expected = (*rows.shape, *self.positions.shape[1:])
         if x.shape != expected:
             raise ValueError(f"expected x of shape {expected}, got {tuple(x.shape)}")
-        self.positions[index] = x.to(self.positions)
+        self.positions[rows] = x.to(self.positions)
 
     def _begin(self, fresh: Tensor, condition: Tensor | None) -> None:
         """Allocate chains of the shape of `fresh`, on its device."""
@@ -126,8 +126,8 @@ class Chains(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def _renewed(store: Tensor, index: Tensor, restarted: Tensor, fresh: Tensor) -> Tensor:
-    """Write `fresh: (n, …)` to the places `index` where restarted; return what they then hold."""
-    rows = where(restarted, fresh.to(store), store[index])
-    store[index] = rows
-    return rows
+def _renewed(store: Tensor, rows: Tensor, restarted: Tensor, fresh: Tensor) -> Tensor:
+    """Write `fresh: (n, …)` to the rows that restarted; return what they then hold."""
+    held = where(restarted, fresh.to(store), store[rows])
+    store[rows] = held
+    return held

@@ -8,30 +8,19 @@ block is replayed as one CUDA graph.
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ebrl import programs
 from ebrl.energies import Energy, Number
 from ebrl.kernels import HMC, MALA, NUTS, ULA, Info, Kernel, nuts
 from ebrl.kernels.protocol import Walk, mapped
 from ebrl.sampling.paths import Stage
 
 BLOCK = 20  # gradients in a graph: longer ones compile longer and hold more noise
-GRAPHS = 64  # torch's default of 8 is too few for the shapes of one training
-_COMPILERS = {"darwin": "clang++", "win32": "cl"}  # torch's choice, elsewhere g++
-
-
-def missing_compiler() -> str | None:
-    """Return the name of the C++ compiler that torch would run, if there is no such program."""
-    compiler = os.environ.get("CXX", _COMPILERS.get(sys.platform, "g++"))
-    return compiler if shutil.which(compiler) is None else None
 
 
 def check_compilable(kernel: Kernel) -> None:
@@ -44,7 +33,7 @@ def check_compilable(kernel: Kernel) -> None:
             f"expected one of ULA, MALA, HMC and NUTS to compile, got {type(kernel).__name__}: "
             "leave compile=False"
         )
-    if compiler := missing_compiler():
+    if compiler := programs.missing_compiler():
         raise RuntimeError(
             f"compile=True needs a C++ compiler and found no {compiler!r}: install g++, name "
             "another in the environment variable CXX, or leave compile=False"
@@ -67,7 +56,7 @@ def move(kernel: Kernel, state: Any, stage: Stage, noise: Sequence[Any]) -> tupl
 
     Raises:
         RuntimeError: For an energy that does not compile to one graph, and for more graphs than
-            `GRAPHS`.
+            `ebrl.programs.KEPT`.
     """
     if isinstance(kernel, NUTS):
         state, walk = walked(kernel, state, stage, noise)
@@ -94,30 +83,15 @@ def walked(kernel: Kernel, state: Any, stage: Stage, noise: Sequence[Any]) -> tu
 
 def _run(program: Callable[..., Any], energy: Energy, x: Tensor, *arguments: Any) -> Any:
     """Run a compiled program; a failure to compile is a `RuntimeError` that names the cure."""
-    # Loaded here: the compiler takes a second.
-    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
-
-    torch.compiler.cudagraph_mark_step_begin()
     try:
-        with torch._dynamo.config.patch(recompile_limit=GRAPHS):
-            found = _compiled(program, x.device.type)(*arguments)
-    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+        return programs.run(program, arguments, x.device.type, replayed=program is not _trees)
+    except programs.failures() as error:
         raise RuntimeError(
             f"the chain on {type(energy).__name__} did not compile, {type(error).__name__} "
-            "above: leave compile=False, or see that the energy never branches on values and "
-            "holds numbers that change as tensors (of others each is a graph, and "
-            f"{GRAPHS} are kept)"
+            "above: leave compile=False, or make sure that the energy never branches on values and "
+            "keeps changing numbers in tensors (each new Python number compiles another graph; at "
+            f"most {programs.KEPT} are kept)"
         ) from error
-    # A replayed CUDA graph overwrites the tensors that it returned before.
-    return mapped(torch.clone, found) if x.device.type == "cuda" else found
-
-
-@cache
-def _compiled(program: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """Return the compiled program for a kind of device, made at first use."""
-    option = "triton.cudagraphs" if device == "cuda" else "cpp_wrapper"
-    options: dict[str, Any] = {} if device == "cuda" and program is _trees else {option: True}
-    return torch.compile(program, fullgraph=True, dynamic=False, options=options)
 
 
 def added(total: Info, info: Info) -> Info:
@@ -163,14 +137,14 @@ def _trees(
     """Make steps of NUTS in one loop of the graph, until all trees are finished."""
     from torch._higher_order_ops.while_loop import while_loop
 
-    def unfinished(forest: nuts.Forest) -> Tensor:
-        return (forest.done < steps).any()
+    def unfinished(trees: nuts.Trees) -> Tensor:
+        return (trees.done < steps).any()
 
-    def leaf(forest: nuts.Forest) -> tuple[nuts.Forest]:
-        tree = nuts.grow(energy, forest.tree, dynamics)
-        forest = nuts.renew(forest._replace(tree=tree), block, steps, dynamics)
-        return (mapped(torch.clone, forest),)
+    def leaf(trees: nuts.Trees) -> tuple[nuts.Trees]:
+        tree = nuts.leapfrog_trees(energy, trees.tree, dynamics)
+        trees = nuts.record_finished(trees._replace(tree=tree), block, steps, dynamics)
+        return (mapped(torch.clone, trees),)
 
-    forest = mapped(torch.clone, nuts.plant(state, block, dynamics))
-    (forest,) = while_loop(unfinished, leaf, (forest,))
-    return forest.tree.proposal, forest.walk
+    trees = mapped(torch.clone, nuts.start_trees(state, block, dynamics))
+    (trees,) = while_loop(unfinished, leaf, (trees,))
+    return trees.tree.proposal, trees.walk

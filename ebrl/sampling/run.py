@@ -146,7 +146,7 @@ class Differentiable(Energy):
     def __init__(self, energy: Energy):
         super().__init__()
         self.energy, self.event_ndim = energy, energy.event_ndim
-        self.coupled_axis = energy.coupled_axis
+        self.couples_chains = energy.couples_chains
 
     def forward(self, x: Tensor) -> Tensor:
         return self.energy(x)

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from ebrl.energies import Energy, Number, check_energy
 from ebrl.energies.evaluating import evaluating
-from ebrl.kernels.protocol import Kernel, mapped
+from ebrl.kernels.protocol import Kernel, check_suits, mapped
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging
 from ebrl.sampling.inference_data import inference_data
 from ebrl.sampling.paths import Stage
 from ebrl.sampling.run import ChainInfo, Count, Progress, Run, differentiable, joined
-from ebrl.sampling.starts import check_draws, check_numbers, starting_points
+from ebrl.sampling.starts import check_draws, check_sampler_numbers, starting_points
 from ebrl.sampling.warm_up import warm_up
 from ebrl.spaces import Box, Space, Unbounded
 
@@ -63,8 +63,9 @@ class Sampler(nn.Module):
     in warm-ups and along paths, give the chain of an eager sampler with the same generator, up to
     rounding. The first run of each shape, length and kind of energy compiles for 5 to 80 s; numbers
     that an energy holds outside of tensors are compiled in. Under `torch.autocast` to bfloat16 the
-    products of a network are rounded, and the chain is one of that energy. A run that adapts is a
-    program a step. Unrolling is refused; the step that `gradient="last"` differentiates is eager.
+    products of a network are rounded, and the chain is one of that energy. While
+    the step size adapts, each step runs as a program of its own. `gradient="unroll"` is refused;
+    the last step under `gradient="last"` runs eagerly.
 
     Args:
         space: Where x may be; all of R^d by default.
@@ -75,8 +76,8 @@ class Sampler(nn.Module):
             across calls and in `state_dict`, and does not change in calls with `adapt=False`.
 
     Raises:
-        ValueError: For numbers that are not positive, an adaptation that cannot work, and a kernel
-            that does not compile.
+        ValueError: For numbers that are not positive, a kernel of other coordinates than the
+            space's, an adaptation that cannot work, and a kernel that does not compile.
         RuntimeError: If there is no C++ compiler to compile with.
     """
 
@@ -92,11 +93,13 @@ class Sampler(nn.Module):
         compile: bool = False,
     ):
         super().__init__()
+        space = space or Unbounded()
+        check_suits(kernel, space)
         if compile:
             compilation.check_compilable(kernel)
         least = [torch.as_tensor(value).min().item() for value in (step_size, temperature)]
-        check_numbers(steps, *least)
-        self.kernel, self.space = kernel, space or Unbounded()
+        check_sampler_numbers(steps, *least)
+        self.kernel, self.space = kernel, space
         self.steps, self.temperature, self.compiled = steps, temperature, compile
         self.fixed_step_size = step_size
         self.adaptation = adaptation
@@ -160,10 +163,10 @@ class Sampler(nn.Module):
         with torch.inference_mode(False):
             x = self._start(energy, x, n, generator)
             temperature = self.temperature if temperature is None else temperature
-            check_numbers(self.steps, self.step_size, temperature)
+            check_sampler_numbers(self.steps, self.step_size, temperature)
             stage = Stage(energy, self.steps, self.step_size, temperature)
+            check_draws(draws, thin, gradient)
             if draws is not None:
-                check_draws(draws, thin, gradient)
                 stage = stage._replace(steps=draws * thin)
             kernel, count = self.kernel, Count(progress, warmup + stage.steps)
             if warmup > 0:
@@ -194,7 +197,7 @@ class Sampler(nn.Module):
             raise ValueError("expected at least one stage to anneal along, got none")
         for stage in stages:
             check_energy(stage.energy)
-            check_numbers(*stage[1:])
+            check_sampler_numbers(*stage[1:])
         with torch.inference_mode(False):
             x = self._start(stages[0].energy, x, n, generator)
             count = Count(None, sum(stage.steps for stage in stages))

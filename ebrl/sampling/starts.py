@@ -37,8 +37,9 @@ def starting_points(
         if x.is_floating_point():
             x = x.to(dtype_of(energy))
     assert x is not None
-    numbers = "integers" if space.integers else "floating point"
-    if x.is_floating_point() == space.integers or x.ndim < energy.event_ndim:
+    integers = space.coordinates == "integer"
+    numbers = "integers" if integers else "floating point"
+    if x.is_floating_point() == integers or x.ndim < energy.event_ndim:
         raise ValueError(
             f"expected x of {numbers} and shape (*batch, *event) with {energy.event_ndim} "
             f"event axes, got {x.dtype} of shape {tuple(x.shape)}"
@@ -76,7 +77,7 @@ def _check_devices(x: Tensor, generator: torch.Generator, energy: Energy) -> Non
         )
 
 
-def check_numbers(steps: int, step_size: Number, temperature: Number) -> None:
+def check_sampler_numbers(steps: int, step_size: Number, temperature: Number) -> None:
     """Raise `ValueError` for impossible numbers, without reading tensors, which would wait."""
     if steps < 0:
         raise ValueError(f"expected steps >= 0, got {steps}")
@@ -86,8 +87,12 @@ def check_numbers(steps: int, step_size: Number, temperature: Number) -> None:
         raise ValueError(f"expected temperature >= 0, got {temperature}")
 
 
-def check_draws(draws: int, thin: int, gradient: str) -> None:
-    """Raise `ValueError` unless there is something to draw, without a graph."""
+def check_draws(draws: int | None, thin: int, gradient: str) -> None:
+    """Raise `ValueError` unless there is something to draw, without a graph, or no draw asked."""
+    if draws is None:
+        if thin != 1:
+            raise ValueError(f"expected draws with {thin=}, got none: sample(..., draws=1000)")
+        return
     if draws < 1 or thin < 1:
         raise ValueError(f"expected draws and thin of at least 1, got {draws=}, {thin=}")
     if gradient != "none":

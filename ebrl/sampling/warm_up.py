@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebrl.energies import Energy, Number
 from ebrl.energies.evaluating import evaluating
-from ebrl.kernels.protocol import Kernel
+from ebrl.kernels.protocol import Kernel, check_suits
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging, check_adaptable
 from ebrl.sampling.paths import Stage
@@ -67,14 +67,18 @@ def warm_up(
     """
     check_types(energy, x, generator)
     check_adaptable(kernel)
+    space = space or Unbounded()
+    check_suits(kernel, space)
     if compile:
         compilation.check_compilable(kernel)
     if steps < 20:
         raise ValueError(f"expected a warm-up of at least 20 steps, got {steps}")
-    space, step_size = space or Unbounded(), x.new_ones(())
+    step_size = x.new_ones(())
     windows, count = window_lengths(steps), Count(progress, steps)
-    if compile:  # a mass of ones, so that there is one program with and without
-        kernel = kernel.preconditioned(torch.ones_like(x[(0,) * (x.ndim - energy.event_ndim)]))
+    first = space.to_free(x)[(0,) * (x.ndim - energy.event_ndim)]
+    of_ones = kernel.preconditioned(torch.ones_like(first))  # an error for a kernel that cannot be
+    if compile:  # one program with and without a preconditioner
+        kernel = of_ones
     with evaluating(energy), torch.no_grad():
         for index, length in enumerate(windows):
             stage = Stage(energy, length, step_size, temperature)
@@ -82,9 +86,10 @@ def warm_up(
             run.step_size = first_step_size(kernel, run, generator)
             adaptation = DualAveraging(acceptance).to(x.device)
             adaptation.start(run.step_size, kernel)
-            positions = [run.state.x for _ in run.moves(generator, adaptation)]
+            fits = 0 < index < len(windows) - 1
+            positions = [run.state.x for _ in run.moves(generator, adaptation) if fits]
             x, step_size = space.from_free(run.state.x), adaptation.step_size
-            if 0 < index < len(windows) - 1:
+            if fits:
                 kernel = kernel.preconditioned(shrunk_variance(torch.stack(positions), run))
     return WarmedUp(kernel, step_size, x)
 

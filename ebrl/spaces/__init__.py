@@ -6,7 +6,7 @@ A kernel moves in free coordinates `u ∈ R^d` and knows no walls. A space maps 
 
 from ebrl.spaces.box import Box as Box
 from ebrl.spaces.box import Walls as Walls
-from ebrl.spaces.box import log_tanh_slope as log_tanh_slope
+from ebrl.spaces.box import log_tanh_jacobian as log_tanh_jacobian
 from ebrl.spaces.discrete import Binary as Binary
 from ebrl.spaces.discrete import Categorical as Categorical
 from ebrl.spaces.discrete import PairEnergy as PairEnergy
@@ -15,6 +15,7 @@ from ebrl.spaces.smooth import Affine as Affine
 from ebrl.spaces.smooth import HalfLine as HalfLine
 from ebrl.spaces.smooth import Simplex as Simplex
 from ebrl.spaces.smooth import Torus as Torus
+from ebrl.spaces.space import Coordinates as Coordinates
 from ebrl.spaces.space import FreeEnergy as FreeEnergy
 from ebrl.spaces.space import Space as Space
 from ebrl.spaces.space import Unbounded as Unbounded

@@ -89,10 +89,10 @@ class Box(Space):
         log_width = (2 * self._half.to(x)).log().expand(x.shape[-1:])
         return torch.where(self.contains(x), -log_width.sum(), -math.inf)
 
-    def log_slope(self, free: Tensor) -> Tensor | float:
+    def log_det_jacobian(self, free: Tensor) -> Tensor | float:
         if self.walls != "tanh":
             return 0.0
-        return (log_tanh_slope(free) + self._half.to(free).log()).sum(-1)
+        return (log_tanh_jacobian(free) + self._half.to(free).log()).sum(-1)
 
     def _unsquashed(self, squashed: Tensor) -> Tensor:
         """Return x of `squashed` in [-1, 1]."""
@@ -165,7 +165,7 @@ class ProjectedEnergy(FreeEnergy):
         return outside / (2 * align_left(self.step_size, outside.ndim))
 
 
-def log_tanh_slope(free: Tensor) -> Tensor:
+def log_tanh_jacobian(free: Tensor) -> Tensor:
     """Return `log(1 - tanh² u)` elementwise, without cancellation for large u."""
     bend = torch.nn.functional.softplus(free, beta=-2)  # -log(1 + exp(-2 u)) / 2
     return torch.add(free, bend, alpha=-2).mul_(-2).add_(math.log(4))

@@ -19,6 +19,8 @@ class Categorical(Space):
     Kernels for one-hot categories move x as it is.
     """
 
+    coordinates = "one-hot"
+
     def __init__(self, sites: int, categories: int):
         check_at_least(1, sites=sites)
         check_at_least(2, categories=categories)
@@ -76,6 +78,8 @@ class Binary(Space):
     kernels for categories serve binary x, too.
     """
 
+    coordinates = "one-hot"
+
     def __init__(self, *shape: int):
         if not shape or min(shape) < 1:
             raise ValueError(f"expected the shape of one x, such as Binary(16), got {shape}")
@@ -122,7 +126,7 @@ class PairEnergy(Energy):
 
     def __init__(self, space: Binary, energy: Energy):
         super().__init__()
-        self.space, self.energy, self.coupled_axis = space, energy, energy.coupled_axis
+        self.space, self.energy, self.couples_chains = space, energy, energy.couples_chains
 
     def forward(self, free: Tensor) -> Tensor:
         return self.energy(self.space.from_free(free))

@@ -22,6 +22,8 @@ class Product(Space):
     walls reject or project.
     """
 
+    coordinates = "mixed"
+
     def __init__(self, continuous: Space, discrete: Categorical | Binary):
         if isinstance(continuous, Box) and continuous.walls in ("reject", "project"):
             raise ValueError(
@@ -55,8 +57,8 @@ class Product(Space):
         vector, categories = self.split_free(free)
         return self.join(self.continuous.from_free(vector), self.discrete.from_free(categories))
 
-    def log_slope(self, free: Tensor) -> Tensor | float:
-        return self.continuous.log_slope(self.split_free(free)[0])
+    def log_det_jacobian(self, free: Tensor) -> Tensor | float:
+        return self.continuous.log_det_jacobian(self.split_free(free)[0])
 
     def contains(self, x: Tensor) -> Tensor:
         vector, discrete = self.split(x)

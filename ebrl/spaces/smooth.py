@@ -46,7 +46,7 @@ class HalfLine(Space):
         away = (bounded * free).exp()
         return torch.where(bounded > 0, self.start.to(free) + away, free)
 
-    def log_slope(self, free: Tensor) -> Tensor:
+    def log_det_jacobian(self, free: Tensor) -> Tensor:
         return (self.bounded.to(free) * free).sum(-1)
 
     def contains(self, x: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class Simplex(Space):
         left = pad(logsigmoid(-sticks).cumsum(-1), (1, 0))  # log of what is left
         return (pad(logsigmoid(sticks), (0, 1)) + left).exp()
 
-    def log_slope(self, free: Tensor) -> Tensor:
+    def log_det_jacobian(self, free: Tensor) -> Tensor:
         sticks = free - self.shift.to(free)
         left = pad(logsigmoid(-sticks).cumsum(-1), (1, 0))[..., :-1]
         return (logsigmoid(sticks) + logsigmoid(-sticks) + left).sum(-1)
@@ -155,7 +155,7 @@ class Affine(Space):
     def from_free(self, free: Tensor) -> Tensor:
         return self.mean.to(free) + free @ self.factor.to(free).mT
 
-    def log_slope(self, free: Tensor) -> Tensor:
+    def log_det_jacobian(self, free: Tensor) -> Tensor:
         return free.new_full(free.shape[:-1], self.log_determinant)
 
     def contains(self, x: Tensor) -> Tensor:

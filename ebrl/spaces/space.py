@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,15 +11,17 @@ from torch import Tensor
 from ebrl.energies import Energy, Number, align_left
 from ebrl.generators import device_of
 
+Coordinates = Literal["real", "one-hot", "mixed", "integer"]
+
 
 class Space:
     """Where x may be. Kernels move its free coordinates.
 
-    A new space defines `to_free`, `from_free`, `log_slope` if it is not 0, `contains`, and a
+    A new space defines `to_free`, `from_free`, `log_det_jacobian` if it is not 0, `contains`, and a
     reference distribution if chains are to start from it. Samplers report the energy of x.
     """
 
-    integers: bool = False  # whether x are integers, for kernels without gradients
+    coordinates: Coordinates = "real"  # what its free coordinates are: they must suit the kernel
 
     def free(self, energy: Energy, temperature: Number, step_size: Number) -> Energy:
         """Return the energy of the free coordinates."""
@@ -32,7 +35,7 @@ class Space:
         """Return the x of free coordinates."""
         return free
 
-    def log_slope(self, free: Tensor) -> Tensor | float:
+    def log_det_jacobian(self, free: Tensor) -> Tensor | float:
         """Return `log |dx/du|` of `from_free`, `(*batch,)`, the factor of densities in u."""
         return 0.0
 
@@ -83,7 +86,7 @@ class FreeEnergy(Energy):
     def __init__(self, space: Space, energy: Energy, temperature: Number, step_size: Number):
         super().__init__()
         self.space, self.energy = space, energy
-        self.event_ndim, self.coupled_axis = energy.event_ndim, energy.coupled_axis
+        self.event_ndim, self.couples_chains = energy.event_ndim, energy.couples_chains
         self.temperature, self.step_size = temperature, step_size
 
     def forward(self, free: Tensor) -> Tensor:
@@ -91,10 +94,10 @@ class FreeEnergy(Energy):
 
     def added(self, free: Tensor) -> Tensor | float:
         """Return what the space adds to the energy of x, `(*batch,)`."""
-        log_slope = self.space.log_slope(free)
-        if not isinstance(log_slope, Tensor):
+        log_det_jacobian = self.space.log_det_jacobian(free)
+        if not isinstance(log_det_jacobian, Tensor):
             return 0.0
-        return -align_left(self.temperature, log_slope.ndim) * log_slope
+        return -align_left(self.temperature, log_det_jacobian.ndim) * log_det_jacobian
 
     def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
         if torch.compiler.is_compiling():

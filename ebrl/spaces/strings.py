@@ -25,7 +25,7 @@ class Strings(Space):
     distribution is uniform over lengths, and over the strings of each length.
     """
 
-    integers = True
+    coordinates = "integer"
 
     def __init__(self, longest: int, end: int, *, first: int = 1, shortest: int = 1):
         if not (0 <= shortest <= longest and longest >= 1 and 1 <= first < end):

@@ -130,7 +130,7 @@ def is_in_memory(data: Tensor | Dataset) -> bool:
     return bool(_tensors(data)) or isinstance(data, Ragged)
 
 
-def prepared(
+def as_training_data(
     energy: Energy, data: Data, batch_size: int, objective: Objective, standardise: bool
 ) -> Tensor | Dataset:
     """Return the data of a training, read from its file, after `check_fit`."""
@@ -197,7 +197,10 @@ def standardise_input(energy: Energy, data: Tensor | Dataset) -> None:
 
 
 def probe_rows(data: Tensor | Dataset) -> Tensor:
-    """Return two rows to try; of class labels the least and the greatest, the first to be wrong."""
+    """Return the indices of two rows for a trial evaluation.
+
+    For class labels these are the smallest and the largest label, the likeliest to be out of range.
+    """
     labels = data.tensors[1] if isinstance(data, TensorDataset) and len(data.tensors) > 1 else None
     if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
         return torch.stack([labels.argmin(), labels.argmax()])

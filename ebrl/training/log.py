@@ -18,7 +18,7 @@ IMAGES, POINTS = 64, 2_000  # samples in a picture
 
 
 class TensorBoardLog:
-    """Writes the mean of each metric over every `every` steps, and pictures ten times as rarely.
+    """Writes the mean of each metric over every `every` steps, and pictures a tenth as often.
 
     A copy of the sampler and a generator of its own leave the training undisturbed.
 

@@ -34,7 +34,7 @@ from ebrl.sampling import Sampler, StartError
 from ebrl.schema import Schema
 from ebrl.storage import StorageError
 from ebrl.training.checkpoints import checkpoints_in, newest_checkpoint, write_checkpoint
-from ebrl.training.data import Data, Order, order_of, prepared, take_rows
+from ebrl.training.data import Data, Order, as_training_data, order_of, take_rows
 from ebrl.training.log import POINTS, TensorBoardLog
 from ebrl.training.optimization import (
     RunningClip,
@@ -120,9 +120,11 @@ class Training:
             raise self._diverged(NonFiniteError(str(error)), {}) from error
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        gap = metrics.get("energy_gap", loss)
+        found = torch.stack([each.detach().float() for each in (loss, norm, gap)]).cpu()  # one wait
         try:
-            self.alarm = watch(self.alarm, loss, metrics.get("energy_gap"))
-            check_finite_numbers(norm_of_the_gradient=norm)
+            self.alarm = watch(self.alarm, found[0], found[2] if "energy_gap" in metrics else None)
+            check_finite_numbers(norm_of_the_gradient=found[1])
         except DivergedError as error:
             raise self._diverged(error, metrics) from error
         if self.clip is not None:
@@ -273,7 +275,7 @@ def fit(
         learning_rate: Of Adam, which trains the energy and the objective's own parameters.
         minutes: Time of the training at most; if steps take longer, the schedule follows it.
         schedule: The factor of the learning rate at each fraction of the training, 0 to 1.
-        optimizer: In place of Adam.
+        optimizer: In place of Adam; it holds `trainable_parameters(energy, objective)`.
         ema_decay: Of the moving average of the weights; 0 keeps none.
         clip: The largest norm of the gradient, or a `RunningClip`.
         precision: "bfloat16" runs losses and sampling under autocast; weights stay float32.
@@ -290,10 +292,12 @@ def fit(
     Raises:
         DivergedError: As `Training.advance`; the state before that step is then in `folder`.
     """
-    data = prepared(energy, data, batch_size, objective, standardise)
+    check_at_least(1, steps=steps)
+    data = as_training_data(energy, data, batch_size, objective, standardise)
     optimizer = optimizer or Adam(trainable_parameters(energy, objective), learning_rate)
     training = Training(energy, data, objective, optimizer, generator, order_of(data, batch_size),
-        moving_average(energy, ema_decay), clip, precision, shares, workers, minutes)  # fmt: skip
+        averaged=moving_average(energy, ema_decay), clip=clip, precision=precision,
+        share_count=shares, worker_count=workers, minutes=minutes)  # fmt: skip
     saving = _saving(training, folder, resume, checkpoint_every, log_every, pictures, steps)
     return _run(training, steps, schedule, callbacks, saving)
 
@@ -389,4 +393,4 @@ def _restore(training: Training, folder: Path, resume: bool) -> None:
     try:
         training.load_state(state)
     except ValueError as error:
-        raise StorageError(f"{path}: this training is built otherwise: {error}") from error
+        raise StorageError(f"{path}: this training is configured differently: {error}") from error

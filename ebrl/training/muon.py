@@ -47,11 +47,22 @@ class Muon(Optimizer):
         super().__init__(groups, {**defaults, "betas": betas})
 
     @classmethod
-    def of(cls, network: nn.Module, learning_rate: float = 3e-3) -> Muon:
-        """Return the optimiser of a network, the weights of its linear layers as matrices."""
+    def of(
+        cls,
+        network: nn.Module,
+        learning_rate: float = 3e-3,
+        parameters: Iterable[Tensor] | None = None,
+    ) -> Muon:
+        """Return the optimiser of a network, the weights of its linear layers as matrices.
+
+        Args:
+            parameters: All that are trained, such as `ebrl.training.trainable_parameters(energy,
+                objective)`; by default the network's.
+        """
         matrices = [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear)]
         chosen = {id(matrix) for matrix in matrices}
-        others = [each for each in network.parameters() if id(each) not in chosen]
+        parameters = network.parameters() if parameters is None else parameters
+        others = [each for each in parameters if id(each) not in chosen]
         return cls(matrices, others, learning_rate)
 
     @torch.no_grad()

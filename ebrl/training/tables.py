@@ -28,7 +28,7 @@ def load_table(path: str | Path) -> TensorDataset:
             name), `.csv` numbers separated by commas, with or without a line of names at the top.
 
     Returns:
-        A dataset of torch's default dtype.
+        A dataset of torch's default dtype. A condition of integers `(n,)` stays one: class labels.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -122,6 +122,8 @@ def _as_rows(path: Path, name: str, array: np.ndarray) -> Tensor:
         raise TableError(f"{path}: expected numbers in {name}, got dtype {array.dtype}")
     if array.ndim == 0 or array.size == 0:
         raise TableError(f"{path}: expected rows in {name}, got shape {array.shape}")
+    if name == CONDITION and array.ndim == 1 and array.dtype.kind in "iu":
+        return torch.as_tensor(array.astype(np.int64))
     rows = torch.as_tensor(array.astype(np.float64)).to(torch.get_default_dtype())
     rows = rows.unsqueeze(-1) if rows.ndim == 1 else rows
     try:

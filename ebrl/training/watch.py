@@ -11,8 +11,8 @@ from ebrl.objectives.contrastive import contrastive_parts
 from ebrl.objectives.protocol import Objective
 from ebrl.spaces import Box
 
-MANY = 8  # dimensions beyond which walls that reject moves may be the cause
-RARE = 0.2  # acceptance below which the chains may be the cause
+MANY_DIMENSIONS = 8  # dimensions beyond which walls that reject moves may be the cause
+LOW_ACCEPTANCE = 0.2  # acceptance below which the chains may be the cause
 
 
 class DivergedError(RuntimeError):
@@ -92,15 +92,19 @@ def advice(objective: Objective, metrics: dict[str, Tensor]) -> str:
     if part is not None:
         changes.append("add an energy_penalty")
         sampler, space = part.sampler, part.sampler.space
-        if isinstance(space, Box) and space.walls == "reject" and space.low.numel() > MANY:
+        if (
+            isinstance(space, Box)
+            and space.walls == "reject"
+            and space.low.numel() > MANY_DIMENSIONS
+        ):
             changes.insert(
                 0,
-                "use walls='tanh', as persistent.around(data) does: in many dimensions "
+                "use walls='tanh', as persistent_around(data) does: in many dimensions "
                 "walls='reject' leave the chains tiny steps",
             )
         elif sampler.adaptation is None:
             changes.insert(0, "let the step size adapt, as objectives.persistent does")
-        elif float(metrics.get("acceptance", 1.0)) < RARE:
+        elif float(metrics.get("acceptance", 1.0)) < LOW_ACCEPTANCE:
             changes.insert(
                 0, f"take more moves: only {float(metrics['acceptance']):.0%} of them are accepted"
             )

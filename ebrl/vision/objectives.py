@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy
-from ebrl.kernels.protocol import normal_like
+from ebrl.kernels.draws import normal_like
 from ebrl.objectives.protocol import Loss, Objective
 from ebrl.objectives.score_matching import gradient_with_graph
 from ebrl.vision.networks import GradientStepEnergy

@@ -14,7 +14,7 @@ from ebrl.energies import Energy, Gaussian, Mixture
 from ebrl.envs import total_variation, total_variation_floor
 from ebrl.estimators import soft_value
 from ebrl.kernels import MALA, ULA, IteratedSIR
-from ebrl.kernels.importance import pick, take
+from ebrl.kernels.draws import pick, take
 from ebrl.sampling import Sampler
 from ebrl.spaces import Box, Walls
 

@@ -297,7 +297,7 @@ def test_an_agent_built_otherwise_is_refused(
     arguments: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     save_checkpoint(tmp_path / "a.zip", cartpole().learn(30))
-    with pytest.raises(StorageError, match=f"the agent was built otherwise: .*{message}"):
+    with pytest.raises(StorageError, match=f"the agent is configured differently: .*{message}"):
         restore(cartpole(**arguments), tmp_path / "a.zip")
 
 
@@ -310,7 +310,7 @@ def test_another_algorithm_is_refused(tmp_path: Path) -> None:
 
 def test_another_number_of_environments_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a.zip", two_environments().learn(40))
-    with pytest.raises(StorageError, match=r"built otherwise: .*expected a ReplayBuffer of"):
+    with pytest.raises(StorageError, match=r"configured differently: .*expected a ReplayBuffer of"):
         restore(cartpole(), tmp_path / "a.zip")
 
 

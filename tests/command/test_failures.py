@@ -293,7 +293,7 @@ def test_the_checkpoint_of_another_agent_is_refused(
     resolved = finished / "config.yaml"
     resolved.write_text(resolved.read_text().replace("- 16", "- 8"))
     assert main(["resume", str(finished)]) == 1
-    assert "built otherwise" in capsys.readouterr().err
+    assert "configured differently" in capsys.readouterr().err
 
 
 def test_a_run_without_a_checkpoint_says_how_to_get_one(

@@ -7,7 +7,7 @@ import torch
 from problems import generator
 from torch import Tensor
 
-from ebrl import FunctionEnergy, Gaussian, Mixture, Repulsion, Sampler
+from ebrl import Gaussian, Mixture, Repulsion, Sampler
 from ebrl.kernels import ULA, GradientDescent
 
 
@@ -63,17 +63,13 @@ def test_chains_that_repel_spread_out() -> None:
     assert modes.x.diff(dim=-2).abs() > 1
 
 
-def test_compositions_declare_the_coupled_axis() -> None:
+def test_compositions_declare_that_they_couple_chains() -> None:
     free, coupled = Gaussian(0.0, 1.0, 2), Repulsion(1.0)
-    assert free.coupled_axis is None
+    for energy in (free, free + free, -free):
+        assert not energy.couples_chains
     for energy in (coupled, free + coupled, -coupled, (free + coupled / 2) * 3):
-        assert energy.coupled_axis == -1
-    assert Mixture([free, coupled], [1, 1]).coupled_axis == -1
-    assert (free + free).coupled_axis is None
-    other = FunctionEnergy(lambda x: x.sum(-1))
-    other.coupled_axis = -2
-    with pytest.raises(ValueError, match=r"couple the same axis, got \[-2, -1\]"):
-        other + coupled
+        assert energy.couples_chains
+    assert Mixture([free, coupled], [1, 1]).couples_chains
 
 
 def test_impossible_repulsion_is_refused() -> None:

@@ -10,7 +10,7 @@ from problems import generator
 from torch import Tensor
 
 from ebrl import Gaussian
-from ebrl.estimators import SoftValue, importance, soft_value
+from ebrl.estimators import Estimate, SoftValue, entropy, importance, soft_value
 
 TARGET = Gaussian(0.5, 0.7, 2)
 PROPOSAL = Gaussian(0.0, 1.5, 2)  # wider than the target: the weights have every moment
@@ -144,6 +144,12 @@ def test_the_entropy_is_that_of_the_tempered_gaussian(temperature: float) -> Non
     expected = 2 * 0.5 * math.log(2 * math.pi * math.e * temperature * 0.49)
     standard_error = entropy.std().item() / 100**0.5
     assert entropy.mean().item() == pytest.approx(expected, abs=4 * standard_error)
+
+
+def test_the_entropy_needs_two_samples_for_its_error() -> None:
+    log_normalizer = Estimate(torch.tensor(0.0), torch.tensor(0.0), "none")
+    with pytest.raises(ValueError, match="samples >= 2, got 1"):
+        entropy(Gaussian(0.0, 1.0, 1), torch.zeros(1, 1), log_normalizer)
 
 
 def test_perfect_candidates_have_no_error() -> None:

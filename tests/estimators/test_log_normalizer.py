@@ -22,9 +22,9 @@ from ebrl.estimators import (
     importance,
     sigmoid_ladder,
 )
-from ebrl.kernels import MALA, Gibbs
+from ebrl.kernels import MALA, Edits, Gibbs
 from ebrl.networks import MLPEnergy
-from ebrl.spaces import Binary, Box, Categorical, Unbounded
+from ebrl.spaces import Binary, Box, Categorical, Strings, Unbounded
 
 MIXTURE = GaussianMixture([[2.0, 0.0], [-2.0, 1.0]], 0.5, [0.7, 0.3])
 LOG_Z = 1.838
@@ -255,3 +255,19 @@ def test_bad_input_is_refused(arguments: dict, message: str) -> None:
     arguments = {"space": Unbounded(2), "generator": generator(), **arguments}
     with pytest.raises(ValueError, match=message):
         estimators.log_normalizer(MIXTURE, **arguments)
+
+
+def test_a_space_without_a_default_kernel_asks_for_one() -> None:
+    flat = FunctionEnergy(lambda x: 0.0 * x.sum(-1))
+    with pytest.raises(ValueError, match=r"kernel=Edits\(space\) for Strings"):
+        estimators.log_normalizer(flat, space=Strings(3, 5), generator=generator())
+
+
+def test_strings_are_counted() -> None:
+    space = Strings(3, 5)  # 4 + 16 + 64 strings
+    flat = FunctionEnergy(lambda x: 0.0 * x.sum(-1))
+    found = estimators.log_normalizer(
+        flat, space=space, kernel=Edits(space), ladder=4, runs=4, chains=50, generator=generator()
+    )
+    low, high = found.interval(4.0)
+    assert low - 1e-6 <= math.log(84) <= high + 1e-6

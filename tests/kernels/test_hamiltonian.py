@@ -271,7 +271,7 @@ def test_a_diagonal_has_the_shape_of_the_event(make: Callable[[Tensor], Kernel])
 
 @pytest.mark.parametrize("kernel", [MALA(), HMC(), GHMC(), NUTS()], ids=lambda k: type(k).__name__)
 def test_kernels_with_a_test_refuse_energies_that_couple_chains(kernel: Kernel) -> None:
-    with pytest.raises(ValueError, match="couples the chains along batch axis -1"):
+    with pytest.raises(ValueError, match="couples the chains"):
         kernel.start(Gaussian(0.0, 1.0, 2) + Repulsion(0.5), torch.zeros(4, 2))
     Underdamped().start(Gaussian(0.0, 1.0, 2) + Repulsion(0.5), torch.zeros(4, 2))
 

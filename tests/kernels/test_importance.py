@@ -82,7 +82,8 @@ def test_configurations_are_found_with_their_probabilities(
     problem: Discrete, kernel: Kernel
 ) -> None:
     corner = problem.configurations()[0].expand(CHAINS, -1, -1)
-    x = Sampler(kernel, steps=40).sample(problem.energy, corner, generator=generator()).x
+    sampler = Sampler(kernel, problem.space, steps=40)
+    x = sampler.sample(problem.energy, corner, generator=generator()).x
     probabilities = problem.probabilities()
     counts = torch.bincount(problem.index(x), minlength=len(probabilities))
     # A perfect sampler's distance is about Σ √(2 p (1 - p) / π n) / 2.
@@ -357,5 +358,12 @@ def test_impossible_kernels_are_refused(make: object, message: str) -> None:
 )
 def test_energies_that_couple_chains_are_refused(kernel: Kernel, space: Space | None) -> None:
     energy = Gaussian(0.0, 1.0, 1) + Repulsion(0.5)
-    with pytest.raises(ValueError, match="couples the chains along batch axis -1"):
+    with pytest.raises(ValueError, match="couples the chains"):
         Sampler(kernel, space, steps=1).sample(energy, torch.zeros(4, 1), generator=generator())
+
+
+@pytest.mark.parametrize("kernel", [IndependenceMetropolis, IteratedSIR])
+def test_a_proposal_of_another_shape_is_refused(kernel: type[Kernel]) -> None:
+    sampler = Sampler(kernel(Gaussian(0.0, 1.0, 1)), steps=1)
+    with pytest.raises(ValueError, match=r"event's shape \(2,\), got \(1,\)"):
+        sampler.sample(Gaussian(0.0, 1.0, 2), torch.zeros(3, 2), generator=generator())

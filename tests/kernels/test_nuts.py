@@ -97,7 +97,7 @@ class Reference:
 
     def choice(self, depth: int) -> Tensor:
         """Return one of the leaves, each in proportion to its weight."""
-        u, total, chosen = float(self.noise.coins.choices[depth]), 0.0, None
+        u, total, chosen = float(self.noise.uniforms.choices[depth]), 0.0, None
         for x, weight in self.leaves:
             total += weight
             share = weight / total
@@ -111,13 +111,13 @@ class Reference:
         v = self.temperature**0.5 * self.noise.normal
         self.start = self.total(x, v)
         ends, velocities, chosen, weight = {1.0: (x, v), -1.0: (x, v)}, [v], x, 1.0
-        for depth, direction in enumerate(self.noise.coins.directions):
+        for depth, direction in enumerate(self.noise.uniforms.directions):
             sign, self.leaves = 1.0 if direction < 0.5 else -1.0, []
             half = self.grow(*ends[sign], sign, depth)
             if half is None:
                 break
             ends[sign] = half[0], half[1]
-            if self.noise.coins.doublings[depth] < half[3] / weight:
+            if self.noise.uniforms.doublings[depth] < half[3] / weight:
                 chosen = self.choice(depth)
             weight += half[3]
             inwards = half[2][::-1] if sign < 0 else half[2]
@@ -174,8 +174,8 @@ def test_a_leaf_is_chosen_in_proportion_to_its_weight() -> None:
     state = kernel.start(problem.energy, x)
     noise = kernel.draw(state, generator())
     normal = noise.normal[:1].expand(n, -1)
-    coins = noise.coins._replace(directions=torch.zeros(n, 3))
-    noise = noise._replace(normal=normal, coins=coins)
+    uniforms = noise.uniforms._replace(directions=torch.zeros(n, 3))
+    noise = noise._replace(normal=normal, uniforms=uniforms)
     moved, _ = kernel.step(problem.energy, state, noise, 0.25, 1.0)
     # All go the same way: the same 7 leaves, of which each doubling takes the later half by its
     # share, and a leaf of it by its weight.

@@ -116,7 +116,7 @@ def test_rows_worked_through_in_parts_are_those_of_one_piece(
     x, condition = points(24, 2).view(conditions, -1, 2), points(conditions, 3)
     whole = net.given(condition, reduction).value_and_gradient(x)
     for rows in (1, 7, 12):  # a condition has 24, 6 or 1
-        monkeypatch.setattr(perceptron, "PART", 6 * rows)
+        monkeypatch.setattr(perceptron, "PART_NUMBERS", 6 * rows)
         parts = net.given(condition, reduction).value_and_gradient(x)
         torch.testing.assert_close(parts, whole)
 

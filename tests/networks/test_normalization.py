@@ -45,7 +45,7 @@ def trained(members: int, normalization: str | None, condition: int = 4) -> MLPE
 def test_folded_it_is_the_unfolded_energy(members: int, condition: int) -> None:
     energy, x = trained(members, "batch", condition), rows(5, 7, 3)
     bound = energy.given(rows(5, condition), "max") if condition else energy.unconditional()
-    folded = energy.folded()
+    folded = energy.folded_network()
     assert folded is not None
     assert folded.normalization is None
     value, gradient = bound.value_and_gradient(x)
@@ -95,7 +95,7 @@ def test_layers_that_do_more_are_not_folded(change: str) -> None:
         energy.layers[1].register_forward_hook(lambda module, inputs, output: 2 * output)
     else:
         nn.utils.parametrizations.weight_norm(energy.layers[1])
-    assert energy.folded() is None
+    assert energy.folded_network() is None
     bound = energy.given(rows(5, 4))
     torch.testing.assert_close(bound.value_and_gradient(x)[0], bound(x).detach())
 
@@ -103,7 +103,7 @@ def test_layers_that_do_more_are_not_folded(change: str) -> None:
 def test_a_layer_normalised_energy_has_the_gradient_of_autograd() -> None:
     energy, x = trained(2, "layer"), rows(5, 3)
     bound = energy.given(rows(5, 4))
-    assert energy.folded() is None
+    assert energy.folded_network() is None
     value, gradient = bound.value_and_gradient(x)
     torch.testing.assert_close(value, bound(x).detach())
     assert gradient.shape == x.shape

@@ -85,7 +85,7 @@ def exact_chains(dimension: int) -> Chains:
     """Chains that stand at draws of the truth."""
     chains = Chains(ROWS, Unbounded(dimension), restart=0.0)
     start = chains.draw(ROWS, generator(7))
-    chains.write(start.index, exact(ROWS, dimension, 8))
+    chains.write(start.rows, exact(ROWS, dimension, 8))
     return chains
 
 

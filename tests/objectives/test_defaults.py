@@ -8,7 +8,12 @@ from problems import generator
 from torch import Tensor
 
 from ebrl import FunctionEnergy, networks
-from ebrl.objectives import ContrastiveDivergence, JointClassification, persistent
+from ebrl.objectives import (
+    ContrastiveDivergence,
+    JointClassification,
+    persistent,
+    persistent_around,
+)
 from ebrl.spaces import Box, Unbounded
 from ebrl.training import fit, two_moons
 
@@ -23,7 +28,7 @@ def mixed(n: int = 2_000) -> Tensor:
 @pytest.mark.parametrize("walls", ["reject", "around"])
 def test_columns_of_any_scale_are_learnt(walls: str) -> None:
     x = mixed()
-    objective = persistent.around(x, 500, 2)
+    objective = persistent_around(x, 500, 2)
     if walls != "around":
         objective = persistent(Box(x.amin(0) - SCALES, x.amax(0) + SCALES), 500, 2)
     torch.manual_seed(0)
@@ -41,7 +46,7 @@ def test_it_trains_in_many_dimensions_where_data_stand_at_walls() -> None:
     x = torch.rand(1_000, 64, generator=generator())
     torch.manual_seed(0)
     training = fit(
-        networks.MLPEnergy(64, (32,)), x, persistent.around(x, 300, 2), steps=100, batch_size=128,
+        networks.MLPEnergy(64, (32,)), x, persistent_around(x, 300, 2), steps=100, batch_size=128,
         generator=generator(1),
     )  # fmt: skip
     assert training.step == 100
@@ -59,7 +64,7 @@ def test_a_flat_energy_does_not_throw_the_chains_away() -> None:
 
 def test_a_network_that_has_a_scale_keeps_it_and_one_that_needs_none_gets_none() -> None:
     def trained(x: Tensor, energy: networks.MLPEnergy, **options: bool) -> networks.MLPEnergy:
-        fit(energy, x, persistent.around(x, 300), steps=1, generator=generator(), **options)
+        fit(energy, x, persistent_around(x, 300), steps=1, generator=generator(), **options)
         return energy
 
     x = two_moons(500).tensors[0]
@@ -81,7 +86,7 @@ def test_a_network_that_has_a_scale_keeps_it_and_one_that_needs_none_gets_none()
 )
 def test_data_that_no_box_fits_are_refused(data: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        persistent.around(data)
+        persistent_around(data)
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -90,7 +95,7 @@ def test_data_outside_the_box_of_the_chains_are_refused(nested: bool) -> None:
     assert isinstance(objective, ContrastiveDivergence)
     x = 3 * torch.randn(500, 2, generator=generator())
     outside = int(((x.abs() > 1).any(1)).sum())
-    with pytest.raises(ValueError, match=rf"{outside} of 500 rows outside.*persistent\.around"):
+    with pytest.raises(ValueError, match=rf"{outside} of 500 rows outside.*persistent_around"):
         fit(
             networks.MLPEnergy(2, (8,)), x, JointClassification(objective) if nested else objective,
             steps=1, generator=generator(),
@@ -100,10 +105,10 @@ def test_data_outside_the_box_of_the_chains_are_refused(nested: bool) -> None:
 def test_data_of_other_shapes_and_kinds_are_refused() -> None:
     x = torch.randn(300, 2, generator=generator())
     with pytest.raises(ValueError, match=r"a tensor of data .*, got ndarray"):
-        persistent.around(x.numpy())
+        persistent_around(x.numpy())
     wide = torch.randn(300, 3, generator=generator())
     with pytest.raises(ValueError, match=r"as many numbers as the Box .* got rows of shape \(3,\)"):
         fit(
-            networks.MLPEnergy(3, (8,)), wide, persistent.around(x), steps=1,
+            networks.MLPEnergy(3, (8,)), wide, persistent_around(x), steps=1,
             generator=generator(),
         )  # fmt: skip

@@ -395,7 +395,7 @@ def test_who_sees_mode_weights(name: str) -> None:
 
 def moved(chains: Chains, x: Tensor) -> Chains:
     """Put all chains at x."""
-    chains.write(chains.draw(len(x), generator()).index, x)
+    chains.write(chains.draw(len(x), generator()).rows, x)
     return chains
 
 

@@ -11,14 +11,14 @@ from problems import generator
 from ebrl import Gaussian, Sampler
 from ebrl.kernels import MALA
 from ebrl.networks import MLPEnergy
-from ebrl.objectives import persistent
+from ebrl.objectives import persistent, persistent_around
 from ebrl.sampling import ChainBatch, Chains
 from ebrl.spaces import Box, Strings, Unbounded
 
 
 def no_op(chains: Chains, n: int, stream: torch.Generator) -> ChainBatch:
     batch = chains.draw(n, stream)
-    chains.write(batch.index, batch.x)
+    chains.write(batch.rows, batch.x)
     return batch
 
 
@@ -29,32 +29,32 @@ def test_chains_start_from_the_reference_of_the_space() -> None:
     # The mean of n uniform draws has the standard error width / √(12 n).
     error = (batch.x.mean(0) - torch.tensor([0.5, 11.0])).abs()
     assert (error < 4 * torch.tensor([1.0, 2.0]) / (12 * 5000) ** 0.5).all()
-    assert torch.equal(batch.index.sort().values, torch.arange(5000))
+    assert torch.equal(batch.rows.sort().values, torch.arange(5000))
 
 
 def test_chains_that_do_not_move_stay_the_same() -> None:
     chains, stream = Chains(1000, Unbounded(2), restart=0.0), generator()
     everyone = no_op(chains, 1000, stream)
     for _ in range(51):
-        assert len(no_op(chains, 256, stream).index.unique()) == 256
+        assert len(no_op(chains, 256, stream).rows.unique()) == 256
     assert len(chains.positions.unique(dim=0)) == 1000
-    assert torch.equal(chains.positions[everyone.index], everyone.x)
+    assert torch.equal(chains.positions[everyone.rows], everyone.x)
 
 
 @pytest.mark.parametrize("restart", [0.0, 0.05, 0.5, 1.0])
 def test_the_documented_fraction_restarts_from_the_reference(restart: float) -> None:
     chains, stream = Chains(4000, Box(-1.0, 1.0), restart), generator()
-    chains.write(no_op(chains, 4000, stream).index, torch.full((4000, 1), 7.0))
+    chains.write(no_op(chains, 4000, stream).rows, torch.full((4000, 1), 7.0))
     batches = [chains.draw(400, stream) for _ in range(10)]
     restarted = 0
     far = torch.ones(4000, dtype=torch.bool)
     for batch in batches:
         inside = (batch.x.abs() <= 1).squeeze(-1)
-        restarted += int((inside & far[batch.index]).sum())
-        far[batch.index[inside]] = False
+        restarted += int((inside & far[batch.rows]).sum())
+        far[batch.rows[inside]] = False
     # A chain of ten draws of a tenth is drawn about once: count first restarts among those far.
     assert torch.equal(chains.positions.squeeze(-1) == 7, far)
-    drawn = torch.cat([batch.index for batch in batches]).bincount(minlength=4000)
+    drawn = torch.cat([batch.rows for batch in batches]).bincount(minlength=4000)
     expected = 1 - (1 - restart) ** drawn.double()
     error = (expected * (1 - expected)).sum().sqrt().item()
     assert restarted == pytest.approx(expected.sum().item(), abs=4 * error + 1e-9)
@@ -67,9 +67,9 @@ def test_draws_are_copies_and_are_written_back_to_their_places() -> None:
     batch = chains.draw(4, stream)
     batch.x.add_(100)
     assert torch.equal(chains.positions, before)
-    chains.write(batch.index, batch.x)
-    assert torch.equal(chains.positions[batch.index], before[batch.index] + 100)
-    others = torch.ones(10, dtype=torch.bool).index_fill(0, batch.index, False)
+    chains.write(batch.rows, batch.x)
+    assert torch.equal(chains.positions[batch.rows], before[batch.rows] + 100)
+    others = torch.ones(10, dtype=torch.bool).index_fill(0, batch.rows, False)
     assert torch.equal(chains.positions[others], before[others])
 
 
@@ -81,15 +81,13 @@ def test_conditions_travel_with_their_chains() -> None:
         before = chains.positions.clone() if step else None
         batch = chains.draw(100, stream, condition)
         if before is not None:
-            goes_on = (batch.x == before[batch.index]).all(-1) & (held[batch.index] >= 0)
-            assert torch.equal(batch.condition[goes_on], held[batch.index][goes_on])
+            goes_on = (batch.x == before[batch.rows]).all(-1) & (held[batch.rows] >= 0)
+            assert torch.equal(batch.condition[goes_on], held[batch.rows][goes_on])
             assert torch.equal(batch.condition[~goes_on], condition[~goes_on])
             assert (~goes_on).any()
-        held[batch.index] = batch.condition
+        held[batch.rows] = batch.condition
         # Each chain marks its place with its label: they must never part.
-        chains.write(
-            batch.index, batch.condition.view(-1, 1) + torch.rand(100, 2, generator=stream)
-        )
+        chains.write(batch.rows, batch.condition.view(-1, 1) + torch.rand(100, 2, generator=stream))
         assert batch.condition.dtype == torch.int64
     assert (held >= 0).all()
     assert torch.equal(chains.conditions, held)
@@ -137,8 +135,8 @@ def test_chains_of_integers_are_integers() -> None:
     chains = Chains(5, Strings(4, 3)).double()
     batch = chains.draw(3, generator())
     assert batch.x.dtype == torch.int64
-    chains.write(batch.index, batch.x)
-    assert torch.equal(chains.positions[batch.index], batch.x)
+    chains.write(batch.rows, batch.x)
+    assert torch.equal(chains.positions[batch.rows], batch.x)
 
 
 def test_chains_converge_over_many_short_calls() -> None:
@@ -147,7 +145,7 @@ def test_chains_converge_over_many_short_calls() -> None:
     for _ in range(60):
         batch = chains.draw(1000, stream)
         moved = sampler.sample(Gaussian(0.0, 1.0, 1), batch.x, generator=stream).x
-        chains.write(batch.index, moved)
+        chains.write(batch.rows, moved)
     assert abs(chains.positions.mean().item()) < 4 / 2000**0.5
     assert chains.positions.var().item() == pytest.approx(1, abs=4 * (2 / 2000) ** 0.5)
 
@@ -188,7 +186,7 @@ def test_chains_of_inference_mode_serve_a_training_later() -> None:
     energy = MLPEnergy(2, (8,))
     with torch.inference_mode():
         objective(energy, torch.zeros(10, 2), generator=generator())
-        made_there = persistent.around(torch.randn(20, 2, generator=generator()), chains=20)
+        made_there = persistent_around(torch.randn(20, 2, generator=generator()), chains=20)
     for one in (objective, made_there):
         one(energy, torch.zeros(10, 2), generator=generator()).loss.backward()
         assert not any(buffer.is_inference() for buffer in one.buffers())

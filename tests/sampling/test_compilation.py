@@ -10,7 +10,7 @@ import torch
 from problems import generator
 from torch import Tensor
 
-from ebrl import DualAveraging, Energy, FunctionEnergy, Gaussian, Sampler, Samples
+from ebrl import DualAveraging, Energy, FunctionEnergy, Gaussian, Sampler, Samples, programs
 from ebrl.energies import GaussianMixture
 from ebrl.kernels import GHMC, HMC, MALA, NUTS, SVGD, ULA, Kernel
 from ebrl.networks import ConvEnergy, MLPEnergy
@@ -249,7 +249,7 @@ def test_an_energy_that_is_no_graph_is_refused() -> None:
 
 
 def test_more_graphs_than_are_kept_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation, "GRAPHS", 0)
+    monkeypatch.setattr(programs, "KEPT", 0)
     _, compiled = pair(ULA(), Unbounded(2))
     with pytest.raises(RuntimeError, match="did not compile, FailOnRecompileLimitHit above"):
         compiled.sample(Gaussian(0.0, 1.0, 2) * 2.5, n=3, generator=generator())

@@ -24,7 +24,9 @@ from ebrl.kernels import (
     NUTS,
     SVGD,
     ULA,
+    Blocks,
     Cycle,
+    Gibbs,
     GibbsWithGradients,
     GradientDescent,
     IteratedSIR,
@@ -35,7 +37,17 @@ from ebrl.kernels import (
 from ebrl.networks import MLPEnergy
 from ebrl.sampling import Stage
 from ebrl.sampling.run import Run
-from ebrl.spaces import Affine, Binary, Box, HalfLine, Space, Unbounded
+from ebrl.spaces import (
+    Affine,
+    Binary,
+    Box,
+    Categorical,
+    HalfLine,
+    Product,
+    Space,
+    Strings,
+    Unbounded,
+)
 
 GAUSSIAN = Gaussian(0.0, 1.0, 2)
 
@@ -668,3 +680,40 @@ def test_the_report_is_on_the_device_of_the_chains() -> None:
     stage = Stage(Gaussian(0.0, 1.0, 2).to("meta"), steps=0, step_size=0.1)
     report = Run(MALA(), Unbounded(), stage, torch.zeros(3, 2, device="meta")).report()
     assert {report.acceptance.device.type, report.step_size.device.type} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "space"),
+    [
+        (MALA(), Binary(4)),
+        (HMC(2), Categorical(2, 3)),
+        (MALA(), Product(Unbounded(1), Binary(2))),
+        (GibbsWithGradients(), Unbounded(2, 3)),
+        (Cycle([MALA(), MALA()]), Binary(4)),
+        (Tempered(MALA(), [1.0, 2.0]), Strings(3, 5)),
+    ],
+    ids=str,
+)
+def test_a_kernel_of_other_coordinates_is_refused(kernel: Kernel, space: Space) -> None:
+    with pytest.raises(ValueError, match=r"expected a kernel of .* coordinates for"):
+        Sampler(kernel, space, steps=1)
+
+
+def test_kernels_of_different_coordinates_make_no_cycle() -> None:
+    with pytest.raises(ValueError, match="of the same coordinates, got MALA, Gibbs"):
+        Cycle([MALA(), Gibbs()])
+    with pytest.raises(ValueError, match="real coordinates for Unbounded, got Gibbs"):
+        Blocks(Product(Unbounded(1), Binary(2)), Gibbs(), Gibbs())
+
+
+def test_thinning_without_draws_is_refused() -> None:
+    sampler = Sampler(ULA(), steps=1)
+    with pytest.raises(ValueError, match="expected draws with thin=7"):
+        sampler.sample(Gaussian(0.0, 1.0, 1), torch.zeros(2, 1), generator=generator(), thin=7)
+
+
+def test_no_chains_adapt_nothing() -> None:
+    sampler = Sampler(MALA(), steps=3, step_size=0.2, adaptation=DualAveraging())
+    samples = sampler.sample(Gaussian(0.0, 1.0, 2), torch.zeros(0, 2), generator=generator())
+    assert samples.x.shape == (0, 2)
+    assert float(sampler.step_size) == pytest.approx(0.2)

@@ -10,7 +10,7 @@ from problems import generator
 
 from ebrl import FunctionEnergy, Gaussian, Sampler
 from ebrl.diagnostics import effective_sample_size, split_r_hat
-from ebrl.kernels import GHMC, HMC, MALA, NUTS, SVGD, ULA, Kernel
+from ebrl.kernels import GHMC, HMC, MALA, NUTS, SVGD, ULA, Cycle, Kernel, Tempered
 from ebrl.sampling import warm_up
 from ebrl.sampling.warm_up import window_lengths
 from ebrl.spaces import Box
@@ -40,6 +40,21 @@ def test_scales_five_orders_apart_are_found(kernel: Kernel) -> None:
     found = getattr(warm.kernel, "mass", None)
     variance = warm.kernel.preconditioner.tensor if found is None else 1 / found.tensor
     assert ((variance.sqrt() / DEVIATIONS).log().abs() < 0.8).all()
+
+
+@pytest.mark.parametrize("kernel", [Cycle([MALA()]), Tempered(MALA(), [1.0, 2.0])], ids=str)
+def test_a_kernel_without_preconditioner_is_refused_before_the_first_move(kernel: Kernel) -> None:
+    made: list[int] = []
+    with pytest.raises(ValueError, match="that warm-up can precondition"):
+        warm_up(
+            kernel,
+            WIDE,
+            torch.zeros(4, 5),
+            100,
+            generator=generator(),
+            progress=lambda done, total: made.append(done),
+        )
+    assert not made
 
 
 def test_a_posterior_in_one_call() -> None:

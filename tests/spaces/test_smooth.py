@@ -34,7 +34,7 @@ def test_free_coordinates_go_there_and_back(space: Space) -> None:
 @every_space
 def test_the_slope_is_the_jacobian(space: Space) -> None:
     free = space.to_free(space.reference((20,), generator()).double())
-    slope = space.log_slope(free)
+    slope = space.log_det_jacobian(free)
     for row, u in enumerate(free):
         jacobian = torch.func.jacrev(space.from_free)(u)[: len(u)]  # of a simplex, all but the last
         found = slope[row] if isinstance(slope, Tensor) else torch.tensor(slope).double()
@@ -118,7 +118,7 @@ def test_a_space_of_ones_own_reports_the_users_energy() -> None:
         def from_free(self, free: Tensor) -> Tensor:
             return free**3
 
-        def log_slope(self, free: Tensor) -> Tensor:
+        def log_det_jacobian(self, free: Tensor) -> Tensor:
             return (3 * free.square()).log().sum(-1)
 
         def contains(self, x: Tensor) -> Tensor:

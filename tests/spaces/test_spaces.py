@@ -14,7 +14,7 @@ from torch import Tensor
 from ebrl import Energy, FunctionEnergy, Gaussian, Sampler
 from ebrl.constants import Constant
 from ebrl.kernels import HMC, MALA, ULA, GradientDescent, IteratedSIR
-from ebrl.spaces import Box, Unbounded, log_tanh_slope
+from ebrl.spaces import Box, Unbounded, log_tanh_jacobian
 
 WALLS = ["reject", "reflect", "tanh", "project"]
 LOW, HIGH = torch.tensor([-1.0, 2.0]), torch.tensor([0.5, 10.0])
@@ -119,10 +119,10 @@ def test_the_slope_of_tanh_is_the_derivative_and_keeps_its_digits() -> None:
     u = torch.linspace(-3, 3, 25, dtype=torch.float64)
     step = 1e-6  # error step² / 6, rounding 1e-16 / step
     difference = (torch.tanh(u + step) - torch.tanh(u - step)) / (2 * step)
-    torch.testing.assert_close(log_tanh_slope(u).exp(), difference, atol=1e-9, rtol=0)
+    torch.testing.assert_close(log_tanh_jacobian(u).exp(), difference, atol=1e-9, rtol=0)
     # Far out 1 - tanh² u rounds to 0, its logarithm is log 4 - 2 |u|.
     far_out = torch.tensor([-80.0, -30.0, 30.0, 80.0])
-    torch.testing.assert_close(log_tanh_slope(far_out), math.log(4) - 2 * far_out.abs())
+    torch.testing.assert_close(log_tanh_jacobian(far_out), math.log(4) - 2 * far_out.abs())
 
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 4.0])
@@ -270,7 +270,7 @@ def test_the_slope_of_the_way_to_the_box_is_the_derivative(walls: str) -> None:
     box = Box(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 5.0]), walls)
     free = box.to_free(torch.tensor([0.3, 1.2], dtype=torch.float64))
     jacobian = torch.autograd.functional.jacobian(box.from_free, free)
-    slope = torch.as_tensor(box.log_slope(free)).double()
+    slope = torch.as_tensor(box.log_det_jacobian(free)).double()
     torch.testing.assert_close(slope, jacobian.det().abs().log())
 
 

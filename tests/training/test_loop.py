@@ -236,7 +236,7 @@ def test_a_folder_is_not_taken_over_by_accident_nor_by_another_training(tmp_path
     run("pcd", 5, tmp_path)
     with pytest.raises(ValueError, match="resume=True"):
         run("pcd", 5, tmp_path)
-    with pytest.raises(StorageError, match="built otherwise"):
+    with pytest.raises(StorageError, match="configured differently"):
         run("dropout", 10, tmp_path, resume=True)
     with pytest.raises(StorageError, match="300 rows"):
         fit(
@@ -607,6 +607,10 @@ def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
         table = load_table(path)
         torch.testing.assert_close(table.tensors[0], expected)
         assert table.tensors[0].dtype == torch.float32
+    labels = load_table(tmp_path / "b.npz").tensors[1]  # integers of one axis are labels
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [0, 1, 2, 3, 4]
+    np.savez(tmp_path / "b.npz", x=x, condition=condition.astype(float))
     assert load_table(tmp_path / "b.npz").tensors[1].tolist() == [[0], [1], [2], [3], [4]]
     np.save(tmp_path / "a.npy", np.arange(4))
     assert load_table(tmp_path / "a.npy").tensors[0].shape == (4, 1)

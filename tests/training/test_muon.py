@@ -7,8 +7,12 @@ import torch
 from problems import generator
 from torch import nn
 
-from ebrl import schedules
+from ebrl import Gaussian, schedules
+from ebrl.networks import MLPEnergy
+from ebrl.objectives import NCE
+from ebrl.training import fit
 from ebrl.training.muon import Muon, orthogonal
+from ebrl.training.optimization import trainable_parameters
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (4, 20), (20, 4)])
@@ -67,6 +71,15 @@ def test_the_matrices_of_a_network_are_the_weights_of_its_linear_layers() -> Non
     assert [each.shape for each in matrices] == [(3, 4)]
     assert len(others) == 4
     assert sum(1 for _ in network.parameters()) == 5
+
+
+def test_what_an_objective_learns_is_trained_too() -> None:
+    energy = MLPEnergy(1, (8,))
+    objective = NCE(Gaussian(0.0, 1.0, 1))
+    muon = Muon.of(energy, 1e-2, trainable_parameters(energy, objective))
+    x = torch.randn(64, 1, generator=generator())
+    fit(energy, x, objective, steps=3, batch_size=32, generator=generator(), optimizer=muon)
+    assert objective.log_normalizer != 0
 
 
 def test_a_trapezoid_rises_stays_and_falls() -> None:

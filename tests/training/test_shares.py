@@ -76,9 +76,9 @@ def test_one_process_goes_on_with_what_two_began(half_way: Path, tmp_path: Path)
 
 def test_another_number_of_shares_cannot_go_on(tmp_path: Path) -> None:
     train("contrast", tmp_path, 2, shares=2)
-    with pytest.raises(StorageError, match="built otherwise"):
+    with pytest.raises(StorageError, match="configured differently"):
         train("contrast", tmp_path, 4, shares=4)
-    with pytest.raises(StorageError, match="built otherwise"):
+    with pytest.raises(StorageError, match="configured differently"):
         train("contrast", tmp_path, 4, shares=1)
 
 

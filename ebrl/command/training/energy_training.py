@@ -23,6 +23,7 @@ from ebrl.storage import StorageError
 from ebrl.training import Training, fit, load_average
 from ebrl.training.loop import Metrics
 from ebrl.training.muon import Muon
+from ebrl.training.optimization import trainable_parameters
 from ebrl.training.precision import Precision
 from ebrl.training.processes import any_process, rank
 from ebrl.training.ragged import Ragged
@@ -79,7 +80,8 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
     """
     settings = setup.settings
     rate = float(settings.learning_rate)  # a plain one, that a file can hold
-    muon = Muon.of(setup.energy, rate) if settings.optimizer == "muon" else None
+    trained = trainable_parameters(setup.energy, setup.objective)
+    muon = Muon.of(setup.energy, rate, trained) if settings.optimizer == "muon" else None
     progress = EnergyProgress(run, settings.steps)
     with (
         ending_well(run, progress.stop),

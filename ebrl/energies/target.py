@@ -1,0 +1,46 @@
+"""What a target is: a distribution that is known exactly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ebrl.energies.energy import Energy
+from ebrl.generators import device_of
+
+
+class Target(Energy):
+    """A normalised energy with known moments and exact draws.
+
+    `E(x) = U(x) + log_normalizer`, where U is the formula of the docstring: `exp(-E)` is a density,
+    so that a target is a proposal, too. Subclasses define `value_and_gradient`, differentiably.
+    """
+
+    log_normalizer: float  # log ∫ exp(-U)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value_and_gradient(x)[0]
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each coordinate, `(dimension,)`."""
+        raise NotImplementedError(f"{type(self).__name__} defines no variance")
+
+    def tempered(self, temperature: float) -> Target:
+        """Return the target with the density `exp(-E/T)/Z`, where it is of the same family."""
+        raise NotImplementedError(f"{type(self).__name__} defines no tempered target")
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw `(*batch, dimension)` exactly, on the generator's device."""
+        raise NotImplementedError(f"{type(self).__name__} defines no sample")
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Return the normalised log density, `(*batch,)`."""
+        return -self(x)
+
+
+def standard_normal(
+    shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Draw standard normal numbers on the generator's device."""
+    return torch.randn(shape, generator=generator, device=device_of(generator), dtype=dtype)
