@@ -314,16 +314,9 @@ class EnergyPolicy(BasePolicy):
             batch, count, mixture.mean.shape[-1], generator=self.generator, device=device
         )
         if self.components == 1:
-            return mixture.systematic(normal[..., :1, 0], normal)
-        # One systematic draw from each of `count` copies, since `count` systematic draws from one
-        # mixture would not be independent.
-        rows = TanhMixture(
-            log_weights=mixture.log_weights.repeat_interleave(count, 0),
-            mean=mixture.mean.repeat_interleave(count, 0),
-            log_deviation=mixture.log_deviation.repeat_interleave(count, 0),
-        )
-        offset = torch.rand(batch * count, 1, generator=self.generator, device=device)
-        return rows.systematic(offset, normal.reshape(-1, 1, normal.shape[-1])).view_as(normal)
+            return mixture.draw(normal[..., 0], normal)
+        uniform = torch.rand(batch, count, generator=self.generator, device=device)
+        return mixture.draw(uniform, normal)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -10,7 +10,8 @@ elsewhere. Therefore a share of the candidates is uniform, and q is the density 
 
 Implicit behavioural cloning (Florence et al. 2021) leaves out `log q`, and its optimum is biased
 towards what the candidates lack; with it the optimum is the demonstrator's policy for any q (R-NCE,
-Singh, Tu and Sindhwani 2023). The proposal is trained beside it by maximum likelihood.
+Singh, Tu and Sindhwani 2023). The candidates are independent draws, since dependent ones betray
+which of them is the demonstration. The proposal is trained beside it by maximum likelihood.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class CloningNoise(NamedTuple):
     """All the randomness of one update."""
 
     candidates: Tensor  # (batch, candidates, action_dim), normal
-    offset: Tensor  # (batch, 1), uniform
+    component: Tensor  # (batch, candidates), uniform
     anywhere: Tensor  # (batch, candidates, action_dim), uniform in [-1, 1]^d
     chosen: Tensor  # (batch, candidates, 1) bool: which candidates are the uniform ones
 
@@ -161,7 +162,7 @@ class ImplicitCloning(ContinuousAgent):
         options: dict[str, Any] = {"generator": stream, "device": stream.device}
         return CloningNoise(
             candidates=torch.randn(shape, **options),
-            offset=torch.rand(batch_size, 1, **options),
+            component=torch.rand(*shape[:2], **options),
             anywhere=2 * torch.rand(shape, **options) - 1,
             chosen=torch.rand(*shape[:2], 1, **options) < self.uniform_share,
         )
@@ -172,7 +173,7 @@ class ImplicitCloning(ContinuousAgent):
         mixture: TanhMixture = self.proposal(batch.observations)
         proposal_loss = -mixture.log_density(demonstrated).mean()
         with torch.no_grad():
-            drawn = mixture.systematic(noise.offset, noise.candidates)
+            drawn = mixture.draw(noise.component, noise.candidates)
             drawn = torch.where(noise.chosen, _inside(noise.anywhere), drawn)
             free = torch.cat([demonstrated, drawn], 1)  # (batch, 1 + candidates, action_dim)
             learnt = mixture.log_density(free) + math.log(1 - self.uniform_share)

@@ -45,19 +45,29 @@ class TanhMixture(NamedTuple):
     def systematic(self, offset: Tensor, normal: Tensor) -> Tensor:
         """Draw `u: (batch, M, dimension)`, with systematic sampling of the components.
 
-        Component k is drawn `M w_k` times, rounded up or down, so that each draw has the mixture's
-        density for any number of draws and components.
+        Component k is drawn `M w_k` times, rounded up or down. Each draw has the mixture's density;
+        the draws depend on each other, which lowers the variance of their mean.
 
         Args:
             offset: Uniform numbers in [0, 1), `(batch, 1)`.
             normal: Standard normal numbers, `(batch, M, dimension)`.
         """
-        components, count = self.mean.shape[1], normal.shape[1]
+        count = normal.shape[1]
+        steps = torch.arange(count, device=offset.device, dtype=offset.dtype) / count
+        return self.draw((offset + steps) % 1, normal)
+
+    def draw(self, uniform: Tensor, normal: Tensor) -> Tensor:
+        """Draw `u: (batch, M, dimension)`.
+
+        Args:
+            uniform: Numbers in [0, 1), which choose the components, `(batch, M)`.
+            normal: Standard normal numbers, `(batch, M, dimension)`.
+        """
+        components = self.mean.shape[1]
         if components == 1:
             return torch.addcmul(self.mean, self.log_deviation.exp(), normal)
-        points = (torch.arange(count, device=offset.device) + offset) / count  # (batch, M)
         edges = self.log_weights.exp().cumsum(-1)
-        chosen = torch.searchsorted(edges, points, right=True).clamp_(max=components - 1)
+        chosen = torch.searchsorted(edges, uniform, right=True).clamp_(max=components - 1)
         index = chosen.unsqueeze(-1).expand(-1, -1, self.mean.shape[-1])
         mean, log_deviation = self.mean.gather(1, index), self.log_deviation.gather(1, index)
         return torch.addcmul(mean, log_deviation.exp(), normal)

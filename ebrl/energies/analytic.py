@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,6 +70,8 @@ class GaussianMixture(Target):
 
     def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
         count = math.prod(batch)
+        if count == 0:
+            return self.means.new_empty(*batch, self.means.shape[-1])
         chosen = torch.multinomial(
             self.log_weights.exp(), count, replacement=True, generator=generator
         )
@@ -255,7 +258,9 @@ class TruncatedGaussian(Target):
     ):
         super().__init__()
         given = (mean, deviation, low, high)
-        fields = [torch.as_tensor(number).double().expand(dimension) for number in given]
+        fields = [
+            torch.as_tensor(number, dtype=torch.float64).expand(dimension) for number in given
+        ]
         centre, spread, left, right = fields
         if not (spread > 0).all() or not (left < right).all():
             raise ValueError(
@@ -271,11 +276,8 @@ class TruncatedGaussian(Target):
             raise ValueError(
                 f"expected a box with some of the Gaussian's mass, got {inside.tolist()}"
             )
-        density = (-ends.square() / 2).exp() / _SQRT_2_PI / inside
-        shift = density[0] - density[1]
-        edges = (ends * density).nan_to_num(nan=0.0)  # at an infinite end there is none
-        bend = edges[0] - edges[1]
-        self._moments = (centre + flip * spread * shift, spread**2 * (1 + bend - shift**2))
+        mean, variance = _standard_moments(ends, inside)
+        self._moments = (centre + flip * spread * mean, spread**2 * variance)
         self._tail, self._flip = mass, flip
         self.log_normalizer = float((spread * inside * _SQRT_2_PI).log().sum())
         dtype = torch.get_default_dtype()
@@ -310,3 +312,25 @@ class TruncatedGaussian(Target):
         standard = torch.special.ndtri(low + (high - low) * uniform)
         x = self.centre + self._flip.to(device) * self.deviation * standard
         return x.to(self.centre.dtype).clamp(self.low, self.high)
+
+
+def _standard_moments(ends: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of a standard normal between `ends: (2, dimension)`.
+
+    `inside` is its mass there. In a narrow box the closed form cancels, and quadrature does not.
+    """
+    density = (-ends.square() / 2).exp() / _SQRT_2_PI / inside
+    shift = density[0] - density[1]
+    edges = (ends * density).nan_to_num(nan=0.0)  # at an infinite end there is none
+    variance = 1 + edges[0] - edges[1] - shift**2
+    nodes, weights = map(torch.as_tensor, np.polynomial.legendre.leggauss(20))
+    middle, half = ends.mean(0).unsqueeze(-1), (ends[1] - ends[0]).unsqueeze(-1) / 2
+    away = half * nodes  # (dimension, nodes), from the middle
+    share = weights * (-away * (2 * middle + away) / 2).exp()
+    share = share / share.sum(-1, keepdim=True)
+    mean_away = (share * away).sum(-1)
+    narrow = ends[1] - ends[0] < 1
+    return (
+        torch.where(narrow, middle.squeeze(-1) + mean_away, shift),
+        torch.where(narrow, (share * (away - mean_away.unsqueeze(-1)).square()).sum(-1), variance),
+    )

@@ -14,6 +14,8 @@ class Repulsion(Energy):
     The other chains are those along the last batch axis. The half makes the chains' energies add up
     to one joint energy, of which `value_and_gradient` is the gradient. It is for kernels without an
     acceptance test (ULA, descent): a test of each chain's own energy does not leave it invariant.
+    Chains in float32 should not spread over more than some hundred bandwidths, where distances
+    cancel.
     """
 
     couples_chains = True

@@ -13,7 +13,7 @@ from ebrl.energies import Energy, check_energy, dtype_of
 from ebrl.energies.evaluating import evaluating
 from ebrl.generators import check_generator
 from ebrl.kernels import HMC, GibbsWithGradients, Kernel, Proposal
-from ebrl.kernels.protocol import check_suits
+from ebrl.kernels.protocol import check_restartable, check_suits
 from ebrl.ranges import check_at_least, check_positive
 from ebrl.sampling import DualAveraging, Sampler, Samples
 from ebrl.spaces import Space, Unbounded
@@ -56,6 +56,7 @@ class Annealing:
         self.reference = _ProposalEnergy(self.proposal, energy.event_ndim)
         self.kernel = kernel or _kernel_for(self.space)
         check_suits(self.kernel, self.space)
+        check_restartable(self.kernel, "at each rung")
         self.ladder = sigmoid_ladder(ladder) if isinstance(ladder, int) else list(ladder)
         ends = (self.ladder[0], self.ladder[-1]) if len(self.ladder) > 1 else None
         if ends != (0, 1) or sorted(self.ladder) != self.ladder:

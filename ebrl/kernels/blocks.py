@@ -13,6 +13,7 @@ from ebrl.kernels.protocol import (
     GradientState,
     Info,
     Kernel,
+    check_restartable,
     check_suits,
     check_uncoupled,
     gradient_state,
@@ -59,6 +60,8 @@ class Blocks(Kernel[BlocksState, BlocksNoise]):
 
     def __init__(self, space: Product, vector: Kernel, categories: Kernel, moves: int = 1):
         check_at_least(1, moves=moves)
+        for kernel in (vector, categories):
+            check_restartable(kernel, "in a block")
         check_suits(vector, space.continuous)
         check_suits(categories, space.discrete)
         self.space, self.vector, self.categories, self.moves = space, vector, categories, moves

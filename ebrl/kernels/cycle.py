@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ebrl.energies import Energy, Number
 from ebrl.kernels.known import known
-from ebrl.kernels.protocol import Info, Kernel
-from ebrl.kernels.tempering import Tempered
+from ebrl.kernels.protocol import Info, Kernel, check_restartable
 from ebrl.spaces import Coordinates
 
 
@@ -41,8 +40,8 @@ class Cycle(Kernel[CycleState, tuple[Any, ...]]):
     def __init__(self, kernels: Sequence[Kernel]):
         if not kernels:
             raise ValueError("expected at least one kernel to cycle through, got none")
-        if any(isinstance(kernel, Tempered) for kernel in kernels):
-            raise ValueError("expected Tempered(Cycle([...]), ...), got a Tempered in the cycle")
+        for kernel in kernels:
+            check_restartable(kernel, "in a cycle: Tempered(Cycle([...]), ...)")
         self.kernels = tuple(kernels)
         self.coordinates = shared_coordinates(kernels)
         self.best_acceptance = kernels[-1].best_acceptance  # whose acceptance is reported

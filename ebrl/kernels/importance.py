@@ -80,7 +80,8 @@ class IteratedSIR(Kernel[ImportanceState, ImportanceNoise]):
     """Iterated sampling importance resampling (Andrieu, Lee and Vihola 2018, algorithm 1): exact.
 
     Each step draws new candidates and chooses among them and the current position with probability
-    ∝ `exp(-E/T) / q`. The more even the weights, the faster it mixes, across any distance between
+    ∝ `exp(-E/T) / q`. The proposal must cover the target: a chain outside of its support moves in
+    and never out again. The more even the weights, the faster it mixes, across any distance between
     modes. One step from draws of the proposal is sampling importance resampling, see
     `ebrl.sampling.importance_resampling`.
     """
@@ -123,7 +124,7 @@ class IndependenceMetropolis(Kernel[ImportanceState, ImportanceNoise]):
 
     A step costs one energy, of a candidate that is accepted with probability `min(1, w(x') /
     w(x))`, `w = exp(-E/T) / q`. A chain stays long where w is large: the proposal must have heavier
-    tails than the target.
+    tails than the target, and cover it: a chain outside of its support moves in and never out.
     """
 
     def __init__(self, proposal: Proposal):

@@ -63,6 +63,7 @@ class Kernel(Protocol[State, Noise]):
 
     couples_chains: bool = False  # whether the move of one chain depends on others
     coordinates: Coordinates | None = None  # that it moves; None moves any
+    stateful: bool = False  # whether a chain is more than its x: many short runs are then biased
     best_acceptance: float | None = None  # for adaptation; None without one
     gradients: int = 1  # least number of evaluations in a step
 
@@ -140,6 +141,16 @@ def check_suits(kernel: Kernel, space: Space) -> None:
             f"expected a kernel of {space.coordinates} coordinates for {type(space).__name__}, got "
             f"{type(kernel).__name__}, which moves {kernel.coordinates} ones: choose another kernel"
             " or space"
+        )
+
+
+def check_restartable(kernel: Kernel, where: str) -> None:
+    """Raise `ValueError` for a kernel whose chains cannot go on from x alone."""
+    if kernel.stateful:
+        raise ValueError(
+            f"expected a kernel whose chains go on from x alone {where}, got "
+            f"{type(kernel).__name__}, which would lose its replicas at each start and be biased: "
+            "use one long run of it, or MALA, HMC or a Cycle with IteratedSIR"
         )
 
 

@@ -62,13 +62,17 @@ class Tempered(Kernel[TemperedState, TemperedNoise]):
     should exceed .2.
 
     All replicas start at the position of the chain, and the hot ones take many steps to reach their
-    own distribution: for persistent chains that move in short runs, prefer a kernel with
-    independence moves. The coldest replica's reports are returned; divergences count for all.
+    own distribution. Until then the cold chain is biased, even from exact draws: 60 runs of 5 steps
+    gave a mode of weight .8 a share of .824. Contrastive divergence, `Annealing`, `Cycle` and
+    `Blocks`, which start a kernel again and again, refuse this one. The coldest replica's reports
+    are returned; divergences count for all.
 
     Raises:
         ValueError: For another ladder, a `Tempered` kernel, an energy or a kernel (SVGD) that
             couples chains, and temperature 0.
     """
+
+    stateful = True
 
     def __init__(self, kernel: Kernel, temperatures: Sequence[float] | Tensor):
         ladder = torch.as_tensor(temperatures, dtype=torch.float64)

@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, first_order
+from ebrl.kernels.protocol import check_restartable
 from ebrl.objectives.protocol import Loss, Objective, as_module, conditioned
 from ebrl.ranges import check_at_least
 from ebrl.sampling import ChainBatch, ChainInfo, Chains, Sampler, Samples
@@ -36,7 +37,8 @@ class ContrastiveDivergence(nn.Module, Objective):
             back an energy whose chains cannot follow, and flattens it.
 
     Raises:
-        ValueError: If there are fewer chains than rows of data, or they have another dtype.
+        ValueError: If there are fewer chains than rows of data, or they have another dtype, and for
+            a `Tempered` kernel, which is biased in short runs.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class ContrastiveDivergence(nn.Module, Objective):
     ):
         super().__init__()
         check_at_least(0, energy_penalty=energy_penalty)
+        check_restartable(sampler.kernel, "in training")
         self.sampler, self.chains, self.energy_penalty = sampler, chains, energy_penalty
 
     def forward(

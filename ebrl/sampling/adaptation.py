@@ -19,6 +19,10 @@ class DualAveraging(nn.Module):
     and without waiting for the host. After `memory` updates the averages forget at a constant rate,
     so that the step size follows an energy that is being trained.
 
+    A step size that follows a chain's own acceptances biases that chain: with one step size for
+    each chain, `E x²` of a standard normal was .86 to .94 while adapting. One step size for many
+    chains leaves no such trace; for few, adapt first and then sample with `adapt=False`.
+
     Args:
         target: Acceptance to reach; by default the best one of the sampler's kernel.
         gain: Gain on the acceptance error. 5 suits HMC, whose acceptance falls steeply near the

@@ -90,7 +90,7 @@ def warm_up(
             positions = [run.state.x for _ in run.moves(generator, adaptation) if fits]
             x, step_size = space.from_free(run.state.x), adaptation.step_size
             if fits:
-                kernel = kernel.preconditioned(shrunk_variance(torch.stack(positions), run))
+                kernel = kernel.preconditioned(shrunk_variance(torch.stack(positions), run, space))
     return WarmedUp(kernel, step_size, x)
 
 
@@ -132,7 +132,7 @@ def first_step_size(kernel: Kernel, run: Run, generator: torch.Generator) -> Ten
     )
 
 
-def shrunk_variance(positions: Tensor, run: Run) -> Tensor:
+def shrunk_variance(positions: Tensor, run: Run, space: Space) -> Tensor:
     """Return the variances of the coordinates, `(*event,)`, shrunk a little to .001, as in Stan.
 
     The positions are those of a run, `(steps, *batch, *event)`.
@@ -140,4 +140,4 @@ def shrunk_variance(positions: Tensor, run: Run) -> Tensor:
     event = positions.shape[positions.ndim - run.energy.event_ndim :]
     rows = positions.reshape(-1, *event)
     weight = len(rows) / (len(rows) + 5)
-    return weight * rows.var(0) + 1e-3 * (1 - weight)
+    return weight * space.free_variance(rows) + 1e-3 * (1 - weight)

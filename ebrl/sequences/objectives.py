@@ -68,7 +68,8 @@ class HybridLikelihood(nn.Module, Objective):
         features = read_both_ways(energy.transformer, embedded, x)
         row, place = hidden.nonzero(as_tuple=True)
         logits = energy.transformer.logits(features[row, place])
-        return F.cross_entropy(logits.float(), x[row, place] - PREDICTED)
+        total = F.cross_entropy(logits.float(), x[row, place] - PREDICTED, reduction="sum")
+        return total / max(len(row), 1)  # short sentences may have no token masked
 
 
 class Contrast(nn.Module, Objective):

@@ -22,7 +22,7 @@ from torch import Tensor
 from ebrl.constants import Constant
 from ebrl.energies import Energy, Number, align_left
 from ebrl.generators import device_of
-from ebrl.spaces.space import FreeEnergy, Space
+from ebrl.spaces.space import FreeEnergy, Space, coarser
 
 Walls = Literal["reject", "reflect", "tanh", "project"]
 
@@ -76,6 +76,7 @@ class Box(Space):
         return free.clamp(self._low.to(free), self._high.to(free))
 
     def contains(self, x: Tensor) -> Tensor:
+        x = x.to(coarser(x.dtype, self.low.dtype))
         return ((x >= self._low.to(x)) & (x <= self._high.to(x))).all(-1)
 
     def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -93,6 +94,9 @@ class Box(Space):
         if self.walls != "tanh":
             return 0.0
         return (log_tanh_jacobian(free) + self._half.to(free).log()).sum(-1)
+
+    def free_variance(self, free: Tensor) -> Tensor:
+        return (self._fold(free)[0] if self.walls == "reflect" else free).var(0)
 
     def _unsquashed(self, squashed: Tensor) -> Tensor:
         """Return x of `squashed` in [-1, 1]."""

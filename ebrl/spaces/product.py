@@ -60,6 +60,10 @@ class Product(Space):
     def log_det_jacobian(self, free: Tensor) -> Tensor | float:
         return self.continuous.log_det_jacobian(self.split_free(free)[0])
 
+    def free_variance(self, free: Tensor) -> Tensor:
+        vector, categories = self.split_free(free)
+        return torch.cat([self.continuous.free_variance(vector), categories.flatten(-2).var(0)])
+
     def contains(self, x: Tensor) -> Tensor:
         vector, discrete = self.split(x)
         return self.continuous.contains(vector) & self.discrete.contains(discrete)

@@ -12,7 +12,7 @@ from ebrl.constants import Constant
 from ebrl.energies import CorrelatedGaussian, Number
 from ebrl.generators import device_of
 from ebrl.ranges import check_at_least, check_positive
-from ebrl.spaces.space import Space
+from ebrl.spaces.space import Space, coarser
 
 
 class HalfLine(Space):
@@ -50,7 +50,8 @@ class HalfLine(Space):
         return (self.bounded.to(free) * free).sum(-1)
 
     def contains(self, x: Tensor) -> Tensor:
-        return ((x >= self.low.to(x)) & x.isfinite()).all(-1)
+        rounded = x.to(coarser(x.dtype, self.low.tensor.dtype))
+        return ((rounded >= self.low.to(rounded)) & x.isfinite()).all(-1)
 
     def reference(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
         device = device_of(generator)
@@ -120,6 +121,12 @@ class Torus(Space):
 
     def from_free(self, free: Tensor) -> Tensor:
         return torch.remainder(free, self.period)
+
+    def free_variance(self, free: Tensor) -> Tensor:
+        turn = free * (2 * math.pi / self.period)
+        middle = torch.atan2(turn.sin().mean(0), turn.cos().mean(0))  # the circular mean
+        away = torch.remainder(turn - middle + math.pi, 2 * math.pi) - math.pi
+        return away.square().mean(0) * (self.period / (2 * math.pi)) ** 2
 
     def contains(self, x: Tensor) -> Tensor:
         # The remainder of a tiny negative number rounds to the period itself.

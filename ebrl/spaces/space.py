@@ -39,6 +39,13 @@ class Space:
         """Return `log |dx/du|` of `from_free`, `(*batch,)`, the factor of densities in u."""
         return 0.0
 
+    def free_variance(self, free: Tensor) -> Tensor:
+        """Return the variances of free coordinates `(n, *event)`, to precondition by, `(*event,)`.
+
+        Where several free coordinates are one x, those nearest to each other count.
+        """
+        return free.var(0)
+
     def contains(self, x: Tensor) -> Tensor:
         """Return whether each x lies in the space, `(*batch,)` bool."""
         raise NotImplementedError
@@ -114,3 +121,8 @@ class FreeEnergy(Energy):
             added = added if graph else added.detach()
         (pulled,) = torch.autograd.grad(outputs, free, upstream, create_graph=graph)
         return value + added, pulled
+
+
+def coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
+    """Return the dtype with the fewer digits: a float64 of .1 lies on a float32 bound of .1."""
+    return one if torch.finfo(one).eps >= torch.finfo(other).eps else other

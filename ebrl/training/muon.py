@@ -18,8 +18,8 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Newton and Schulz's quintic, stee
 class Muon(Optimizer):
     """Muon for the matrices of a network, Adam for all else (Jordan et al. 2024).
 
-    A step has the root mean square of 0.2 times the learning rate (Liu et al. 2025), which is
-    Adam's, so that both parts have the same learning rate.
+    A step has a root mean square of about 0.2 times the learning rate (Liu et al. 2025), which is
+    Adam's, so that both parts have the same learning rate. It is less for gradients of low rank.
 
     Args:
         matrices: Parameters of two axes, weights between features.

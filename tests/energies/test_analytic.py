@@ -239,3 +239,21 @@ def test_a_correlated_gaussian_is_the_multivariate_normal() -> None:
 def test_what_is_no_covariance_is_refused(mean: Tensor, covariance: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CorrelatedGaussian(mean, covariance)
+
+
+@pytest.mark.parametrize("width", [1e-8, 1e-5, 1e-3])
+def test_a_narrow_truncated_gaussian_is_nearly_uniform(width: float) -> None:
+    target = TruncatedGaussian(0.0, 1.0, 0.5, 0.5 + width)
+    assert target.variance.item() == pytest.approx(width**2 / 12, rel=1e-4)
+    assert target.mean.item() == pytest.approx(0.5 + width / 2)
+
+
+def test_both_formulas_of_a_truncated_gaussian_agree() -> None:
+    below, above = (TruncatedGaussian(0.0, 1.0, 0.3, 0.3 + w) for w in (1 - 1e-6, 1 + 1e-6))
+    torch.testing.assert_close(below.variance, above.variance, rtol=1e-5, atol=0)
+    torch.testing.assert_close(below.mean, above.mean, rtol=1e-5, atol=0)
+
+
+def test_no_draws_of_a_mixture() -> None:
+    mixture = GaussianMixture([[-1.0], [1.0]], 1.0)
+    assert mixture.sample((3, 0), generator()).shape == (3, 0, 1)

@@ -22,11 +22,13 @@ from torch import Tensor
 
 from ebrl import Energy, FunctionEnergy, Gaussian, Mixture, Sampler
 from ebrl.energies import Repulsion
+from ebrl.estimators.annealing import Annealing
 from ebrl.kernels import (
     GHMC,
     HMC,
     MALA,
     SVGD,
+    Blocks,
     Cycle,
     Gibbs,
     GibbsWithGradients,
@@ -39,8 +41,9 @@ from ebrl.kernels import (
 )
 from ebrl.kernels.tempering import Rungs, exchanged
 from ebrl.networks import MLPEnergy
+from ebrl.objectives import ContrastiveDivergence
 from ebrl.sampling import importance_resampling
-from ebrl.spaces import Box, Space, Unbounded
+from ebrl.spaces import Binary, Box, Product, Space, Unbounded
 
 CHAINS = 5000
 KERNELS = {
@@ -367,3 +370,16 @@ def test_a_proposal_of_another_shape_is_refused(kernel: type[Kernel]) -> None:
     sampler = Sampler(kernel(Gaussian(0.0, 1.0, 1)), steps=1)
     with pytest.raises(ValueError, match=r"event's shape \(2,\), got \(1,\)"):
         sampler.sample(Gaussian(0.0, 1.0, 2), torch.zeros(3, 2), generator=generator())
+
+
+def test_tempered_chains_are_refused_where_they_would_start_again_and_again() -> None:
+    tempered = Tempered(MALA(), [1.0, 2.0])
+    product = Product(Unbounded(1), Binary(2))
+    for refused in (
+        lambda: Cycle([MALA(), tempered]),
+        lambda: Blocks(product, tempered, GibbsWithGradients()),
+        lambda: Annealing(Gaussian(0.0, 1.0, 1), kernel=tempered),
+        lambda: ContrastiveDivergence(Sampler(tempered, steps=5)),
+    ):
+        with pytest.raises(ValueError, match="would lose its replicas at each start"):
+            refused()

@@ -13,7 +13,7 @@ from ebrl.diagnostics import effective_sample_size, split_r_hat
 from ebrl.kernels import GHMC, HMC, MALA, NUTS, SVGD, ULA, Cycle, Kernel, Tempered
 from ebrl.sampling import warm_up
 from ebrl.sampling.warm_up import window_lengths
-from ebrl.spaces import Box
+from ebrl.spaces import Box, Torus
 
 DEVIATIONS = torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0])
 WIDE = Gaussian(torch.tensor([0.0, 1.0, 2.0, 3.0, 400.0]), DEVIATIONS, 5)
@@ -55,6 +55,27 @@ def test_a_kernel_without_preconditioner_is_refused_before_the_first_move(kernel
             progress=lambda done, total: made.append(done),
         )
     assert not made
+
+
+@pytest.mark.parametrize("mode", [0.0, torch.pi])
+def test_angles_are_as_wide_as_on_the_circle(mode: float) -> None:
+    concentration = torch.tensor([0.5, 100.0])  # of von Mises laws: variance .01 of the second
+    energy = FunctionEnergy(lambda x: -(concentration * (x - mode).cos()).sum(-1))
+    start = Torus(2).reference((32,), generator(3))
+    warm = warm_up(HMC(5), energy, start, 400, generator=generator(), space=Torus(2))
+    variance = 1 / warm.kernel.mass.tensor
+    assert variance[1] == pytest.approx(0.01, rel=0.4)
+    assert 1 < variance[0] < torch.pi**2 / 3 * 1.2  # at most that of uniform angles
+
+
+def test_reflected_coordinates_are_as_wide_as_the_box() -> None:
+    energy = FunctionEnergy(lambda x: (x[:, 1] - 0.5).square() / (2 * 0.01**2))
+    box = Box(torch.zeros(2), torch.ones(2), walls="reflect")
+    x = torch.full((32, 2), 0.5)
+    warm = warm_up(HMC(5), energy, x, 400, generator=generator(), space=box)
+    variance = 1 / warm.kernel.mass.tensor
+    assert variance[0] == pytest.approx(1 / 12, rel=0.3)
+    assert variance[1] == pytest.approx(1e-4, rel=0.4)
 
 
 def test_a_posterior_in_one_call() -> None:

@@ -117,3 +117,10 @@ def test_a_training_on_sentences_by_muon_goes_on_bit_for_bit(tmp_path: Path) -> 
     train(3, tmp_path / "parts")  # in the middle of an epoch's batches
     resumed = train(7, tmp_path / "parts", resume=True)
     assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+
+
+def test_a_batch_with_no_token_masked_has_a_loss() -> None:
+    energy = CausalEnergy(Transformer(20, 8, 1, 2, 8, context=12))
+    for seed in range(20):  # of one token each, which is masked in a quarter of them
+        x = torch.tensor([[7]] * 4)
+        assert HybridLikelihood()(energy, x, generator=generator(seed)).loss.isfinite()

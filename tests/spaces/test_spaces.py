@@ -14,7 +14,7 @@ from torch import Tensor
 from ebrl import Energy, FunctionEnergy, Gaussian, Sampler
 from ebrl.constants import Constant
 from ebrl.kernels import HMC, MALA, ULA, GradientDescent, IteratedSIR
-from ebrl.spaces import Box, Unbounded, log_tanh_jacobian
+from ebrl.spaces import Box, HalfLine, Unbounded, log_tanh_jacobian
 
 WALLS = ["reject", "reflect", "tanh", "project"]
 LOW, HIGH = torch.tensor([-1.0, 2.0]), torch.tensor([0.5, 10.0])
@@ -328,3 +328,11 @@ def test_a_constant_is_moved_once() -> None:
     assert constant.to(x).dtype == torch.float64
     assert constant.to(x) is constant.to(x)
     assert constant.to(x.float()) is constant.tensor
+
+
+def test_a_bound_of_a_decimal_number_lies_in_the_space_in_every_precision() -> None:
+    for dtype in (torch.float32, torch.float64):
+        x = torch.tensor([[0.1], [0.7], [0.9]], dtype=dtype)
+        assert Box(0.1, 0.9).contains(x).all()
+        assert HalfLine(1, 0.7).contains(x).tolist() == [False, True, True]
+        assert Box(0.7, 0.8).contains(x).tolist() == [False, True, False]
