@@ -110,7 +110,7 @@ def compared(
     try:
         photograph = load(source)
         check_holds(photograph, target)
-        pixels, white, _ = picture(photograph)
+        pixels, white, *_ = picture(photograph)
         levels = noise_levels(pixels, sigma, WHITE)
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always", UserWarning)
