@@ -99,7 +99,7 @@ class Parser(ArgumentParser):
         """Parse the arguments; options and positional arguments may be mixed.
 
         Raises:
-            UsageError: An option is unknown, missing or of the wrong type.
+            UsageError: If an option is unknown, missing or of the wrong type.
         """
         known = {name for action in self._actions for name in action.option_strings}
         end = arguments.index("--") if "--" in arguments else len(arguments)

@@ -78,7 +78,7 @@ def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Out
 
     photograph = load(job.source)
     check_holds(photograph, job.out)
-    pixels, white, _ = picture(photograph, given.range)
+    pixels, white, *_ = picture(photograph, given.range)
     check_reference(job, pixels)
     levels, notes = _levels(pixels, given)
     prior = prior_for(pixels.to(device), given)

@@ -18,7 +18,7 @@ def check_file(option: str, path: Path, endings: tuple[str, ...] = (), *, overwr
         overwrite: Whether a file may be there already.
 
     Raises:
-        UsageError: It cannot.
+        UsageError: If it cannot.
     """
     if endings and path.suffix not in endings:
         raise UsageError(
@@ -37,7 +37,7 @@ def make_folder(option: str, path: Path) -> Path:
     """Make a folder, if it is not there, and return it.
 
     Raises:
-        UsageError: There is a file, or it cannot be written to.
+        UsageError: If there is a file, or it cannot be written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ def device_of(name: str | None) -> torch.device:
     """Return the device of this name; for None a GPU where there is one, else the CPU.
 
     Raises:
-        UsageError: This machine lacks the device.
+        UsageError: If this machine lacks the device.
     """
     import torch
 

@@ -75,7 +75,7 @@ def _play(given: Namespace) -> int:
 
 
 def _set_temperature(agent: object, temperature: float | None) -> None:
-    """Raise UsageError for an agent without a temperature."""
+    """Set the sampling temperature; UsageError for an agent without one."""
     from ebrl.agents.soft_agent import SoftAgent
     from ebrl.command.errors import UsageError
 

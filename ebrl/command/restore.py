@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from ebrl.vision.tiles import Window
 
 HELP = """
-Restores photographs of which it is known what happened to them: files, folders and patterns, grey
-or colour, of any size. Exactly one of
+Restores photographs whose damage is known: files, folders and patterns, grey or colour, of any
+size. Exactly one of
 
   --blur KERNEL   they are blurred: gaussian:1.6 or box:5 (in pixels), or the file of a kernel with
                   odd sides, a picture or a .npy, as a point of light looks in the photograph
@@ -60,8 +60,6 @@ examples:
   ebrl restore photo.png --mask scratches.png --samples 8
 """
 MARGIN = 8  # unknown pixels around a photograph, in which its opposite borders join smoothly
-EXACT = 1e-3  # standard deviation, in units of white 1, that stands for no noise
-LEVELS = 24  # of a restoration
 MOST = 16  # times that a side may be enlarged
 
 
@@ -126,15 +124,16 @@ def _restore(
     from ebrl.vision.damages import enlarged
     from ebrl.vision.files import check_holds, load, save
     from ebrl.vision.images import picture
-    from ebrl.vision.restoration import restore
+    from ebrl.vision.observations import EXACT
+    from ebrl.vision.restoration import LEVELS, restore
     from ebrl.vision.tiles import Tiled, evaluations
 
     photograph = load(job.source)
     check_holds(photograph, job.out)
-    pixels, white, _ = picture(photograph, given.range)
+    pixels, white, *_ = picture(photograph, given.range)
     data_range = given.range or (0.0, white)
     before = photograph if damage.scale is None else enlarged(photograph, damage.scale)
-    shown, _, back = picture(before, data_range)
+    shown, _, back, _ = picture(before, data_range)
     check_reference(job, shown)
     level, facts = _level(photograph, pixels, damage, given)
     prior = prior_for(pixels.to(device), given)

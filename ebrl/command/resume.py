@@ -113,7 +113,8 @@ def _resume_agent(run: Run, total_timesteps: int | None, *, trust: bool) -> int:
 def _expect_no_shorter(total: int, checkpoints: list[Path], asked: int | None) -> None:
     """Raise UsageError for a length that the run has already reached."""
     from ebrl.command.errors import UsageError
+    from ebrl.rolling import step_of
 
-    reached = max((int(path.stem.rpartition("-")[2]) for path in checkpoints), default=0)
+    reached = max(map(step_of, checkpoints), default=0)
     if asked is not None and total < reached:
         raise UsageError(f"the run has {reached:,} steps already: expected more, got {total:,}.")

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from rich.text import Text as Coloured
 
 from ebrl.command.arguments import Parser
@@ -17,13 +16,10 @@ from ebrl.command.errors import RunError, UsageError, did_you_mean
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
-    from ebrl.command.runs.folder import Run
     from ebrl.energies import Energy
     from ebrl.sequences.judging import Score
     from ebrl.sequences.language import Language
-    from ebrl.training.ragged import Ragged
 
-SENTENCES = 1000  # for a run's scale of acceptability
 LANGUAGE_FILE = "language.safetensors"  # in the folder of a run
 
 
@@ -32,35 +28,6 @@ class Judge(NamedTuple):
 
     language: Language
     energy: Energy | None  # None: the verb's default
-
-
-def save_language(data: Ragged, energy: Energy, run: Run, step: int) -> None:
-    """Write the result of a run on text as a language, for `--model`.
-
-    Its scale of `acceptability` comes from the sentences of the training.
-    """
-    from ebrl.sequences.energies import CausalEnergy
-    from ebrl.sequences.judging import with_rows
-    from ebrl.sequences.language import Language, save
-    from ebrl.sequences.text import Text
-
-    if not (isinstance(data, Text) and isinstance(energy, CausalEnergy)):
-        return
-    language = Language(
-        tokenizer=data.tokenizer,
-        causal=energy,
-        scorers={},
-        shares={"causal": 1.0},
-        log_frequencies=data.log_frequencies(),
-        balance=1.0,
-        fluency=torch.empty(0),
-        alphabet=data.alphabet,
-        card={"step": step, "sentences": len(data), "run": run.folder.name},
-    )
-    rows = [data[i] for i in range(min(len(data), SENTENCES))]
-    path = run.folder / LANGUAGE_FILE
-    save(with_rows(language, rows), path)
-    print(f"  language {path}")
 
 
 def add_language(parser: Parser, default: str) -> None:
@@ -109,7 +76,7 @@ def sentences(source: str, language: Language) -> Iterator[tuple[str, str, Excep
     The error says why the language cannot judge a line, and is None if it can.
 
     Raises:
-        UsageError: There is no such file, or standard input is closed.
+        UsageError: If there is no such file, or standard input is closed.
     """
     from ebrl.sequences.judging import as_sentence
     from ebrl.sequences.text import SentenceError

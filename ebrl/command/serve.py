@@ -48,14 +48,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--port", type=Port, default=7860, help="the port to listen at")
     add_device(parser)
     given = parser.read(arguments)
-    with extra("serve", "gradio"), extra("vision", "PIL", "skimage", "tifffile", "imagecodecs"):
-        page = build(device_of(given.device))
+    with (
+        extra("serve", "gradio"),
+        extra("vision", "PIL", "skimage", "tifffile", "imagecodecs"),
+        tempfile.TemporaryDirectory(prefix="ebrl-") as downloads,
+    ):
+        page = build(device_of(given.device), Path(downloads))
         page.launch(server_name=given.host, server_port=given.port, quiet=True)
     return 0
 
 
-def build(device: torch.device) -> gradio.Blocks:
-    """Return the page."""
+def build(device: torch.device, downloads: Path) -> gradio.Blocks:
+    """Return the page; it writes its results into the folder `downloads`."""
     import gradio
 
     with gradio.Blocks(title="ebrl denoise", analytics_enabled=False) as page:
@@ -73,7 +77,7 @@ def build(device: torch.device) -> gradio.Blocks:
                 result = gradio.File(label="Result")
 
         def show(path: str | None, estimates: bool, sigma: float, strength: float) -> Compared:
-            return compared(path, None if estimates else sigma, strength, device)
+            return compared(path, None if estimates else sigma, strength, device, downloads)
 
         button.click(
             show,
@@ -85,7 +89,11 @@ def build(device: torch.device) -> gradio.Blocks:
 
 
 def compared(
-    path: str | None, sigma: float | None, strength: float, device: torch.device
+    path: str | None,
+    sigma: float | None,
+    strength: float,
+    device: torch.device,
+    downloads: Path,
 ) -> Compared:
     """Denoise the photograph of a file; errors are among the facts.
 
@@ -94,6 +102,7 @@ def compared(
         sigma: Its noise, in units of white 255; None to estimate it.
         strength: Factor on the removed noise.
         device: Where to compute.
+        downloads: The folder in which the result gets one of its own.
     """
     from ebrl.vision.denoising import denoise
     from ebrl.vision.files import SUFFIXES, check_holds, load, save
@@ -105,12 +114,12 @@ def compared(
         return Compared(None, None, NOTHING)
     source = Path(path)
     suffix = source.suffix if source.suffix.lower() in SUFFIXES else ".png"
-    folder = tempfile.mkdtemp(prefix="ebrl-")  # exists as long as the download
+    folder = tempfile.mkdtemp(dir=downloads)  # two photographs may have the same name
     target = Path(folder) / f"{source.stem}-denoised{suffix}"
     try:
         photograph = load(source)
         check_holds(photograph, target)
-        pixels, white, _ = picture(photograph)
+        pixels, white, *_ = picture(photograph)
         levels = noise_levels(pixels, sigma, WHITE)
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always", UserWarning)

@@ -27,7 +27,10 @@ def corrupted(x: Tensor, generator: Generator) -> Tensor:
 
 
 def replaced(x: Tensor, generator: Generator) -> Tensor:
-    """Return copies with one token replaced by one of the batch: about as frequent ones."""
+    """Return copies with one token replaced by a random token of the batch.
+
+    Frequent tokens are drawn more often.
+    """
     tokens = x[x != PAD]
     other = tokens[torch.randint(len(tokens), (len(x), 1), generator=generator)]
     return x.scatter(1, _places(x, generator).unsqueeze(1), other)

@@ -16,7 +16,7 @@ from ebrl.sequences.distance import EditDistance
 from ebrl.sequences.filling import MaskedFilling
 from ebrl.sequences.judging import as_sentence
 from ebrl.sequences.language import Language, english
-from ebrl.sequences.tokens import SPECIAL, padded
+from ebrl.sequences.tokens import PAD, SPECIAL, padded
 from ebrl.spaces import Strings
 
 MORE = 4  # tokens that a repair may add
@@ -62,7 +62,7 @@ def repair(
 
     Raises:
         SentenceError: As `score`.
-        ValueError: A number is out of range.
+        ValueError: If a number is out of range.
     """
     if chains < 1 or steps < RUNGS or cost < 0 or not 0 < temperature <= 1:
         raise ValueError(
@@ -104,4 +104,4 @@ def search(
         unchanged = target(start[:1])
     x = torch.cat([start[:1], end.x])
     best = x[torch.cat([unchanged, end.energy]).argmin()]
-    return best[best != 0]
+    return best[best != PAD]

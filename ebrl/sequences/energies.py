@@ -124,8 +124,8 @@ class CausalEnergy(TransformerEnergy):
         ended = torch.zeros(count, dtype=torch.bool, device=x.device)
         for place in range(read.shape[1] - 1, longest or self.longest):
             features = self.transformer(self.transformer.embed(read), memory=memory)[:, -1]
-            law = (self.transformer.logits(features).float() / temperature).softmax(-1)
-            token = torch.multinomial(law, 1, generator=generator).squeeze(1) + PREDICTED
+            probabilities = (self.transformer.logits(features).float() / temperature).softmax(-1)
+            token = torch.multinomial(probabilities, 1, generator=generator)[:, 0] + PREDICTED
             ended |= token == BOUNDARY
             if ended.all():
                 break
@@ -158,10 +158,15 @@ class MaskedEnergy(TransformerEnergy):
 
 
 class ScorerEnergy(TransformerEnergy):
-    """A small network's sum over the tokens, of what a language model reads in both ways.
+    """The sum over tokens of a small network's output on causal and bidirectional features.
 
-    Unnormalised: trained by noise contrast or on real against corrupted sentences. The language
-    model stays as it is.
+    Both kinds are features of a language model. The energy is unnormalised: it is trained by noise
+    contrast or on real against corrupted sentences.
+
+    Args:
+        transformer: The language model. Pass a frozen one (`requires_grad_(False)`): otherwise it
+            is trained too.
+        hidden: Units of the network.
     """
 
     def __init__(self, transformer: Transformer, hidden: int = 128):

@@ -15,11 +15,14 @@ from ebrl.spaces import string_lengths
 
 
 class MaskedFilling:
-    """The law of a masked token, mixed with a little of the uniform law, so that none is excluded.
+    """The distribution of a masked token, mixed with a uniform one, so that no token is excluded.
 
     Args:
         transformer: Reads the sentence both ways.
-        uniform: The share of the uniform law.
+        uniform: The share of the uniform distribution.
+
+    Raises:
+        ValueError: If `uniform` lies outside [0, 1].
     """
 
     def __init__(self, transformer: Transformer, uniform: float = 0.01):
@@ -29,7 +32,7 @@ class MaskedFilling:
 
     @torch.no_grad()
     def log_probabilities(self, x: Tensor, place: Tensor) -> Tensor:
-        """Return the law of the token at `place: (*batch,)` of x, `(*batch, vocabulary)`."""
+        """Return `log p` of every token at `place: (*batch,)` of x, `(*batch, vocabulary)`."""
         rows = x.reshape(-1, x.shape[-1])
         rows = rows.scatter(1, place.reshape(-1, 1), MASK)
         rows = rows[:, : int(string_lengths(rows).max())]
@@ -38,9 +41,9 @@ class MaskedFilling:
             at = features[torch.arange(len(rows)), place.flatten()]
             logits = self.transformer.logits(at).float()[:, len(SPECIAL) - PREDICTED :]
         words = logits.shape[1]
-        law = torch.log_softmax(logits, 1)
+        log_law = torch.log_softmax(logits, 1)
         if self.uniform:
-            even = torch.full_like(law, math.log(self.uniform / words))
-            law = torch.logaddexp(law + math.log1p(-self.uniform), even)
-        never = law.new_full((len(rows), len(SPECIAL)), -torch.inf)
-        return torch.cat([never, law], 1).view(*place.shape, -1)
+            even = torch.full_like(log_law, math.log(self.uniform / words))
+            log_law = torch.logaddexp(log_law + math.log1p(-self.uniform), even)
+        never = log_law.new_full((len(rows), len(SPECIAL)), -torch.inf)
+        return torch.cat([never, log_law], 1).view(*place.shape, -1)

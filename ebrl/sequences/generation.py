@@ -1,4 +1,4 @@
-"""Sentences that never were: resampled from a language model by an energy, then edited by it."""
+"""New sentences: language-model draws, resampled and edited under an energy."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def sample(
 ) -> list[str]:
     """Draw sentences of an energy.
 
-    Each is one of several candidates of the language model, by importance resampling; then it moves
-    by Metropolis over substitutions within Gibbs, a token a step, which leaves the energy's law
+    Each starts as one of several candidates of the language model, chosen by importance resampling,
+    and then makes `steps` Metropolis-Hastings substitutions, which leave the energy's distribution
     invariant.
 
     Args:
@@ -39,7 +39,7 @@ def sample(
         seed: Of the randomness.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: If a number is out of range.
     """
     if n < 1:
         raise ValueError(f"expected n >= 1, got {n}")
@@ -82,7 +82,7 @@ def complete(
 
     Raises:
         SentenceError: As `score`.
-        ValueError: A number is out of range.
+        ValueError: If a number is out of range.
     """
     if not 1 <= n <= candidates or not temperature > 0:
         raise ValueError(

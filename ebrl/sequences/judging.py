@@ -18,7 +18,7 @@ from ebrl.sequences.tokens import normalise, padded
 TOKENS_AT_ONCE = 8192
 
 
-class Part(NamedTuple):
+class TokenEnergy(NamedTuple):
     """A token of a sentence and its part of the energy."""
 
     text: str  # '' for the end of the sentence
@@ -30,7 +30,7 @@ class Score(NamedTuple):
 
     text: str  # with single spaces
     total: float  # nats
-    per_token: tuple[Part, ...]  # they sum to the total; the last is the end's
+    per_token: tuple[TokenEnergy, ...]  # they sum to the total; the last is the end's
 
 
 def score(
@@ -44,8 +44,8 @@ def score(
         energy: A weighted sum of the language's energies; by default the causal one, -log p.
 
     Raises:
-        SentenceError: A text is empty, too long, or not of the language's letters.
-        TypeError: `texts` is one text.
+        SentenceError: If a text is empty, too long, or not of the language's letters.
+        TypeError: If `texts` is one text.
     """
     if isinstance(texts, str):
         raise TypeError("expected a list of texts, got one text: score([text])")
@@ -57,7 +57,7 @@ def score(
     scores = []
     for text, each, values in zip(sentences, pieces, parts, strict=True):
         spelled = [text[piece.start : piece.end] for piece in each]
-        found = tuple(map(Part, [*spelled, ""], values.tolist()))
+        found = tuple(map(TokenEnergy, [*spelled, ""], values.tolist()))
         scores.append(Score(text, float(values.sum()), found))
     return scores
 
@@ -83,7 +83,7 @@ def acceptability(text: str, *, language: Language | None = None) -> float:
 
     Raises:
         SentenceError: As `score`.
-        ValueError: The language has no held-out sentences to compare with.
+        ValueError: If the language has no held-out sentences to compare with.
     """
     language = language or english()
     if not len(language.fluency):
@@ -104,7 +104,7 @@ def with_reference(language: Language, texts: Sequence[str]) -> Language:
 
 
 def with_rows(language: Language, rows: Sequence[Tensor]) -> Language:
-    """Return the same from rows of tokens, `(length,)` each."""
+    """As `with_reference`, from token rows `(length,)`."""
     total, alone = (
         sum(float(part.sum()) for part in parts_of_rows(energy, rows))
         for energy in (language.causal, language.frequency)
@@ -144,7 +144,7 @@ def as_sentence(text: str, language: Language) -> str:
     """Return a text with single spaces if the language can judge it.
 
     Raises:
-        SentenceError: It is empty, holds control characters, is longer than the model reads, or
+        SentenceError: If it is empty, holds control characters, is longer than the model reads, or
             most of its letters are of a script that the model was not trained on.
     """
     if len(text) > LONGEST_LINE:

@@ -111,8 +111,8 @@ def load(path: str | Path) -> Language:
     """Return the language in a file that `save` wrote, in float32, without gradients.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        StorageError: The file is damaged, or holds something else.
+        FileNotFoundError: If there is no such file.
+        StorageError: If the file is damaged, or holds something else.
     """
     stored = storage.load(Path(path))
     facts = stored.facts

@@ -21,16 +21,16 @@ class HybridLikelihood(nn.Module, Objective):
     """Likelihood of some sentences, and of masked tokens in others (Charpentier and Samuel 2024).
 
     The first `causal` part of a batch is read from the left and every token predicted; in the rest
-    a share of tokens is masked and these are predicted from all others. The mean over tokens of
-    each, weighted by its part.
+    a share of tokens is masked and these are predicted from all others. The loss is the mean per
+    token of each part, weighted by the part's share of the batch.
 
     Args:
         causal: The part of the sentences that are read from the left.
         masked: The share of tokens that are masked in the others.
 
     Raises:
-        ValueError: `causal` lies outside [0, 1] or `masked` outside (0, 1).
-        TypeError: The energy is no `CausalEnergy`.
+        ValueError: If `causal` lies outside [0, 1] or `masked` outside (0, 1).
+        TypeError: For a condition, and if the energy is no `CausalEnergy`.
     """
 
     def __init__(self, causal: float = 0.75, masked: float = 0.25):
@@ -44,6 +44,8 @@ class HybridLikelihood(nn.Module, Objective):
     def forward(
         self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
+        if condition is not None:
+            raise TypeError("a language model is not conditional: expected no condition")
         if not isinstance(energy, CausalEnergy):
             raise TypeError(
                 f"expected a CausalEnergy, whose transformer reads both ways, got a "
@@ -90,8 +92,8 @@ class Contrast(nn.Module, Objective):
         self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
         copy = self.corruption(x, generator)
-        pair = torch.stack([x, copy])  # (2, batch, length)
-        real, false = conditioned(energy, condition)(pair)
+        pair = torch.stack([x, copy], 1)  # (batch, 2, length)
+        real, false = conditioned(energy, condition)(pair).unbind(1)
         metrics = {
             "energy_gap": (false - real).mean(),
             "ranked_below": (real < false).float().mean(),

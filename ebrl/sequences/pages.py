@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from ebrl.sequences.judging import Part, Score
+from ebrl.sequences.judging import Score, TokenEnergy
 
 WORST = 12.0  # nats of a token that is as red as it gets
 
@@ -28,7 +28,7 @@ def html(scores: Sequence[Score]) -> str:
     return PAGE.format(sentences="\n".join(map(_sentence, scores)))
 
 
-def redness(part: Part) -> float:
+def redness(part: TokenEnergy) -> float:
     """Return how unlikely a token is, from 0 to 1."""
     return min(max(part.energy / WORST, 0.0), 1.0)
 
@@ -48,7 +48,7 @@ def _sentence(score: Score) -> str:
     return f'<p><span class="total">{score.total:.1f}</span>{tokens}</p>'
 
 
-def _token(text: str, part: Part) -> str:
+def _token(text: str, part: TokenEnergy) -> str:
     colour = f"rgba(214, 60, 40, {redness(part):.2f})"
     spelled = escape(text) or "&#9632;"  # the end of the sentence
     return f'<span title="{part.energy:.2f} nats" style="background: {colour}">{spelled}</span>'

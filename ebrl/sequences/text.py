@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import os
 import unicodedata
 import zlib
 from collections.abc import Iterator
@@ -14,11 +13,16 @@ from typing import BinaryIO, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from ebrl.data_folder import find
 from ebrl.sequences.tokens import Tokenizer, normalise
 from ebrl.training.ragged import Ragged
 
 LONGEST_LINE = 20_000  # bytes; no sentence is longer, and the tokenizer's time grows with it
 COMMON = 5  # times that a letter of an alphabet occurs in the text
+ADVICE = (
+    "expected a text file, a sentence a line, or a table whose last column is the text; your own "
+    "text does"
+)
 
 
 class SentenceError(ValueError):
@@ -46,10 +50,10 @@ class Text(Ragged):
         tokenizer: One that is there already, in place of training one.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        SentenceError: The file is not UTF-8, or a damaged `.gz`.
-        ValueError: It holds no sentence, or none that is short enough, or the vocabulary is smaller
-            than the bytes.
+        FileNotFoundError: If there is no such file.
+        SentenceError: If the file is not UTF-8, or a damaged `.gz`.
+        ValueError: If it holds no sentence, or none that is short enough, or the vocabulary is
+            smaller than the bytes.
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class Text(Ragged):
 def sentences(path: str | Path) -> list[str]:
     """Return the sentences of a file for training; errors as `Text`."""
     found = []
-    for number, text, error in read_lines(find(path)):
+    for number, text, error in read_lines(find(path, ADVICE)):
         if isinstance(error, UnreadableError):
             raise SentenceError(f"{path}, line {number}: {error}")
         text = normalise(text.rpartition("\t")[2])
@@ -160,14 +164,6 @@ def check_characters(sentence: str, letters_known: str) -> None:
             f"expected the letters of the training text, got {foreign[0]!r} and others "
             f"({len(foreign)} of {len(letters)}): train a language on such text with `ebrl fit`"
         )
-
-
-def find(path: str | Path) -> Path:
-    """Return the file of this name, here or under EBRL_DATA."""
-    for found in (Path(path), Path(os.environ.get("EBRL_DATA", ".")) / path):
-        if found.is_file():
-            return found
-    raise FileNotFoundError(f"there is no text file {path}, here or under EBRL_DATA")
 
 
 def _too_long(size: int) -> str:

@@ -57,7 +57,7 @@ class Tokenizer:
             vocabulary: The largest number of tokens, special ones included.
 
         Raises:
-            ValueError: The vocabulary is smaller than the bytes.
+            ValueError: If the vocabulary is smaller than the bytes.
         """
         if vocabulary < ALPHABET:
             raise ValueError(f"expected a vocabulary of at least {ALPHABET}, got {vocabulary}")
@@ -107,10 +107,6 @@ class Tokenizer:
         """Return the text of `tokens: (length,)`, special ones left out."""
         kept = [token for token in tokens.tolist() if token >= len(SPECIAL)]
         return self.encoder.decode(kept).strip()
-
-    def spelling(self, token: int) -> str:
-        """Return what a token stands for, with its space; � for part of a character."""
-        return SPECIAL[token] if token < len(SPECIAL) else self.encoder.decode([token])
 
     def _encode(self, text: str):  # type: ignore[no-untyped-def]  # the library exports no type
         self.encoder.encode_special_tokens = True  # it does not survive `to_str`

@@ -33,7 +33,7 @@ class Transformer(nn.Module):
         dropout: Of the embedding and of what each block adds.
 
     Raises:
-        ValueError: A size is not positive, or the width is no even multiple of the heads.
+        ValueError: If a size is not positive, or the width is no even multiple of the heads.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Transformer(nn.Module):
                 is added.
 
         Raises:
-            ValueError: There are more tokens than the context.
+            ValueError: If there are more tokens than the context.
         """
         before = memory.places if memory else 0
         places = before + embedded.shape[1]

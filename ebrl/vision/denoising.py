@@ -21,9 +21,9 @@ SIDE = 512  # pixels of a tile that keep the memory bounded
 FAINTEST = 1e-4  # an energy has no level 0
 WINDOW = 25  # pixels a side of the neighbourhood in which the energy is judged
 EDGE = 9  # pixels a side of the neighbourhood whose contrast tells an edge from noise
-CONTRAST = 6  # deviations of the noise between its darkest and its brightest pixel,
-STRONG = 0.6  # or this much of the range
-LARGEST = 2  # deviations of the noise by which a pixel at an edge may change
+EDGE_CONTRAST = 6  # noise deviations between darkest and brightest pixel that make an edge
+STRONG_EDGE = 0.6  # of the range: always an edge
+LARGEST = 2  # noise deviations by which a pixel at an edge may change
 ERRORS = 3  # standard errors by which the energy of noise may lie above half a pixel
 OUTSIDE = 1e-3  # share of pixels that noise may carry further than 4 deviations out of [0, 1]
 
@@ -65,7 +65,7 @@ def denoise(
     if not 0 <= strength < torch.inf or tile < 1:
         raise ValueError(f"expected strength >= 0 and tile >= 1, got {strength=}, {tile=}")
     with torch.inference_mode(False):
-        pixels, white, back = picture(image, data_range)
+        pixels, white, back, _ = picture(image, data_range)
         pixels = pixels if device is None else pixels.to(device)
         levels = noise_levels(pixels, sigma, white) * strength
         _check_range(pixels, levels)
@@ -106,8 +106,8 @@ def guarded(prior: Energy, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     `y + w (D - y)` with `w = σ² / |y - D|²` minimises the expected error if D removes all noise. In
     texture it leaves some, so that less of what it removes is noise: the trust is `w²`.
 
-    At an edge far above the noise a pixel changes by at most `LARGEST` deviations of the noise: no
-    pixel of a fine line ends further from the truth than it was by more than that.
+    At strong edges each pixel may change by at most `LARGEST` noise deviations, so that a fine line
+    moves no further than that from the truth.
     """
     with torch.inference_mode(False):
         y, sigma = y.clone() if y.is_inference() else y, sigma.clone()
@@ -147,9 +147,9 @@ def _hold_edges(step: Tensor, y: Tensor, level: Tensor) -> Tensor:
     for channel in range(y.shape[-3]):
         change = step[..., channel, :, :]  # (*batch, height, width)
         noise = level.expand_as(y)[..., channel, :, :]
-        clean = (y[..., channel, :, :] + change).view(-1, 1, *y.shape[-2:])
+        clean = (y[..., channel, :, :] + change).reshape(-1, 1, *y.shape[-2:])
         contrast = _brightest_around(clean).add_(_brightest_around(-clean)).view_as(change)
-        edge = contrast > (CONTRAST * noise).clamp(max=STRONG)
+        edge = contrast > (EDGE_CONTRAST * noise).clamp(max=STRONG_EDGE)
         limit = torch.where(edge, LARGEST * noise, torch.inf)
         torch.clamp(change, -limit, limit, out=change)
     return step

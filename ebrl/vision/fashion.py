@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
+from ebrl.data_folder import find
+
 CLASSES = (  # by their labels, 0 to 9
     *("t-shirt", "trouser", "pullover", "dress", "coat"),
     *("sandal", "shirt", "sneaker", "bag", "ankle-boot"),
+)
+ADVICE = (
+    "expected an .npz with x_train, y_train, x_test and y_test, as Keras distributes Fashion-MNIST "
+    "and MNIST"
 )
 
 
@@ -42,19 +47,13 @@ def labelled(
         FileNotFoundError: For a missing file.
         ValueError: For a file with other arrays.
     """
-    for found in (Path(path), Path(os.environ.get("EBRL_DATA", ".")) / path):
-        if found.is_file():
-            with np.load(found, allow_pickle=False) as arrays:
-                if f"x_{split}" not in arrays or f"y_{split}" not in arrays:
-                    raise ValueError(
-                        f"{found}: expected arrays x_{split} and y_{split}, got "
-                        f"{', '.join(arrays.files)}"
-                    )
-                return _checked(arrays[f"x_{split}"], arrays[f"y_{split}"], found)
-    raise FileNotFoundError(
-        f"there is no file {path}, here or under EBRL_DATA: expected an .npz with x_train, "
-        "y_train, x_test and y_test, as Keras distributes Fashion-MNIST and MNIST"
-    )
+    found = find(path, ADVICE)
+    with np.load(found, allow_pickle=False) as arrays:
+        if f"x_{split}" not in arrays or f"y_{split}" not in arrays:
+            raise ValueError(
+                f"{found}: expected arrays x_{split} and y_{split}, got {', '.join(arrays.files)}"
+            )
+        return _checked(arrays[f"x_{split}"], arrays[f"y_{split}"], found)
 
 
 def _checked(x: np.ndarray, y: np.ndarray, path: Path) -> tuple[torch.Tensor, torch.Tensor]:

@@ -168,7 +168,7 @@ def _plain(image: Image.Image) -> tuple[Image.Image, str]:
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         return to_rgb(image), f"{image.mode} became RGB"
     if image.mode == "1":
-        return like(image.convert("L"), image), "its bit a pixel became 8"
+        return like(image.convert("L"), image), "1 bit per pixel became 8"
     if image.mode == "I":
         pixels = np.asarray(image)
         if pixels.min() >= 0 and pixels.max() < 2**16:

@@ -30,6 +30,8 @@ class Picture(NamedTuple):
     pixels: Tensor  # (*batch, channels, height, width), floats in [0, 1], 1 or 3 channels
     white: float  # the distance from black to white in the image's own units
     back: Callable[[Tensor], Any]  # pixels like those -> an image like the one that came in
+    # Numbers of those pixels -> the same in its shape without transparency: a tensor or an array.
+    arranged: Callable[[Tensor], Any]
 
 
 def picture(image: Any, data_range: Range | None = None) -> Picture:
@@ -48,8 +50,7 @@ def picture(image: Any, data_range: Range | None = None) -> Picture:
     if isinstance(image, str | Path):
         image = opened(image)
     if isinstance(image, Image.Image):
-        inner = _of_photograph(of_pil(image), data_range)
-        return inner._replace(back=lambda pixels: to_pil(inner.back(pixels)))
+        return _of_pil(image, data_range)
     if isinstance(image, Photograph):
         return _of_photograph(image, data_range)
     if isinstance(image, np.ndarray):
@@ -67,6 +68,16 @@ def opened(path: str | Path) -> Image.Image:
     return to_pil(load(path))
 
 
+def _of_pil(image: Image.Image, data_range: Range | None) -> Picture:
+    inner = _of_photograph(of_pil(image), data_range)
+
+    def arranged(numbers: Tensor) -> np.ndarray:
+        plain = inner.arranged(numbers)
+        return plain[..., 0] if plain.shape[-1] == 1 else plain
+
+    return inner._replace(back=lambda pixels: to_pil(inner.back(pixels)), arranged=arranged)
+
+
 def _of_photograph(photograph: Photograph, data_range: Range | None) -> Picture:
     planes = _tensor(photograph.pixels).movedim(-1, -3)
     inner = _of_planes(planes, data_range)
@@ -75,7 +86,9 @@ def _of_photograph(photograph: Photograph, data_range: Range | None) -> Picture:
         result = inner.back(pixels).cpu().movedim(-3, -1).contiguous().numpy()
         return photograph._replace(pixels=result.astype(photograph.pixels.dtype, copy=False))
 
-    return inner._replace(back=back)
+    return inner._replace(
+        back=back, arranged=lambda numbers: np.moveaxis(numbers.cpu().numpy(), -3, -1)
+    )
 
 
 def _of_array(image: np.ndarray, data_range: Range | None) -> Picture:
@@ -91,7 +104,11 @@ def _of_array(image: np.ndarray, data_range: Range | None) -> Picture:
         result = inner.back(pixels).cpu().movedim(0, -1).contiguous().numpy()
         return result.astype(image.dtype, copy=False).reshape(image.shape)
 
-    return inner._replace(back=back)
+    def arranged(numbers: Tensor) -> np.ndarray:
+        plain = np.moveaxis(inner.arranged(numbers).cpu().numpy(), 0, -1)
+        return plain if image.ndim == 3 else plain[..., 0]
+
+    return inner._replace(back=back, arranged=arranged)
 
 
 def _tensor(image: np.ndarray) -> Tensor:
@@ -107,7 +124,10 @@ def _tensor(image: np.ndarray) -> Tensor:
 def _of_tensor(image: Tensor, data_range: Range | None) -> Picture:
     if image.ndim == 2:
         inner = _of_tensor(image.unsqueeze(0), data_range)
-        return inner._replace(back=lambda pixels: inner.back(pixels)[0])
+        return inner._replace(
+            back=lambda pixels: inner.back(pixels)[0],
+            arranged=lambda numbers: inner.arranged(numbers)[0],
+        )
     if image.ndim < 3 or image.shape[-3] not in (1, 2, 3, 4) or 0 in image.shape:
         raise ImageError(
             "expected a tensor (*batch, 1 to 4 channels, height, width) that is not empty, got "
@@ -115,7 +135,10 @@ def _of_tensor(image: Tensor, data_range: Range | None) -> Picture:
         )
     if image.shape[-3] == 2:
         inner = _of_planes(image.unsqueeze(-3), data_range)
-        return inner._replace(back=lambda pixels: inner.back(pixels).squeeze(-3))
+        return inner._replace(
+            back=lambda pixels: inner.back(pixels).squeeze(-3),
+            arranged=lambda numbers: numbers.squeeze(-3),
+        )
     return _of_planes(image, data_range)
 
 
@@ -134,7 +157,7 @@ def _of_planes(image: Tensor, data_range: Range | None) -> Picture:
         levels = levels if image.is_floating_point() else levels.round_()
         return torch.cat([levels.to(image.device, image.dtype), alpha], -3)
 
-    return Picture(pixels, white - black, back)
+    return Picture(pixels, white - black, back, arranged=lambda numbers: numbers)
 
 
 def _stated(values: Tensor, data_range: Range) -> Range:

@@ -141,7 +141,7 @@ class LogNormalNoise:
         return Noisy(torch.addcmul(x, sigma, normal_like(x, generator)), sigma)
 
     def weight(self, sigma: Tensor) -> Tensor:
-        """Return the weight of each level in the loss, `(n,)`."""
+        """Return the weight of the squared error, of sigma's shape."""
         return 1 / sigma.square() + 1 / self.data_deviation**2
 
 
@@ -156,7 +156,7 @@ class Denoising(nn.Module, Objective):
             second derivatives, in a third of the time.
 
     Raises:
-        TypeError: For plain steps of an energy that holds no denoiser.
+        TypeError: For a condition, and for plain steps of an energy that holds no denoiser.
     """
 
     taken: Tensor
@@ -180,6 +180,8 @@ class Denoising(nn.Module, Objective):
     def forward(
         self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
     ) -> Loss:
+        if condition is not None:
+            raise TypeError("denoising conditions on the noise alone: expected no condition")
         y, sigma = self.noise(x, generator)
         if self.taken < self.plain:
             denoised = _denoiser(energy).plain(y, sigma)

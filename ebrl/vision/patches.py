@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import skimage.data
@@ -13,12 +11,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ebrl.data_folder import find
 from ebrl.vision.drawings import drawings
 from ebrl.vision.files import SUFFIXES
 from ebrl.vision.images import opened
 
 PACKAGED = ("astronaut", "camera", "coffee", "chelsea", "rocket")  # with scikit-image itself
 POSES = 8  # of a square: four turns, mirrored or not
+ADVICE = (
+    "bsds500_color is the Berkeley Segmentation Dataset (folders train and test of BSDS500); any "
+    "folder of photographs does"
+)
 
 
 class Patches(Dataset[Tensor]):
@@ -100,7 +103,8 @@ def photographs(folder: str, channels: int) -> Iterator[np.ndarray]:
         arrays = (getattr(skimage.data, name)() for name in PACKAGED)
         pictures = map(Image.fromarray, arrays)
     else:
-        paths = [p for p in sorted(_found(folder).rglob("*")) if p.suffix.lower() in SUFFIXES]
+        files = sorted(find(folder, ADVICE, kind="folder").rglob("*"))
+        paths = [path for path in files if path.suffix.lower() in SUFFIXES]
         if not paths:
             known = ", ".join(sorted(SUFFIXES))
             raise FileNotFoundError(f"expected images ({known}) in {folder}, found none")
@@ -108,13 +112,3 @@ def photographs(folder: str, channels: int) -> Iterator[np.ndarray]:
     for picture in pictures:
         pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
         yield pixels.reshape(*pixels.shape[:2], channels)
-
-
-def _found(folder: str) -> Path:
-    for path in (Path(folder), Path(os.environ.get("EBRL_DATA", ".")) / folder):
-        if path.is_dir():
-            return path
-    raise FileNotFoundError(
-        f"there is no folder {folder}, here or under EBRL_DATA. bsds500_color is the Berkeley "
-        "Segmentation Dataset (folders train and test of BSDS500); any folder of photographs does"
-    )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MIDDLE = 0.5  # of the brightness of images in [0, 1]
+from ebrl.vision.networks import MIDDLE
 
 
 class ImageClassifier(nn.Module):

@@ -51,9 +51,8 @@ def compare(made: Tensor, real: Tensor, classifier: Features) -> Resemblance:
         ValueError: For sets too small to have neighbourhoods.
     """
     ours, theirs = (in_batches(classifier.features, images) for images in (made, real))
-    label = in_batches(classifier, made).argmax(1)
-    classes = in_batches(classifier, made[:1]).shape[1]
-    shares = label.bincount(minlength=classes) / len(made)
+    logits = in_batches(classifier, made)  # (n, classes)
+    shares = logits.argmax(1).bincount(minlength=logits.shape[1]) / len(made)
     return Resemblance(
         frechet_distance(ours, theirs), neighbourhoods(ours, theirs), tuple(shares.tolist())
     )

@@ -31,6 +31,7 @@ from ebrl.vision.shipped import prior_of
 from ebrl.vision.tiles import Tiled
 
 FIRST, LAST = 49 / 255, 2 / 255  # levels that the shipped energies know
+LEVELS = 24  # of a restoration
 
 
 class Posterior(NamedTuple):
@@ -46,7 +47,9 @@ class DenoisedSamples(NamedTuple):
     """Samples of the clean image, given a noisy one."""
 
     mean: Any  # an image of the type, size and range of the noisy one
-    deviation: Any  # of each pixel in the noisy one's units: floats, a tensor of one, else an array
+    # Of each pixel in the noisy one's units and shape, without transparency: floats, a tensor if
+    # the noisy image is one, else an array.
+    deviation: Any
     samples: tuple[Any, ...]  # images like the mean
 
 
@@ -81,7 +84,7 @@ def restore(
     if not coupling > 0:
         raise ValueError(f"expected coupling > 0, got {coupling}")
     with torch.inference_mode(False):
-        levels = _falling(observation, 24) if levels is None else levels
+        levels = _falling(observation, LEVELS) if levels is None else levels
         x = observation.start() if start is None else start
         for level in levels.to(x, copy=True):
             x = observation.proximal(x, float(level) / coupling**0.5)
@@ -124,7 +127,7 @@ def posterior(
     """
     if samples < 2:
         raise ValueError(f"expected at least two samples, got {samples}")
-    levels = schedules.geometric(FIRST, LAST, 24) if levels is None else levels
+    levels = schedules.geometric(FIRST, LAST, LEVELS) if levels is None else levels
     if start is None:
         start = restore(observation, prior, levels=_falling(observation, 12))
     measured, s = observation.y.expand(samples, *observation.y.shape), observation.deviation
@@ -171,7 +174,7 @@ def denoise_samples(
     """
     if samples < 2 or tile < 1:
         raise ValueError(f"expected samples >= 2 and tile >= 1, got {samples=}, {tile=}")
-    pixels, white, back = picture(image)
+    pixels, white, back, arranged = picture(image)
     if sigma is not None and np.ndim(sigma):
         raise ValueError("expected one sigma for the whole image to sample, got a map")
     level = noise_levels(pixels, sigma, white).mean()
@@ -184,11 +187,7 @@ def denoise_samples(
 
     noisy = pixels.expand(samples, *pixels.shape)
     x = _walk(tiled, noisy, levels.to(pixels), possible, generator)
-    deviation: Any = white * x.std(0)
-    if not isinstance(image, Tensor):
-        deviation = np.moveaxis(deviation.numpy(), 0, -1)
-        deviation = deviation[..., 0] if deviation.shape[-1] == 1 else deviation
-    return DenoisedSamples(back(x.mean(0)), deviation, tuple(map(back, x)))
+    return DenoisedSamples(back(x.mean(0)), arranged(white * x.std(0)), tuple(map(back, x)))
 
 
 def _walk(

@@ -130,11 +130,13 @@ def _plain(pixels: np.ndarray, page: tifffile.TiffPage, path: Path) -> tuple[np.
     photometric, kind = int(page.photometric), pixels.dtype
     if page.bitspersample == 1 or kind.kind == "b":
         white = (pixels != 0) == (photometric == 1)
-        return np.where(white, 255, 0).astype(np.uint8), "its bit a pixel became 8"
+        return np.where(white, 255, 0).astype(np.uint8), "1 bit per pixel became 8"
+    if photometric in (0, 1) and pixels.shape[-1] > 2:
+        raise ImageError(f"{path} has {pixels.shape[-1]} channels that are no colours: save pages")
     if photometric == 0 and kind.kind == "u":
-        return (2**page.bitspersample - 1 - pixels).astype(
-            kind
-        ), "white is zero became black is zero"
+        pixels = pixels.copy()
+        pixels[..., 0] = 2**page.bitspersample - 1 - pixels[..., 0]  # a second channel is alpha
+        return pixels, "white is zero became black is zero"
     if photometric == 3:
         colours = np.moveaxis(np.asarray(page.colormap) >> 8, 0, -1).astype(np.uint8)
         return colours[pixels[..., 0]], "its palette became RGB"
@@ -142,8 +144,6 @@ def _plain(pixels: np.ndarray, page: tifffile.TiffPage, path: Path) -> tuple[np.
         inks = Image.frombytes("CMYK", pixels.shape[1::-1], pixels.tobytes())
         inks.info["icc_profile"] = _bytes(page, PROFILE)
         return np.asarray(to_rgb(inks)), "CMYK became RGB"
-    if photometric == 1 and pixels.shape[-1] > 2:
-        raise ImageError(f"{path} has {pixels.shape[-1]} channels that are no colours: save pages")
     if photometric in (1, 2) or (photometric == 6 and page.compression in (6, 7)):
         return pixels, ""  # JPEG in TIFF is decoded to RGB
     raise ImageError(f"{path} has colours of kind {page.photometric!r}: save it as RGB")
@@ -226,8 +226,8 @@ def _with_directories(encoded: bytes, directories: dict[int, dict[int, Any]]) ->
 
 def _dpi(page: tifffile.TiffPage) -> tuple[float, float] | None:
     """Return the resolution in pixels an inch, where the file says it in a unit of length."""
-    values = [_value(page, code, None) for code in (282, 283)]
-    unit = int(_value(page, 296, 2))
+    values = [_value(page, code, None) for code in RESOLUTION]
+    unit = int(_value(page, UNIT, 2))
     if None in values or unit not in (2, 3) or any(0 in value for value in values):
         return None
     factor = CENTIMETRES if unit == 3 else 1.0

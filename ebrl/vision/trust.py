@@ -26,9 +26,8 @@ class Detection(NamedTuple):
     """How well a score separates in-distribution from out-of-distribution inputs."""
 
     auroc: float  # probability that an in-distribution input scores higher; ties count one half
-    false_positives: (
-        float  # share of out-of-distribution inputs accepted along with 95 % of the others
-    )
+    # Share of out-of-distribution inputs accepted along with 95 % of the others.
+    false_positives: float
 
 
 def reliability(logits: Tensor, labels: Tensor, bins: int = 15) -> Reliability:

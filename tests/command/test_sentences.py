@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import random
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -175,6 +176,13 @@ def test_what_cannot_be_done_is_refused(
     Path("blank.txt").write_text("\n\n")
     assert main(arguments) == code
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["score", "rank", "repair"])
+def test_the_options_are_read_without_torch(verb: str) -> None:
+    program = f"import sys, ebrl.command.{verb}; print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout == "False\n", ran.stderr
 
 
 def test_a_run_on_text_leaves_a_language(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,23 +29,24 @@ def test_a_photograph_is_compared_with_its_result(
     monkeypatch.setattr(home, "prior_of", lambda pixels: GaussianImages())
     image = noisy(grey())
     path = write(tmp_path / "photo.png", image)
-    found = compared(str(path), 25, 1.0, CPU)
+    found = compared(str(path), 25, 1.0, CPU, tmp_path)
     assert found.images is not None
     assert found.file is not None
     assert np.array_equal(found.images[0], np.repeat(image[..., None], 3, -1))
     assert np.array_equal(found.images[1][..., 0], wiener(image, 25))
     assert np.array_equal(read(Path(found.file)), wiener(image, 25))
+    assert tmp_path in Path(found.file).parents
     assert found.facts.startswith("Noise 25.0 of 255.")
-    assert "Noise 2" in compared(str(path), None, 1.0, CPU).facts
+    assert "Noise 2" in compared(str(path), None, 1.0, CPU, tmp_path).facts
     assert (read(path) == image).all()
 
 
 def test_what_is_no_photograph_is_told(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
-    found = compared(str(tmp_path / "notes.txt"), None, 1.0, CPU)
+    found = compared(str(tmp_path / "notes.txt"), None, 1.0, CPU, tmp_path)
     assert found.images is None
     assert "is not an image" in found.facts
-    assert compared(None, None, 1.0, CPU).facts == NOTHING
+    assert compared(None, None, 1.0, CPU, tmp_path).facts == NOTHING
 
 
 @pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed")

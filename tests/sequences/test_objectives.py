@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from languages import SENTENCES, animals
 from problems import generator
 
+from ebrl.energies import Energy, FunctionEnergy
 from ebrl.objectives import NCE
 from ebrl.sequences.corruption import corrupted, moved, replaced, shortened, swapped
 from ebrl.sequences.energies import CausalEnergy, ScorerEnergy
 from ebrl.sequences.objectives import Contrast, Draws, HybridLikelihood
-from ebrl.sequences.tokens import padded
+from ebrl.sequences.tokens import PAD, padded
 from ebrl.sequences.transformer import Transformer
 from ebrl.spaces import Strings, string_lengths
 from ebrl.training import fit
@@ -91,6 +93,36 @@ def test_other_energies_are_refused() -> None:
     with pytest.raises(TypeError, match="CausalEnergy"):
         HybridLikelihood()(scorer, X, generator=generator(0))
     assert not isinstance(scorer, CausalEnergy)
+
+
+def test_a_condition_of_a_language_model_is_refused() -> None:
+    with pytest.raises(TypeError, match="expected no condition"):
+        HybridLikelihood()(animals().causal, X, torch.ones(len(X)), generator=generator(0))
+
+
+class WeightedLength(Energy):
+    """The condition times the number of tokens."""
+
+    event_ndim = 1
+
+    @property
+    def takes_condition(self) -> bool:
+        return True
+
+    def given(self, condition: torch.Tensor) -> Energy:
+        return condition * FunctionEnergy(lambda x: string_lengths(x).float())
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+def test_contrast_gives_a_sentence_and_its_copy_the_same_condition(batch: int) -> None:
+    def without_last(x: torch.Tensor, _: torch.Generator) -> torch.Tensor:
+        return x.scatter(1, string_lengths(x).unsqueeze(1) - 1, PAD)
+
+    condition = torch.arange(1.0, 1 + batch)
+    objective = Contrast(without_last)
+    loss, metrics = objective(WeightedLength(), X[:batch], condition, generator=generator(0))
+    assert float(metrics["energy_gap"]) == pytest.approx(-float(condition.mean()))
+    torch.testing.assert_close(loss, F.softplus(condition).mean())
 
 
 def test_a_training_on_sentences_by_muon_goes_on_bit_for_bit(tmp_path: Path) -> None:

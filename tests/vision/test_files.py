@@ -61,6 +61,18 @@ def test_white_is_zero_becomes_black_is_zero(tmp_path: Path) -> None:
     assert "white is zero" in photograph.about.note
 
 
+def test_transparency_of_a_tiff_whose_white_is_zero(tmp_path: Path) -> None:
+    alpha = np.full_like(grey(), 255)
+    tifffile.imwrite(
+        tmp_path / "x.tif",
+        np.dstack([255 - grey(), alpha]),
+        photometric="miniswhite",
+        planarconfig="contig",
+        extrasamples=["unassalpha"],
+    )
+    assert np.array_equal(load(tmp_path / "x.tif").pixels, np.dstack([grey(), alpha]))
+
+
 def test_palettes_and_gif_are_rgb(tmp_path: Path) -> None:
     palette = Image.fromarray(colour()).quantize(32)
     for name in ("x.png", "x.gif", "x.tif"):

@@ -63,7 +63,7 @@ ARRAYS = {
 def test_arrays_come_back_as_they_came(name: str) -> None:
     image = ARRAYS[name]
     kept = image.copy()
-    pixels, white, back = picture(image)
+    pixels, white, back, _ = picture(image)
     channels = 1 if image.ndim == 2 else image.shape[2]
     shape = {1: (1,), 2: (2, 1), 3: (3,), 4: (3,)}[channels]  # two channels are two grey images
     assert pixels.dtype == torch.float32
@@ -81,7 +81,7 @@ def test_arrays_come_back_as_they_came(name: str) -> None:
 @pytest.mark.parametrize("name", ARRAYS)
 def test_what_comes_back_is_what_was_computed(name: str) -> None:
     image = ARRAYS[name]
-    pixels, white, back = picture(image)
+    pixels, white, back, _ = picture(image)
     planes = back(torch.full_like(pixels, 0.4)).reshape(*image.shape[:2], -1)
     colours = min(planes.shape[-1], 3)
     atol = 0.5 if image.dtype.kind == "u" else 1e-3
@@ -91,7 +91,7 @@ def test_what_comes_back_is_what_was_computed(name: str) -> None:
 
 
 def test_results_beyond_white_and_black_are_cut_there() -> None:
-    pixels, _, back = picture(colour())
+    pixels, _, back, _ = picture(colour())
     assert (back(pixels + 2) == 255).all()
     assert (back(pixels - 2) == 0).all()
 
@@ -99,7 +99,7 @@ def test_results_beyond_white_and_black_are_cut_there() -> None:
 def test_a_read_only_array_is_read_without_a_warning() -> None:
     image = grey().copy()
     image.flags.writeable = False
-    pixels, _, back = picture(image)
+    pixels, _, back, _ = picture(image)
     assert (back(pixels) == image).all()
 
 
@@ -112,7 +112,7 @@ def test_tensors_come_back_with_their_batch(
     generator = torch.Generator().manual_seed(0)
     levels = torch.randint(0, 256, (*batch, channels, 5, 7), generator=generator)
     image = (levels if not dtype.is_floating_point else levels / 256).to(dtype)
-    pixels, _, back = picture(image)
+    pixels, _, back, _ = picture(image)
     shape = {1: (1,), 2: (2, 1), 3: (3,), 4: (3,)}[channels]
     assert pixels.shape == (*batch, *shape, 5, 7)
     assert back(pixels).dtype == dtype
@@ -121,13 +121,13 @@ def test_tensors_come_back_with_their_batch(
 
 def test_a_tensor_without_channels_is_grey() -> None:
     image = torch.from_numpy(grey().copy())
-    pixels, white, back = picture(image)
+    pixels, white, back, _ = picture(image)
     assert (pixels.shape, white) == ((1, 40, 56), 255)
     assert back(pixels).equal(image)
 
 
 def test_no_gradient_leaves_with_a_tensor() -> None:
-    pixels, _, back = picture(torch.rand(1, 4, 4, requires_grad=True))
+    pixels, _, back, _ = picture(torch.rand(1, 4, 4, requires_grad=True))
     assert not back(pixels).requires_grad
 
 
@@ -138,7 +138,7 @@ def test_pil_images_of_every_mode_come_back(mode: str) -> None:
         "F": Image.fromarray(floats(grey(), np.float32)),
     }.get(mode) or Image.fromarray(CLEAR).convert(mode)
     image.info = {"icc_profile": b"profile", "exif": b"Exif\0\0", "dpi": (72, 72), "gamma": 1}
-    pixels, white, back = picture(image)
+    pixels, white, back, _ = picture(image)
     result = back(pixels)
     assert (result.mode, result.size) == (mode, image.size)
     assert np.array_equal(np.asarray(result), np.asarray(image))
@@ -152,7 +152,7 @@ def test_a_file_stands_upright(orientation: int, tmp_path: Path) -> None:
     exif[0x0112] = orientation
     path = tmp_path / "photo.png"
     Image.fromarray(colour()).save(path, exif=exif)
-    pixels, _, back = picture(str(path))
+    pixels, _, back, _ = picture(str(path))
     turned = {
         1: colour(),
         2: colour()[:, ::-1],

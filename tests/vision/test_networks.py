@@ -79,6 +79,10 @@ def test_what_no_energy_is_for_is_refused() -> None:
         vision.Denoising(plain=1)(
             tiny(vision.SumEnergy), torch.rand(2, 1, 8, 8), generator=generator()
         )
+    with pytest.raises(TypeError, match="expected no condition"):
+        vision.Denoising()(
+            tiny(vision.SumEnergy), torch.rand(2, 1, 8, 8), torch.ones(2), generator=generator()
+        )
 
 
 class Blobs(torch.utils.data.Dataset[Tensor]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from ebrl.vision.observations import (
     gaussian_kernel,
     padded,
 )
+from ebrl.vision.photograph import Photograph
 from ebrl.vision.restoration import denoise_samples, posterior, restore
 from ebrl.vision.tiles import Tiled
 
@@ -288,6 +290,46 @@ def test_samples_are_of_the_type_that_came_in(kind: str, tmp_path: Path) -> None
         else:
             assert (np.asarray(image)[..., 3] == pixels[..., 3]).all()
             assert found.deviation.shape == (20, 24, 3)
+
+
+def some_tensor(*shape: int) -> Tensor:
+    return 0.4 + 0.2 * torch.rand(*shape, generator=generator())
+
+
+def some_bytes(*shape: int) -> np.ndarray:
+    return np.random.RandomState(0).randint(100, 156, shape).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "place"),  # where it is not transparency
+    [
+        (some_tensor(16, 20), ...),
+        (some_tensor(2, 16, 20), ...),  # two grey images
+        (some_tensor(3, 2, 16, 20), ...),
+        (some_tensor(4, 16, 20), np.s_[:3]),
+        (some_bytes(16, 20), ...),
+        (some_bytes(16, 20, 1), ...),
+        (some_bytes(16, 20, 2), ...),
+        (some_bytes(16, 20, 4), np.s_[..., :3]),
+        (Photograph(some_bytes(3, 16, 20, 1)), ...),
+        (Photograph(some_bytes(2, 16, 20, 3)), ...),
+        (Photograph(some_bytes(3, 16, 20, 3)), ...),
+        (Image.fromarray(some_bytes(16, 20)), ...),
+        (Image.fromarray(some_bytes(16, 20, 2)), np.s_[..., 0]),
+    ],
+)
+def test_each_pixels_deviation_lies_at_its_place(image: Any, place: Any) -> None:
+    sigma = 0.1 if isinstance(image, Tensor) else 25
+    _, deviation, samples = denoise_samples(
+        image, sigma, samples=2, generator=generator(), prior=GaussianImages()
+    )
+    kind = torch.Tensor if isinstance(image, Tensor) else np.ndarray
+    assert isinstance(deviation, kind)
+    pixels = [one.pixels if isinstance(one, Photograph) else one for one in samples]
+    first, second = (np.asarray(each, dtype=float)[place] for each in pixels)
+    assert deviation.shape == first.shape
+    rounding = 0.0 if isinstance(image, Tensor) else 1.0
+    assert np.abs(np.abs(first - second) / 2**0.5 - np.asarray(deviation)).max() < rounding + 1e-6
 
 
 def test_splitting_ends_where_prior_and_measurement_agree() -> None:

@@ -167,7 +167,7 @@ def read(path: Path, options: Sequence[str] = (), *, trust: bool = False) -> Tra
         trust: Whether the config may name code of any package, as it may for `ebrl train`.
 
     Raises:
-        UsageError: The file is missing or no config, a key is unknown, a value is of the wrong
+        UsageError: If the file is missing or no config, a key is unknown, a value is of the wrong
             type or makes no sense, or the config names code that is not trusted.
     """
     known = schema()

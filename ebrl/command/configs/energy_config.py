@@ -173,7 +173,7 @@ def read_fit(path: Path, options: Sequence[str] = (), *, trust: bool = False) ->
         trust: Whether the config may name code of any package, as it may for `ebrl fit`.
 
     Raises:
-        UsageError: The file is missing or no config, a key is unknown, a value is of the wrong
+        UsageError: If the file is missing or no config, a key is unknown, a value is of the wrong
             type, or the config names code that is not trusted.
     """
     known = schema()
@@ -199,7 +199,7 @@ def build(configuration: FitConfiguration, device: torch.device | None = None) -
         device: Where it computes, in place of the config's.
 
     Raises:
-        UsageError: A part refuses its arguments, the data cannot be read, energy and data do not
+        UsageError: If a part refuses its arguments, the data cannot be read, energy and data do not
             fit together, or this machine lacks the device.
     """
     parsed = configuration.parsed

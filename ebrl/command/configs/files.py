@@ -46,7 +46,7 @@ def find(config: str, verb: str) -> Path:
     """Return the file of a config, from its path or the name of a shipped one.
 
     Raises:
-        UsageError: There is no such config.
+        UsageError: If there is no such config.
     """
     if Path(config).exists():
         return Path(config)
@@ -70,7 +70,7 @@ def read_tree(path: Path) -> dict[str, Any]:
     """Read a config as plain data, without importing anything that it names.
 
     Raises:
-        UsageError: The file cannot be read, is no YAML, is no mapping, or is a mapping whose
+        UsageError: If the file cannot be read, is no YAML, is no mapping, or is a mapping whose
             aliases grow beyond `LARGEST` values or contain themselves.
     """
     try:

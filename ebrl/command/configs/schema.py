@@ -55,8 +55,8 @@ def parse_config(schema: Schema, path: Path, options: Sequence[str], trust: bool
         trust: Whether the config may name code of any package.
 
     Raises:
-        UsageError: A key is unknown or missing, a value is of the wrong type, or the config names
-            code that is not known and not trusted.
+        UsageError: If a key is unknown or missing, a value is of the wrong type, or the config
+            names code that is not known and not trusted.
     """
     options = list(_with_values(schema, options))
     tree = read_tree(path)
@@ -82,7 +82,7 @@ def instantiate(value: Any) -> Any:
     """Build the objects that a parsed config names, innermost first.
 
     Raises:
-        Exception: Any error of a constructor.
+        Exception: For any error of a constructor.
     """
     if isinstance(value, Namespace):
         given = vars(value.get("init_args", Namespace()))
@@ -173,7 +173,7 @@ def _as_part(value: Any) -> dict[str, Any]:
 
 
 def _unknown_key(schema: Schema, tree: dict[str, Any], options: Sequence[str]) -> str | None:
-    """Return a message for an unknown key or option at the top level, '' if there is none."""
+    """Return a message for an unknown key or option at the top level, None if there is none."""
     for key in tree.keys() - schema.keys - {"$schema"}:
         if key in OF_ANOTHER_VERB:
             return f"this is a config of `ebrl {OF_ANOTHER_VERB[key]}`."

@@ -32,7 +32,7 @@ def make(
     """Make an environment as `gymnasium.make` does, with wrappers by class_path and init_args.
 
     Raises:
-        UsageError: The name is unknown, a package is missing, an argument is refused, the
+        UsageError: If the name is unknown, a package is missing, an argument is refused, the
             environment raises an error of its own, or its action space is unbounded.
     """
     try:

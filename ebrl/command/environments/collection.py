@@ -76,7 +76,7 @@ def check_name(identifier: str) -> None:
     """Raise UsageError for a name that Minari refuses or has already, before anything is played.
 
     Raises:
-        RunError: Minari is not installed.
+        RunError: If Minari is not installed.
     """
     with extra("offline", "minari"):
         import minari

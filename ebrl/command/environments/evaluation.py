@@ -68,7 +68,7 @@ def play(
         go_on: Called before every step.
 
     Raises:
-        Abandoned: `go_on` returned False.
+        Abandoned: If `go_on` returned False.
     """
     blocks = []
     for block in range(0, episodes, environments.num_envs):
@@ -116,8 +116,8 @@ def why_cut(episodes: Episodes, longest: int) -> str:
     if not episodes.cut:
         return ""
     return (
-        f"ebrl: note: {episodes.cut} of {len(episodes.returns)} episodes had no end within "
-        f"{longest:,} steps and were cut off there: their returns are of so many steps "
+        f"ebrl: note: {episodes.cut} of {len(episodes.returns)} episodes did not end within "
+        f"{longest:,} steps and were truncated; their returns cover only those steps "
         "(--evaluation_steps sets the limit of a run)."
     )
 
@@ -197,7 +197,7 @@ class Evaluations(BaseCallback):
         """Evaluate after the last step, unless that has been done.
 
         Raises:
-            KeyboardInterrupt: The evaluation was abandoned.
+            KeyboardInterrupt: If the evaluation was abandoned.
         """
         self.init_callback(agent)
         self.num_timesteps = agent.num_timesteps  # a resumed run may have no step left

@@ -23,7 +23,7 @@ def joining(address: str) -> Iterator[None]:
         address: HOST:PORT, ray://HOST:PORT, or a word that Ray knows.
 
     Raises:
-        RunError: Nobody answers there, or Ray cannot start.
+        RunError: If nobody answers there, or Ray cannot start.
     """
     try:
         host, _, port = address.rpartition("://")[2].rpartition(":")

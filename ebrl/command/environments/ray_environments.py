@@ -68,8 +68,8 @@ class RayVecEnv(VecEnv):
         makers: Each makes one environment.
 
     Raises:
-        RunError: Ray is not installed, or no cluster answers at RAY_ADDRESS.
-        EnvironmentFailure: An environment raised an error, or died more than `RESTARTS` times.
+        RunError: If Ray is not installed, or no cluster answers at RAY_ADDRESS.
+        EnvironmentFailure: If an environment raised an error, or died more than `RESTARTS` times.
     """
 
     def __init__(self, makers: Sequence[Callable[[], gym.Env]]) -> None:

@@ -32,9 +32,9 @@ class Watched(gym.Wrapper):
         name: Its name in messages.
 
     Raises:
-        EnvironmentFailure: It raised any error, `SystemExit` and `OSError` included, or returned
+        EnvironmentFailure: If it raised any error, `SystemExit` and `OSError` included, or returned
             what must not enter a replay: numbers that are not finite, or of another shape.
-        DivergedError: The agent's action is not finite.
+        DivergedError: If the agent's action is not finite.
     """
 
     def __init__(self, env: gym.Env, name: str) -> None:
@@ -108,8 +108,8 @@ class Subprocesses(SubprocVecEnv):
         name: Their name in messages.
 
     Raises:
-        EnvironmentFailure: One failed, or its process ended; all start anew after that.
-        DivergedError: The agent's action is not finite.
+        EnvironmentFailure: If one failed, or its process ended; all start anew after that.
+        DivergedError: If the agent's action is not finite.
     """
 
     def __init__(self, makers: Sequence[Callable[[], gym.Env]], name: str) -> None:

@@ -41,7 +41,7 @@ class Film:
         unit: Of the energies.
 
     Raises:
-        UsageError: The environment has no pictures.
+        UsageError: If the environment has no pictures.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ def opened(video: str | None, frames_per_second: int) -> Iterator[Show]:
     """Yield the receiver of the pictures: a video file, or a window if none is named.
 
     Raises:
-        RunError: There is no display for a window, or no ffmpeg for a file.
+        RunError: If there is no display for a window, or no ffmpeg for a file.
     """
     if video is None:
         yield _window(frames_per_second)

@@ -91,7 +91,7 @@ def compare(curves: list[Curve], bootstrap: Bootstrap) -> Comparison:
         bootstrap: How intervals are drawn.
 
     Raises:
-        UsageError: A method has no run on a task that another has.
+        UsageError: If a method has no run on a task that another has.
     """
     tasks = sorted({curve.task for curve in curves})
     methods = sorted({curve.method for curve in curves})

@@ -33,7 +33,7 @@ def read_curves(sources: Sequence[str]) -> list[Curve]:
     """Read the runs; one error names all that cannot be read.
 
     Raises:
-        UsageError: A source is none of the kinds, is damaged, or has no evaluation yet.
+        UsageError: If a source is none of the kinds, is damaged, or has no evaluation yet.
     """
     curves, refused = [], []
     for source in sources:

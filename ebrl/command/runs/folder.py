@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from ebrl.command.configs.files import read_tree
 from ebrl.command.configs.trust import command
-from ebrl.command.errors import UsageError
+from ebrl.command.errors import RunError, UsageError
 from ebrl.storage import replacing
 
 
@@ -63,7 +63,7 @@ def new_run(folder: str | Path, config: str) -> Iterator[Run]:
     """Hold a new run folder with the resolved `config` in it, written atomically.
 
     Raises:
-        UsageError: The folder is in use: it has contents, or another process works there.
+        UsageError: If the folder is in use: it has contents, or another process works there.
     """
     run = Run(Path(folder))
     if run.folder.exists() and not run.folder.is_dir():
@@ -94,7 +94,7 @@ def existing(folder: str | Path, of: Literal["agent", "energy"] | None = "agent"
     """Return the run of an agent or an energy in `folder`, or of either.
 
     Raises:
-        UsageError: There is none, or one of the other kind.
+        UsageError: If there is none, or one of the other kind.
     """
     run = Run(Path(folder))
     if not run.config.is_file():
@@ -103,6 +103,13 @@ def existing(folder: str | Path, of: Literal["agent", "energy"] | None = "agent"
         other = "an energy: ebrl sample RUN" if of == "agent" else "an agent: ebrl evaluate RUN"
         raise UsageError(f"{folder} is the run of {other}, ebrl resume RUN.")
     return run
+
+
+def no_checkpoint(run: Run) -> RunError:
+    """Return the error of a run without a checkpoint."""
+    return RunError(
+        f"{run.folder} has no checkpoint yet. Train it: {command('resume', run.folder)}"
+    )
 
 
 def trains_energy(run: Run) -> bool:
@@ -125,7 +132,7 @@ def task_of(run: Run) -> Task:
     """Return the task of an agent's run; its config is read as data, without importing anything.
 
     Raises:
-        UsageError: The config cannot be read, or names no agent.
+        UsageError: If the config cannot be read, or names no agent.
     """
     tree = read_tree(run.config)
     try:
@@ -141,7 +148,7 @@ def sole_writer(run: Run) -> Iterator[None]:
     """Hold the lock of a run while it trains; any end of the process releases it.
 
     Raises:
-        UsageError: Another process trains it.
+        UsageError: If another process trains it.
     """
     try:
         with FileLock(run.folder / ".lock", timeout=0):
@@ -190,7 +197,7 @@ def read_evaluations(run: Run) -> list[dict[str, Any]]:
     """Return the evaluations of a run, [] before the first.
 
     Raises:
-        UsageError: The file is not what this command writes.
+        UsageError: If the file is not what this command writes.
     """
     if not run.evaluations.exists():
         return []

@@ -13,7 +13,14 @@ from typing import Any
 from ebrl import storage
 from ebrl.command.configs.files import read_tree
 from ebrl.command.errors import RunError, UsageError, extra
-from ebrl.command.runs.folder import Run, new_run, read_evaluations, task_of, trains_energy
+from ebrl.command.runs.folder import (
+    Run,
+    new_run,
+    no_checkpoint,
+    read_evaluations,
+    task_of,
+    trains_energy,
+)
 from ebrl.rolling import checkpoints_in
 from ebrl.storage import StorageError
 
@@ -56,8 +63,8 @@ def asking(endpoint: str | None) -> Iterator[Any]:
     """Yield a client of the Hub; what it cannot do is one line.
 
     Raises:
-        RunError: huggingface_hub is not installed, or the Hub does not answer or refuses.
-        UsageError: The name is none that the Hub takes.
+        RunError: If huggingface_hub is not installed, or the Hub does not answer or refuses.
+        UsageError: If the name is none that the Hub takes.
     """
     with extra("hub", "huggingface_hub"):
         from huggingface_hub import HfApi
@@ -88,11 +95,11 @@ def stage(run: Run, folder: str, name: str, license: str) -> list[str]:
     """Copy what is published of a run into `folder`, with a model card; return the files' names.
 
     Raises:
-        RunError: There is nothing to publish yet, or a file is damaged.
+        RunError: If there is nothing to publish yet, or a file is damaged.
     """
     found = checkpoints_in(run.checkpoints)
     if not found:
-        raise RunError(f"{run.folder} has no checkpoint yet. Train it: ebrl resume {run.folder}")
+        raise no_checkpoint(run)
     target = Path(folder)
     (target / "checkpoints").mkdir()
     shutil.copy(found[0], target / "checkpoints")
@@ -115,8 +122,8 @@ def unpack(folder: str, name: str, target: str) -> Run:
     """Make a run folder of what was downloaded.
 
     Raises:
-        UsageError: The target holds something already.
-        RunError: The repository holds no run, or a file that is none of ours.
+        UsageError: If the target holds something already.
+        RunError: If the repository holds no run, or a file that is none of ours.
     """
     source = Path(folder)
     found = checkpoints_in(source / "checkpoints")

@@ -35,7 +35,7 @@ def search(plan: Plan, task: str, folder: Path, address: str) -> Iterator[str]:
         address: Of the cluster; "local" starts one on this machine.
 
     Raises:
-        RunError: No cluster answers at the address, or no trial finished.
+        RunError: If no cluster answers at the address, or no trial finished.
     """
     _connect(address, plan.jobs)
     folder = folder.resolve()

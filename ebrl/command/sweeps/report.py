@@ -16,7 +16,7 @@ from ebrl.command.sweeps.space import Plan
 from ebrl.command.sweeps.trials import folder_of
 
 SHOWN = 5  # best trials in the table
-AGAIN = "The same command tries those that failed again."
+RETRY_HINT = "The same command tries those that failed again."
 
 
 class Scored(NamedTuple):
@@ -44,11 +44,11 @@ def report(
         failed: The number of those that failed.
 
     Raises:
-        RunError: No trial finished.
+        RunError: If no trial finished.
     """
     if not done:
         raise RunError(
-            f"{task}: no trial came to its end; what they said: {folder}/*/*.log. {AGAIN}"
+            f"{task}: no trial came to its end; what they said: {folder}/*/*.log. {RETRY_HINT}"
         )
     ranked = sorted(done, key=lambda trial: -trial.value)
     yield f"{task}: the best of {tried} trials, {plan.seeds} seeds each"
@@ -57,7 +57,7 @@ def report(
         yield f"  {trial.value:10.2f}   {shown_values(trial.parameters)}   ({name})"
     _write_best(plan, folder, ranked[0], len(done))
     if failed:
-        yield f"  failed   {failed} trials; what they said: {folder}/*/*.log. {AGAIN}"
+        yield f"  failed   {failed} trials; what they said: {folder}/*/*.log. {RETRY_HINT}"
     yield f"  best     {folder / 'best.yaml'}"
     if plan.varied == ["agent"]:  # trials are then methods
         yield from _compared(plan, folder, done)

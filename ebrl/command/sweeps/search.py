@@ -24,7 +24,7 @@ from ebrl.command.sweeps.trials import POLL, FailedError, folder_of, train_run
 from ebrl.command.training.endings import stop_on_signals
 
 ERROR = "error"  # of a trial that failed: what it said
-AGAIN = "again"  # of a trial that is tried again: the number of the earlier one
+RETRY_OF = "again"  # of a trial that is tried again: the number of the earlier one
 
 
 def search(plan: Plan, task: str, folder: Path) -> Iterator[str]:
@@ -34,8 +34,8 @@ def search(plan: Plan, task: str, folder: Path) -> Iterator[str]:
     resume from their checkpoints.
 
     Raises:
-        UsageError: Another process searches in the folder, or it holds a search of other values.
-        RunError: No trial finished.
+        UsageError: If another process searches in the folder, or it holds a search of other values.
+        RunError: If no trial finished.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -70,7 +70,7 @@ def _open_study(plan: Plan, folder: Path) -> optuna.Study:
     for trial in killed:
         study.tell(trial.number, state=TrialState.FAIL)
     for number, trial in sorted({one.number: one for one in killed + _failed(study)}.items()):
-        study.enqueue_trial(trial.params, user_attrs={AGAIN: number})
+        study.enqueue_trial(trial.params, user_attrs={RETRY_OF: number})
     return study
 
 
@@ -115,7 +115,7 @@ def _run_trials(plan: Plan, task: str, folder: Path, study: optuna.Study) -> Ite
 def _failed(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that failed by themselves and have not been tried again."""
     trials = study.get_trials(deepcopy=False)
-    repeated = {trial.user_attrs.get(AGAIN) for trial in trials}
+    repeated = {trial.user_attrs.get(RETRY_OF) for trial in trials}
     return [one for one in trials if ERROR in one.user_attrs and one.number not in repeated]
 
 

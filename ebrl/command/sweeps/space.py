@@ -38,7 +38,7 @@ def dimensions(texts: Sequence[str]) -> dict[str, Grid | Range]:
     """Read `KEY=a,b` and `KEY=low:high[:log|:int]`.
 
     Raises:
-        UsageError: A text has another form.
+        UsageError: If a text has another form.
     """
     found: dict[str, Grid | Range] = {}
     for text in texts:

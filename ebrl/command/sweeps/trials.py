@@ -52,8 +52,8 @@ def train_run(folder: Path, config: Path, options: list[str], seen: Seen, stoppi
         stopping: Stops the run when it is set.
 
     Raises:
-        FailedError: The run failed.
-        KeyboardInterrupt: It was stopped.
+        FailedError: If the run failed.
+        KeyboardInterrupt: If it was stopped.
     """
     run = Run(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from ebrl.command.environments.building import training_environment
 from ebrl.command.environments.evaluation import Evaluations
 from ebrl.command.errors import RunError, UsageError
 from ebrl.command.pictures.agent_pictures import draw_run
-from ebrl.command.runs.folder import Run, read_evaluations, write_evaluations
+from ebrl.command.runs.folder import Run, no_checkpoint, read_evaluations, write_evaluations
 from ebrl.command.runs.normalization import save_normalization
 from ebrl.command.training.divergence import GoodCheckpoints, check_finite, explained_by_divergence
 from ebrl.command.training.endings import ending_well
@@ -39,7 +39,7 @@ def build(
         device: Where it computes, in place of the config's.
 
     Raises:
-        UsageError: Agent and environment do not fit.
+        UsageError: If agent and environment do not fit.
     """
     torch.set_num_threads(configuration.settings.threads)
     environment = training_environment(configuration)
@@ -65,7 +65,7 @@ def restore_newest(agent: OffPolicyAlgorithm, run: Run) -> Restored | None:
         What was restored; None when there is no checkpoint yet.
 
     Raises:
-        RunError: No checkpoint can be read.
+        RunError: If no checkpoint can be read.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -91,15 +91,13 @@ def rebuild(
         device: Where it computes, in place of the config's.
 
     Raises:
-        RunError: The run has no checkpoint yet.
-        UsageError: The config names code that is not trusted.
+        RunError: If the run has no checkpoint yet.
+        UsageError: If the config names code that is not trusted.
     """
     configuration = read(run.config, trust=trust)
     agent = build(configuration, device)
     if restore_newest(agent, run) is None:
-        raise RunError(
-            f"{run.folder} has no checkpoint yet. Train it: {command('resume', run.folder)}"
-        )
+        raise no_checkpoint(run)
     return agent, configuration
 
 
@@ -112,7 +110,7 @@ def train_to_end(
         The exit code.
 
     Raises:
-        RunError: The training stopped early; its state is saved.
+        RunError: If the training stopped early; its state is saved.
     """
     total = configuration.settings.total_timesteps
     evaluated = [e for e in read_evaluations(run) if e["timesteps"] <= agent.num_timesteps]

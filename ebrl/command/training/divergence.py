@@ -18,7 +18,7 @@ class GoodCheckpoints(Checkpoints):
     """Checkpoints of finite weights and moments alone, so that the last good one stays.
 
     Raises:
-        DivergedError: They are not finite when a checkpoint is due.
+        DivergedError: If they are not finite when a checkpoint is due.
     """
 
     def write(self) -> Path:

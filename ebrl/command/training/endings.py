@@ -15,6 +15,7 @@ from ebrl.command.configs.trust import command
 from ebrl.command.errors import NO_ROOM, EnvironmentFailure, RunError
 from ebrl.command.output import lasting_output
 from ebrl.command.runs.folder import Run, trains_energy, write
+from ebrl.rolling import checkpoints_in, step_of
 from ebrl.storage import StorageError
 from ebrl.training import DivergedError
 
@@ -42,8 +43,8 @@ def ending_well(
         save: Saves the state of a training after an environment failed.
 
     Raises:
-        Stopped: A signal came.
-        RunError: The training diverged, an environment failed, a file is damaged, or there is no
+        Stopped: If a signal came.
+        RunError: If the training diverged, an environment failed, a file is damaged, or there is no
             room left on the disk.
     """
     with lasting_output(), stop_on_signals(stop) as received:
@@ -107,8 +108,8 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 def how_to_resume(run: Run) -> str:
     """Return the command that continues a run, and the step that it continues from."""
-    steps = [int(path.stem.rpartition("-")[2]) for path in run.checkpoints.glob("checkpoint-*.zip")]
-    where = f"from step {max(steps):,}" if steps else "from the start: no checkpoint was due yet"
+    steps = [step_of(path) for path in checkpoints_in(run.checkpoints)]  # newest first
+    where = f"from step {steps[0]:,}" if steps else "from the start: no checkpoint was due yet"
     return f"Go on ({where}): {command('resume', run.folder)}"
 
 

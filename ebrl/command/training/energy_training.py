@@ -15,10 +15,11 @@ from ebrl.command.configs.energy_config import FitConfiguration, Setup
 from ebrl.command.configs.trust import command
 from ebrl.command.errors import RunError
 from ebrl.command.pictures.energy_pictures import draw_run
-from ebrl.command.runs.folder import Run
-from ebrl.command.sentences import save_language
+from ebrl.command.runs.folder import Run, no_checkpoint
+from ebrl.command.sentences import LANGUAGE_FILE
 from ebrl.command.training.bars import steps_bar
 from ebrl.command.training.endings import ending_well
+from ebrl.energies import Energy
 from ebrl.storage import StorageError
 from ebrl.training import Training, fit, load_average
 from ebrl.training.loop import Metrics
@@ -29,6 +30,7 @@ from ebrl.training.processes import any_process, rank
 from ebrl.training.ragged import Ragged
 
 LINES = 5  # about a training, whether there is a bar or not
+SENTENCES = 1000  # for a run's scale of acceptability
 SHOWN = ("loss", "psnr", "energy_gap", "acceptance", "step_size")
 
 
@@ -76,7 +78,7 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
         The exit code.
 
     Raises:
-        RunError: The training stopped early; its state is saved.
+        RunError: If the training stopped early; its state is saved.
     """
     settings = setup.settings
     rate = float(settings.learning_rate)  # a plain one, that a file can hold
@@ -135,6 +137,35 @@ def _finish(configuration: FitConfiguration, setup: Setup, run: Run, training: T
         print(f"  samples  {command('sample', run.folder)}")
 
 
+def save_language(data: Ragged, energy: Energy, run: Run, step: int) -> None:
+    """Write the result of a run on text as a language, for `--model`.
+
+    Its scale of `acceptability` comes from the sentences of the training.
+    """
+    from ebrl.sequences.energies import CausalEnergy
+    from ebrl.sequences.judging import with_rows
+    from ebrl.sequences.language import Language, save
+    from ebrl.sequences.text import Text
+
+    if not (isinstance(data, Text) and isinstance(energy, CausalEnergy)):
+        return
+    language = Language(
+        tokenizer=data.tokenizer,
+        causal=energy,
+        scorers={},
+        shares={"causal": 1.0},
+        log_frequencies=data.log_frequencies(),
+        balance=1.0,
+        fluency=torch.empty(0),
+        alphabet=data.alphabet,
+        card={"step": step, "sentences": len(data), "run": run.folder.name},
+    )
+    rows = [data[i] for i in range(min(len(data), SENTENCES))]
+    path = run.folder / LANGUAGE_FILE
+    save(with_rows(language, rows), path)
+    print(f"  language {path}")
+
+
 def restore_average(setup: Setup, run: Run) -> int:
     """Load the weights of the run's newest checkpoint into its energy.
 
@@ -142,13 +173,11 @@ def restore_average(setup: Setup, run: Run) -> int:
         The steps of training behind them.
 
     Raises:
-        RunError: There is no checkpoint yet, or none can be read.
+        RunError: If there is no checkpoint yet, or none can be read.
     """
     try:
         return load_average(setup.energy, run.checkpoints)
     except FileNotFoundError as error:
-        raise RunError(
-            f"{run.folder} has no checkpoint yet. Train it: {command('resume', run.folder)}"
-        ) from error
+        raise no_checkpoint(run) from error
     except StorageError as error:
         raise RunError(str(error)) from error

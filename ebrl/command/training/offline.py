@@ -15,9 +15,9 @@ def fill_replay(agent: OffPolicyAlgorithm, configuration: TrainConfiguration) ->
     """Put the run's demonstrations, if it has any, into the replay of an untrained agent.
 
     Raises:
-        UsageError: They cannot be read, are of another task, or there are none for an agent that
+        UsageError: If they cannot be read, are of another task, or there are none for an agent that
             needs them.
-        RunError: Minari is not installed.
+        RunError: If Minari is not installed.
     """
     settings = configuration.settings
     if settings.offline is not None and settings.prefill is not None:

@@ -24,7 +24,7 @@ def take_devices(options: list[str]) -> tuple[int, list[str]]:
     """Return the number of `--devices`, by default 1, and the other options.
 
     Raises:
-        UsageError: It is not a whole number >= 1.
+        UsageError: If it is not a whole number >= 1.
     """
     rest, count, i = [], "1", 0
     while i < len(options):
@@ -46,8 +46,8 @@ def train_in(count: int, arguments: Sequence[str]) -> int:
     Signals are forwarded to the first process, which stops all of them after the same step.
 
     Raises:
-        UsageError: This is one of several processes already.
-        RunError: Another process than the first failed.
+        UsageError: If this is one of several processes already.
+        RunError: If another process than the first failed.
     """
     if "WORLD_SIZE" in os.environ:
         raise UsageError("--devices: torchrun has started the processes already: leave it out.")
@@ -106,7 +106,7 @@ def joined() -> Iterator[int]:
     All but the first are silent: whatever stops one stops all, and the first reports it.
 
     Raises:
-        RunError: Another process was lost.
+        RunError: If another process was lost.
     """
     count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if count == 1:

@@ -41,7 +41,7 @@ def config_and_options(verb: str, arguments: list[str]) -> tuple[Path, list[str]
     """Return the file of the config, found by path or name, and the options after it.
 
     Raises:
-        UsageError: The first argument is not a config, or there is none of that name.
+        UsageError: If the first argument is not a config, or there is none of that name.
     """
     config, *options = arguments
     if config.startswith("-"):

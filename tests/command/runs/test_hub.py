@@ -13,6 +13,9 @@ from hub_stand_in import Hub, hub
 
 from ebrl import storage
 from ebrl.command import main
+from ebrl.command.errors import RunError
+from ebrl.command.runs.folder import Run
+from ebrl.command.runs.hub import stage
 
 pytest.importorskip("huggingface_hub")
 pytestmark = pytest.mark.filterwarnings("ignore")  # the client's own
@@ -95,6 +98,12 @@ def test_nothing_but_a_run_is_taken(server: Hub, ours: Path, tmp_path: Path) -> 
     assert not (tmp_path / "other").exists()
     with zipfile.ZipFile(run / "model.zip") as archive:
         assert archive.namelist() == [storage.ENTRY]
+
+
+def test_a_run_of_foreign_code_without_a_checkpoint_is_resumed_with_trust(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("agent: {class_path: antigravity.Agent}\n")
+    with pytest.raises(RunError, match=r"ebrl resume \S+ --trust"):
+        stage(Run(tmp_path), str(tmp_path / "staged"), "me/x", "mit")
 
 
 def test_what_the_hub_cannot_do_is_one_line(

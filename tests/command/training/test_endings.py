@@ -130,7 +130,7 @@ def test_an_evaluation_without_an_end_is_cut_off_and_says_so(
 ) -> None:
     path = config(tmp_path, env="Endings/Endless-v0", evaluation_steps=25)
     assert main(["train", str(path)]) == 0
-    assert "no end within 25 steps" in capsys.readouterr().err
+    assert "did not end within 25 steps" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "run"), "--episodes", "2"]) == 0
     assert "2 of 2 episodes" in capsys.readouterr().err
 

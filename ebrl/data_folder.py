@@ -1,0 +1,24 @@
+"""Data by their names: here, or in the folder that the environment variable EBRL_DATA names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+
+def find(name: str | Path, advice: str, *, kind: Literal["file", "folder"] = "file") -> Path:
+    """Return the path of a file or folder, here or under EBRL_DATA.
+
+    Args:
+        name: Its path, relative to either, or an absolute one.
+        advice: What it should be and where to get it, for the error.
+        kind: What is looked for.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    for path in (Path(name), Path(os.environ.get("EBRL_DATA", ".")) / name):
+        if path.is_dir() if kind == "folder" else path.is_file():
+            return path
+    raise FileNotFoundError(f"there is no {kind} {name}, here or under EBRL_DATA: {advice}")
