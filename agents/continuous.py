@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -36,25 +37,36 @@ class ContinuousAgent(SoftAgent):
         return self.policy.actor
 
     def sample_actions(self, observation: Observation, n: int) -> np.ndarray:
-        """Draw `(n, action_dim)` actions for one observation, in the environment's units."""
-        tensor = self._one(observation)
-        actions = self.policy.sample(tensor, n)[0].cpu().numpy()
-        return self.policy.unscale_action(actions.reshape(n, *self.policy.action_space.shape))
+        """Draw n actions for an observation, `(n, *action shape)`, in the environment's units.
+
+        For a batch of observations they are `(batch, n, *action shape)`.
+        """
+        tensor, batched = self._seen(observation)
+        actions = self.policy.sample(tensor, n).cpu().numpy()  # (batch, n, dimension)
+        shape = (*actions.shape[:2], *self.policy.action_space.shape)
+        actions = self.policy.unscale_action(actions.reshape(shape))
+        return actions if batched else actions[0]
 
     def energy(self, observation: Observation, actions: np.ndarray) -> np.ndarray:
-        """Return the mean energy of `(n, action_dim)` actions for one observation, `(n,)`.
+        """Return the mean energies of actions `(*more, *action shape)`, `(*more,)`.
 
-        Actions are in the environment's units; the energy is in those of the temperature: reward
-        (`-mean Q`) for an actor-critic, nats for one that clones.
+        They are those for one observation; for a batch of them, actions and energies have its axis
+        in front. Actions are in the environment's units; the energy is in those of the temperature:
+        reward (`-mean Q`) for an actor-critic, nats for one that clones.
+
+        Raises:
+            ValueError: For actions of another shape.
         """
-        tensor = self._one(observation)
+        tensor, batched = self._seen(observation)
         actions, shape = np.asarray(actions), self.action_space.shape
-        if actions.ndim == 0 or actions.shape[1:] != shape:
-            raise ValueError(
-                f"expected an array of actions, each of shape {shape}, got shape {actions.shape}"
-            )
+        more = actions.shape[: max(actions.ndim - len(shape), 0)]
+        count = len(next(iter(tensor.values())) if isinstance(tensor, dict) else tensor)
+        if actions.shape[len(more) :] != shape or (batched and more[:1] != (count,)):
+            lead = f"({count}, ..., " if batched else "(..., "
+            expected = f"{lead}{', '.join(map(str, shape))})"
+            raise ValueError(f"expected actions of shape {expected}, got {actions.shape}")
         scaled = self.policy.scale_action(actions)
         rows = torch.as_tensor(scaled, dtype=torch.float32, device=self.device)
-        rows = rows.reshape(-1, self.proposal.dimension)
+        rows = rows.reshape(count, math.prod(more) // count, self.proposal.dimension)
         with torch.no_grad():
-            return self.policy.critic.given(tensor)(rows.unsqueeze(0))[0].cpu().numpy()
+            return self.policy.critic.given(tensor)(rows).cpu().numpy().reshape(more)

@@ -359,17 +359,11 @@ class SoftAgent(ScaledRewards):
         check_transition(self.env, self.num_timesteps, new_obs, reward, infos)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
-    def _one(self, observation: Observation) -> Any:
-        """Return one finite observation as tensors `(1, ...)`; ValueError for a batch of them."""
+    def _seen(self, observation: Observation) -> tuple[Any, bool]:
+        """Return finite observations as tensors `(batch, ...)`, and whether they were a batch."""
         check_observation(observation)
         self.policy.set_training_mode(False)
-        tensor, vectorized = self.policy.obs_to_tensor(observation)
-        if vectorized:
-            raise ValueError(
-                "expected one observation of the environment's observation space, got a batch of "
-                "them: call once for each"
-            )
-        return tensor
+        return self.policy.obs_to_tensor(observation)
 
     # ---- saving -----------------------------------------------------------------------------
 

@@ -271,23 +271,35 @@ class SoftQ(SoftAgent):
         return target, after.soft_value
 
     def sample_actions(self, observation: Observation, n: int) -> np.ndarray:
-        """Draw `(n,)` action indices for one observation."""
-        return self.policy.sample(self._one(observation), n)[0].cpu().numpy()
+        """Draw `(n,)` action indices for an observation, `(batch, n)` for a batch of them."""
+        tensor, batched = self._seen(observation)
+        actions = self.policy.sample(tensor, n).cpu().numpy()
+        return actions if batched else actions[0]
 
     def energy(self, observation: Observation, actions: np.ndarray | None = None) -> np.ndarray:
-        """Return `-mean Q` of `(n,)` action indices for one observation, `(n,)`, in reward units.
+        """Return `-mean Q` of action indices `(*more,)` for an observation, in units of reward.
 
-        Without `actions` it is that of every action, in order.
+        Without `actions` it is that of every action, `(actions,)`. For a batch of observations,
+        actions and energies have its axis in front.
+
+        Raises:
+            ValueError: For what is no index, or not a row for each observation.
         """
-        energies = self.policy.energies(self._one(observation))[0].cpu().numpy()
+        tensor, batched = self._seen(observation)
+        energies = self.policy.energies(tensor).cpu().numpy()  # (batch, actions)
         if actions is None:
-            return energies
-        index = np.asarray(actions)
-        count = len(energies)
+            return energies if batched else energies[0]
+        index, (size, count) = np.asarray(actions), energies.shape
         if not np.issubdtype(index.dtype, np.integer) or ((index < 0) | (index >= count)).any():
             raise ValueError(f"expected action indices from 0 to {count - 1}, got {actions}")
-        return energies[index]
+        if not batched:
+            return energies[0][index]
+        if index.shape[:1] != (size,):
+            raise ValueError(f"expected actions of shape ({size}, ...), got {index.shape}")
+        return np.take_along_axis(energies, index.reshape(size, -1), 1).reshape(index.shape)
 
     def policy_probabilities(self, observation: Observation) -> np.ndarray:
-        """Return the probability of every action for one observation, `(actions,)`."""
-        return self.policy.probabilities(self._one(observation))[0].cpu().numpy()
+        """Return the probability of every action, `(actions,)` or `(batch, actions)`."""
+        tensor, batched = self._seen(observation)
+        probabilities = self.policy.probabilities(tensor).cpu().numpy()
+        return probabilities if batched else probabilities[0]

@@ -49,6 +49,12 @@ class Energy(nn.Module):
             x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
             value = self(x)
             check_one_number_each(value, x, self.event_ndim)
+            if not value.requires_grad:
+                raise ValueError(
+                    f"expected an energy that torch differentiates with respect to x, got a "
+                    f"{type(self).__name__} without a graph: leave out detach(), no_grad() and "
+                    "NumPy, or sample it by a kernel without gradients, such as IteratedSIR"
+                )
             (gradient,) = torch.autograd.grad(value.sum(), x)
         return value.detach(), gradient
 
@@ -106,7 +112,15 @@ class Energy(nn.Module):
 
 
 def check_one_number_each(value: Tensor, x: Tensor, event_ndim: int) -> None:
-    """Raise `ValueError` unless `value` has one number for each thing in `x`."""
+    """Raise `ValueError` unless `value` has one number for each thing in `x`.
+
+    Raises `TypeError` for what is no tensor.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"expected an energy that returns a tensor, got {type(value).__name__}: compute it "
+            "with torch"
+        )
     expected = x.shape[: x.ndim - event_ndim]
     if value.shape != expected:
         raise ValueError(

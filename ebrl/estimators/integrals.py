@@ -226,13 +226,23 @@ def entropy(
 ) -> Estimate:
     """Estimate the entropy of `exp(-E/T)/Z`, in nats, from independent samples of it.
 
-    `log Z + mean E/T`, which is the same bound as the log normalizer.
+    `log Z + mean E/T`, which is the same bound as the log normalizer. At least two samples.
     """
+    _check_estimate(log_normalizer)
     with evaluating(energy), torch.no_grad():
         values = energy(samples).double().flatten() / temperature
     check_at_least(2, samples=len(values))
     error = (values.var() / len(values) + log_normalizer.standard_error.square()).sqrt()
     return Estimate(log_normalizer.value + values.mean(), error, log_normalizer.bound)
+
+
+def _check_estimate(log_normalizer: object) -> None:
+    """Raise `TypeError` for what is no estimate, such as the bounds that hold three."""
+    if not isinstance(log_normalizer, Estimate):
+        raise TypeError(
+            f"expected an Estimate of the log normalizer, got {type(log_normalizer).__name__}: "
+            "of bounds pass .upper, .lower or .bridge"
+        )
 
 
 def bits_per_dimension(

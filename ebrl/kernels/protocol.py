@@ -134,6 +134,13 @@ def precise(energy: Tensor, x: Tensor) -> Tensor:
 # ---- checks ---------------------------------------------------------------------------------
 
 
+def check_is_kernel(kernel: object) -> None:
+    """Raise `TypeError` for what is no kernel, such as a string or the class of one."""
+    if isinstance(kernel, type) or not callable(getattr(kernel, "step", None)):
+        got = f"the class {kernel.__name__}" if isinstance(kernel, type) else repr(kernel)
+        raise TypeError(f"expected a kernel, such as MALA(), got {got}")
+
+
 def check_suits(kernel: Kernel, space: Space) -> None:
     """Raise `ValueError` for a kernel of other coordinates than the space has."""
     if kernel.coordinates not in (None, space.coordinates):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ebrl.energies import Energy, Number, check_energy
 from ebrl.energies.evaluating import evaluating
-from ebrl.kernels.protocol import Kernel, check_suits, mapped
+from ebrl.kernels.protocol import Kernel, check_is_kernel, check_suits, mapped
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging
 from ebrl.sampling.inference_data import inference_data
@@ -76,6 +76,7 @@ class Sampler(nn.Module):
             across calls and in `state_dict`, and does not change in calls with `adapt=False`.
 
     Raises:
+        TypeError: For what is no kernel, such as the class of one.
         ValueError: For numbers that are not positive, a kernel of other coordinates than the
             space's, an adaptation that cannot work, and a kernel that does not compile.
         RuntimeError: If there is no C++ compiler to compile with.
@@ -93,6 +94,7 @@ class Sampler(nn.Module):
         compile: bool = False,
     ):
         super().__init__()
+        check_is_kernel(kernel)
         space = space or Unbounded()
         check_suits(kernel, space)
         if compile:
@@ -110,6 +112,11 @@ class Sampler(nn.Module):
                     "step size: leave it out, or choose other walls"
                 )
             adaptation.start(step_size, kernel)
+
+    def extra_repr(self) -> str:
+        numbers = f"step_size={self.fixed_step_size}, temperature={self.temperature}"
+        parts = f"{type(self.kernel).__name__}, {type(self.space).__name__}"
+        return f"{parts}, steps={self.steps}, {numbers}"
 
     @property
     def step_size(self) -> Number:

@@ -48,7 +48,7 @@ def score(
         TypeError: If `texts` is one text.
     """
     if isinstance(texts, str):
-        raise TypeError("expected a list of texts, got one text: score([text])")
+        raise TypeError("expected a list of texts, got one text: put it in a list, [text]")
     language = language or english()
     sentences = [as_sentence(text, language) for text in texts]
     pieces = [language.tokenizer.pieces(text) for text in sentences]
@@ -78,10 +78,12 @@ def rank(
 def acceptability(text: str, *, language: Language | None = None) -> float:
     """Return how acceptable a sentence is, from 0 to 100.
 
-    The percentage of held-out sentences that are less fluent (`fluency`): 50 is the middle of what
-    people write, below 5 hardly anyone writes so.
+    The percentage of held-out sentences that are less fluent (`fluency`), which for the English
+    that ships are those of news, reviews and speeches: 50 is their middle. It compares sentences of
+    like length and register. Short everyday ones have few tokens that others foretell, and are low.
 
     Raises:
+        TypeError: For anything but one text.
         SentenceError: As `score`.
         ValueError: If the language has no held-out sentences to compare with.
     """
@@ -91,6 +93,8 @@ def acceptability(text: str, *, language: Language | None = None) -> float:
             "this language knows no held-out sentences to compare with: "
             "ebrl.sequences.with_reference(language, texts) adds them"
         )
+    if not isinstance(text, str):
+        raise TypeError(f"expected one text, got {type(text).__name__}: call once for each")
     row = language.tokenizer.encode(as_sentence(text, language))
     value = fluency(language, [row])
     below = torch.searchsorted(language.fluency, value) / len(language.fluency)

@@ -150,9 +150,12 @@ def check_fit(
         ValueError: If the energy has no weights or does not return one number for each x; if the
             data are not finite, fewer than a batch, of a shape or dtype that the energy does not
             take, or outside the space of the objective's chains.
-        TypeError: If the energy is no `Energy`, or the data have conditions and it takes none.
+        TypeError: If the energy is no `Energy`, the objective is a class, or the data have
+            conditions and the energy takes none.
     """
     check_energy(energy)
+    if isinstance(objective, type):
+        raise TypeError(f"expected an objective, got the class {objective.__name__}: call it")
     weight = next((p for p in energy.parameters() if p.requires_grad), None)
     if weight is None:
         raise ValueError(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ebrl.energies import Energy
+from ebrl.energies import Energy, check_energy
 from ebrl.energies.evaluating import evaluating
 from ebrl.vision.images import ImageError, picture
 from ebrl.vision.networks import over_images
@@ -57,6 +57,7 @@ def denoise(
         device: Where to compute; the default is where the image is.
 
     Raises:
+        TypeError: For a prior that is no energy.
         ImageError: For something that is no image, and for floats outside of the range.
         FileNotFoundError: For a missing file.
         ValueError: For a sigma that is negative or in other units, a strength below 0, a tile
@@ -64,6 +65,8 @@ def denoise(
     """
     if not 0 <= strength < torch.inf or tile < 1:
         raise ValueError(f"expected strength >= 0 and tile >= 1, got {strength=}, {tile=}")
+    if prior is not None:
+        check_energy(prior)
     with torch.inference_mode(False):
         pixels, white, back, _ = picture(image, data_range)
         pixels = pixels if device is None else pixels.to(device)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ebrl import schedules
-from ebrl.energies import Energy
+from ebrl.energies import Energy, check_energy
 from ebrl.sampling import Sampler
 from ebrl.sampling.sampler import Stage
 from ebrl.vision.denoising import denoised
@@ -174,6 +174,8 @@ def denoise_samples(
     """
     if samples < 2 or tile < 1:
         raise ValueError(f"expected samples >= 2 and tile >= 1, got {samples=}, {tile=}")
+    if prior is not None:
+        check_energy(prior)
     pixels, white, back, arranged = picture(image)
     if sigma is not None and np.ndim(sigma):
         raise ValueError("expected one sigma for the whole image to sample, got a map")

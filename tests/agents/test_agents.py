@@ -353,10 +353,24 @@ def test_wrong_action_spaces_are_refused(case: Case) -> None:
 
 
 @agents
-def test_one_observation_at_a_time(case: Case) -> None:
+def test_a_batch_of_observations_is_one_after_the_other(case: Case) -> None:
     model = case.make()
     batch = observations(model.observation_space)
-    with pytest.raises(ValueError, match="expected one observation"):
-        model.sample_actions(batch, 3)
-    with pytest.raises(ValueError, match="expected one observation"):
-        model.energy(batch, actions(case, model))
+    drawn = model.sample_actions(batch, 3)  # (batch, 3, ...)
+    assert drawn.shape == (len(batch), *model.sample_actions(batch[0], 3).shape)
+    energies = model.energy(batch, drawn)
+    assert energies.shape == drawn.shape[:2]
+    each = [model.energy(one, some) for one, some in zip(batch, drawn, strict=True)]
+    np.testing.assert_allclose(energies, each, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=f"expected actions of shape \\({len(batch)}, "):
+        model.energy(batch, drawn[0])
+
+
+@agents
+def test_the_energy_of_one_action_is_one_number(case: Case) -> None:
+    model = case.make()
+    observation = observations(model.observation_space)[0]
+    action, _ = model.predict(observation)
+    assert model.energy(observation, action).shape == ()
+    (same,) = model.energy(observation, np.asarray(action)[None])
+    assert model.energy(observation, action) == pytest.approx(same, abs=1e-6)

@@ -150,6 +150,8 @@ def test_the_entropy_needs_two_samples_for_its_error() -> None:
     log_normalizer = Estimate(torch.tensor(0.0), torch.tensor(0.0), "none")
     with pytest.raises(ValueError, match="samples >= 2, got 1"):
         entropy(Gaussian(0.0, 1.0, 1), torch.zeros(1, 1), log_normalizer)
+    with pytest.raises(TypeError, match=r"got float: of bounds pass .upper"):
+        entropy(Gaussian(0.0, 1.0, 1), torch.zeros(2, 1), 0.0)  # type: ignore[arg-type]
 
 
 def test_perfect_candidates_have_no_error() -> None:

@@ -717,3 +717,23 @@ def test_no_chains_adapt_nothing() -> None:
     samples = sampler.sample(Gaussian(0.0, 1.0, 2), torch.zeros(0, 2), generator=generator())
     assert samples.x.shape == (0, 2)
     assert float(sampler.step_size) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("kernel", [MALA, "mala", None])
+def test_what_is_no_kernel_is_refused(kernel: object) -> None:
+    with pytest.raises(TypeError, match="expected a kernel, such as MALA"):
+        Sampler(kernel, steps=1)  # type: ignore[arg-type]
+
+
+def test_an_energy_without_a_graph_is_named() -> None:
+    sampler = Sampler(MALA(), steps=1)
+    for function, error, message in (
+        (lambda x: x.detach().square().sum(-1), ValueError, "that torch differentiates"),
+        (lambda x: x.detach().numpy().sum(-1), TypeError, "returns a tensor, got ndarray"),
+    ):
+        with pytest.raises(error, match=message):
+            sampler.sample(FunctionEnergy(function), torch.zeros(3, 2), generator=generator())
+
+
+def test_a_sampler_says_what_it_is() -> None:
+    assert repr(mala(5)) == "Sampler(MALA, Unbounded, steps=5, step_size=0.3, temperature=1.0)"
