@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +65,7 @@ def split_arguments(agent: OffPolicyAlgorithm) -> tuple[dict[str, Any], dict[str
     """Return the constructor arguments that a file can hold, and descriptions of the others."""
     values = {name: encode(value) for name, value in _arguments(agent).items()}
     left_out = {
-        name: "an argument that is no attribute" if value is LOST else str(value)[:80]
+        name: "an argument that is no attribute" if value is LOST else textwrap.shorten(str(value), 80, placeholder=" …")
         for name, value in values.items()
         if not storable(value)
     }
