@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ebrl.sampling import Sampler as Sampler
     from ebrl.sampling import Samples as Samples
 
+    __version__: str
+
 # Loaded at first use: the command and `ebrl.envs` must not wait for torch.
 _NAMES = {
     "energies": "ClassifierEnergy Energy FunctionEnergy Gaussian Mixture Repulsion",
@@ -28,7 +30,13 @@ _NAMES = {
 __all__ = [name for names in _NAMES.values() for name in names.split()]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("ebrl")
     for package, names in _NAMES.items():
         if name in names.split():
             return getattr(import_module(f"ebrl.{package}"), name)

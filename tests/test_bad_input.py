@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     ),
     "unknown key of the agent": (
         lambda folder: [str(edited(folder, "batch_size", "bach_size"))],
-        ["unknown key `agent.bach_size`", "`batch_size`"],
+        ["tiny.yaml: agent.bach_size: ", "no such argument", "`batch_size`"],
     ),
     "unknown option": (
         lambda folder: [str(config(folder)), "--sed", "1"],
@@ -89,15 +89,23 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     ),
     "unknown option of the agent": (
         lambda folder: [str(config(folder)), "--agent.candidate", "1"],
-        ["unknown key `agent.candidate`", "`candidates`"],
+        ["ebrl: --agent.candidate: ", "no such argument", "`candidates`"],
     ),
     "the agent's seed": (
         lambda folder: [str(config(folder)), "--agent.seed", "1"],
-        ["`agent.seed` belongs to the run", "--seed"],
+        ["--agent.seed: this belongs to the run", "--seed"],
     ),
     "wrong type": (
         lambda folder: [str(config(folder)), "--agent.batch_size", "many"],
-        ["agent.batch_size", "int", "many"],
+        ["ebrl: --agent.batch_size: expected", "int", "many"],
+    ),
+    "wrong type of the run's": (
+        lambda folder: [str(config(folder)), "--seed", "x"],
+        ["ebrl: --seed: expected a whole number", "'x'"],
+    ),
+    "wrong type in the file": (
+        lambda folder: [str(edited(folder, "total_timesteps: 200", "total_timesteps: x"))],
+        ["tiny.yaml: total_timesteps: expected a whole number", "'x'"],
     ),
     "wrong type of a union": (
         lambda folder: [str(config(folder)), "--agent.learning_rate", "fast"],
@@ -118,6 +126,10 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     "agent that cannot resume": (
         lambda folder: [str(config(folder, agent="stable_baselines3.PPO"))],
         ["stable_baselines3.PPO", "OffPolicyAlgorithm"],
+    ),
+    "agent without a replay, by its short name": (
+        lambda folder: [str(config(folder)), "--agent", "PPO"],
+        ["--agent: there is no agent PPO here", "learns from a replay", "EnergyActorCritic", "TD3"],
     ),
     "unknown policy": (
         lambda folder: [str(edited(folder, "MlpPolicy", "MlpPolcy"))],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -63,6 +64,16 @@ def test_a_public_name_is_where_programs_look_for_it(package: str, name: str) ->
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Enrgy'"):
         importlib.import_module("ebrl").Enrgy  # noqa: B018
+
+
+@pytest.mark.parametrize("package", ["ebrl", "ebrl.sequences", "ebrl.vision"])
+def test_tab_completion_shows_the_names_of_a_lazy_face(package: str) -> None:
+    face = importlib.import_module(package)
+    assert {*face.__all__, "__doc__"} <= {*dir(face)}
+
+
+def test_the_version_is_that_of_the_installation() -> None:
+    assert importlib.import_module("ebrl").__version__ == version("ebrl")
 
 
 def test_the_core_loads_no_world_and_no_command() -> None:

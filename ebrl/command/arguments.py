@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
 from jsonargparse.typing import restricted_number_type
+from yaml import YAMLError
 
 from ebrl.command.errors import UsageError, did_you_mean
 
@@ -45,6 +46,7 @@ WORDS = {  # descriptions of these types and jsonargparse's, for messages
     "Levels": "a whole number from 2 to 1000",
     "Factor": "a whole number from 2 to 16",
     "Port": "a whole number from 1 to 65535",
+    "dict": "a mapping such as '{g: 5}'",
 }
 
 
@@ -115,7 +117,7 @@ class Parser(ArgumentParser):
             raise UsageError(f"{said}. {self._cure}") from error
 
     def _wrong_type(self, arguments: list[str]) -> str:
-        """Return which option has a wrong number; '' if none has."""
+        """Return which option has a wrong number or mapping; '' if none has."""
         for token, following in zip_longest(arguments, arguments[1:], fillvalue=""):
             name, equals, value = token.partition("=")
             kind: Any = self.types.get(name)
@@ -146,8 +148,10 @@ class Parser(ArgumentParser):
 
 def _is(kind: type, text: str) -> bool:
     try:
+        if kind is dict:
+            return isinstance(get_loader("yaml")(text), dict)
         kind(text)
-    except ValueError:
+    except (ValueError, YAMLError):
         return False
     return True
 

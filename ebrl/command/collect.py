@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ebrl.command.arguments import Count, Parser, Seed
+from ebrl.command.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +76,8 @@ def _collect(given: Namespace) -> int:
     returns = [float(episode["rewards"].sum()) for episode in episodes]
     steps = sum(len(episode["rewards"]) for episode in episodes)
     print(
-        f"{configuration.title}: {steps:,} steps of {len(episodes)} episodes, "
+        f"{configuration.title}: {counted(steps, 'step')} of "
+        f"{counted(len(episodes), 'episode')}, "
         f"mean return {sum(returns) / len(returns):.2f}\n  data  {where}"
     )
     if stopped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ebrl.command.arguments import Count, Parser, Seed
 from ebrl.command.devices import add_device, device_of
+from ebrl.command.wording import counted
 
 HELP = """
 Plays greedy episodes with the agent of the run's newest checkpoint, from starts that the
@@ -58,7 +59,8 @@ def main(arguments: list[str]) -> int:
         print(note, file=sys.stderr)
     print(
         f"{configuration.title}, after {agent.num_timesteps:,} steps: "
-        f"return {entry['mean']:.2f} ± {entry['std']:.2f} (mean ± sd of {given.episodes} episodes)"
+        f"return {entry['mean']:.2f} ± {entry['std']:.2f} "
+        f"(mean ± sd of {counted(given.episodes, 'episode')})"
         f"\n  episodes {path}"
     )
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ebrl.command.arguments import Count, Parser, Seed, Strength
+from ebrl.command.wording import counted
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -68,7 +69,7 @@ def _play(given: Namespace) -> int:
     with film, opened(given.video, film.frames_per_second) as show:
         for episode in range(given.episodes):
             total, steps = film.play(given.seed + episode, show, greedy=given.greedy)
-            print(f"  start {given.seed + episode}: return {total:.2f} in {steps:,} steps")
+            print(f"  start {given.seed + episode}: return {total:.2f} in {counted(steps, 'step')}")
     if given.video is not None:
         print(f"  video  {given.video}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ebrl.command.arguments import Parser
 from ebrl.command.errors import RunError, extra
 from ebrl.command.sentences import add_language, coloured, complain, judge, sentences
+from ebrl.command.wording import counted
 
 HELP = """
 Orders sentences by their energy, the most likely first, and prints for each its rank, its energy in
@@ -49,5 +50,5 @@ def main(arguments: list[str]) -> int:
         for number, each in enumerate(rank(sound, language=by.language, energy=by.energy), 1):
             console.print(f"{number:4}  {each.total:8.2f}  ", coloured(each), sep="")
     if refused:
-        print(f"Done: {len(sound):,} sentences ranked, {refused:,} not.")
+        print(f"Done: {counted(len(sound), 'sentence')} ranked, {refused:,} not.")
     return 1 if refused else 0

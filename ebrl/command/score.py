@@ -1,8 +1,8 @@
-"""`ebrl score FILE`: the energy of each sentence, and of each token in it."""
+"""`ebrl score TEXT…`: the energy of each sentence, and of each token in it."""
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from ebrl.command.arguments import Parser
 from ebrl.command.destinations import check_file
 from ebrl.command.errors import RunError, extra
 from ebrl.command.sentences import Judge, add_language, coloured, complain, judge, sentences
+from ebrl.command.wording import counted
 
 if TYPE_CHECKING:
     from ebrl.sequences.judging import Score
@@ -23,6 +24,7 @@ then 1. A page is written over another only with --overwrite.
 
 examples:
   ebrl score "The cat sat on the mat."
+  ebrl score "He go home." "He goes home."
   ebrl score essay.txt --html essay.html
   grep -v '^$' essay.txt | ebrl score - --tokens
   ebrl score essay.txt --model runs/text/HybridLikelihood-0    your own language
@@ -33,7 +35,9 @@ TOGETHER = 256  # sentences
 def main(arguments: list[str]) -> int:
     """Score the sentences; return 0 if all were valid, else 1."""
     parser = Parser("score", HELP)
-    parser.add_argument("source", metavar="FILE", help="a text file, -, or a sentence in quotes")
+    parser.add_argument(
+        "sources", nargs="+", metavar="TEXT", help="a file, -, or sentences in quotes"
+    )
     add_language(parser, "causal")
     parser.add_argument("--html", help="write a page of coloured sentences to this file")
     parser.add_argument("--tokens", action="store_true", help="print the energy of each token")
@@ -47,7 +51,7 @@ def main(arguments: list[str]) -> int:
         from ebrl.command.runs.folder import write
         from ebrl.sequences.pages import html
 
-        scores, refused = _score(given.source, judge(given), given.tokens)
+        scores, refused = _score(given.sources, judge(given), given.tokens)
     if len(scores) + refused != 1:
         _summarise(scores, refused)
     if given.html is not None and scores:
@@ -56,19 +60,19 @@ def main(arguments: list[str]) -> int:
     return 1 if refused or not scores else 0
 
 
-def _score(source: str, by: Judge, tokens: bool) -> tuple[list[Score], int]:
+def _score(sources: list[str], by: Judge, tokens: bool) -> tuple[list[Score], int]:
     """Print and return the scores of all valid lines, and return the number of others."""
     from rich.console import Console
 
     from ebrl.sequences.judging import acceptability, score
 
     console, scores, refused = Console(soft_wrap=True, highlight=False), [], 0
-    lines = sentences(source, by.language)
+    lines = chain.from_iterable(sentences(source, by.language) for source in sources)
     while batch := list(islice(lines, TOGETHER)):
         sound = [text for _, text, error in batch if error is None]
-        for place, _, error in batch:
+        for place, text, error in batch:
             if error is not None:
-                complain(place, error)
+                complain(place or repr(text), error)
                 refused += 1
         found = score(sound, language=by.language, energy=by.energy) if sound else []
         for each in found:
@@ -88,4 +92,4 @@ def _summarise(scores: list[Score], refused: int) -> None:
     tokens = sum(len(each.per_token) for each in scores)
     total = sum(each.total for each in scores)
     mean = f", {total / tokens:.2f} nats a token" if tokens else ""
-    print(f"Done: {len(scores):,} sentences scored{mean}, {refused:,} not.")
+    print(f"Done: {counted(len(scores), 'sentence')} scored{mean}, {refused:,} not.")

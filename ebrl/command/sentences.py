@@ -107,7 +107,7 @@ def _lines(source: str) -> Iterator[tuple[str, str, Exception | None]]:
         return
     elif source.strip():
         raise UsageError(
-            f"{source}: there is no such file; a sentence of several words is scored as it is."
+            f"{source}: there is no such file; a sentence is of several words, in quotes."
         )
     else:
         raise UsageError("expected a file, - or a sentence, got an empty text.")

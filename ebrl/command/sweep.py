@@ -93,9 +93,7 @@ def _sweep(given: Namespace) -> int:
     from ebrl.command.destinations import make_folder
     from ebrl.command.environments.building import make
     from ebrl.command.sweeps.space import Plan, dimensions
-    from ebrl.command.training.verbs import search_working_folder
 
-    search_working_folder()
     config = find(given.config, "train")
     space = dimensions(given["values"])
     options = [f"--{name}={one.first}" for name, one in space.items()]

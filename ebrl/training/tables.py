@@ -103,10 +103,26 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
         named = not any(_is_number(cell) for cell in first.split(","))
         if not named:
             file.seek(0)
-        lines = [line for line in file if line.strip()]
+        lines = {i: line for i, line in enumerate(file, 2 if named else 1) if line.strip()}
     if not lines:
         raise TableError(f"{path}: expected rows of numbers, got none")
-    return {X: np.loadtxt(lines, delimiter=",", ndmin=2)}
+    try:
+        return {X: np.loadtxt([*lines.values()], delimiter=",", ndmin=2)}
+    except ValueError as error:
+        raise TableError(f"{path}{_first_fault(lines) or f' cannot be read: {error}'}") from error
+
+
+def _first_fault(lines: dict[int, str]) -> str:
+    """Return the place of the first cell that is no number, or row of another length."""
+    width = len(next(iter(lines.values())).split(","))
+    for number, line in lines.items():
+        cells = line.strip().split(",")
+        if len(cells) != width:
+            return f", line {number}: expected {width} columns, got {len(cells)}"
+        for column, cell in enumerate(cells, 1):
+            if not _is_number(cell):
+                return f", line {number}: expected a number in column {column}, got {cell!r}"
+    return ""
 
 
 def _is_number(cell: str) -> bool:

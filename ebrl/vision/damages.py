@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from ebrl.vision.images import opened, picture
 from ebrl.vision.observations import gaussian_kernel
 from ebrl.vision.photograph import ImageError, Photograph
 
+NAMED = ("gaussian", "box")
 WIDEST = 100.0  # pixels, of a blur that is named
 
 
@@ -27,8 +29,10 @@ def kernel(name: str | Path) -> Tensor:
         FileNotFoundError: For a missing file.
     """
     shape, colon, size = str(name).partition(":")
-    if colon and shape in ("gaussian", "box"):
+    if colon and shape in NAMED:
         return _named(shape, size)
+    if colon and (near := get_close_matches(shape, NAMED, n=1)):
+        raise ImageError(f"there is no blur {name}: did you mean {near[0]}:{size}?")
     path = Path(name)
     if path.suffix == ".npy":
         values = torch.from_numpy(_array(path))

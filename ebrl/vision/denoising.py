@@ -84,8 +84,8 @@ def denoise(
         doubted = float((trust < 0.5).float().mean())
         if doubted > 0.01 and levels.min() > 0:
             _warn(
-                f"on {100 * doubted:.0f} % of the image the energy is far above half a pixel: "
-                "that part is kept nearly as it was"
+                f"{100 * doubted:.0f} % of the image does not look like noise and was left nearly "
+                "unchanged"
             )
         return back(clean)
 

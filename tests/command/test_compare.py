@@ -16,6 +16,7 @@ from ebrl.command.errors import UsageError
 from ebrl.command.runs.curves import Curve, read_curves
 
 pytest.importorskip("rliable", reason="no wheels of its `arch` for this Python")
+from ebrl.command.pictures.comparison_pictures import draw, drawn
 from ebrl.command.runs.comparison import Bootstrap, compare
 
 HOW = Bootstrap(repetitions=200, seed=0)
@@ -135,6 +136,14 @@ def test_it_writes_a_picture_a_report_and_a_table(
     assert (out / "comparison.md").read_text() == report
 
 
+def test_a_single_run_has_a_curve_and_no_profile(tmp_path: Path) -> None:
+    comparison = compare([curve("SAC", 3.0)], HOW)
+    draw(tmp_path / "one.png", comparison)
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
+    figure = drawn(comparison)
+    assert [axes.get_title() for axes in figure.axes if axes.axison][-1] == "last evaluations"
+
+
 def test_what_cannot_be_compared_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,7 +169,7 @@ def test_what_cannot_be_compared_is_named(
         "has not been evaluated yet",
         "this is not a config",
         "the run of an energy",
-        "nowhere",
+        "nowhere: there is no such file or folder",
         "evaluations.npz",
         "got shapes () and (1, 2)",
         "finite numbers as results",

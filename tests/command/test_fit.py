@@ -247,7 +247,9 @@ def test_files_of_data_of_any_shape(tmp_path: Path, capsys: pytest.CaptureFixtur
     ("options", "said"),
     [
         (["--stepz", "3"], "Did you mean `steps`?"),
-        (["--energy.hiden", "[3]"], "unknown key `energy.hiden`"),
+        (["--energy.hiden", "[3]"], "--energy.hiden: MLPEnergy has no such argument"),
+        (["--objective", "DenoisingScoreMatching"], "--objective: missing: objective.sigma."),
+        (["--objective", "DenoisingScoreMaching"], "Did you mean `DenoisingScoreMatching`?"),
         (["--objective.sampler.stepsize", "1"], "Did you mean `step_size`?"),
         (["--objective.sampler.kernel", "ebrl.kernels.MULA"], "Did you mean `ULA`?"),
         (["--objective.sampler.step_size", "-1"], "positive step_size"),

@@ -103,6 +103,7 @@ def test_a_film_is_written_over_another_only_if_asked_to(
         (["--video", "out.txt"], 2, ".mp4 or .gif"),
         (["--video", "nowhere/out.mp4"], 2, "a folder that exists"),
         (["--temperature", "0"], 2, "above 0"),
+        (["--env_kwargs", "g=5", "--video", "out.gif"], 2, "--env_kwargs: expected a mapping such"),
         (["--env_kwargs", "{colour: red}", "--video", "out.gif"], 2, "colour"),
     ],
 )

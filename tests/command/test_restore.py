@@ -247,6 +247,7 @@ class TestFiles:
             (["--blur", "gaussian:0"], "expected gaussian:N with a deviation in pixels"),
             (["--blur", "gaussian:wide"], "got gaussian:wide"),
             (["--blur", "box:4"], "an odd number of pixels"),
+            (["--blur", "gausian:1.6"], "did you mean gaussian:1.6?"),
             (["--blur", "nowhere.png"], "--blur: there is no image nowhere.png"),
             (["--blur", "nowhere.npy"], "--blur: there is no kernel nowhere.npy"),
             (["--blur", "even.npy"], "odd sides, so that it has a middle, got (2, 3)"),

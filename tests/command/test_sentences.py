@@ -90,6 +90,29 @@ def test_a_sentence_is_repaired(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nothing to repair" in capsys.readouterr().out
 
 
+def test_a_file_and_the_standard_input_are_repaired_line_by_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("text.txt").write_text(f"The dog hears hears the fish.\n\nКошка.\n{SOUND}\n", "utf-8")
+    assert main(["repair", "text.txt", "--cost", "1"]) == 1
+    said, complaints = capsys.readouterr()
+    lines = said.splitlines()
+    assert lines[0] in SENTENCES
+    assert "edited" in lines[1]
+    assert lines[-1] == "Done: 2 sentences searched, 1 not."
+    assert "text.txt, line 3: expected the letters" in complaints
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(SOUND.encode())))
+    assert main(["repair", "-", "--cost", "5"]) == 0
+    assert capsys.readouterr().out.splitlines() == [SOUND, "  nothing to repair"]
+
+
+def test_several_sentences_are_scored_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", BROKEN, SOUND]) == 0
+    said = capsys.readouterr().out
+    assert said.index(BROKEN) < said.index(SOUND)
+    assert "2 sentences scored" in said
+
+
 def test_another_language_comes_from_its_file_or_run(capsys: pytest.CaptureFixture[str]) -> None:
     Path("run").mkdir()
     save(animals(), "run/language.safetensors")
@@ -159,6 +182,8 @@ def test_a_closed_standard_input_is_one_line(
         (["score", SOUND, "--model", "foreign.bin"], 1, "foreign.bin"),
         (["score", SOUND, "--energy", "casual"], 2, "Did you mean `causal`"),
         (["repair", ""], 2, "got an empty text"),
+        (["repair", "nothing.txt"], 2, "no such file"),
+        (["repair", "blank.txt"], 1, "expected a sentence a line, got no text"),
         (["repair", "Кошка сидит."], 1, "expected the letters"),
         (["repair", SOUND, "--steps", "2"], 2, "steps"),
         (["rank", ""], 2, "got an empty text"),

@@ -125,7 +125,7 @@ def test_a_failed_trial_is_tried_again_by_the_same_command(
         said = capsys.readouterr().out
         assert said.count("failed: ") == 1
         assert "best of 2 trials" in said
-        assert "1 trials; what they said" in said
+        assert "1 trial; what they said" in said
         assert len(finished(folder)) == 1
     (blocked / "mine.txt").unlink()
     assert main(command) == 0

@@ -619,9 +619,10 @@ def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.csv", "1,2\n3,4,5\n", "columns"),
+        ("a.csv", "1,2\n3,4,5\n", "line 2: expected 2 columns, got 3"),
         ("a.csv", "x,y\n1,2\n3,left\n", "left"),
-        ("a.csv", "1,\n3,4\n", "cannot be read"),
+        ("a.csv", "1,\n3,4\n", "line 1: expected a number in column 2, got ''"),
+        ("a.csv", "x,y\n1,2\n\n3,b\n", "line 4: expected a number in column 2, got 'b'"),
         ("a.csv", "1,2\n3,nan\n", "nan in row 1, column 1"),
         ("a.csv", "1,inf\n3,4\n", "inf in row 0, column 1"),
         ("a.csv", "x,y\n", "rows"),

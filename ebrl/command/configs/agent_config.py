@@ -23,7 +23,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from ebrl.agents.demonstrations import MINARI
 from ebrl.command.arguments import Environments, PlainHelp, Seed, Threads
-from ebrl.command.configs.schema import Schema, instantiate, locate, parse_config
+from ebrl.command.configs.parsing import parse_config
+from ebrl.command.configs.schema import Schema, instantiate, locate
 from ebrl.command.configs.trust import check_objects
 from ebrl.command.errors import UsageError
 
@@ -154,8 +155,9 @@ def schema() -> Schema:
         required=True,
         help="The algorithm: class_path and init_args.",
     )
-    parts: dict[str, type | None] = {"agent": OffPolicyAlgorithm}
-    return Schema("train", parser, TrainSettings, parts, ("agent",), OWNED_BY_THE_RUN)
+    family: dict[str, type] = {"agent": OffPolicyAlgorithm}
+    parts: dict[str, type | None] = {**family}
+    return Schema("train", parser, TrainSettings, parts, ("agent",), family, OWNED_BY_THE_RUN)
 
 
 def read(path: Path, options: Sequence[str] = (), *, trust: bool = False) -> TrainConfiguration:

@@ -29,7 +29,8 @@ from torch.utils.data import Dataset
 
 from ebrl import schedules
 from ebrl.command.arguments import LearningRate, PlainHelp, Seed, Threads
-from ebrl.command.configs.schema import Schema, instantiate, parse_config
+from ebrl.command.configs.parsing import parse_config
+from ebrl.command.configs.schema import Schema, instantiate
 from ebrl.command.devices import device_of
 from ebrl.command.errors import UsageError
 from ebrl.energies import Energy
@@ -63,6 +64,7 @@ PARTS: dict[str, type | None] = {
     "objective": None,  # a protocol
     "sampler": Sampler,
 }
+FAMILIES: dict[str, type] = {"energy": Energy, "objective": Objective}
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ def schema() -> Schema:
     parser.add_argument(
         "--sampler", type=Sampler | None, default=None, help="Draws the samples that are shown."
     )
-    return Schema("fit", parser, FitSettings, PARTS, ("energy", "data", "objective"))
+    required = ("energy", "data", "objective")
+    return Schema("fit", parser, FitSettings, PARTS, required, FAMILIES)
 
 
 def read_fit(path: Path, options: Sequence[str] = (), *, trust: bool = False) -> FitConfiguration:

@@ -54,6 +54,9 @@ def find(config: str, verb: str) -> Path:
     name = Path(config).with_suffix("").as_posix().removeprefix("configs/")
     if name in known:
         return known[name].path
+    for other in {"train", "fit"} - {verb}:
+        if name in shipped(other):
+            raise UsageError(f"{config}: that is a config of `ebrl {other}`: ebrl {other} {name}")
     hint = did_you_mean(name, known) or f" Those that come with ebrl: ebrl {verb}"
     raise UsageError(f"there is no config file {config}, and none of that name is installed.{hint}")
 

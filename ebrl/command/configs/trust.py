@@ -1,13 +1,16 @@
 """Which code a config may name: with `--trust` any, otherwise that of known packages.
 
 `ebrl train` and `ebrl fit` import whatever their config names. A run folder is data, perhaps of
-another person: its config may name only the classes that are listed here.
+another person: its config may name only the classes that are listed here, and with `--trust`
+any class or function, of files in the working folder as well.
 """
 
 from __future__ import annotations
 
+import os
 import pydoc
 import re
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,6 +82,12 @@ FOREIGN["sb3_contrib"] = FOREIGN["stable_baselines3"]
 
 IMPORTS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+|[\w.]+:[^\W\d].*")  # a.b.C, or module:Name-v0
 NO_CODE = {"name", "run", "offline", "prefill"}  # names, and data that are read as numbers
+
+
+def search_working_folder() -> None:
+    """Add the working folder to the end of Python's path, for a config that is trusted."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def check_known(path: Path, tree: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ from ebrl.agents.soft_agent import SoftAgent
 from ebrl.command.environments.evaluation import undisturbed_streams
 from ebrl.command.pictures.landscapes import BLUE, ORANGE, draw_plane
 
+Redraw = Callable[[Any], None]  # shows the energies at another observation
+
 SAMPLES = 2_048
 GRID = 101  # points a dimension
+BINS = 32  # of the sampled actions
 
 
 def why_no_landscape(agent: BaseAlgorithm) -> str:
@@ -30,7 +34,7 @@ def why_no_landscape(agent: BaseAlgorithm) -> str:
     return f"{space} has more than two dimensions"
 
 
-def draw_actions(axes: Axes, agent: SoftAgent, observation: Any, unit: str) -> None:
+def draw_actions(axes: Axes, agent: SoftAgent, observation: Any, unit: str) -> Redraw | None:
     """Draw the energies of all actions, and a sample of the policy, at one observation.
 
     Args:
@@ -38,35 +42,38 @@ def draw_actions(axes: Axes, agent: SoftAgent, observation: Any, unit: str) -> N
         agent: Of discrete actions, or of one or two action dimensions.
         observation: As the agent sees it, normalised where it was trained on such.
         unit: Of the energies, which is that of the reward.
+
+    Returns:
+        What shows another observation in the same picture; None for two action dimensions, which
+        are drawn anew.
     """
+    if isinstance(agent.action_space, spaces.Discrete):
+        return _draw_discrete(axes, agent, observation, unit)
+    if agent.action_space.shape == (1,):
+        return _draw_line(axes, agent, observation, unit)
+    _draw_box(axes, agent, observation, unit)
+    return None
+
+
+def _acted(agent: SoftAgent, observation: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return a sample of the policy and its greedy action."""
     with undisturbed_streams():
         sampled = np.asarray(agent.sample_actions(observation, SAMPLES))
         greedy, _ = agent.predict(observation, deterministic=True)
-    if isinstance(agent.action_space, spaces.Discrete):
-        _draw_discrete(axes, agent, observation, sampled.reshape(-1), unit)
-    elif agent.action_space.shape == (1,):
-        _draw_line(axes, agent, observation, sampled, greedy, unit)
-    else:
-        _draw_box(axes, agent, observation, sampled, greedy, unit)
+    return sampled, np.asarray(greedy)
 
 
-def _draw_line(
-    axes: Axes, agent: Any, observation: Any, sampled: np.ndarray, greedy: np.ndarray, unit: str
-) -> None:
+def _draw_line(axes: Axes, agent: Any, observation: Any, unit: str) -> Redraw:
     low, high = float(agent.action_space.low[0]), float(agent.action_space.high[0])
     grid = np.linspace(low, high, GRID, dtype=agent.action_space.dtype)
-    axes.plot(grid, energies(agent, observation, grid[:, None]), color=BLUE, lw=1.8, zorder=3)
-    axes.axvline(float(greedy[0]), color="black", ls="--", lw=1, label="greedy action")
+    (line,) = axes.plot(grid, np.zeros(GRID), color=BLUE, lw=1.8, zorder=3)
+    best = axes.axvline(low, color="black", ls="--", lw=1, label="greedy action")
     axes.set_xlabel("action")
     axes.set_ylabel(f"energy ({unit})", color=BLUE)
     density = axes.twinx()
-    density.hist(
-        sampled[:, 0],
-        bins=32,
-        range=(low, high),
-        density=True,
-        color=ORANGE,
-        alpha=0.45,
+    edges = np.linspace(low, high, BINS + 1)
+    bars = density.bar(
+        edges[:-1], np.zeros(BINS), np.diff(edges), align="edge", color=ORANGE, alpha=0.45
     )
     density.set_ylabel("density of sampled actions", color=ORANGE)
     axes.set_zorder(density.get_zorder() + 1)
@@ -75,10 +82,27 @@ def _draw_line(
     axes.legend(fontsize=8, loc="upper center")
     axes.margins(y=0.15)
 
+    def redraw(observation: Any) -> None:
+        sampled, greedy = _acted(agent, observation)
+        line.set_ydata(energies(agent, observation, grid[:, None]))
+        best.set_xdata([float(greedy[0])] * 2)
+        for bar, height in zip(bars, np.histogram(sampled, edges, density=True)[0], strict=True):
+            bar.set_height(height)
+        _rescale(axes)
+        _rescale(density)
 
-def _draw_box(
-    axes: Axes, agent: Any, observation: Any, sampled: np.ndarray, greedy: np.ndarray, unit: str
-) -> None:
+    redraw(observation)
+    return redraw
+
+
+def _rescale(axes: Axes) -> None:
+    """Fit the vertical axis to its artists as they are now."""
+    axes.relim()
+    axes.autoscale_view(scalex=False)
+
+
+def _draw_box(axes: Axes, agent: Any, observation: Any, unit: str) -> None:
+    sampled, greedy = _acted(agent, observation)
     low, high = agent.action_space.low, agent.action_space.high
     grid = [np.linspace(low[i], high[i], GRID) for i in (0, 1)]
     actions = np.stack(np.meshgrid(*grid), axis=-1)  # (GRID, GRID, 2)
@@ -90,22 +114,29 @@ def _draw_box(
     axes.legend(fontsize=8, loc="upper right")
 
 
-def _draw_discrete(
-    axes: Axes, agent: Any, observation: Any, sampled: np.ndarray, unit: str
-) -> None:
+def _draw_discrete(axes: Axes, agent: Any, observation: Any, unit: str) -> Redraw:
     actions = np.arange(agent.action_space.n) + agent.action_space.start
-    heights = energies(agent, observation, actions)
-    axes.plot(actions, heights, "_", color=BLUE, ms=28, mew=3)
+    (marks,) = axes.plot(actions, np.zeros(len(actions)), "_", color=BLUE, ms=28, mew=3)
     axes.set_xticks(actions)
     axes.set_xlim(actions[0] - 0.6, actions[-1] + 0.6)
     axes.set_xlabel("action")
     axes.set_ylabel(f"energy ({unit})", color=BLUE)
     share = axes.twinx()
-    share.bar(actions, [(sampled == a).mean() for a in actions], color=ORANGE, alpha=0.45)
+    bars = share.bar(actions, np.zeros(len(actions)), color=ORANGE, alpha=0.45)
     share.set_ylim(0, 1)
-    share.set_ylabel(f"share of {len(sampled)} sampled actions", color=ORANGE)
+    share.set_ylabel(f"share of {SAMPLES} sampled actions", color=ORANGE)
     axes.set_zorder(share.get_zorder() + 1)
     axes.patch.set_visible(False)
+
+    def redraw(observation: Any) -> None:
+        sampled, _ = _acted(agent, observation)
+        marks.set_ydata(energies(agent, observation, actions))
+        for bar, action in zip(bars, actions, strict=True):
+            bar.set_height((sampled == action).mean())
+        _rescale(axes)
+
+    redraw(observation)
+    return redraw
 
 
 def energies(agent: Any, observation: Any, actions: np.ndarray) -> np.ndarray:

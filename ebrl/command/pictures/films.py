@@ -16,18 +16,21 @@ from gymnasium.error import DependencyNotInstalled
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from stable_baselines3.common.base_class import BaseAlgorithm
+from tqdm import tqdm
 
 from ebrl.command.configs.agent_config import TrainConfiguration
 from ebrl.command.environments.building import make
 from ebrl.command.environments.evaluation import undisturbed_streams
 from ebrl.command.environments.watched import Watched
 from ebrl.command.errors import RunError, UsageError, extra
-from ebrl.command.pictures.action_landscapes import draw_actions, why_no_landscape
+from ebrl.command.pictures.action_landscapes import Redraw, draw_actions, why_no_landscape
 
 Show = Callable[[np.ndarray], None]  # takes a picture (height, width, 3), uint8
 
 DPI = 100
 LEAST = 360  # pixels of a landscape's sides
+LAID_OUT = 50  # pictures between two layouts, which take longer than a picture
+BAR = "{n_fmt} steps, {elapsed}, {rate_fmt}"
 PLAIN = 30  # frames a second where an environment names none
 
 
@@ -58,6 +61,9 @@ class Film:
         self.longest = configuration.settings.evaluation_steps
         self.frames_per_second = int(environment.metadata.get("render_fps", PLAIN))
         self.draws_energies = not why_no_landscape(agent)
+        self.figure = Figure(dpi=DPI)
+        self.redraw: Redraw | None = None  # once there is a landscape to change
+        self.drawn = 0
 
     def __enter__(self) -> Film:
         return self
@@ -68,7 +74,7 @@ class Film:
     def play(self, seed: int, show: Show, *, greedy: bool) -> tuple[float, int]:
         """Play one episode, at most `longest` steps; return its return and its length."""
         total, over, steps = 0.0, False, 0
-        with undisturbed_streams():
+        with undisturbed_streams(), _bar() as bar:
             observation, _ = self.environment.reset(seed=seed)
             while not over and steps < self.longest:
                 seen = self._normalized(observation)
@@ -76,6 +82,7 @@ class Film:
                 show(self._picture(seen))
                 observation, reward, terminated, truncated, _ = self.environment.step(action)
                 total, steps, over = total + float(reward), steps + 1, terminated or truncated
+                bar.update()
             show(self._picture(self._normalized(observation)))
         return total, steps
 
@@ -99,11 +106,25 @@ class Film:
         return np.concatenate([frame, landscape], axis=1)
 
     def _landscape(self, observation: Any, side: int) -> np.ndarray:
-        figure = Figure(figsize=(side / DPI, side / DPI), dpi=DPI, layout="constrained")
-        canvas = FigureCanvasAgg(figure)
-        draw_actions(figure.subplots(), cast(Any, self.agent), observation, self.unit)
+        """Return the picture of the energies; the layout of one serves those that follow."""
+        figure, canvas = self.figure, FigureCanvasAgg(self.figure)
+        figure.set_size_inches(side / DPI, side / DPI)
+        if self.redraw is None:
+            figure.clear()
+            axes = figure.subplots()
+            self.redraw = draw_actions(axes, cast(Any, self.agent), observation, self.unit)
+        else:
+            self.redraw(observation)
+        lays_out = self.redraw is None or self.drawn % LAID_OUT == 0
+        figure.set_layout_engine("constrained" if lays_out else "none")
         canvas.draw()
+        self.drawn += 1
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _bar() -> tqdm:
+    """Return a count of the steps of an episode, whose length is not known, on a terminal."""
+    return tqdm(bar_format=BAR, unit=" steps", disable=None, dynamic_ncols=True, leave=False)
 
 
 @contextmanager

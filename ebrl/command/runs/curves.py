@@ -50,10 +50,12 @@ def _read(source: str) -> Curve:
     label, path = _labelled_path(source)
     if path.is_dir() and (path / "config.yaml").is_file():
         return _of_our_run(source, label, existing(path))
+    if not path.exists():
+        raise UsageError("there is no such file or folder")
     if path.is_dir():
         path = path / "evaluations.npz"
-    if not path.is_file():
-        raise UsageError(f"there is no run, and no {path}")
+        if not path.is_file():
+            raise UsageError("this folder holds neither a run nor an evaluations.npz")
     if path.suffix == ".npz":
         return _labelled(source, label, path, *_of_evaluations(path))
     if path.name.endswith("monitor.csv"):

@@ -14,6 +14,7 @@ from ebrl.command.errors import RunError, UsageError
 from ebrl.command.runs.folder import Run, write
 from ebrl.command.sweeps.space import Plan
 from ebrl.command.sweeps.trials import folder_of
+from ebrl.command.wording import counted
 
 SHOWN = 5  # best trials in the table
 RETRY_HINT = "The same command tries those that failed again."
@@ -51,13 +52,15 @@ def report(
             f"{task}: no trial came to its end; what they said: {folder}/*/*.log. {RETRY_HINT}"
         )
     ranked = sorted(done, key=lambda trial: -trial.value)
-    yield f"{task}: the best of {tried} trials, {plan.seeds} seeds each"
+    trials, seeds = counted(tried, "trial"), counted(plan.seeds, "seed")
+    yield f"{task}: the best of {trials}, {seeds}{' each' if tried > 1 else ''}"
     for trial in ranked[:SHOWN]:
         name = folder_of(trial.parameters)
         yield f"  {trial.value:10.2f}   {shown_values(trial.parameters)}   ({name})"
     _write_best(plan, folder, ranked[0], len(done))
     if failed:
-        yield f"  failed   {failed} trials; what they said: {folder}/*/*.log. {RETRY_HINT}"
+        logs = f"what they said: {folder}/*/*.log. {RETRY_HINT}"
+        yield f"  failed   {counted(failed, 'trial')}; {logs}"
     yield f"  best     {folder / 'best.yaml'}"
     if plan.varied == ["agent"]:  # trials are then methods
         yield from _compared(plan, folder, done)
@@ -78,7 +81,7 @@ def _compared(plan: Plan, folder: Path, done: list[Scored]) -> Iterator[str]:
 def shown_values(parameters: dict[str, Any]) -> str:
     """Return the values of a trial as text."""
     shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in parameters.items()}
-    return ", ".join(f"{name}={value}" for name, value in shown.items())
+    return ", ".join(f"{name}={value}" for name, value in shown.items()) or "the config as it is"
 
 
 def _write_best(plan: Plan, folder: Path, best: Scored, trials: int) -> None:
@@ -88,7 +91,7 @@ def _write_best(plan: Plan, folder: Path, best: Scored, trials: int) -> None:
     del config["run"], config["seed"]
     scores = ", ".join(f"{score:.2f}" for score in best.scores)
     head = (
-        f"# The best of {trials} trials: return {best.value:.2f}, the mean over {plan.seeds} seeds "
-        f"({scores}).\n"
+        f"# The best of {counted(trials, 'trial')}: return {best.value:.2f}, the mean over "
+        f"{counted(plan.seeds, 'seed')} ({scores}).\n"
     )
     write(folder / "best.yaml", head + yaml.safe_dump(config, sort_keys=False))

@@ -26,6 +26,7 @@ from ebrl.command.training.divergence import GoodCheckpoints, check_finite, expl
 from ebrl.command.training.endings import ending_well
 from ebrl.command.training.offline import learn
 from ebrl.command.training.progress import AgentProgress
+from ebrl.command.wording import counted
 from ebrl.storage import StorageError
 
 
@@ -152,8 +153,8 @@ def _finish(
     last = evaluated[-1]
     lines = [
         *left_out,
-        f"Done: return {last['mean']:.2f} ± {last['std']:.2f} over {len(last['returns'])} "
-        f"episodes after {last['timesteps']:,} steps.",
+        f"Done: return {last['mean']:.2f} ± {last['std']:.2f} over "
+        f"{counted(len(last['returns']), 'episode')} after {last['timesteps']:,} steps.",
         f"  agent    {run.model}",
         f"  picture  {run.picture}",
         f"  curves   tensorboard --logdir {run.folder}",

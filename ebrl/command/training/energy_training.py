@@ -126,8 +126,9 @@ def _finish(configuration: FitConfiguration, setup: Setup, run: Run, training: T
     storage.save(run.model, energy.state_dict(), {"kind": "energy", "step": training.step})
     if isinstance(setup.data, Ragged):
         save_language(setup.data, energy, run, training.step)
-    for line in draw_run(run.picture, configuration.title, setup, energy):
-        print(line)
+    if not isinstance(setup.data, Ragged):  # sentences have no picture
+        for line in draw_run(run.picture, configuration.title, setup, energy):
+            print(line)
     print(
         f"Done: {training.step:,} steps.\n"
         f"  energy   {run.model}\n"

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from ebrl.command.environments.evaluation import Evaluations
 from ebrl.command.training.bars import steps_bar
+from ebrl.command.wording import counted
 
 
 class AgentProgress(BaseCallback):
@@ -53,7 +54,7 @@ class AgentProgress(BaseCallback):
         for entry in self.evaluations.done[self.shown :]:
             tqdm.write(
                 f"step {entry['timesteps']:>9,}   return {entry['mean']:10.2f} ± {entry['std']:.2f}"
-                f"   ({len(entry['returns'])} episodes)",
+                f"   ({counted(len(entry['returns']), 'episode')})",
                 file=sys.stdout,
             )
         self.shown = len(self.evaluations.done)

@@ -1,9 +1,7 @@
-"""What `ebrl train` and `ebrl fit` share: help, the search for the config, the import path."""
+"""What `ebrl train` and `ebrl fit` share: help, and the search for the config."""
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 from ebrl.command.configs.files import find, listing
@@ -31,12 +29,6 @@ def print_configs(verb: str) -> int:
     return 0
 
 
-def search_working_folder() -> None:
-    """Add the working folder to the end of Python's path."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-
-
 def config_and_options(verb: str, arguments: list[str]) -> tuple[Path, list[str]]:
     """Return the file of the config, found by path or name, and the options after it.
 
@@ -46,5 +38,4 @@ def config_and_options(verb: str, arguments: list[str]) -> tuple[Path, list[str]
     config, *options = arguments
     if config.startswith("-"):
         raise UsageError(f"the config comes first: ebrl {verb} CONFIG {' '.join(arguments)}")
-    search_working_folder()
     return find(config, verb), options

@@ -94,12 +94,30 @@ def test_an_environment_of_the_working_folder_is_found(tmp_path: Path) -> None:
         "env: 'my_env:Mine-v0', buffer_size: 100, policy_kwargs: {net_arch: [8]}}\n"
         "total_timesteps: 20\nevaluation_episodes: 1\n"
     )
-    script = (  # as the installed command: the working folder is not on the path
-        "import sys; sys.path = [p for p in sys.path if p]; from ebrl.command import main; "
-        "sys.exit(main(['train', 'c.yaml']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = installed(tmp_path, "train", "c.yaml")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "c" / "SAC-0" / "model.zip").exists()
+    for verb in (["evaluate", "--episodes=1"], ["resume", "--total_timesteps=30"]):
+        refused = installed(tmp_path, verb[0], "runs/c/SAC-0", *verb[1:])
+        assert refused.returncode == 2
+        assert "add --trust" in refused.stderr
+        done = installed(tmp_path, verb[0], "runs/c/SAC-0", *verb[1:], "--trust")
+        assert done.returncode == 0, done.stderr
+
+
+def installed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A call of the installed command in a folder, which is not on Python's path."""
+    script = (
+        "import sys; sys.path = [p for p in sys.path if p]; from ebrl.command import main; "
+        f"sys.exit(main({[*arguments]!r}))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(("verb", "other"), [("train", "fit"), ("fit", "train")])
+def test_a_config_of_another_verb_is_named_as_such(verb: str, other: str) -> None:
+    name = next(iter(shipped(other)))
+    with pytest.raises(UsageError, match=f"that is a config of `ebrl {other}`"):
+        find(name, verb)
