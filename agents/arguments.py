@@ -65,7 +65,9 @@ def split_arguments(agent: OffPolicyAlgorithm) -> tuple[dict[str, Any], dict[str
     """Return the constructor arguments that a file can hold, and descriptions of the others."""
     values = {name: encode(value) for name, value in _arguments(agent).items()}
     left_out = {
-        name: "an argument that is no attribute" if value is LOST else textwrap.shorten(str(value), 80, placeholder=" …")
+        name: "an argument that is no attribute"
+        if value is LOST
+        else textwrap.shorten(str(value), 80, placeholder=" …")
         for name, value in values.items()
         if not storable(value)
     }

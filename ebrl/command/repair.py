@@ -1,4 +1,4 @@
-"""`ebrl repair "the cat sat in on mat"`: correct sentences by a few edits."""
+"""`ebrl repair "It is one of best films."`: correct sentences by a few edits."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ HELP = """
 Corrects a sentence: chains of substitutions, insertions and deletions search for the sentence of
 lowest energy plus --cost nats for each changed token. A higher cost changes less. The energy is the
 language model's, less what typical sentences of such tokens have, so that shorter sentences are no
-better. Prints the sentence, how many tokens were edited, and its energy before and after. A file
-has one sentence a line, in UTF-8; - reads standard input. A line that cannot be judged does not
-stop the others; the exit code is then 1. The same seed gives the same result.
+better. A sentence unlike the texts that the language was trained on is drawn towards them. Prints
+the sentence, how many tokens were edited, and its energy before and after. A file has one sentence
+a line, in UTF-8; - reads standard input. A line that cannot be judged does not stop the others; the
+exit code is then 1. The same seed gives the same result.
 
 examples:
-  ebrl repair "The cat sat in on mat."
-  ebrl repair "The cat sat in on mat." --cost 9                changes less
-  ebrl repair "The cat sat in on mat." --steps 400             searches longer
-  ebrl repair essay.txt                                        line by line
+  ebrl repair "It is one of best films of the year."
+  ebrl repair "It is one of best films of the year." --cost 9      changes less
+  ebrl repair "It is one of best films of the year." --steps 400   searches longer
+  ebrl repair essay.txt                                            line by line
 """
 
 

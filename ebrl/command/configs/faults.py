@@ -117,7 +117,7 @@ def _maker(schema: Schema, place: str, class_path: str) -> Callable[..., Any] | 
     return known[class_path]
 
 
-def _family(base: type) -> Iterator[type]:
+def _family(base: type[Any]) -> Iterator[type[Any]]:
     """Yield a class and all that derive from it and were imported."""
     yield base
     for derived in base.__subclasses__():
