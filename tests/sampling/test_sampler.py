@@ -692,7 +692,7 @@ def test_the_report_is_on_the_device_of_the_chains() -> None:
         (Cycle([MALA(), MALA()]), Binary(4)),
         (Tempered(MALA(), [1.0, 2.0]), Strings(3, 5)),
     ],
-    ids=str,
+    ids=lambda one: type(one).__name__,
 )
 def test_a_kernel_of_other_coordinates_is_refused(kernel: Kernel, space: Space) -> None:
     with pytest.raises(ValueError, match=r"expected a kernel of .* coordinates for"):

@@ -42,7 +42,9 @@ def test_scales_five_orders_apart_are_found(kernel: Kernel) -> None:
     assert ((variance.sqrt() / DEVIATIONS).log().abs() < 0.8).all()
 
 
-@pytest.mark.parametrize("kernel", [Cycle([MALA()]), Tempered(MALA(), [1.0, 2.0])], ids=str)
+@pytest.mark.parametrize(
+    "kernel", [Cycle([MALA()]), Tempered(MALA(), [1.0, 2.0])], ids=["Cycle", "Tempered"]
+)
 def test_a_kernel_without_preconditioner_is_refused_before_the_first_move(kernel: Kernel) -> None:
     made: list[int] = []
     with pytest.raises(ValueError, match="that warm-up can precondition"):
