@@ -85,7 +85,7 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     ),
     "unknown option": (
         lambda folder: [str(config(folder)), "--sed", "1"],
-        ["unknown option `--sed`", "`seed`"],
+        ["ebrl: unknown option `--sed`", "`seed`"],
     ),
     "unknown option of the agent": (
         lambda folder: [str(config(folder)), "--agent.candidate", "1"],

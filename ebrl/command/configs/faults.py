@@ -30,12 +30,17 @@ class Fault(NamedTuple):
     said: str
 
 
-def unknown_key(schema: Schema, tree: dict[str, Any], options: Sequence[str]) -> str | None:
-    """Return a message for an unknown key or option at the top level, None if there is none."""
+def unknown_key(schema: Schema, tree: dict[str, Any]) -> str | None:
+    """Return a message for an unknown key at the top level, None if there is none."""
     for key in tree.keys() - schema.keys - {"$schema"}:
         if key in OF_ANOTHER_VERB:
             return f"this is a config of `ebrl {OF_ANOTHER_VERB[key]}`."
         return f"unknown key `{key}`.{did_you_mean(key, schema.keys)}"
+    return None
+
+
+def unknown_option(schema: Schema, options: Sequence[str]) -> str | None:
+    """Return a message for an unknown option or one without a value, None if there is none."""
     rest = iter(options)
     for option in rest:
         if not option.startswith("--"):

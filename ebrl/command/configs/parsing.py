@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from ebrl.command.configs.faults import Fault, faults, nulls, unknown_key
+from ebrl.command.configs.faults import Fault, faults, nulls, unknown_key, unknown_option
 from ebrl.command.configs.files import read_tree
 from ebrl.command.configs.schema import Schema, merge, pairs, with_values
 from ebrl.command.configs.trust import check_known, search_working_folder
@@ -36,8 +36,10 @@ def parse_config(schema: Schema, path: Path, options: Sequence[str], trust: bool
         search_working_folder()
     else:
         check_known(path, merged)
-    if unknown := unknown_key(schema, tree, options):
+    if unknown := unknown_key(schema, tree):
         raise UsageError(f"{path}: {unknown}")
+    if unknown := unknown_option(schema, options):
+        raise UsageError(unknown)
     try:
         parsed = schema.parser.parse_args(["--config", str(path), *options])
     except (ArgumentError, ValueError, TypeError) as error:
