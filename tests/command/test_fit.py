@@ -259,7 +259,7 @@ def test_files_of_data_of_any_shape(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--batch_size", "301"], "smaller batch_size"),
         (["--precision", "half"], "precision"),
         (["--objective", "ebrl.objectives.CrossEntropy"], "ClassifierEnergy"),
-        (["--sampler.kernel", "ebrl.kernels.Gibbs"], "whose step size changes its acceptance"),
+        (["--sampler.kernel", "ebrl.kernels.Gibbs"], "real coordinates for Box, got Gibbs"),
         (["--energy.condition_dimension", "3"], "conditional"),
         (["--ema_decay", "1"], "ema_decay"),
         (["--objective.sampler.space.high", "[3.0, 0.1]"], "rows outside: widen it"),
