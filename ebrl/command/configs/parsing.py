@@ -46,8 +46,8 @@ def parse_config(schema: Schema, path: Path, options: Sequence[str], trust: bool
         unexplained = Fault("", " ".join(str(error).split()) + ".")
         fault = next(faults(schema, merged, given), unexplained)
         raise UsageError(_placed(fault, path, given)) from error
-    if fault := next(nulls(schema, parsed), None):
-        raise UsageError(_placed(fault, path, given))
+    if null := next(nulls(schema, parsed), None):
+        raise UsageError(_placed(null, path, given))
     del parsed["config"]
     if parsed.name is None:
         parsed.name = path.stem
