@@ -125,7 +125,8 @@ def _maker(schema: Schema, place: str, class_path: str) -> Callable[..., Any] | 
 def _family(base: type[Any]) -> Iterator[type[Any]]:
     """Yield a class and all that derive from it and were imported."""
     yield base
-    for derived in base.__subclasses__():
+    below: list[type] = base.__subclasses__()
+    for derived in below:
         yield from _family(derived)
 
 

@@ -29,7 +29,6 @@ Show = Callable[[np.ndarray], None]  # takes a picture (height, width, 3), uint8
 
 DPI = 100
 LEAST = 360  # pixels of a landscape's sides
-LAID_OUT = 50  # pictures between two layouts, which take longer than a picture
 BAR = "{n_fmt} steps, {elapsed}, {rate_fmt}"
 PLAIN = 30  # frames a second where an environment names none
 
@@ -63,7 +62,7 @@ class Film:
         self.draws_energies = not why_no_landscape(agent)
         self.figure = Figure(dpi=DPI)
         self.redraw: Redraw | None = None  # once there is a landscape to change
-        self.drawn = 0
+        self.widest = 0  # letters of the tick labels that the layout has room for
 
     def __enter__(self) -> Film:
         return self
@@ -106,7 +105,7 @@ class Film:
         return np.concatenate([frame, landscape], axis=1)
 
     def _landscape(self, observation: Any, side: int) -> np.ndarray:
-        """Return the picture of the energies; the layout of one serves those that follow."""
+        """Return the picture of the energies, laid out anew only for longer tick labels."""
         figure, canvas = self.figure, FigureCanvasAgg(self.figure)
         figure.set_size_inches(side / DPI, side / DPI)
         if self.redraw is None:
@@ -115,10 +114,14 @@ class Film:
             self.redraw = draw_actions(axes, cast(Any, self.agent), observation, self.unit)
         else:
             self.redraw(observation)
-        lays_out = self.redraw is None or self.drawn % LAID_OUT == 0
-        figure.set_layout_engine("constrained" if lays_out else "none")
+        figure.set_layout_engine("none" if self.redraw else "constrained")
         canvas.draw()
-        self.drawn += 1
+        labels = [label for axes in figure.axes for label in axes.yaxis.get_majorticklabels()]
+        widest = max(len(label.get_text()) for label in labels)
+        if self.redraw and widest > self.widest:
+            self.widest = widest
+            figure.set_layout_engine("constrained")
+            canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
