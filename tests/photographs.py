@@ -66,6 +66,11 @@ def write(path: Path, image: np.ndarray) -> Path:
     return path
 
 
+def names(folder: str | Path = ".") -> set[str]:
+    """Return the paths of all files in a folder."""
+    return {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}
+
+
 def read(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image)

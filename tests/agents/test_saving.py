@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,16 @@ import pytest
 import torch
 from gymnasium import spaces
 from safetensors.torch import load as load_safetensors
-from stable_baselines3 import DQN, SAC
+from saved_agents import (
+    TINY,
+    SavedDQN,
+    SavedSAC,
+    assert_same,
+    cartpole,
+    observations,
+    pendulum,
+    schedule,
+)
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMultiObsEnv
@@ -23,35 +31,11 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from stable_baselines3.dqn.policies import MlpPolicy
 from stable_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 from torch import nn
 
 from ebrl import storage
-from ebrl.agents.arguments import from_space, to_space
-from ebrl.agents.checkpoints import save_checkpoint
-from ebrl.agents.saving import Saving
 from ebrl.storage import StorageError
-
-
-class SavedSAC(Saving, SAC):
-    """SAC with a random stream of its own, as our agents have."""
-
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        self.generators = {"acting": torch.Generator().manual_seed(self.seed or 0)}
-
-
-class SavedDQN(Saving, DQN):
-    pass
-
-
-class OwnExtractor(FlattenExtractor):
-    """A class that only this file has."""
-
-
-TINY: dict[str, Any] = {"learning_starts": 20, "buffer_size": 200, "batch_size": 8, "seed": 1}
-NETS = {"net_arch": [8], "activation_fn": nn.Tanh}
 
 
 class SimpleLinearSchedule:
@@ -64,38 +48,6 @@ class SimpleLinearSchedule:
 
     def __call__(self, remaining: float) -> float:
         return remaining * self.initial_value
-
-
-def schedule(remaining: float) -> float:
-    return 1e-3 * remaining
-
-
-def pendulum(**arguments: Any) -> SavedSAC:
-    return SavedSAC(
-        "MlpPolicy", "Pendulum-v1", **{**TINY, "policy_kwargs": dict(NETS), **arguments}
-    )
-
-
-def cartpole(**arguments: Any) -> SavedDQN:
-    return SavedDQN(
-        "MlpPolicy", "CartPole-v1", **{**TINY, "policy_kwargs": dict(NETS), **arguments}
-    )
-
-
-def observations(space: spaces.Space, number: int = 9) -> Any:
-    space.seed(0)
-    drawn = [space.sample() for _ in range(number)]
-    if isinstance(space, spaces.Dict):
-        return {key: np.stack([one[key] for one in drawn]) for key in space}
-    return np.stack(drawn)
-
-
-def assert_same(ours: Any, theirs: Any) -> None:
-    """Equal nested state, to the bit."""
-    tensors, facts = storage.flatten(ours)
-    others, other_facts = storage.flatten(theirs)
-    assert facts == other_facts
-    assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
 
 
 # ---- what is saved comes back ----------------------------------------------------------------
@@ -409,118 +361,3 @@ def test_without_statistics_observations_stay_as_they_are(tmp_path: Path) -> Non
     cartpole().save(tmp_path / "a")
     seen = observations(cartpole().observation_space)
     assert SavedDQN.load(tmp_path / "a").normalize_observation(seen) is seen
-
-
-# ---- what a file cannot hold -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("learning_rate", schedule),
-        ("policy_kwargs", {"features_extractor_class": OwnExtractor}),
-    ],
-)
-def test_objects_are_given_again(name: str, value: Any, tmp_path: Path) -> None:
-    model = pendulum(**{name: value})
-    with pytest.warns(UserWarning, match=f"a file cannot hold {name}; give it to load again"):
-        model.save(tmp_path / "a")
-    with pytest.raises(StorageError, match=rf"cannot hold {name}=.*SavedSAC.load\(.*{name}=\.\.\."):
-        SavedSAC.load(tmp_path / "a")
-    assert_same(
-        SavedSAC.load(tmp_path / "a", **{name: value}).get_parameters(), model.get_parameters()
-    )
-
-
-def test_a_policy_class_of_ones_own_is_given_again(tmp_path: Path) -> None:
-    class OwnPolicy(MlpPolicy):
-        pass
-
-    with pytest.warns(UserWarning, match="a file cannot hold policy; give it to load again"):
-        SavedDQN(OwnPolicy, "CartPole-v1", **TINY).save(tmp_path / "a")
-    with pytest.raises(StorageError, match=r"cannot hold policy=.*policy=\.\.\."):
-        SavedDQN.load(tmp_path / "a")
-    assert type(SavedDQN.load(tmp_path / "a", policy=OwnPolicy).policy) is OwnPolicy
-
-
-@pytest.mark.parametrize(
-    "name", [["torch.nn", "init"], ["os", "system"], ["torch.nn", "modules.Tanh"], "Tanh"]
-)
-def test_a_name_that_is_no_known_class_is_refused(name: Any, tmp_path: Path) -> None:
-    pendulum().save(tmp_path / "a.zip")
-    tensors, facts = storage.load(tmp_path / "a.zip")
-    text = json.dumps(facts)
-    marked = json.dumps(storage.flatten({"class": ["torch.nn", "Tanh"]})[1])
-    assert marked in text
-    other = text.replace(marked, json.dumps(storage.flatten({"class": name})[1]))
-    storage.save(tmp_path / "b.zip", tensors, json.loads(other))
-    with pytest.raises(StorageError, match="expected a class of"):
-        SavedSAC.load(tmp_path / "b")
-
-
-# ---- files and environments that do not fit --------------------------------------------------
-
-
-def test_a_pickle_of_stable_baselines_is_refused(tmp_path: Path) -> None:
-    SAC("MlpPolicy", "Pendulum-v1", **TINY).save(tmp_path / "theirs.zip")
-    with pytest.raises(StorageError, match="got a pickle of Stable-Baselines3"):
-        SavedSAC.load(tmp_path / "theirs")
-
-
-def test_another_algorithm_is_refused(tmp_path: Path) -> None:
-    cartpole().save(tmp_path / "a")
-    with pytest.raises(StorageError, match=r"expected SavedSAC, got SavedDQN; use SavedDQN\.load"):
-        SavedSAC.load(tmp_path / "a")
-
-
-def test_a_training_checkpoint_is_refused(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "a.zip", cartpole().learn(20))
-    with pytest.raises(StorageError, match="expected a saved agent, got a checkpoint"):
-        SavedDQN.load(tmp_path / "a")
-
-
-def test_other_spaces_are_refused(tmp_path: Path) -> None:
-    cartpole().save(tmp_path / "a")
-    with pytest.raises(ValueError, match="Observation spaces do not match"):
-        SavedDQN.load(tmp_path / "a", env=gym.make("Acrobot-v1"))
-
-
-def test_other_networks_are_refused(tmp_path: Path) -> None:
-    cartpole().save(tmp_path / "a")
-    with pytest.raises(StorageError, match=r"expected a tensor of shape \(9, 4\)"):
-        SavedDQN.load(tmp_path / "a", policy_kwargs={"net_arch": [9]})
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.zip"):
-        SavedDQN.load(tmp_path / "none")
-
-
-# ---- spaces ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "space",
-    [
-        spaces.Box(-np.inf, np.inf, (2, 3), np.float64),
-        spaces.Box(0, 255, (4, 4, 3), np.uint8),
-        spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 0.1], np.float32)),
-        spaces.Discrete(5, start=2),
-        spaces.MultiDiscrete([3, 4]),
-        spaces.MultiBinary(4),
-        spaces.MultiBinary([2, 3]),
-        spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Dict({"x": spaces.Box(0, 1, (1,))})}),
-    ],
-)
-def test_spaces_come_back(space: spaces.Space) -> None:
-    tensors, facts = storage.flatten(from_space(space))
-    again = to_space(storage.unflatten(tensors, json.loads(json.dumps(facts))))
-    assert again == space
-    assert again.dtype == space.dtype
-    if isinstance(space, spaces.Dict):
-        assert list(again) == list(space)
-
-
-def test_other_kinds_of_space_are_refused() -> None:
-    with pytest.raises(TypeError, match="got Text, which a file cannot hold"):
-        from_space(spaces.Text(3))

@@ -2,65 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import os
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from moons_problems import SPACE, Dropping, Scripted, energy, learned_generator, moons, pcd, same
 from problems import generator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
 from ebrl import Chains, DualAveraging, Energy, FunctionEnergy, Sampler, networks, objectives
 from ebrl.kernels import MALA, ULA
-from ebrl.objectives import ContrastiveDivergence, Loss, Objective
-from ebrl.spaces import Box, Unbounded
-from ebrl.storage import StorageError
+from ebrl.objectives import ContrastiveDivergence, Objective
 from ebrl.training import (
     DivergedError,
     NonFiniteError,
     Order,
     RunningClip,
-    TableError,
     Training,
     checkpoints_in,
     fit,
-    load_table,
     newest_checkpoint,
     trainable_parameters,
-    two_moons,
 )
 from ebrl.training.loop import Metrics
 from ebrl.vision.networks import SumEnergy
-
-SPACE = Box(-3 * torch.ones(2), 3 * torch.ones(2))
-
-
-def moons(n: int = 2_000) -> Tensor:
-    x = two_moons(n).tensors[0]
-    return (x - x.mean(0)) / x.std(0)
-
-
-def energy(seed: int = 0, *hidden: int) -> networks.MLPEnergy:
-    torch.manual_seed(seed)
-    return networks.MLPEnergy(2, hidden or (16, 16))
-
-
-def pcd(chains: int = 512, moves: int = 1) -> ContrastiveDivergence:
-    return objectives.persistent(SPACE, chains, moves)
-
-
-def learned_generator() -> objectives.LearnedGenerator:
-    torch.manual_seed(1)
-    return objectives.LearnedGenerator(nn.Linear(2, 2), 2)
 
 
 def test_the_example_works_as_written() -> None:
@@ -124,171 +93,6 @@ def test_each_row_comes_once_before_any_comes_again() -> None:
     for _ in range(4):
         epoch = torch.cat([order.next(stream) for _ in range(3)])
         assert len(epoch.unique()) == 9
-
-
-# ---- resuming --------------------------------------------------------------------------------
-
-
-def conditional() -> tuple[Energy, Dataset, Objective]:
-    torch.manual_seed(0)
-    model = networks.MLPEnergy(2, (16,), condition_dimension=1)
-    labels = torch.randint(2, (300, 1), generator=generator()).float()
-    sampler = Sampler(MALA(), SPACE, steps=2, adaptation=DualAveraging())
-    return (
-        model,
-        TensorDataset(moons(300), labels),
-        ContrastiveDivergence(sampler, Chains(100, SPACE)),
-    )
-
-
-class Dropping(Energy):
-    """A network whose dropout draws from torch's own stream."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Linear(2, 16), nn.SiLU(), nn.Dropout(), nn.Linear(16, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x).squeeze(-1)
-
-
-CASES: dict[str, Callable[[], tuple[Energy, Tensor | Dataset, Objective]]] = {
-    "pcd": lambda: (energy(), moons(300), pcd()),
-    "conditional": conditional,
-    "generator": lambda: (energy(), moons(300), learned_generator()),
-    "nce": lambda: (
-        energy(), moons(300), objectives.NCE(objectives.NormalNoise.around(moons(300)), 2)
-    ),
-    "dropout": lambda: (Dropping(), moons(300), pcd()),
-}  # fmt: skip
-
-
-def run(case: str, steps: int, folder: Path | None, **options: object) -> Training:
-    model, data, objective = CASES[case]()
-    return fit(
-        model,
-        data,
-        objective,
-        steps=steps,
-        generator=generator(5),
-        batch_size=64,
-        folder=folder,
-        checkpoint_every=5,
-        log_every=5,
-        ema_decay=0.9,
-        clip=RunningClip(1.5),
-        **options,  # type: ignore[arg-type]
-    )
-
-
-def same(one: object, other: object) -> bool:
-    if isinstance(one, Tensor):
-        assert isinstance(other, Tensor)
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        assert isinstance(other, dict)
-        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
-    if isinstance(one, list | tuple):
-        assert isinstance(other, list | tuple)
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
-
-
-def in_a_fork(work: Callable[[], object]) -> int:
-    """Return the wait status of a new process."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(child, 0)[1]
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_killed_training_goes_on_bit_for_bit(case: str, tmp_path: Path) -> None:
-    whole = run(case, 23, None).state()
-
-    def kill(training: Training, metrics: Metrics) -> None:
-        if training.step == 13:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    status = in_a_fork(lambda: run(case, 23, tmp_path, callbacks=[kill]))
-    assert os.WIFSIGNALED(status)
-    resumed = run(case, 23, tmp_path, resume=True)
-    assert same(resumed.state(), whole)
-    assert [path.name[-6:-4] for path in checkpoints_in(tmp_path / "checkpoints")] == ["23", "20"]
-
-
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    whole = run("pcd", 12, tmp_path).state()
-    newest = checkpoints_in(tmp_path / "checkpoints")[0]
-    newest.write_bytes(newest.read_bytes()[:-100])
-    with pytest.warns(UserWarning, match="damaged"):
-        resumed = run("pcd", 12, tmp_path, resume=True)
-    assert same(resumed.state(), whole)
-
-
-def test_a_folder_is_not_taken_over_by_accident_nor_by_another_training(tmp_path: Path) -> None:
-    run("pcd", 5, tmp_path)
-    with pytest.raises(ValueError, match="resume=True"):
-        run("pcd", 5, tmp_path)
-    with pytest.raises(StorageError, match="configured differently"):
-        run("dropout", 10, tmp_path, resume=True)
-    with pytest.raises(StorageError, match="300 rows"):
-        fit(
-            energy(), moons(200), pcd(), steps=10, batch_size=64, generator=generator(),
-            folder=tmp_path, resume=True, ema_decay=0.9, clip=RunningClip(1.5),
-        )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        (lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(1)), "exp_avg"),
-        (lambda state: state["order"].update(position=-1), "order/position"),
-        (lambda state: state["order"]["permutation"].fill_(300), "rows from 0 to 299"),
-        (lambda state: state.update(generator=torch.zeros(9, dtype=torch.uint8)), "generator"),
-        (lambda state: state.update(step="x"), "step"),
-        (lambda state: state.update(alarm=(1.0,)), "alarm"),
-        (lambda state: state.pop("energy"), "state: expected"),
-        (lambda state: state["energy"].update(other=torch.ones(2)), "state/energy"),
-    ],
-)
-def test_a_state_of_other_forms_is_refused_and_changes_nothing(
-    change: Any, match: str, tmp_path: Path
-) -> None:
-    training = run("pcd", 5, tmp_path)
-    before = copy.deepcopy(training.state())
-    state = copy.deepcopy(before)
-    change(state)
-    with pytest.raises(StorageError, match=match):
-        training.load_state(state)
-    assert same(training.state(), before)
-
-
-# ---- a step ----------------------------------------------------------------------------------
-
-
-class Scripted:
-    """An objective that is no module: `scale · mean E(x)`, with a given scale at each call."""
-
-    def __init__(self, scales: list[float]):
-        self.scales = scales
-
-    def __call__(
-        self,
-        energy: Energy,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        generator: torch.Generator,
-    ) -> Loss:
-        loss = self.scales.pop(0) * energy(x).mean()
-        return Loss(loss, {})
 
 
 def test_the_average_is_the_moving_one() -> None:
@@ -552,109 +356,6 @@ def test_pictures_need_a_space_that_draws_starting_points(tmp_path: Path) -> Non
             energy(), moons(), pcd(), steps=1, generator=generator(), folder=tmp_path,
             pictures=Sampler(MALA(), steps=2),
         )  # fmt: skip
-
-
-# ---- refusals --------------------------------------------------------------------------------
-
-
-def test_what_does_not_fit_together_is_refused_before_work() -> None:
-    def attempt(data: object, model: Energy | None = None, **options: object) -> None:
-        fit(
-            model or energy(), data, Scripted([]), steps=1, generator=generator(), **options  # type: ignore[arg-type]
-        )  # fmt: skip
-
-    bad = moons()
-    bad[7, 1] = math.nan
-    with pytest.raises(ValueError, match=r"nan in row 7, column 1"):
-        attempt(bad)
-    with pytest.raises(ValueError, match="batch_size"):
-        attempt(moons(100))
-    with pytest.raises(ValueError, match=r"float64.*data\.to\(torch\.float32\)"):
-        attempt(moons().double())
-    with pytest.raises(ValueError, match="axes"):
-        attempt(moons().unsqueeze(-1))
-    with pytest.raises(ValueError, match=r"\(\*batch, 2\)"):
-        attempt(torch.zeros(300, 3))
-    with pytest.raises(ValueError, match="weights to train"):
-        attempt(moons(), FunctionEnergy(lambda x: x.sum(-1)))
-    with pytest.raises(TypeError, match="takes no condition"):
-        attempt(TensorDataset(moons(), moons()))
-    with pytest.raises(TypeError, match="conditional"):
-        fit(
-            networks.MLPEnergy(2, (4,), condition_dimension=1), moons(), pcd(), steps=1,
-            generator=generator(),
-        )  # fmt: skip
-    with pytest.raises(ValueError, match="one number"):
-        attempt(moons(), FunctionEnergy(nn.Linear(2, 1)))
-    with pytest.raises(ValueError, match="ema_decay"):
-        attempt(moons(), ema_decay=1.0)
-    with pytest.raises(FileNotFoundError, match="no data file"):
-        attempt("nowhere.csv")
-    shapeless = ContrastiveDivergence(Sampler(MALA(), steps=1), Chains(1_000, Unbounded()))
-    with pytest.raises(ValueError, match=r"Unbounded\(2\)"):
-        fit(energy(), moons(), shapeless, steps=1, generator=generator())
-
-
-def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
-    x, condition = np.random.default_rng(0).normal(size=(5, 2)), np.arange(5)
-    np.save(tmp_path / "a.npy", x)
-    np.savez(tmp_path / "b.npz", x=x, condition=condition)
-    np.savez(tmp_path / "c.npz", points=x)
-    np.savetxt(tmp_path / "d.csv", x, delimiter=",")
-    np.savetxt(tmp_path / "e.csv", x, delimiter=",", header="east,north", comments="")
-    expected = torch.as_tensor(x).float()
-    for path in sorted(tmp_path.iterdir()):
-        table = load_table(path)
-        torch.testing.assert_close(table.tensors[0], expected)
-        assert table.tensors[0].dtype == torch.float32
-    labels = load_table(tmp_path / "b.npz").tensors[1]  # integers of one axis are labels
-    assert labels.dtype == torch.int64
-    assert labels.tolist() == [0, 1, 2, 3, 4]
-    np.savez(tmp_path / "b.npz", x=x, condition=condition.astype(float))
-    assert load_table(tmp_path / "b.npz").tensors[1].tolist() == [[0], [1], [2], [3], [4]]
-    np.save(tmp_path / "a.npy", np.arange(4))
-    assert load_table(tmp_path / "a.npy").tensors[0].shape == (4, 1)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("a.csv", "1,2\n3,4,5\n", "line 2: expected 2 columns, got 3"),
-        ("a.csv", "x,y\n1,2\n3,left\n", "left"),
-        ("a.csv", "1,\n3,4\n", "line 1: expected a number in column 2, got ''"),
-        ("a.csv", "x,y\n1,2\n\n3,b\n", "line 4: expected a number in column 2, got 'b'"),
-        ("a.csv", "1,2\n3,nan\n", "nan in row 1, column 1"),
-        ("a.csv", "1,inf\n3,4\n", "inf in row 0, column 1"),
-        ("a.csv", "x,y\n", "rows"),
-        ("a.csv", "", "rows"),
-        ("a.npy", "not an array", "cannot be read"),
-        ("a.npz", "not an archive", "cannot be read"),
-        ("a.txt", "1 2", "npy"),
-    ],
-)
-def test_files_that_are_no_tables_are_refused(
-    name: str, text: str, said: str, tmp_path: Path
-) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(TableError, match=said):
-        load_table(tmp_path / name)
-
-
-def test_arrays_that_are_no_tables_are_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "objects.npy", np.array([{}, {}]), allow_pickle=True)
-    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
-    np.save(tmp_path / "empty.npy", np.zeros((0, 2)))
-    np.savez(tmp_path / "other.npz", y=np.zeros(3), z=np.zeros(3))
-    np.savez(tmp_path / "uneven.npz", x=np.zeros(3), condition=np.zeros(4))
-    (tmp_path / "folder.csv").mkdir()
-    for path in tmp_path.iterdir():
-        with pytest.raises(TableError):
-            load_table(path)
-
-
-def test_an_int_seed_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"expected a torch.Generator, got int"):
-        fit(energy(), moons(), objectives.EnergyDiscrepancy(), steps=1, generator=0)
 
 
 def test_a_training_in_inference_mode_is_the_same() -> None:
