@@ -31,6 +31,10 @@ class ContinuousAgent(SoftAgent):
     proposal: MixtureProposal
     critic: EnergyCritic
 
+    def _setup_model(self) -> None:
+        check_actions(self.action_space)
+        super()._setup_model()
+
     @property
     def actor(self) -> View:  # type: ignore[override]  # SB3 has an attribute
         """The proposal, under Stable-Baselines3's name for what acts."""
@@ -70,3 +74,17 @@ class ContinuousAgent(SoftAgent):
         rows = rows.reshape(count, math.prod(more) // count, self.proposal.dimension)
         with torch.no_grad():
             return self.policy.critic.given(tensor)(rows).cpu().numpy().reshape(more)
+
+
+def check_actions(space: spaces.Box) -> None:
+    """Raise `ValueError` for actions that cannot be scaled to [-1, 1] and back."""
+    if not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(
+            f"expected actions of floats, got a Box of {space.dtype}: round them in a "
+            "gymnasium.ActionWrapper, or make them Discrete"
+        )
+    if not (space.low < space.high).all():
+        raise ValueError(
+            f"expected low < high for every coordinate of an action, got {space.low} and "
+            f"{space.high}: leave the constant ones out in a gymnasium.ActionWrapper"
+        )

@@ -268,12 +268,13 @@ def learn_offline(
     callback: MaybeCallback = None,
     tb_log_name: str | None = None,
     progress_bar: bool = False,
+    reset_num_timesteps: bool = False,
 ) -> None:
     """Train on the agent's replay alone: each timestep is one update, without the environment.
 
-    Callbacks see every update as a rollout of one step. `num_timesteps` continues its count. The
-    other arguments are those of Stable-Baselines3's `learn`; the log is by default named after the
-    class.
+    Callbacks see every update as a rollout of one step. The arguments are those of
+    Stable-Baselines3's `learn`; the log is by default named after the class, and
+    `reset_num_timesteps` begins a new count and a new log.
 
     Raises:
         ValueError: If the replay is empty.
@@ -282,7 +283,9 @@ def learn_offline(
         raise ValueError("expected demonstrations in the replay: ebrl.agents.demonstrations.fill")
     # Positional arguments, because algorithms name them differently.
     name = tb_log_name or type(agent).__name__
-    total, callback = agent._setup_learn(total_timesteps, callback, False, name, progress_bar)
+    total, callback = agent._setup_learn(
+        total_timesteps, callback, reset_num_timesteps, name, progress_bar
+    )
     callback.on_training_start(locals(), globals())
     while agent.num_timesteps < total:
         callback.on_rollout_start()
@@ -292,8 +295,9 @@ def learn_offline(
             break
         callback.on_rollout_end()
         agent._update_current_progress_remaining(agent.num_timesteps, total)
+        agent._on_step()  # where DQN and QR-DQN update their target network
         agent.train(gradient_steps=1, batch_size=agent.batch_size)
-        if agent.num_timesteps % LOG_EVERY == 0:
+        if agent.num_timesteps % LOG_EVERY == 0 or agent.num_timesteps == total:
             agent.logger.dump(agent.num_timesteps)
     callback.on_training_end()
 

@@ -66,10 +66,11 @@ class EnergyActorCritic(ContinuousAgent):
         scale_rewards: Learn in units of the running deviation of the discounted return. Energies
             and temperatures stay in units of reward.
         target: Which critic the next observation is valued by: "average" is the moving average of
-            SAC, "none" the critic itself, by the batch statistics of both moments together.
+            SAC, "none" the critic itself, by the batch statistics of both moments together; then
+            `tau` and `target_update_interval` have no effect.
         policy_delay: Updates of the critics for each update of the proposal and the temperature.
-        adam_beta1: First decay rate of Adam for critics and proposal, unless the
-            `optimizer_kwargs` of `policy_kwargs` have betas.
+        adam_beta1: First decay rate of Adam, or of another optimiser with betas, for critics and
+            proposal, unless the `optimizer_kwargs` of `policy_kwargs` have betas.
         ent_coef: The temperature alpha, in units of reward. "auto" tunes it so that the proposal's
             entropy, `-E_q log q`, meets `target_entropy`.
         initial_ent_coef: Where an automatic temperature starts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partialmethod
 from typing import Any, Literal, TypeVar
 
@@ -29,6 +30,7 @@ from ebrl.networks.perceptron import Reduction
 from ebrl.sampling import DualAveraging, Sampler, Samples
 from ebrl.spaces import Box
 
+from .acting import Acting
 from .proposal import MixtureProposal, TanhMixture
 from .views import View
 
@@ -103,7 +105,7 @@ class EnergyCritic(BaseModel):
         return self.bound(preprocess_obs(observation, space, normalize), reduction)
 
 
-class EnergyPolicy(BasePolicy):
+class EnergyPolicy(Acting, BasePolicy):
     """A proposal, energy critics and their moving averages, and the sampler of actions.
 
     Actions are drawn from `exp(-E(a|s)/temperature)`: `acting_candidates` draws of the proposal are
@@ -119,7 +121,8 @@ class EnergyPolicy(BasePolicy):
         proposal_normalization: Of the proposal, likewise.
         scale_rewards: Give the critics an output scale, which is the algorithm's to set.
         target: "average" keeps a moving average of the critics, "none" does not.
-        adam_beta1: First decay rate of Adam, unless `optimizer_kwargs` has betas.
+        adam_beta1: First decay rate of an optimiser that has betas, as Adam, unless
+            `optimizer_kwargs` has them.
         log_deviation_bounds: Clamp the log standard deviations of the proposal.
         epsilon: Added inside the logarithm of the Jacobian of tanh: 0 is exact, SB3 has 1e-6.
         n_critics: Members of the ensemble of critics.
@@ -155,9 +158,10 @@ class EnergyPolicy(BasePolicy):
         n_critics: int = 2,
         share_features_extractor: bool = False,
     ):
-        if optimizer_class is torch.optim.Adam:
-            betas = (adam_beta1, 0.999)
-            optimizer_kwargs = {"fused": True, "betas": betas, **(optimizer_kwargs or {})}
+        options: dict[str, Any] = {"fused": True} if optimizer_class is torch.optim.Adam else {}
+        if "betas" in inspect.signature(optimizer_class).parameters:
+            options["betas"] = (adam_beta1, 0.999)
+        optimizer_kwargs = {**options, **(optimizer_kwargs or {})}
         super().__init__(
             observation_space,
             action_space,
@@ -176,7 +180,6 @@ class EnergyPolicy(BasePolicy):
         self.scale_rewards, self.target = scale_rewards, target
         self.adam_beta1 = adam_beta1
         self.log_deviation_bounds, self.epsilon = log_deviation_bounds, epsilon
-        self.generator = torch.Generator()
         self.acceptance: Tensor | None = None  # of the last moves
         self.register_buffer("temperature", torch.ones(()))
         self.sampler = Sampler(
@@ -304,7 +307,8 @@ class EnergyPolicy(BasePolicy):
         samples = self.sampler.sample(
             energy, actions, generator=self.generator, temperature=self.temperature, adapt=adapt
         )
-        self.acceptance = samples.info.acceptance
+        if adapt:
+            self.acceptance = samples.info.acceptance
         return samples
 
     def _propose(self, mixture: TanhMixture, batch: int, count: int) -> Tensor:

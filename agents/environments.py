@@ -113,7 +113,8 @@ def statistics(env: VecNormalize | None) -> dict[str, Any] | None:
         return None
     settings = {name: getattr(env, name) for name in SETTINGS}
     keys = list(env.norm_obs_keys or [])
-    return {**settings, "norm_obs_keys": keys, "moments": _wrapper(env)["moments"]}
+    moments = {name: _moments(rms) for name, rms in _statistics(env)}
+    return {**settings, "norm_obs_keys": keys, "moments": moments}
 
 
 def normalized(env: VecEnv, state: dict[str, Any] | None) -> VecEnv:

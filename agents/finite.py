@@ -9,7 +9,12 @@ from stable_baselines3.common.vec_env import VecEnv
 
 
 def is_finite(value: Any) -> bool:
-    """Whether there is no NaN and no infinity in an array, or in a dict or list of them."""
+    """Whether there is no NaN and no infinity in an array, or in a dict or list of them.
+
+    A tuple, as `reset` returns it, is no observation: Stable-Baselines3 says so.
+    """
+    if isinstance(value, tuple):
+        return True
     if isinstance(value, dict):
         return all(map(is_finite, value.values()))
     if isinstance(value, list):

@@ -119,6 +119,11 @@ class ImplicitCloning(ContinuousAgent):
         self.compile, self.precision, self.scale_rewards = False, "float32", False
         if normalization not in (None, "layer"):
             raise ValueError(f"expected normalization 'layer' or None, got {normalization!r}")
+        if (policy_kwargs or {}).get("proposal_normalization") == "batch":
+            raise ValueError(
+                "expected proposal_normalization 'layer' or None, got 'batch': cloning keeps no "
+                "running statistics"
+            )
         self._begin(_init_setup_model)
 
     def _policy_arguments(self) -> dict[str, Any]:
@@ -142,9 +147,9 @@ class ImplicitCloning(ContinuousAgent):
         Raises:
             ValueError: If the replay is empty.
         """
-        if reset_num_timesteps:
-            self.num_timesteps = 0
-        learn_offline(self, total_timesteps, callback, tb_log_name, progress_bar)
+        learn_offline(
+            self, total_timesteps, callback, tb_log_name, progress_bar, reset_num_timesteps
+        )
         return self
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:

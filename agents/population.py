@@ -23,12 +23,16 @@ from ebrl.sampling.paths import Stage
 from ebrl.sampling.run import Run
 from ebrl.spaces import Box
 
+from .arguments import names_of
 from .energy_actor_critic import EnergyActorCritic, UpdateNoise
 from .optimization import in_layout_of
 from .proposal import Divergence, reverse_kl
 from .soft_agent import Due, Transitions
 
 Tensors = dict[str, Tensor]
+OF_A_MEMBER = (  # arguments that no update and no action of a population reads
+    "seed", "verbose", "tensorboard_log", "buffer_size", "learning_starts", "initial_ent_coef",
+)  # fmt: skip
 
 
 class Population:
@@ -266,6 +270,15 @@ def adam(parameters: list[Tensor], like: torch.optim.Optimizer | None) -> torch.
     return optimizer
 
 
+def settings(agent: EnergyActorCritic) -> dict[str, Any]:
+    """Return the numbers and choices of an agent that all members of a population share."""
+    values = {name: getattr(agent, name, None) for name in names_of(type(agent))}
+    plain = {
+        name: value for name, value in values.items() if type(value) in (int, float, str, bool)
+    }
+    return {name: value for name, value in plain.items() if name not in OF_A_MEMBER}
+
+
 def check_alike(agents: Sequence[EnergyActorCritic]) -> None:
     """Raise `ValueError` for agents that cannot be one population."""
     if not agents:
@@ -280,6 +293,10 @@ def check_alike(agents: Sequence[EnergyActorCritic]) -> None:
         for optimizer in (agent.critic.optimizer, agent.proposal.optimizer):
             if type(optimizer) is not torch.optim.Adam:
                 raise ValueError(f"expected torch.optim.Adam, got {type(optimizer).__name__}")
+    for name, value in settings(agents[0]).items():
+        others = [settings(agent)[name] for agent in agents]
+        if others != [value] * len(agents):
+            raise ValueError(f"expected agents of one {name}, got {others}")
     shapes = [{k: v.shape for k, v in agent.policy.state_dict().items()} for agent in agents]
     if any(each != shapes[0] for each in shapes):
         raise ValueError("expected agents whose networks have the same shapes, got different ones")

@@ -57,7 +57,7 @@ def read_temperature(ent_coef: float | str, initial: float) -> tuple[float | str
         initial: Where an automatic temperature starts, unless `ent_coef` says it.
     """
     automatic = ent_coef == "auto" or str(ent_coef).startswith("auto_")
-    text = str(ent_coef).removeprefix("auto").removeprefix("_")
+    text = str(ent_coef).removeprefix("auto_") if ent_coef != "auto" else ""
     try:
         number = float(text or initial)
     except (TypeError, ValueError) as error:

@@ -34,7 +34,16 @@ from . import schemas
 from .arguments import NOT_STORED, decode, from_space, names_of, split_arguments, to_space
 from .bounded import Bounded
 from .environments import normalize, normalized, statistics
-from .state import counters, generators, learnt, put_counters, put_generators, put_learnt
+from .state import (
+    counters,
+    generators,
+    learnt,
+    optimizer_options,
+    put_counters,
+    put_generators,
+    put_learnt,
+    put_optimizer_options,
+)
 
 Self = TypeVar("Self", bound="Saving")
 
@@ -188,7 +197,9 @@ class Saving(OffPolicyAlgorithm):
                 f"{cls.__name__} cannot be built from the stored arguments: {error!r}"
             ) from error
         model.statistics = state["statistics"]
+        options = optimizer_options(model)
         model._put_learnt(state["learnt"])
+        put_optimizer_options(model, options)  # those that the caller replaced
         schemas.counters(model)(state["counters"], "counters")
         put_counters(model, state["counters"])
         if "seed" not in arguments:  # a new seed starts new streams
@@ -214,11 +225,17 @@ class Saving(OffPolicyAlgorithm):
         state, _ = read_agent(type(self).__name__, load_path_or_dict)
         if exact_match:
             return self._put_learnt(state["learnt"])
-        return super().set_parameters(state["learnt"]["parameters"], False, device)
+        parameters = self._learnt_of(state["learnt"])["parameters"]
+        return super().set_parameters(parameters, False, device)
 
     def _put_learnt(self, state: dict[str, Any]) -> None:
+        state = self._learnt_of(state)
         schemas.learnt(self)(state, "learnt")
         put_learnt(self, state)
+
+    def _learnt_of(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return what this agent takes of another's learnt state."""
+        return state
 
     def normalize_observation(self, observation: Any) -> Any:
         """Return an observation of the environment as the agent was trained to see it.
@@ -232,12 +249,20 @@ class Saving(OffPolicyAlgorithm):
         return normalize(observation, self.statistics)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """As Stable-Baselines3; an agent with HerReplayBuffer needs its environment at `load`."""
+        """As Stable-Baselines3, normalised as the environments of the training were.
+
+        A `VecNormalize` of the caller stays as it is.
+
+        Raises:
+            ValueError: For an agent with HerReplayBuffer, which needs its environment at `load`.
+        """
         if self.replay_buffer is None:
             raise ValueError(
                 "expected a replay buffer, got none: HerReplayBuffer asks the environment for "
                 "rewards, so give it when loading: load(path, env=env)"
             )
+        learnt_with = statistics(self.get_vec_normalize_env()) or self.statistics
+        env = normalized(self._wrap_env(env, self.verbose), learnt_with)
         super().set_env(env, force_reset)
 
 

@@ -173,6 +173,7 @@ class SoftAgent(ScaledRewards):
         numbers = torch.stack(values).tolist() if values else []  # the host waits once
         for name, number in zip(self._metrics, numbers, strict=True):
             if not math.isfinite(number):
+                self._metrics = {}  # of weights that are about to be replaced
                 raise self._diverged(f"the metric {name} is {number}")
             self.logger.record(f"train/{name}", number)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -370,17 +371,20 @@ class SoftAgent(ScaledRewards):
     def set_parameters(self, *arguments: Any, **named: Any) -> None:
         """As Stable-Baselines3; a fixed temperature stays that of the agent."""
         super().set_parameters(*arguments, **named)
-        if self.ent_coef != "auto":
-            self.policy.temperature.fill_(max(self.ent_coef, COLDEST))
+        temperature = self.policy.temperature
+        if self.log_ent_coef is None:
+            temperature.fill_(max(self.ent_coef, COLDEST))
+        elif not torch.equal(self.log_ent_coef.detach().exp().squeeze(0), temperature):
+            self.log_ent_coef.data.fill_(temperature.log())  # it came without its logarithm
 
-    def _put_learnt(self, state: dict[str, Any]) -> None:
+    def _learnt_of(self, state: dict[str, Any]) -> dict[str, Any]:
         """As `Saving`; an agent with a fixed temperature ignores the state of a tuned one."""
-        if self.ent_coef != "auto":
-            parameters, variables = dict(state["parameters"]), dict(state["variables"])
-            parameters.pop("ent_coef_optimizer", None)
-            variables.pop("log_ent_coef", None)
-            state = {"parameters": parameters, "variables": variables}
-        super()._put_learnt(state)
+        if self.ent_coef == "auto":
+            return state
+        parameters, variables = dict(state["parameters"]), dict(state["variables"])
+        parameters.pop("ent_coef_optimizer", None)
+        variables.pop("log_ent_coef", None)
+        return {"parameters": parameters, "variables": variables}
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts = ["policy", *(f"{name}.optimizer" for name in self.trained)]

@@ -186,7 +186,7 @@ class SoftQ(SoftAgent):
     ) -> tuple[np.ndarray, np.ndarray]:
         """As Stable-Baselines3, with a random action with probability `exploration_rate`."""
         actions, stored = super()._sample_action(learning_starts, action_noise, n_envs)
-        if self.exploration_rate > 0 and self.num_timesteps >= learning_starts:
+        if self._epsilon is not None and self.num_timesteps >= learning_starts:
             stream = self.generators["acting"]
             chance = torch.rand(n_envs, generator=stream, device=stream.device)
             count = int(self.action_space.n)

@@ -30,6 +30,7 @@ from ebrl.networks.normalization import (
     check_normalization,
 )
 
+from .acting import Acting
 from .views import View
 
 Self = TypeVar("Self", bound="DiscreteCritic")
@@ -150,7 +151,7 @@ class DiscreteCritic(BaseModel):
         return affine_of(self.normalizations[k], h if len(h) > 1 else h[0])
 
 
-class SoftQPolicy(BasePolicy):
+class SoftQPolicy(Acting, BasePolicy):
     """Energy critics and their moving averages; draws actions exactly from `exp(-E/temperature)`.
 
     E is the mean of the critics. The algorithm sets `temperature`, which is saved with the weights;
@@ -208,7 +209,6 @@ class SoftQPolicy(BasePolicy):
             net_arch = [] if features_extractor_class is NatureCNN else [256, 256]
         self.net_arch, self.activation_fn, self.n_critics = net_arch, activation_fn, n_critics
         self.normalization, self.scale_rewards, self.target = normalization, scale_rewards, target
-        self.generator = torch.Generator()
         self.register_buffer("temperature", torch.ones(()))
         self.critic, self.critic_target = self._make_critic(), None
         if target == "average":

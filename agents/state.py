@@ -41,6 +41,26 @@ def put_learnt(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
             variable.data.copy_(value)
 
 
+def optimizer_options(agent: OffPolicyAlgorithm) -> list[dict[str, Any]]:
+    """The options of each optimiser's parameter groups, but for the learning rate."""
+    return [
+        {name: value for name, value in group.items() if name not in ("params", "lr")}
+        for group in _parameter_groups(agent)
+    ]
+
+
+def put_optimizer_options(agent: OffPolicyAlgorithm, options: list[dict[str, Any]]) -> None:
+    """Restore what `optimizer_options` returned."""
+    for group, option in zip(_parameter_groups(agent), options, strict=True):
+        group.update(option)
+
+
+def _parameter_groups(agent: OffPolicyAlgorithm) -> list[dict[str, Any]]:
+    parts = [recursive_getattr(agent, name) for name in agent._get_torch_save_params()[0]]
+    optimizers = [part for part in parts if isinstance(part, torch.optim.Optimizer)]
+    return [group for optimizer in optimizers for group in optimizer.param_groups]
+
+
 def counters(agent: OffPolicyAlgorithm) -> dict[str, int | float]:
     """The counters of the algorithm: its private numbers (`_n_updates`, ...) and two more."""
     return {

@@ -19,7 +19,7 @@ class View:
     """
 
     def __init__(self, network: nn.Module, call: Callable[..., Any]) -> None:
-        self.network, self._call = network, call
+        vars(self).update(network=network, _call=call)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return self._call(*arguments, **named)
@@ -28,3 +28,6 @@ class View:
         if name in ("network", "_call"):  # while it is copied
             raise AttributeError(name)
         return getattr(self.network, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.network, name, value)

@@ -134,7 +134,7 @@ def _flatten(value: Any, place: str, tensors: dict[str, Tensor]) -> JSON:
         tensors[name] = value
         return {"tensor": name}
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
-        array = np.asarray(value, order="C")
+        array = np.asarray(value, value.dtype.newbyteorder("="), order="C")
         tensors[name] = torch.from_numpy(array if array.flags.writeable else array.copy())
         return {"array" if isinstance(value, np.ndarray) else "scalar": name}
     if isinstance(value, list):
@@ -253,7 +253,7 @@ def _table(tensors: Mapping[str, Tensor], head: str) -> dict[str, Any]:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     """Return the memory of a tensor, without a copy if it is contiguous on the CPU."""
-    packed = tensor.detach().cpu().contiguous()
+    packed = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     # as_strided: a tensor of one number counts as contiguous with any strides
     return packed.as_strided((packed.numel(),), (1,)).view(torch.uint8).numpy().data
 

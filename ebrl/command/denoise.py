@@ -79,7 +79,7 @@ def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Out
     photograph = load(job.source)
     check_holds(photograph, job.out)
     pixels, white, *_ = picture(photograph, given.range)
-    check_reference(job, pixels)
+    check_reference(job, photograph, given.range or (0.0, white))
     levels, notes = _levels(pixels, given)
     prior = prior_for(pixels.to(device), given)
     notes += doubts(given.sigma, given.strength * levels.max().item(), WHITE * prior.levels[1])
@@ -111,8 +111,10 @@ def _levels(pixels: Tensor, given: Namespace) -> tuple[Tensor, list[str]]:
     if given.sigma is not None:
         return pixels.new_full(pixels.shape[:-3], given.sigma), []
     found = [estimate(page) for page in pixels.reshape(-1, *pixels.shape[-3:])]
-    levels = torch.tensor([WHITE * one.sigma for one in found]).view(pixels.shape[:-3])
-    if given.prior == "white" and any(one.is_coarse for one in found):
+    white = given.prior == "white"
+    sigmas = [WHITE * (one.sigma if white else one.deviation) for one in found]
+    levels = torch.tensor(sigmas).view(pixels.shape[:-3])
+    if white and any(one.is_coarse for one in found):
         worst = max(found, key=lambda one: one.coarse)
         advice = "compare --prior camera"
         if not has_camera_prior(pixels):

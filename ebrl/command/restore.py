@@ -118,10 +118,13 @@ def _restore(
     job: Job, bar: tqdm, damage: Damage, given: Namespace, device: torch.device
 ) -> Outcome:
     """Restore one photograph into its files."""
+    import torch
+
     from ebrl.command.photographs.files import DEVIATION
     from ebrl.command.photographs.progress import WithProgress
     from ebrl.training.precision import fastest_precision
     from ebrl.vision.damages import enlarged
+    from ebrl.vision.denoising import check_range
     from ebrl.vision.files import check_holds, load, save
     from ebrl.vision.images import picture
     from ebrl.vision.observations import EXACT
@@ -133,9 +136,10 @@ def _restore(
     pixels, white, *_ = picture(photograph, given.range)
     data_range = given.range or (0.0, white)
     before = photograph if damage.scale is None else enlarged(photograph, damage.scale)
-    shown, _, back, _ = picture(before, data_range)
-    check_reference(job, shown)
+    back = picture(before, data_range).back
+    check_reference(job, before, data_range)
     level, facts = _level(photograph, pixels, damage, given)
+    check_range(pixels, torch.as_tensor(level / WHITE))
     prior = prior_for(pixels.to(device), given)
     observation, inside = _observed(pixels.to(device), damage, max(level / WHITE, EXACT))
     once = evaluations(observation.start())

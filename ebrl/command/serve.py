@@ -50,11 +50,11 @@ def main(arguments: list[str]) -> int:
     given = parser.read(arguments)
     with (
         extra("serve", "gradio"),
-        extra("vision", "PIL", "skimage", "tifffile", "imagecodecs"),
+        extra("vision", "PIL", "skimage", "tifffile", "imagecodecs", "pywt"),
         tempfile.TemporaryDirectory(prefix="ebrl-") as downloads,
     ):
         page = build(device_of(given.device), Path(downloads))
-        page.launch(server_name=given.host, server_port=given.port, quiet=True)
+        page.launch(server_name=given.host, server_port=given.port, quiet=False)
     return 0
 
 

@@ -44,9 +44,12 @@ class ClassifierEnergy(Energy):
 class LabelledEnergy(Energy):
     """`-logit_y(x)` for labels `y: (*leading batch,)`."""
 
+    label: Tensor
+
     def __init__(self, energy: ClassifierEnergy, label: Tensor):
         super().__init__()
-        self.energy, self.label, self.event_ndim = energy, label, energy.event_ndim
+        self.energy, self.event_ndim = energy, energy.event_ndim
+        self.register_buffer("label", label, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.energy.logits(x)

@@ -72,6 +72,9 @@ class CorrelatedGaussian(Target):
                 "expected a mean (dimension,) and a covariance (dimension, dimension), got "
                 f"{tuple(mean.shape)} and {tuple(covariance.shape)}"
             )
+        dtype = torch.promote_types(mean.dtype, covariance.dtype)
+        dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
+        mean, covariance = mean.to(dtype), covariance.to(dtype)
         factor, failed = torch.linalg.cholesky_ex(covariance.double())
         if failed or not torch.allclose(covariance, covariance.mT):
             raise ValueError("expected a symmetric, positive definite covariance")

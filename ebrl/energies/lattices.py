@@ -51,6 +51,7 @@ class Ising(Energy):
         return self.value_and_gradient(x)[0]
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x if x.is_floating_point() else x.to(self.coupling.dtype)
         spins, field = 2 * x - 1, self.field.to(x)
         pull = spins @ self.coupling.to(x)
         return -(spins * (0.5 * pull + field)).sum(-1), -2 * (pull + field)
@@ -80,6 +81,7 @@ class Potts(Energy):
         return self.value_and_gradient(x)[0]
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x if x.is_floating_point() else x.to(self.coupling.dtype)
         field, pull = self.field.to(x), self.coupling.to(x) @ x
         return -(x * (0.5 * pull + field)).sum((-2, -1)), -(pull + field)
 

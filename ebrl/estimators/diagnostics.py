@@ -73,7 +73,8 @@ def split_r_hat(trace: Tensor) -> Tensor:
     """
     halves = _halves(trace)
     folded = (halves - _quantile(halves.flatten(0, 1), 0.5)).abs()
-    return torch.maximum(_r_hat(_normal_scores(halves)), _r_hat(_normal_scores(folded)))
+    # Draws at one distance from the median have no spread to compare: location decides.
+    return torch.fmax(_r_hat(_normal_scores(halves)), _r_hat(_normal_scores(folded)))
 
 
 def _halves(trace: Tensor) -> Tensor:

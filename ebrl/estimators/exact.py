@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, check_energy, dtype_of
+from ebrl.energies.evaluating import evaluating
 from ebrl.spaces import Binary, Categorical, Strings
 
 
@@ -34,4 +35,5 @@ def _exponents(energy: Energy, space: Binary | Categorical | Strings, temperatur
     if states.is_floating_point():
         states = states.to(dtype_of(energy))
     chunks = states.split(2**16)
-    return torch.cat([-energy(each).double() / temperature for each in chunks])
+    with evaluating(energy):
+        return torch.cat([-energy(each).double() / temperature for each in chunks])

@@ -138,7 +138,7 @@ def log_normalizer(
         kernel: Reversible; by default HMC, or Gibbs with gradients where x is discrete.
         ladder: Number of rungs, or the shares of the target in the path's energy, from 0 to 1.
         runs: Independent runs, at least 2, whose spread gives the standard errors.
-        steps: Moves of a chain on each rung.
+        steps: Kernel steps of a chain on each rung.
         step_size: Initial step size, which a pilot run adapts to each rung.
         long_run: Steps that make samples where none are given.
     """

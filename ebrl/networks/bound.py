@@ -32,7 +32,8 @@ class BoundMLP(Energy):
     """An `MLPEnergy` with its condition fixed, `(*leading batch, condition_dimension)` or None.
 
     Unless it is `prepared`, it keeps nothing that is computed from the weights, and so always
-    uses the current weights.
+    uses the current weights. Folded batch statistics follow what torch counts as a change: not
+    one through `weight.data`.
     """
 
     def __init__(

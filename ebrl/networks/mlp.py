@@ -239,9 +239,10 @@ class MLPEnergy(Energy):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         for name in BUFFERS:  # what is loaded may have some where this has none
             loaded = state_dict.get(prefix + name)
-            setattr(
-                self, name, None if loaded is None else loaded.to(next(self.parameters())).clone()
-            )
+            if loaded is not None:
+                setattr(self, name, loaded.to(next(self.parameters())).clone())
+            elif name != "output_scale":  # whoever scales the energy needs it, so it is missed
+                setattr(self, name, None)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

@@ -26,20 +26,20 @@ class ChainInfo(NamedTuple):
     extra: dict[str, Tensor] | None = None  # means over the steps of the kernel's own reports
     # Of each draw, (draws, *batch): means over its moves, and whether any diverged; else None.
     each: Info | None = None
-    temperature: Tensor | None = None  # of the last moves, a scalar or (*batch,)
+    temperature: Tensor | None = None  # of the last steps, a scalar or (*batch,)
 
 
-Progress = Callable[[int, int], object]  # (moves made, moves in all)
+Progress = Callable[[int, int], object]  # (steps made, steps in all)
 
 
 class Count:
-    """Counts the moves of a run, and reports them to a caller."""
+    """Counts the steps of a run, and reports them to a caller."""
 
     def __init__(self, progress: Progress | None, total: int):
         self.progress, self.made, self.total = progress, 0, total
 
     def show(self, made: int) -> None:
-        """Report the number of moves made so far."""
+        """Report the number of steps made so far."""
         self.made = made
         if self.progress is not None:
             self.progress(made, self.total)
@@ -101,7 +101,8 @@ class Run:
                 walked = self.kernel.walk(self.energy, self.state, noise, *numbers)
             self.state, walk = walked
             self._add(mapped(lambda field: field.sum(0), walk.info), len(noise))
-            x, value = self._in_space(walk.x, walk.energy)
+            places = [self._in_space(*each) for each in zip(walk.x, walk.energy, strict=True)]
+            x, value = map(torch.stack, zip(*places, strict=True))
             yield walk._replace(x=x, energy=value)
 
     def position(self) -> tuple[Tensor, Tensor]:

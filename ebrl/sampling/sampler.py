@@ -69,7 +69,7 @@ class Sampler(nn.Module):
 
     Args:
         space: Where x may be; all of R^d by default.
-        steps: Moves of a run.
+        steps: Kernel steps of a run.
         step_size: A number or `(*batch,)`.
         temperature: A number or `(*batch,)`.
         adaptation: Owns the step size: it starts at `step_size`, follows the acceptance, persists
@@ -149,12 +149,12 @@ class Sampler(nn.Module):
             adapt: Whether the adaptation, if there is one, follows this run.
             gradient: Which steps are differentiable with respect to x and the energy's parameters:
                 none of them, the last one, or all ("unroll"). Draws are never.
-            warmup: Moves that fit the step size and the kernel's preconditioner to the energy
+            warmup: Steps that fit the step size and the kernel's preconditioner to the energy
                 first, by `warm_up`; the chains must share one energy. The sampler stays as it is.
-            draws: Number of draws of each chain to return, in place of the end of `steps` moves.
+            draws: Number of draws of each chain to return, in place of the one after `steps`.
                 The step size does not adapt meanwhile.
-            thin: Moves from one draw to the next.
-            progress: Called with the number of moves made and in all, warm-up included. For a bar
+            thin: Steps from one draw to the next.
+            progress: Called with the number of steps made and in all, warm-up included. For a bar
                 of `tqdm`: `lambda made, total: bar.update(made - bar.n)`.
 
         Returns:
@@ -310,7 +310,7 @@ class Sampler(nn.Module):
             last = int(gradient == "last" and final.steps > 0)
             stages = [*stages[:-1], final._replace(steps=final.steps - last)]
             with torch.no_grad():
-                samples = along(stages, x.detach(), adaptation)
+                samples = along(stages, x.detach().clone(), adaptation)
             if not last:
                 return samples
             final = final._replace(steps=1, step_size=samples.info.step_size)

@@ -47,20 +47,20 @@ def warm_up(
 ) -> WarmedUp:
     """Fit step size and preconditioner to an energy (Stan reference manual, section 14.2).
 
-    The first moves adapt only the step size. Windows of growing length follow: after each, the
+    The first steps adapt only the step size. Windows of growing length follow: after each, the
     kernel is preconditioned by the variance of the coordinates over the window and the chains, and
-    the step size is searched again. The last moves adapt only the step size.
+    the step size is searched again. The last steps adapt only the step size.
 
     Args:
         kernel: One with a preconditioner or mass: MALA, HMC, GHMC or NUTS.
         energy: An energy of x alone, the same for all chains.
         x: Starting points `(*batch, *event)`.
-        steps: Moves of the whole warm-up; at least 20.
+        steps: Kernel steps of the whole warm-up; at least 20.
         generator: The random stream.
         space: All of R^d by default.
         acceptance: The mean acceptance to reach; by default the best one of the kernel.
-        compile: Whether to run each move as a compiled program; see `Sampler`.
-        progress: Called with the number of moves made and in all.
+        compile: Whether to run each step as a compiled program; see `Sampler`.
+        progress: Called with the number of steps made and in all.
 
     Raises:
         ValueError: For other kernels, and for fewer steps.

@@ -17,11 +17,12 @@ def corrupted(x: Tensor, generator: Generator) -> Tensor:
     left out, a token moved elsewhere.
     """
     faults = [replaced, swapped, shortened, moved]
-    count = torch.randint(1, 4, (len(x), 1), generator=generator)
+    device = generator.device
+    count = torch.randint(1, 4, (len(x), 1), generator=generator, device=device)
     for i in range(3):
-        kind = torch.randint(len(faults), (len(x),), generator=generator)
+        kind = torch.randint(len(faults), (len(x),), generator=generator, device=device)
         copies = torch.stack([fault(x, generator) for fault in faults])  # (faults, n, length)
-        faulty = copies[kind, torch.arange(len(x))]
+        faulty = copies[kind, torch.arange(len(x), device=device)]
         x = torch.where(i < count, faulty, x)
     return x
 
@@ -32,7 +33,8 @@ def replaced(x: Tensor, generator: Generator) -> Tensor:
     Frequent tokens are drawn more often.
     """
     tokens = x[x != PAD]
-    other = tokens[torch.randint(len(tokens), (len(x), 1), generator=generator)]
+    shape, device = (len(x), 1), generator.device
+    other = tokens[torch.randint(len(tokens), shape, generator=generator, device=device)]
     return x.scatter(1, _places(x, generator).unsqueeze(1), other)
 
 
@@ -65,5 +67,5 @@ def _places(x: Tensor, generator: Generator) -> Tensor:
 
 def _below(count: Tensor, generator: Generator) -> Tensor:
     """Return a uniform place below each `count: (n,)`, `(n,)`."""
-    uniform = torch.rand(count.shape, generator=generator)
+    uniform = torch.rand(count.shape, generator=generator, device=generator.device)
     return (uniform * count).long().minimum(count - 1)

@@ -98,6 +98,7 @@ def search(
     target = energy + cost * EditDistance(tokens)
     ladder = torch.linspace(1.0, temperature, RUNGS)
     path = temperature_path(target, ladder, steps=steps // RUNGS, step_size=1.0)
+    path[-1] = path[-1]._replace(steps=path[-1].steps + steps % RUNGS)
     start = padded([tokens] * chains, longest)
     end = sampler.anneal(path, start, generator=torch.Generator().manual_seed(seed))
     with evaluating(target), torch.no_grad():

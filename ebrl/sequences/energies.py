@@ -73,8 +73,11 @@ class TransformerEnergy(SentenceEnergy):
     def per_token(self, x: Tensor) -> Tensor:
         return self.relaxed(self.transformer.embed(x), x)
 
-    def relaxed(self, embedded: Tensor, x: Tensor) -> Tensor:
-        """Return the parts where the transformer reads `embedded: (n, length, width)` for x."""
+    def relaxed(self, embedded: Tensor, x: Tensor, one_hot: Tensor | None = None) -> Tensor:
+        """Return the parts where the transformer reads `embedded: (n, length, width)` for x.
+
+        Where there is a `one_hot` x, `(n, length, vocabulary)`, tokens are predicted in its shares.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no relaxed(embedded, x)")
 
 
@@ -85,9 +88,13 @@ class CausalEnergy(TransformerEnergy):
     to 1. It is a proposal, too: `sample` and `log_density`.
     """
 
-    def relaxed(self, embedded: Tensor, x: Tensor) -> Tensor:
+    def relaxed(self, embedded: Tensor, x: Tensor, one_hot: Tensor | None = None) -> Tensor:
+        if x.shape[1] > self.longest:
+            raise ValueError(
+                f"expected sentences of at most {self.longest} tokens, got rows of {x.shape[1]}"
+            )
         features = read_from_the_left(self.transformer, embedded, x)
-        parts = token_losses(self.transformer, features, with_end(x))
+        parts = token_losses(self.transformer, features, targets_of(x, one_hot))
         place = torch.arange(x.shape[1] + 1, device=x.device)
         return parts.masked_fill(place == self.longest, 0.0)
 
@@ -102,6 +109,7 @@ class CausalEnergy(TransformerEnergy):
         generator: torch.Generator,
         *,
         prefix: Tensor | None = None,
+        after_prefix: Tensor | None = None,
         temperature: float = 1.0,
         longest: int | None = None,
     ) -> Tensor:
@@ -111,6 +119,7 @@ class CausalEnergy(TransformerEnergy):
             batch: How many.
             generator: The source of randomness.
             prefix: The first tokens of all of them, `(length,)`.
+            after_prefix: Which tokens may come next, `(vocabulary,)` bool; any by default.
             temperature: Divides the energy of each token given those before it; other than 1, the
                 draws are not those of a tempered energy of sentences.
             longest: Stop after so many tokens; sentences of that length may be unfinished.
@@ -120,11 +129,15 @@ class CausalEnergy(TransformerEnergy):
         start = torch.tensor([BOUNDARY], device=x.device)
         read = start if prefix is None else torch.cat([start, prefix.to(start)])
         x[:, : len(read) - 1] = read[1:]
-        read, memory = read.expand(count, -1), self.transformer.memory()
+        first, memory = len(read) - 1, self.transformer.memory()
+        read = read.expand(count, -1)
         ended = torch.zeros(count, dtype=torch.bool, device=x.device)
-        for place in range(read.shape[1] - 1, longest or self.longest):
+        for place in range(first, longest or self.longest):
             features = self.transformer(self.transformer.embed(read), memory=memory)[:, -1]
-            probabilities = (self.transformer.logits(features).float() / temperature).softmax(-1)
+            logits = self.transformer.logits(features).float() / temperature
+            if after_prefix is not None and place == first:
+                logits = logits.masked_fill(~after_prefix[PREDICTED:].to(x.device), -torch.inf)
+            probabilities = logits.softmax(-1)
             token = torch.multinomial(probabilities, 1, generator=generator)[:, 0] + PREDICTED
             ended |= token == BOUNDARY
             if ended.all():
@@ -141,8 +154,11 @@ class MaskedEnergy(TransformerEnergy):
     al. 2020). The end has no part.
     """
 
-    def relaxed(self, embedded: Tensor, x: Tensor) -> Tensor:
+    def relaxed(self, embedded: Tensor, x: Tensor, one_hot: Tensor | None = None) -> Tensor:
         inside = x != PAD
+        parts = embedded.new_zeros(len(x), x.shape[1] + 1)
+        if not inside.any():
+            return parts
         row, place = inside.nonzero(as_tuple=True)
         hole = self.transformer.embed(torch.tensor(MASK, device=x.device))
         losses = []
@@ -152,9 +168,9 @@ class MaskedEnergy(TransformerEnergy):
             features = read_both_ways(self.transformer, masked, x[r])
             # The features before a token predict it.
             logits = self.transformer.logits(features[torch.arange(len(r)), p])
-            losses.append(F.cross_entropy(logits.float(), x[r, p] - PREDICTED, reduction="none"))
-        parts = embedded.new_zeros(len(x), x.shape[1] + 1)
-        return parts.index_put((row, place), torch.cat(losses)) if losses else parts
+            target = x[r, p] - PREDICTED if one_hot is None else one_hot[r, p, PREDICTED:]
+            losses.append(F.cross_entropy(logits.float(), target, reduction="none"))
+        return parts.index_put((row, place), torch.cat(losses))
 
 
 class ScorerEnergy(TransformerEnergy):
@@ -176,10 +192,10 @@ class ScorerEnergy(TransformerEnergy):
             nn.init.zeros_(parameter)
         self.head = nn.Sequential(nn.Linear(2 * transformer.width + 1, hidden), nn.SiLU(), last)
 
-    def relaxed(self, embedded: Tensor, x: Tensor) -> Tensor:
+    def relaxed(self, embedded: Tensor, x: Tensor, one_hot: Tensor | None = None) -> Tensor:
         left = read_from_the_left(self.transformer, embedded, x)
         around = read_both_ways(self.transformer, embedded, x)[:, 1:]  # at the token, not before
-        loss = token_losses(self.transformer, left, with_end(x))
+        loss = token_losses(self.transformer, left, targets_of(x, one_hot))
         features = torch.cat([left, around, loss.unsqueeze(-1).to(left)], -1)
         return self.head(features).squeeze(-1).float().masked_fill(with_end(x) == PAD, 0.0)
 
@@ -187,7 +203,8 @@ class ScorerEnergy(TransformerEnergy):
 class OneHot(Energy):
     """An energy of sentences on one-hot tokens `(*batch, length, vocabulary)`, without padding.
 
-    The transformer reads weighted means of embeddings, so that there is a gradient.
+    The transformer reads weighted means of embeddings and predicts tokens in their shares, so that
+    the gradient knows what a token costs where it stands, and what it costs the others.
     """
 
     event_ndim = 2
@@ -200,7 +217,7 @@ class OneHot(Energy):
         rows = x.flatten(0, -3)
         tokens, sound = sentences_only(rows.argmax(-1), trim=False)
         sound = sound & (tokens != PAD).all(1)
-        parts = self.energy.relaxed(self.energy.transformer.embed(rows), tokens)
+        parts = self.energy.relaxed(self.energy.transformer.embed(rows), tokens, rows)
         return parts.sum(1).masked_fill(~sound, torch.inf).view(x.shape[:-2])
 
 
@@ -240,6 +257,14 @@ def with_end(x: Tensor) -> Tensor:
     return F.pad(x, (0, 1), value=PAD).scatter(1, string_lengths(x).unsqueeze(1), BOUNDARY)
 
 
+def targets_of(x: Tensor, one_hot: Tensor | None) -> Tensor:
+    """Return what is predicted: the tokens `(n, length + 1)`, or one-hot as `one_hot` is."""
+    if one_hot is None:
+        return with_end(x)
+    end = F.one_hot(x.new_full((len(x), 1), BOUNDARY), one_hot.shape[-1]).to(one_hot)
+    return torch.cat([one_hot, end], 1)
+
+
 def sentences_only(x: Tensor, trim: bool = True) -> tuple[Tensor, Tensor]:
     """Return rows `(n, length)`, empty where they are no sentence, and which are, `(n,)` bool.
 
@@ -253,22 +278,25 @@ def sentences_only(x: Tensor, trim: bool = True) -> tuple[Tensor, Tensor]:
 
 
 def token_losses(transformer: Transformer, features: Tensor, targets: Tensor) -> Tensor:
-    """Return `-log p` of targets `(n, length)`, 0 at padding, from features `(n, length, width)`.
+    """Return `-log p` of targets from features `(n, length, width)`, `(n, length)`, 0 at padding.
 
-    The logits of all tokens at once would leave the processor's cache.
+    Targets are tokens `(n, length)`, or one-hot without padding. The logits of all tokens at once
+    would leave the processor's cache.
     """
+    one_hot = targets.is_floating_point()
+    targets = targets[..., PREDICTED:] if one_hot else targets - PREDICTED
     blocks = zip(
         features.flatten(0, 1).split(TOKENS_AT_ONCE),
-        targets.flatten().split(TOKENS_AT_ONCE),
+        targets.flatten(0, 1).split(TOKENS_AT_ONCE),
         strict=True,
     )
     losses = [
         F.cross_entropy(
             transformer.logits(block).float(),  # (tokens, vocabulary - PREDICTED)
-            target - PREDICTED,
+            target,
             ignore_index=PAD - PREDICTED,
             reduction="none",
         )
         for block, target in blocks
     ]
-    return torch.cat(losses).view_as(targets)
+    return torch.cat(losses).view(features.shape[:2])

@@ -69,11 +69,11 @@ def complete(
     temperature: float = 0.8,
     seed: int = 0,
 ) -> list[str]:
-    """Return the `n` completions of least energy among the language model's candidates.
+    """Return the completions of least energy among the language model's candidates.
 
     Args:
         prefix: How the sentences begin; the last word is whole.
-        n: How many, at most `candidates`.
+        n: How many, at most `candidates`; fewer come where fewer candidates differ.
         language: By default the English one that comes with the package.
         energy: By default the language's own.
         candidates: Draws of the language model.
@@ -95,7 +95,11 @@ def complete(
     generator = torch.Generator().manual_seed(seed)
     with evaluating(energy, language.causal):
         x = language.causal.sample(
-            (candidates,), generator, prefix=tokens, temperature=temperature
+            (candidates,),
+            generator,
+            prefix=tokens,
+            after_prefix=language.tokenizer.after_a_word(),
+            temperature=temperature,
         ).unique(dim=0)
         best = energy(x).argsort()[:n]
     return [language.tokenizer.decode(row) for row in x[best]]

@@ -21,7 +21,7 @@ TOKENS_AT_ONCE = 8192
 class TokenEnergy(NamedTuple):
     """A token of a sentence and its part of the energy."""
 
-    text: str  # '' for the end of the sentence
+    text: str  # '' for the end, and for what follows the first byte of a character
     energy: float  # nats
 
 
@@ -56,7 +56,11 @@ def score(
     parts = parts_of_rows(energy or language.causal, rows)
     scores = []
     for text, each, values in zip(sentences, pieces, parts, strict=True):
-        spelled = [text[piece.start : piece.end] for piece in each]
+        places = [(piece.start, piece.end) for piece in each]
+        spelled = [
+            "" if place == before else text[slice(*place)]
+            for before, place in zip([None, *places], places, strict=False)
+        ]
         found = tuple(map(TokenEnergy, [*spelled, ""], values.tolist()))
         scores.append(Score(text, float(values.sum()), found))
     return scores
@@ -102,13 +106,20 @@ def acceptability(text: str, *, language: Language | None = None) -> float:
 
 
 def with_reference(language: Language, texts: Sequence[str]) -> Language:
-    """Return the language with held-out sentences, which `acceptability` compares with."""
+    """Return the language with held-out sentences, which `acceptability` compares with.
+
+    Raises `ValueError` if none of them is short enough.
+    """
     rows = [row.long() for row in language.tokenizer.encode_all(texts)]
     return with_rows(language, [row for row in rows if 0 < len(row) <= language.causal.longest])
 
 
 def with_rows(language: Language, rows: Sequence[Tensor]) -> Language:
     """As `with_reference`, from token rows `(length,)`."""
+    if not len(rows):
+        raise ValueError(
+            f"expected held-out sentences of at most {language.causal.longest} tokens, got none"
+        )
     total, alone = (
         sum(float(part.sum()) for part in parts_of_rows(energy, rows))
         for energy in (language.causal, language.frequency)

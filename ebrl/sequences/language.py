@@ -164,8 +164,14 @@ def _built(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Language:
         scorer.head.load_state_dict(_under(f"{name}.", tensors))
     for energy in (causal := CausalEnergy(transformer), *scorers.values()):
         energy.eval().requires_grad_(False)
+    tokenizer = Tokenizer(facts["tokenizer"])
+    if tokenizer.vocabulary != transformer.vocabulary:
+        raise ValueError(
+            f"expected a tokenizer and a transformer of one vocabulary, got "
+            f"{tokenizer.vocabulary} and {transformer.vocabulary} tokens"
+        )
     return Language(
-        Tokenizer(facts["tokenizer"]),
+        tokenizer,
         causal,
         scorers,
         facts["shares"],

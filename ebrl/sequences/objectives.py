@@ -20,7 +20,8 @@ from ebrl.spaces import string_lengths
 class HybridLikelihood(nn.Module, Objective):
     """Likelihood of some sentences, and of masked tokens in others (Charpentier and Samuel 2024).
 
-    The first `causal` part of a batch is read from the left and every token predicted; in the rest
+    The first `causal` part of a batch is read from the left and every token predicted (of a small
+    batch, all but one sentence at most and one at least); in the rest
     a share of tokens is masked and these are predicted from all others. The loss is the mean per
     token of each part, weighted by the part's share of the batch.
 
@@ -29,7 +30,8 @@ class HybridLikelihood(nn.Module, Objective):
         masked: The share of tokens that are masked in the others.
 
     Raises:
-        ValueError: If `causal` lies outside [0, 1] or `masked` outside (0, 1).
+        ValueError: If `causal` lies outside [0, 1] or `masked` outside (0, 1), and for a batch
+            without a sentence for each part.
         TypeError: For a condition, and if the energy is no `CausalEnergy`.
     """
 
@@ -52,6 +54,13 @@ class HybridLikelihood(nn.Module, Objective):
                 f"{type(energy).__name__}"
             )
         count = round(self.causal * len(x))
+        if 0 < self.causal < 1:
+            if len(x) < 2:
+                raise ValueError(
+                    f"expected batches of at least 2 sentences for causal={self.causal}, got "
+                    f"{len(x)}: raise batch_size"
+                )
+            count = min(max(count, 1), len(x) - 1)
         left, around = x[:count], x[count:]
         parts, metrics = [], {}
         if len(left):
@@ -116,7 +125,8 @@ class Draws:
 
     def sample(self, batch: tuple[int, ...], generator: Generator) -> Tensor:
         """Return rows, `(*batch, longest)`."""
-        return self.rows[torch.randint(len(self.rows), batch, generator=generator)]
+        device = generator.device
+        return self.rows[torch.randint(len(self.rows), batch, generator=generator, device=device)]
 
     def log_density(self, x: Tensor) -> Tensor:
         """Return 0, the log density with respect to the model, `(*batch,)`."""

@@ -34,21 +34,22 @@ def redness(part: TokenEnergy) -> float:
 
 
 def gaps(score: Score) -> list[str]:
-    """Return each part's text with the space before it, where there is one; '' for the end."""
+    """Return each part's text with the space before it, where there is one."""
     found, place = [], 0
     for part in score.per_token:
-        start = score.text.find(part.text, place)
+        start = score.text.find(part.text, place) if part.text else place
         found.append(score.text[place : start + len(part.text)])
         place = start + len(part.text)
     return found
 
 
 def _sentence(score: Score) -> str:
-    tokens = "".join(map(_token, gaps(score), score.per_token))
+    *texts, end = map(escape, gaps(score))
+    spelled = [*texts, end or "&#9632;"]  # a mark at the end of the sentence
+    tokens = "".join(map(_token, spelled, score.per_token))
     return f'<p><span class="total">{score.total:.1f}</span>{tokens}</p>'
 
 
-def _token(text: str, part: TokenEnergy) -> str:
+def _token(spelled: str, part: TokenEnergy) -> str:
     colour = f"rgba(214, 60, 40, {redness(part):.2f})"
-    spelled = escape(text) or "&#9632;"  # the end of the sentence
     return f'<span title="{part.energy:.2f} nats" style="background: {colour}">{spelled}</span>'

@@ -18,7 +18,8 @@ from ebrl.sequences.tokens import Tokenizer, normalise
 from ebrl.training.ragged import Ragged
 
 LONGEST_LINE = 20_000  # bytes; no sentence is longer, and the tokenizer's time grows with it
-COMMON = 5  # times that a letter of an alphabet occurs in the text
+COMMON = 5  # times that a letter of an alphabet occurs in a long text
+LETTERS = 10_000  # of a text for each time more
 ADVICE = (
     "expected a text file, a sentence a line, or a table whose last column is the text; your own "
     "text does"
@@ -145,12 +146,14 @@ def lines_of(file: BinaryIO) -> Iterator[Line]:
 
 
 def alphabet(texts: list[str]) -> str:
-    """Return the letters that occur at least `COMMON` times, sorted."""
+    """Return the letters that occur at least `COMMON` times, or less in a short text, sorted."""
     counts: dict[str, int] = {}
     for text in texts:
         for character in text:
             counts[character] = counts.get(character, 0) + 1
-    return "".join(sorted(c for c, n in counts.items() if n >= COMMON and c.isalpha()))
+    letters = {character: n for character, n in counts.items() if character.isalpha()}
+    least = min(COMMON, 1 + sum(letters.values()) // LETTERS)
+    return "".join(sorted(letter for letter, n in letters.items() if n >= least))
 
 
 def check_characters(sentence: str, letters_known: str) -> None:

@@ -20,6 +20,7 @@ from ebrl.spaces import PADDING
 
 PAD, MASK, BOUNDARY = PADDING, 1, 2
 SPECIAL = ("<pad>", "<mask>", "<s>")  # by their numbers
+SPACE = "\u0120"  # the byte of a space, as a byte-level BPE spells it
 ALPHABET = 256 + len(SPECIAL)  # bytes and special tokens: the smallest vocabulary
 
 
@@ -102,6 +103,14 @@ class Tokenizer:
             Piece(token, *place)
             for token, place in zip(encoding.ids, encoding.offsets, strict=True)
         ]
+
+    def after_a_word(self) -> Tensor:
+        """Return which tokens may follow a whole word, `(vocabulary,)` bool: no letter, no digit.
+
+        A token with a space before it begins another word.
+        """
+        spelled = [str(self.encoder.id_to_token(number)) for number in range(self.vocabulary)]
+        return torch.tensor([text[0] == SPACE or not text[0].isalnum() for text in spelled])
 
     def decode(self, tokens: Tensor) -> str:
         """Return the text of `tokens: (length,)`, special ones left out."""

@@ -103,6 +103,19 @@ class Transformer(nn.Module):
             h = block(h, turn, mask, memory.layers[i] if memory else None)
         return self.last_norm(h)
 
+    @torch.no_grad()
+    def narrowed(self, vocabulary: int) -> Transformer:
+        """Return a copy that knows the first `vocabulary` tokens alone.
+
+        Its probabilities are those of this one, given that no other token comes.
+        """
+        copy = Transformer(**{**self.sizes, "vocabulary": vocabulary})
+        weights = self.state_dict()
+        weights["embedding.weight"] = weights["embedding.weight"][:vocabulary]
+        weights["bias"] = weights["bias"][: vocabulary - PREDICTED]
+        copy.load_state_dict(weights)
+        return copy.train(self.training)
+
     def memory(self) -> Memory:
         """Return an empty memory."""
         return Memory([[] for _ in self.blocks])

@@ -38,7 +38,9 @@ class Box(Space):
                 f"got shapes {tuple(low.shape)} and {tuple(high.shape)}"
             )
         dtype = torch.promote_types(torch.promote_types(low.dtype, high.dtype), torch.float32)
-        self.low, self.high = torch.broadcast_tensors(low.to(dtype), high.to(dtype))
+        self.low, self.high = torch.broadcast_tensors(
+            low.to(dtype, copy=True), high.to(dtype, copy=True)
+        )
         self._low, self._high = Constant(self.low), Constant(self.high)
         self._middle = Constant((self.low + self.high) / 2)
         self._half = Constant((self.high - self.low) / 2)

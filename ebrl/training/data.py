@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from ebrl import schema
 from ebrl.energies import Energy, check_energy, check_one_number_each
@@ -27,15 +30,20 @@ class Order:
     """Rows of the data in random order: each comes once before any comes again.
 
     An epoch leaves out the rows that do not fill a last batch.
+
+    Args:
+        size: The number of rows.
+        batch_size: Of them.
+        tensors: The data, where they are in memory: a state goes on with the same data alone.
     """
 
-    def __init__(self, size: int, batch_size: int):
+    def __init__(self, size: int, batch_size: int, tensors: Sequence[Tensor] = ()):
         if not 1 <= batch_size <= size:
             raise ValueError(
                 f"expected at least as many rows as a batch has, got {size} for "
                 f"batch_size={batch_size}: pass a smaller batch_size"
             )
-        self.size, self.batch_size = size, batch_size
+        self.size, self.batch_size, self.tensors = size, batch_size, tensors
         self.permutation, self.position = torch.empty(0, dtype=torch.long), size
 
     def next(self, generator: Generator) -> Tensor:
@@ -49,9 +57,24 @@ class Order:
         """Return the rows of an epoch in the order in which batches take them."""
         return torch.randperm(self.size, generator=generator, device=generator.device)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """The digest of the data in memory, '' where there are none."""
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in self.tensors:
+            digest.update(
+                tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+            )
+        return digest.hexdigest() if self.tensors else ""
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the order of this epoch and the place in it."""
-        return {"permutation": self.permutation, "position": self.position, "size": self.size}
+        """Return the order of this epoch, the place in it, and what tells the data from others."""
+        return {
+            "permutation": self.permutation,
+            "position": self.position,
+            "size": self.size,
+            "fingerprint": self.fingerprint,
+        }
 
     def schema(self) -> Schema:
         """The schema of a state: an order of as many rows."""
@@ -67,8 +90,22 @@ class Order:
             if rows != self.size:
                 raise StorageError(f"expected data of {rows} rows, as before, got {self.size}")
 
+        def fingerprint(digest: Any, place: str) -> None:
+            if digest != self.fingerprint:
+                raise StorageError(
+                    f"{place}: expected the data of the training so far, got others: put them "
+                    "back, or begin a new training"
+                )
+
         position = schema.integer(0, self.size + 1)
-        return schema.record({"size": size, "permutation": permutation, "position": position})
+        return schema.record(
+            {
+                "size": size,
+                "fingerprint": fingerprint,
+                "permutation": permutation,
+                "position": position,
+            }
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
@@ -80,13 +117,14 @@ class Order:
 class LengthOrder(Order):
     """Rows in random order, in batches of similar lengths.
 
-    An epoch shuffles the rows, sorts each pool of `POOL` batches by length, and shuffles batches.
+    An epoch shuffles the rows, sorts each pool of `POOL` batches by length, and shuffles the rows
+    of each batch and the batches: the place of a row says nothing of its length.
     """
 
     POOL = 64
 
-    def __init__(self, lengths: Tensor, batch_size: int):
-        super().__init__(len(lengths), batch_size)
+    def __init__(self, lengths: Tensor, batch_size: int, tensors: Sequence[Tensor] = ()):
+        super().__init__(len(lengths), batch_size, tensors)
         self.lengths = lengths
 
     def shuffled(self, generator: Generator) -> Tensor:
@@ -96,15 +134,16 @@ class LengthOrder(Order):
         pools = rows.split(self.POOL * self.batch_size)
         rows = torch.cat([pool[lengths[pool].argsort(stable=True)] for pool in pools])
         batches = rows.view(-1, self.batch_size)
+        places = torch.rand(batches.shape, generator=generator, device=generator.device).argsort(1)
         order = torch.randperm(len(batches), generator=generator, device=generator.device)
-        return batches[order].flatten()
+        return batches.gather(1, places)[order].flatten()
 
 
 def order_of(data: Tensor | Dataset, batch_size: int) -> Order:
     """Return the random order in which a training takes the rows of the data."""
     if isinstance(data, Ragged):
-        return LengthOrder(data.lengths, batch_size)
-    return Order(len(data), batch_size)  # type: ignore[arg-type]
+        return LengthOrder(data.lengths, batch_size, (data.lengths, data.flat))
+    return Order(len(data), batch_size, _tensors(data))  # type: ignore[arg-type]
 
 
 def take_rows(
@@ -150,10 +189,15 @@ def check_fit(
         ValueError: If the energy has no weights or does not return one number for each x; if the
             data are not finite, fewer than a batch, of a shape or dtype that the energy does not
             take, or outside the space of the objective's chains.
-        TypeError: If the energy is no `Energy`, the objective is a class, or the data have
-            conditions and the energy takes none.
+        TypeError: If the energy is no `Energy`, the data are no tensor and no dataset with a
+            length, the objective is a class, or the data have conditions and the energy takes none.
     """
     check_energy(energy)
+    if isinstance(data, DataLoader) or not hasattr(data, "__len__"):
+        raise TypeError(
+            f"expected a tensor or a dataset with a length, got a {type(data).__name__}: the "
+            "training makes batches itself, so pass the dataset and batch_size"
+        )
     if isinstance(objective, type):
         raise TypeError(f"expected an objective, got the class {objective.__name__}: call it")
     weight = next((p for p in energy.parameters() if p.requires_grad), None)

@@ -337,6 +337,8 @@ def _saving(
     Where a step meets numbers that are not finite, the state before it is saved beside the others.
     """
     if folder is None:
+        if resume:
+            raise ValueError("expected a folder for resume=True, got none: folder='runs/…'")
         yield []
         return
     check_at_least(1, checkpoint_every=checkpoint_every)

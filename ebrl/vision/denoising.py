@@ -46,14 +46,15 @@ def denoise(
             is kept; the two channels of an array are two grey images.
         sigma: Standard deviation of the noise in the image's own units (25 of 255 in a file or
             uint8, .1 in floats in [0, 1]): a number, one for each image of the batch, or a map
-            `(height, width)`. Estimated for each image where it is None.
+            `(height, width)`. Estimated for each image where it is None, as white noise;
+            `ebrl.vision.noise.estimate` knows the deviation of a camera's, too.
         strength: Factor on sigma; below 1 some grain stays.
         tile: Side of the tiles that bound the memory, in pixels.
         prior: An energy of `(channels, height, width)` in [0, 1] that takes a sigma. The default
             is the energy that ships for grey or for colour.
         data_range: The values of black and white. The default is 0 and 1 for floats, the largest
-            number for integers; 16-bit integers below 1024, 4096 or 16384 are taken for 10, 12 or
-            14 bits.
+            number for integers; 16-bit integers below 256, 1024, 4096 or 16384 are taken for 8, 10,
+            12 or 14 bits.
         device: Where to compute; the default is where the image is.
 
     Raises:
@@ -70,8 +71,9 @@ def denoise(
     with torch.inference_mode(False):
         pixels, white, back, _ = picture(image, data_range)
         pixels = pixels if device is None else pixels.to(device)
-        levels = noise_levels(pixels, sigma, white) * strength
-        _check_range(pixels, levels)
+        levels = noise_levels(pixels, sigma, white)
+        check_range(pixels, levels)
+        levels = levels * strength
         if prior is None:
             prior = prior_of(pixels)
             highest = prior.levels[1]
@@ -113,7 +115,8 @@ def guarded(prior: Energy, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     moves no further than that from the truth.
     """
     with torch.inference_mode(False):
-        y, sigma = y.clone() if y.is_inference() else y, sigma.clone()
+        y = (y.clone() if y.is_inference() else y).detach()
+        sigma = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).detach().clone()
         step = tweedie(prior, y, sigma).sub_(y)
         level = over_images(sigma, y).clamp_min(FAINTEST)
         excess = (step / level).square_().mean(-3, keepdim=True)
@@ -173,7 +176,7 @@ def _neighbourhood_mean(values: Tensor) -> Tensor:
     return planes.view(values.shape)
 
 
-def _check_range(pixels: Tensor, levels: Tensor) -> None:
+def check_range(pixels: Tensor, levels: Tensor) -> None:
     """Raise ImageError for pixels that lie outside of [0, 1] by more than their noise."""
     margin = 4 * over_images(levels, pixels) + 0.02
     outside = ((pixels < -margin) | (pixels > 1 + margin)).float().mean()

@@ -40,8 +40,9 @@ HELD: dict[str, dict[int, tuple[int, ...]]] = {
     "PNG": {8: (1, 2, 3, 4), 16: (1, 2, 3, 4)},
 }
 DEEP = re.compile(";16[BLN]")  # Pillow's name of raw data with 16 bits a channel
+SIZES, BITS_PLACE = b"\xff\x4f\xff\x51", 42  # the head of JPEG 2000's code, and a depth's place
 DAMAGE = (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, struct.error)
-LOWEST = 10  # coefficients of a JPEG that are rarely rounded to 0
+POWER = 1300.0  # of a photograph's coefficients of frequency 1 in a block, of 255² (measured)
 
 
 def load(path: str | Path) -> Photograph:
@@ -139,7 +140,8 @@ def check_holds(photograph: Photograph, path: Path) -> None:
             f"{bits} bits a channel, {', '.join(MODES[n] for n in channels)}"
             for bits, channels in HELD[style].items()
         )
-        raise ImageError(f"{path}: {style} holds {held}; got {what}: write a .tif, or .png")
+        cure = "write a .tif" if style == "PNG" else "write a .tif, or .png"
+        raise ImageError(f"{path}: {style} holds {held}; got {what}: {cure}")
 
 
 def _read(image: ImageFile.ImageFile, path: Path) -> Photograph:
@@ -148,16 +150,40 @@ def _read(image: ImageFile.ImageFile, path: Path) -> Photograph:
     if frames > 1 and image.format != "MPO":  # a phone's photograph with its smaller copies
         raise ImageError(f"{path} holds {frames} images: save each in a file of its own")
     rounding = _jpeg_rounding(getattr(image, "quantization", {}))
-    deep = image.mode in MODES.values() and DEEP.search(str([tile[3] for tile in image.tile]))
-    upright = ImageOps.exif_transpose(image)  # decodes all of it
-    upright, note = _plain(upright)
+    deep = image.mode in MODES.values() and _is_deep(image, path)
+    if deep and image.format != "PNG":
+        raise ImageError(f"{path} has 16 bits a channel, of which Pillow reads 8: save it as TIFF")
+    damaged = _drop_damaged_exif(image)
+    orientation = image.getexif().get(tiff.ORIENTATION, 1)
+    upright, note = _plain(ImageOps.exif_transpose(image))  # decodes all of it
     photograph = of_pil(upright)
+    note = "; ".join(filter(None, (note, damaged)))
     about = photograph.about._replace(rounding=rounding, note=note)
     if not deep:
         return photograph._replace(about=about)
-    if image.format != "PNG":
-        raise ImageError(f"{path} has 16 bits a channel, of which Pillow reads 8: save it as TIFF")
-    return Photograph(imagecodecs.png_decode(path.read_bytes()), about)
+    return Photograph(tiff.upright(imagecodecs.png_decode(path.read_bytes()), orientation), about)
+
+
+def _is_deep(image: ImageFile.ImageFile, path: Path) -> bool:
+    """Whether an image has more than 8 bits a channel in its file."""
+    arguments = [tile[3] for tile in image.tile]
+    if image.format == "PPM":
+        return any(isinstance(each, tuple) and each[-1] > 255 for each in arguments)
+    if image.format == "JPEG2000":
+        head = path.read_bytes()[:1_000]
+        place = head.find(SIZES)
+        return place >= 0 and (head[place + BITS_PLACE] & 0x7F) >= 8  # one less than the bits
+    return bool(DEEP.search(str(arguments)))
+
+
+def _drop_damaged_exif(image: Image.Image) -> str:
+    """Leave EXIF data that does not parse out of an image's `info`; return a note of it."""
+    try:
+        Image.Exif().load(image.info.get("exif", b""))
+    except DAMAGE:
+        del image.info["exif"]
+        return "its damaged EXIF data were left out"
+    return ""
 
 
 def _plain(image: Image.Image) -> tuple[Image.Image, str]:
@@ -166,7 +192,9 @@ def _plain(image: Image.Image) -> tuple[Image.Image, str]:
         clear = image.mode == "PA" or "transparency" in image.info
         return like(image.convert("RGBA" if clear else "RGB"), image), "its palette became RGB"
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-        return to_rgb(image), f"{image.mode} became RGB"
+        return to_rgb(image)
+    if image.mode in ("L", "RGB") and "transparency" in image.info:  # one level or colour
+        return like(image.convert(f"{image.mode}A"), image), "its clear colour became transparency"
     if image.mode == "1":
         return like(image.convert("L"), image), "1 bit per pixel became 8"
     if image.mode == "I":
@@ -183,14 +211,16 @@ def _channels(photograph: Photograph) -> int:
 def _jpeg_rounding(tables: dict[int, list[int]]) -> float:
     """Return the deviation of the error that a JPEG's brightness table leaves in a pixel.
 
-    A coefficient that is rounded to multiples of q has an error of variance `q²/12`, and so have
-    the pixels, because the transform is orthonormal. High frequencies do not count: most of them
-    are 0 before and after.
+    A coefficient that is rounded to multiples of q has an error of variance `q²/12`, or of its own
+    power where that is less: it is then rounded to 0. The power of photographs falls with the
+    square of the frequency (Field 1987). The transform is orthonormal.
     """
     if not tables:
         return 0.0
-    steps = np.asarray(tables[0][:LOWEST], dtype=float)
-    return float(np.sqrt(np.mean(steps**2) / 12)) / 255
+    steps = np.asarray(tables[0], dtype=float).reshape(8, 8)
+    frequency = np.hypot(*np.mgrid[:8, :8]).clip(1)
+    errors = np.minimum(steps**2 / 12, POWER / frequency**2)
+    return float(np.sqrt(errors.mean())) / 255
 
 
 def _deep_png(photograph: Photograph) -> bytes:

@@ -80,6 +80,8 @@ def _of_pil(image: Image.Image, data_range: Range | None) -> Picture:
 
 def _of_photograph(photograph: Photograph, data_range: Range | None) -> Picture:
     planes = _tensor(photograph.pixels).movedim(-1, -3)
+    if data_range is None and photograph.about.bits:
+        data_range = 0.0, 2.0**photograph.about.bits - 1
     inner = _of_planes(planes, data_range)
 
     def back(pixels: Tensor) -> Photograph:
@@ -153,8 +155,13 @@ def _of_planes(image: Tensor, data_range: Range | None) -> Picture:
     pixels = values.to(torch.get_default_dtype(), copy=True).sub_(black).div_(white - black)
 
     def back(pixels: Tensor) -> Tensor:
-        levels = pixels.clamp(0, 1).mul_(white - black).add_(black)
-        levels = levels if image.is_floating_point() else levels.round_()
+        if image.is_floating_point():
+            levels = pixels.clamp(0, 1).mul_(white - black).add_(black)
+        else:
+            ends = torch.iinfo(image.dtype)
+            levels = pixels.clamp(0, 1)
+            levels = levels.double() if white - black > 2**24 else levels
+            levels = levels.mul_(white - black).add_(black).round_().clamp_(ends.min, ends.max)
         return torch.cat([levels.to(image.device, image.dtype), alpha], -3)
 
     return Picture(pixels, white - black, back, arranged=lambda numbers: numbers)

@@ -23,6 +23,10 @@ FLATTEST = 0.05  # share of the blocks that the coarse estimate looks at
 SELECTED = 0.83  # deviation of white noise in the flattest blocks, over that in all (measured)
 CHROMA = 1.6  # noise in the channels over that in their differences, of camera JPEGs (measured)
 CORRELATED = 1.4  # what a prior for white noise must be told of correlated noise (measured)
+CAMERA = 0.69  # deviation of correlated noise, over that in details of 4 pixels (measured)
+FLAT = 1e-9  # a coefficient below it is that of a flat area, up to rounding
+SOME = 0.25  # share of flat coefficients up to which a block shows its noise
+LEAST = 0.02  # share of the image that has to show it
 CLIPPED = 1e-3  # distance from black and white within which a pixel counts as clipped
 
 
@@ -41,6 +45,11 @@ class NoiseEstimate(NamedTuple):
     def sigma(self) -> float:
         """What to tell a prior for white noise."""
         return CORRELATED * self.coarse if self.is_coarse else self.fine
+
+    @property
+    def deviation(self) -> float:
+        """The deviation of the pixels: what to tell a prior for the noise of cameras."""
+        return CAMERA * self.coarse if self.is_coarse else self.fine
 
 
 def noise_levels(pixels: Tensor, sigma: Sigma | None, white: float = 1.0) -> Tensor:
@@ -110,9 +119,15 @@ def estimate(image: Tensor) -> NoiseEstimate:
 
 
 def _median_deviation(details: np.ndarray) -> float:
-    """Return the robust deviation of the coefficients that are not exactly 0."""
-    details = details[details != 0]
-    return float(np.median(np.abs(details)) / MAD) if len(details) else 0.0
+    """Return the robust deviation of the coefficients, without flat parts such as a border.
+
+    It is 0 where hardly anything is left.
+    """
+    flat = np.abs(details) < FLAT
+    if flat.any():
+        usable = _blocks(details, BLOCK)[_block_means(flat, BLOCK) <= SOME]
+        details = usable if usable.size >= LEAST * details.size else np.zeros(1)
+    return float(np.median(np.abs(details)) / MAD)
 
 
 def _flattest(plane: np.ndarray, clipped: np.ndarray, spread: float) -> float:
@@ -123,6 +138,8 @@ def _flattest(plane: np.ndarray, clipped: np.ndarray, spread: float) -> float:
         clipped: Pixels that are black or white, and hide their noise.
         spread: Largest deviation of a block at the 20 % quantile over that at the 1 % quantile.
     """
+    if min(plane.shape) < 4 * BLOCK:
+        return 0.0
     details = pywt.wavedec2(plane, WAVELET, level=2)[1]  # three bands of the second scale
     power = np.mean([_block_means(band**2, BLOCK) for band in details], 0)
     hidden = _block_means(clipped.astype(float), 4 * BLOCK)
@@ -137,7 +154,11 @@ def _flattest(plane: np.ndarray, clipped: np.ndarray, spread: float) -> float:
 
 
 def _block_means(values: np.ndarray, side: int) -> np.ndarray:
-    """Return the means of blocks of side x side, without those that a border cuts."""
+    return _blocks(values, side).mean((2, 3))
+
+
+def _blocks(values: np.ndarray, side: int) -> np.ndarray:
+    """Return blocks of side x side without those that a border cuts, `(rows, columns, *block)`."""
     rows, columns = (n // side for n in values.shape)
     blocks = values[: rows * side, : columns * side].reshape(rows, side, columns, side)
-    return blocks.mean((1, 3))
+    return blocks.swapaxes(1, 2)

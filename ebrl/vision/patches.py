@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import skimage.data
@@ -13,8 +14,9 @@ from torch.utils.data import Dataset
 
 from ebrl.data_folder import find
 from ebrl.vision.drawings import drawings
-from ebrl.vision.files import SUFFIXES
-from ebrl.vision.images import opened
+from ebrl.vision.files import SUFFIXES, load
+from ebrl.vision.grids import in_eight_bits
+from ebrl.vision.photograph import to_pil
 
 PACKAGED = ("astronaut", "camera", "coffee", "chelsea", "rocket")  # with scikit-image itself
 POSES = 8  # of a square: four turns, mirrored or not
@@ -108,7 +110,14 @@ def photographs(folder: str, channels: int) -> Iterator[np.ndarray]:
         if not paths:
             known = ", ".join(sorted(SUFFIXES))
             raise FileNotFoundError(f"expected images ({known}) in {folder}, found none")
-        pictures = map(opened, paths)
+        pictures = map(_eight_bits, paths)
     for picture in pictures:
         pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
         yield pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _eight_bits(path: Path) -> Image.Image:
+    """Return the image of a file, of 16 bits or floats by their range."""
+    photograph = load(path)
+    whole = photograph.pixels.dtype == np.uint8 and photograph.pixels.ndim == 3
+    return to_pil(photograph if whole else in_eight_bits(photograph))

@@ -23,6 +23,7 @@ class About(NamedTuple):
     dpi: tuple[float, float] | None = None
     tags: tuple[tuple[int, Any], ...] = ()  # of a TIFF, by their numbers
     rounding: float = 0.0  # deviation of the error that the format's quantisation left, of white 1
+    bits: int = 0  # of a number, where the file says that they are fewer than its type has
     note: str = ""  # what reading has changed
 
 
@@ -70,19 +71,19 @@ def to_pil(photograph: Photograph) -> Image.Image:
     return image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return the image in sRGB, by its own profile where it has one."""
-    profile = image.info.get("icc_profile")
+def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
+    """Return the image in sRGB, by its own profile where it has one of inks, and a note of it."""
+    profile, converted, note = image.info.get("icc_profile"), None, f"{image.mode} became RGB"
     if profile and image.mode == "CMYK":
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        target = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-        assert converted is not None  # it works on a copy
-    else:
-        converted = image.convert("RGB")
-    converted = like(converted, image)
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            target = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            note += " without its profile, which is not of inks"
+    converted = like(converted or image.convert("RGB"), image)
     converted.info.pop("icc_profile", None)  # of the inks
-    return converted
+    return converted, note
 
 
 def like(image: Image.Image, other: Image.Image) -> Image.Image:

@@ -23,7 +23,7 @@ from ebrl import schedules
 from ebrl.energies import Energy, check_energy
 from ebrl.sampling import Sampler
 from ebrl.sampling.sampler import Stage
-from ebrl.vision.denoising import denoised
+from ebrl.vision.denoising import check_range, denoised
 from ebrl.vision.images import picture
 from ebrl.vision.noise import noise_levels
 from ebrl.vision.observations import Observation
@@ -156,6 +156,7 @@ def denoise_samples(
     generator: torch.Generator,
     tile: int = 512,
     prior: Energy | None = None,
+    data_range: tuple[float, float] | None = None,
 ) -> DenoisedSamples:
     """Sample clean images given a noisy one; return their mean and standard deviation, too.
 
@@ -168,6 +169,7 @@ def denoise_samples(
         generator: Source of the noise.
         tile: As in `denoise`.
         prior: As in `denoise`.
+        data_range: As in `denoise`.
 
     Raises:
         ValueError: As `denoise`, for a map, and for fewer than two samples.
@@ -176,10 +178,11 @@ def denoise_samples(
         raise ValueError(f"expected samples >= 2 and tile >= 1, got {samples=}, {tile=}")
     if prior is not None:
         check_energy(prior)
-    pixels, white, back, arranged = picture(image)
+    pixels, white, back, arranged = picture(image, data_range)
     if sigma is not None and np.ndim(sigma):
         raise ValueError("expected one sigma for the whole image to sample, got a map")
     level = noise_levels(pixels, sigma, white).mean()
+    check_range(pixels, level)
     tiled = Tiled(prior or prior_of(pixels), tile)
     first = max(float(level), 1e-4)
     levels = schedules.geometric(first, LAST, 16) if first > LAST else torch.tensor([first])

@@ -47,7 +47,7 @@ def load(path: Path) -> Photograph:
                 raise ImageError(f"{path} holds no pixels: its image is {pixels.shape}")
             pixels, note = _plain(pixels, page, path)
             return Photograph(
-                _upright(pixels, _value(page, ORIENTATION, 1)), _about(file, page, note)
+                upright(pixels, _value(page, ORIENTATION, 1)), _about(file, page, note)
             )
     except BROKEN as error:
         raise ImageError(f"{path} is a damaged image ({error}): use another copy") from error
@@ -128,9 +128,12 @@ def _samples_last(pixels: np.ndarray, axes: str, page: tifffile.TiffPage, path: 
 def _plain(pixels: np.ndarray, page: tifffile.TiffPage, path: Path) -> tuple[np.ndarray, str]:
     """Return grey or RGB with black at 0, and a note of what that changes."""
     photometric, kind = int(page.photometric), pixels.dtype
-    if page.bitspersample == 1 or kind.kind == "b":
-        white = (pixels != 0) == (photometric == 1)
-        return np.where(white, 255, 0).astype(np.uint8), "1 bit per pixel became 8"
+    bits = 1 if kind.kind == "b" else page.bitspersample
+    if bits < 8 and photometric in (0, 1):
+        levels = (np.minimum(pixels, 2**bits - 1) * (255 // (2**bits - 1))).astype(np.uint8)
+        grey = levels[..., :1] if photometric == 1 else 255 - levels[..., :1]
+        levels = np.concatenate([grey, levels[..., 1:]], -1)  # a second channel is alpha
+        return levels, f"{bits} bit{'s' * (bits > 1)} per pixel became 8"
     if photometric in (0, 1) and pixels.shape[-1] > 2:
         raise ImageError(f"{path} has {pixels.shape[-1]} channels that are no colours: save pages")
     if photometric == 0 and kind.kind == "u":
@@ -143,13 +146,14 @@ def _plain(pixels: np.ndarray, page: tifffile.TiffPage, path: Path) -> tuple[np.
     if photometric == 5 and kind == np.uint8 and pixels.ndim == 3:
         inks = Image.frombytes("CMYK", pixels.shape[1::-1], pixels.tobytes())
         inks.info["icc_profile"] = _bytes(page, PROFILE)
-        return np.asarray(to_rgb(inks)), "CMYK became RGB"
+        seen, note = to_rgb(inks)
+        return np.asarray(seen), note
     if photometric in (1, 2) or (photometric == 6 and page.compression in (6, 7)):
         return pixels, ""  # JPEG in TIFF is decoded to RGB
     raise ImageError(f"{path} has colours of kind {page.photometric!r}: save it as RGB")
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Turn and mirror pixels `(*pages, height, width, channels)` as the tag says."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(-3, -2)
@@ -173,7 +177,8 @@ def _about(file: tifffile.TiffFile, page: tifffile.TiffPage, note: str) -> About
             tag = page.tags[code]
             tags[code] = (code, int(tag.dtype), tag.count, tag.value, True)
     profile = b"" if note.startswith("CMYK") else _bytes(page, PROFILE)
-    return About(_exif(file, page), profile, _dpi(page), tuple(tags.items()), note=note)
+    bits = page.bitspersample if 8 < page.bitspersample < 16 else 0
+    return About(_exif(file, page), profile, _dpi(page), tuple(tags.items()), bits=bits, note=note)
 
 
 def _exif(file: tifffile.TiffFile, page: tifffile.TiffPage) -> bytes:
@@ -181,6 +186,8 @@ def _exif(file: tifffile.TiffFile, page: tifffile.TiffPage) -> bytes:
     if EXIF not in page.tags and GPS not in page.tags:
         return b""
     file.filehandle.seek(0)
+    if file.is_bigtiff:  # which Pillow does not parse
+        return b""
     exif = Image.Exif()
     exif.load(b"Exif\0\0" + file.filehandle.read())
     kept = Image.Exif()

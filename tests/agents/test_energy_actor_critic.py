@@ -307,6 +307,34 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
         build(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (spaces.Box(0, 10, (1,), np.int64), "expected actions of floats, got a Box of int64"),
+        (
+            spaces.Box(np.float32([0, 0]), np.float32([1, 0])),
+            "expected low < high for every coordinate",
+        ),
+    ],
+    ids=["integers", "a point"],
+)
+def test_actions_that_cannot_be_scaled_are_refused(space: spaces.Box, message: str) -> None:
+    env = gym.make("Pendulum-v1").unwrapped
+    env.action_space = space
+    with pytest.raises(ValueError, match=message):
+        EnergyActorCritic("MlpPolicy", env)
+
+
+def test_weights_without_a_scale_are_refused_where_rewards_are_scaled() -> None:
+    with pytest.raises(RuntimeError, match=r"Missing key.*output_scale"):
+        build(scale_rewards=True).set_parameters(build().get_parameters())
+
+
+def test_any_optimiser_with_betas_has_the_agents() -> None:
+    agent = build(adam_beta1=0.3, policy_kwargs={"optimizer_class": torch.optim.AdamW})
+    assert agent.critic.optimizer.defaults["betas"] == (0.3, 0.999)
+
+
 def test_policy_kwargs_stay_the_users() -> None:
     agent = build(moves=1, components=3, acting_candidates=5)
     assert agent.policy_kwargs == {"net_arch": [8]}

@@ -8,9 +8,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ebrl.agents import EnergyActorCritic, ImplicitCloning
 from ebrl.agents.demonstrations import Demonstrations, fill, learn_offline, load, save
@@ -43,9 +45,8 @@ def forks(n: int = 2_000, right: float = 0.75) -> Demonstrations:
 
 def cloning(**changes: Any) -> ImplicitCloning:
     options = {"components": 4, "candidates": 16, "learning_rate": 1e-2, "seed": 0, **changes}
-    return ImplicitCloning(
-        "MlpPolicy", Fork(), batch_size=128, policy_kwargs={"net_arch": [64, 64]}, **options
-    )
+    options["policy_kwargs"] = {"net_arch": [64, 64], **changes.get("policy_kwargs", {})}
+    return ImplicitCloning("MlpPolicy", Fork(), batch_size=128, **options)
 
 
 def test_an_energy_clones_both_modes_in_their_shares() -> None:
@@ -151,6 +152,32 @@ def test_any_off_policy_agent_learns_offline_and_steps_no_environment(algorithm:
     assert env.obs_rms.mean == pytest.approx(forks(300).observations.mean(), abs=0.01)
 
 
+def test_an_offline_dqn_updates_its_target() -> None:
+    agent = DQN(
+        "MlpPolicy", "CartPole-v1", target_update_interval=10, policy_kwargs={"net_arch": []}
+    )
+    seen, no = np.random.default_rng(0).uniform(-1, 1, (50, 4)), np.zeros(50, bool)
+    fill(agent, Demonstrations(seen, np.zeros(50, int), np.ones(50), seen[::-1], no, no))
+    before = [value.clone() for value in agent.q_net_target.parameters()]
+    learn_offline(agent, 9)
+    assert all(map(torch.equal, agent.q_net_target.parameters(), before))
+    learn_offline(agent, 1)
+    assert not any(map(torch.equal, agent.q_net_target.parameters(), before))
+
+
+def test_each_training_has_a_log_of_its_own_whose_end_is_written(tmp_path: Path) -> None:
+    for _ in range(2):
+        agent = cloning(tensorboard_log=str(tmp_path))
+        fill(agent, forks(200))
+        agent.learn(3).learn(2, reset_num_timesteps=False)
+        assert agent.num_timesteps == 5
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["ImplicitCloning_1", "ImplicitCloning_2"]
+    events = EventAccumulator(str(tmp_path / names[0]))
+    events.Reload()
+    assert [each.step for each in events.Scalars("train/energy_loss")] == [3, 5]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -183,3 +210,5 @@ def test_what_is_no_demonstration_is_refused(tmp_path: Path) -> None:
         cloning().learn(1)
     with pytest.raises(StorageError, match="the buffer_size of the agent"):
         fill(cloning(buffer_size=10), forks(11))
+    with pytest.raises(ValueError, match="cloning keeps no running statistics"):
+        cloning(policy_kwargs={"proposal_normalization": "batch"})

@@ -94,6 +94,11 @@ def test_agents_of_different_shapes_are_refused() -> None:
         Population([], "cpu")
 
 
+def test_agents_of_different_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected agents of one policy_delay, got \[3, 2\]"):
+        Population([make(0), make(1, policy_delay=2)], "cpu")
+
+
 def test_agents_get_their_weights_back() -> None:
     population = Population([make(seed) for seed in range(SIZE)], "cpu")
     noises = [make(seed)._draw(BATCH) for seed in range(SIZE)]

@@ -25,6 +25,7 @@ from saved_agents import (
 )
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv, FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
@@ -35,6 +36,7 @@ from stable_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 from torch import nn
 
 from ebrl import storage
+from ebrl.agents import EnergyActorCritic
 from ebrl.storage import StorageError
 
 
@@ -194,6 +196,26 @@ def test_arguments_replace_stored_ones(tmp_path: Path) -> None:
         SavedSAC.load(tmp_path / "a", gama=0.5)
 
 
+def test_options_of_the_optimisers_can_be_replaced(tmp_path: Path) -> None:
+    options = {**TINY, "policy_kwargs": {"net_arch": [8]}}
+    agent = EnergyActorCritic("MlpPolicy", "Pendulum-v1", **options).learn(30)
+    agent.save(tmp_path / "a")
+    changes: dict[str, Any]
+    for changes, beta in (({}, 0.5), ({"adam_beta1": 0.9}, 0.9)):
+        optimizer = EnergyActorCritic.load(tmp_path / "a", **changes).critic.optimizer
+        assert optimizer.param_groups[0]["betas"] == (beta, 0.999)
+        assert optimizer.state_dict()["state"]  # the moments are there
+
+
+def test_noise_of_several_environments_fits_another_number(tmp_path: Path) -> None:
+    noise = NormalActionNoise(np.zeros(1), np.ones(1))
+    envs = make_vec_env("Pendulum-v1", 3)
+    SavedSAC("MlpPolicy", envs, action_noise=noise, **TINY).learn(30).save(tmp_path / "a")
+    loaded = SavedSAC.load(tmp_path / "a", env=make_vec_env("Pendulum-v1", 2))
+    loaded.learn(10, reset_num_timesteps=False)
+    assert len(loaded.action_noise.noises) == 2
+
+
 def test_evaluation_callback_saves_the_best(tmp_path: Path) -> None:
     best = EvalCallback(
         Monitor(gym.make("CartPole-v1")),
@@ -351,6 +373,8 @@ def test_running_statistics_come_with_the_agent(keys: list[str] | None, tmp_path
     loaded = SavedDQN.load(tmp_path / "a", env=plain)
     assert_same(loaded.get_vec_normalize_env().normalize_obs(seen), around.normalize_obs(seen))
     assert_same(loaded.get_vec_normalize_env().ret_rms.mean, around.ret_rms.mean)
+    blind.set_env(plain)
+    assert_same(blind.get_vec_normalize_env().normalize_obs(seen), around.normalize_obs(seen))
     own = VecNormalize(plain, norm_obs_keys=keys)
     assert SavedDQN.load(tmp_path / "a", env=own).get_vec_normalize_env() is own
     blind.save(tmp_path / "b")  # and they stay with it

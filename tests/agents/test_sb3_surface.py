@@ -13,32 +13,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from small_agents import SMALL, both, continuous, discrete
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.callbacks import BaseCallback
-from torch import nn
 
 from ebrl.agents import EnergyActorCritic, SoftQ
-from ebrl.agents.checkpoints import Checkpoints, restore, save_checkpoint
-from ebrl.agents.replayable import Replayable
-from ebrl.storage import load
-from ebrl.training import DivergedError
-
-SMALL: dict[str, Any] = {"learning_starts": 20, "batch_size": 8, "buffer_size": 200}
-NETS: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}}
-
-
-def continuous(**arguments: Any) -> EnergyActorCritic:
-    return EnergyActorCritic(
-        "MlpPolicy", "Pendulum-v1", **{**SMALL, **NETS, "seed": 0, **arguments}
-    )
-
-
-def discrete(**arguments: Any) -> SoftQ:
-    return SoftQ("MlpPolicy", "CartPole-v1", **{**SMALL, **NETS, "seed": 0, **arguments})
-
-
-both = pytest.mark.parametrize("build", [continuous, discrete])
-
 
 # ---- temperatures ---------------------------------------------------------------------------
 
@@ -168,6 +147,16 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert (agent.batch_size, agent.gamma) == (8, 0.5)
 
 
+def test_epsilon_can_be_left_out_of_a_loaded_agent(tmp_path: Path) -> None:
+    options = {"exploration_final_eps": 1.0, "ent_coef": 1e-8}
+    discrete(**options).learn(30).save(tmp_path / "agent")
+    env = gym.make("CartPole-v1")
+    agent = SoftQ.load(tmp_path / "agent", exploration_final_eps=None, env=env)
+    agent._last_obs = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    greedy, _ = agent.predict(agent._last_obs, deterministic=True)
+    assert np.array_equal(agent._sample_action(0, n_envs=50)[0], greedy)
+
+
 def test_epsilon_falls_over_a_part_of_the_training() -> None:
     with pytest.raises(ValueError, match="exploration_fraction > 0"):
         discrete(exploration_fraction=0)
@@ -187,6 +176,12 @@ def test_networks_have_sacs_names() -> None:
     assert torch.equal(agent.critic.q1_forward(seen, action), values[0])
     one, other = agent.energy(seen[0].numpy(), 2 * action[:1].numpy()), -sum(values)[0] / 2
     np.testing.assert_allclose(one, other.detach(), rtol=1e-5)  # torques go from -2 to 2
+
+
+def test_what_is_set_on_a_view_is_set_on_its_network() -> None:
+    agent = continuous()
+    agent.actor.note = "kept"
+    assert agent.actor.note == agent.proposal.note == "kept"
 
 
 def test_networks_have_dqns_names() -> None:
@@ -292,97 +287,3 @@ def test_the_page_for_users_of_sb3_names_every_new_argument(ours: type, theirs: 
     named = set(re.findall(r"`(\w+)`", " ".join(mine)))
     new, old = (set(inspect.signature(one).parameters) for one in (ours, theirs))
     assert named == new - old
-
-
-# ---- numbers that are not finite --------------------------------------------------------------
-
-
-class Broken(gym.Wrapper):
-    """Gives NaN: as an observation or a reward at step 30, or in a reset."""
-
-    def __init__(self, env: gym.Env, where: str) -> None:
-        super().__init__(env)
-        self.where, self.steps = where, 0
-
-    def reset(self, **arguments: Any) -> Any:
-        observation, info = self.env.reset(**arguments)
-        return observation * (np.nan if self.where == "reset" else 1.0), info
-
-    def step(self, action: Any) -> Any:
-        self.steps += 1
-        observation, reward, *rest = self.env.step(action)
-        if self.steps == 30 and self.where == "observation":
-            observation = np.full_like(observation, np.nan)
-        if self.steps == 30 and self.where == "reward":
-            reward = float("nan")
-        return observation, reward, *rest
-
-
-@pytest.mark.parametrize("where", ["observation", "reward"])
-@pytest.mark.parametrize(
-    ("kind", "name"), [(EnergyActorCritic, "Pendulum-v1"), (SoftQ, "CartPole-v1")]
-)
-def test_nan_from_an_environment_stops_before_a_weight_changes(
-    kind: Any, name: str, where: str
-) -> None:
-    agent = kind("MlpPolicy", Broken(gym.make(name), where), **SMALL, **NETS, seed=0)
-    with pytest.raises(ValueError, match=f"finite {where}, got NaN .* {name} at step 30"):
-        agent.learn(60)
-    assert agent.replay_buffer.size() == 29
-    assert all(parameter.isfinite().all() for parameter in agent.policy.parameters())
-
-
-@both
-def test_nan_from_a_reset_stops_before_the_first_step(build: Any) -> None:
-    agent = build()
-    agent.set_env(Broken(agent.get_env().envs[0], "reset"))
-    with pytest.raises(
-        ValueError, match=r"finite observation, got NaN .* reset of the environment"
-    ):
-        agent.learn(60)
-    assert agent.num_timesteps == 0
-
-
-def test_an_energy_that_overflows_is_a_diverged_training() -> None:
-    agent = continuous()
-    with torch.no_grad():
-        for parameter in agent.critic.parameters():
-            parameter.fill_(1e38)
-    with pytest.raises(DivergedError, match=r"after step .* the training diverged"):
-        agent.learn(60)
-
-
-@both
-def test_nan_cannot_be_acted_on(build: Any) -> None:
-    agent = build()
-    seen = np.full(agent.observation_space.shape, np.nan, np.float32)
-    with pytest.raises(ValueError, match="expected a finite observation"):
-        agent.predict(seen, deterministic=True)
-    with pytest.raises(ValueError, match="expected a finite observation"):
-        agent.sample_actions(seen, 4)
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "rate"),
-    [(EnergyActorCritic, "Pendulum-v1", 1e6), (SoftQ, "CartPole-v1", 1e12)],
-)
-def test_a_diverged_training_stops_and_its_good_checkpoint_stays(
-    kind: Any, name: str, rate: float, tmp_path: Path
-) -> None:
-    env = Replayable(gym.make(name))
-    agent = kind("MlpPolicy", env, learning_rate=rate, **SMALL, **NETS, seed=0, train_freq=1)
-    with pytest.raises(DivergedError, match="diverge"):
-        agent.learn(400, callback=Checkpoints(tmp_path, every=1))
-    for path in tmp_path.glob("*.zip"):
-        for key, tensor in load(path).tensors.items():
-            if "learnt/parameters/policy/" in key and "adaptation" not in key:
-                assert tensor.isfinite().all(), key
-
-
-def test_a_checkpoint_of_lost_weights_is_refused(tmp_path: Path) -> None:
-    agent = SoftQ("MlpPolicy", Replayable(gym.make("CartPole-v1")), **SMALL, **NETS, seed=0)
-    agent.learn(20, callback=Checkpoints(tmp_path, every=20))
-    nn.init.constant_(agent.critic.layers[0].bias, float("nan"))
-    with pytest.raises(DivergedError, match="the weights diverged"):
-        save_checkpoint(tmp_path / "checkpoint-000000000020.zip", agent)
-    restore(agent, tmp_path)  # the good one

@@ -118,6 +118,20 @@ def test_a_seed_sets_the_agents_own_streams(build: Build) -> None:
 
 
 @both
+def test_a_policy_alone_draws_from_torchs_stream(build: Build, tmp_path: Path) -> None:
+    build().policy.save(tmp_path / "policy")
+    policy = type(build().policy).load(tmp_path / "policy")
+    seen = np.zeros((20, *policy.observation_space.shape), np.float32)
+
+    def drawn(seed: int) -> np.ndarray:
+        torch.manual_seed(seed)
+        return type(policy).load(tmp_path / "policy").predict(seen)[0]
+
+    assert np.array_equal(drawn(1), drawn(1))
+    assert not np.array_equal(drawn(1), drawn(2))
+
+
+@both
 def test_a_seed_given_to_load_wins_over_the_stored_streams(build: Build, tmp_path: Path) -> None:
     agent = build()
     agent.save(tmp_path / "agent")
@@ -154,7 +168,27 @@ def test_parameters_of_another_agent_leave_the_temperature(build: Build) -> None
 
 
 @both
-@pytest.mark.parametrize("value", [math.inf, math.nan, -0.1, "auto_x", "auto_0", "warm"])
+@pytest.mark.parametrize("through", ["dict", "file"])
+def test_a_temperature_that_comes_with_parameters_goes_on(
+    build: Build, through: str, tmp_path: Path
+) -> None:
+    other = build(initial_ent_coef=4.0, seed=2)
+    other.save(tmp_path / "other")
+    agent = build()
+    if through == "dict":
+        agent.set_parameters(other.get_parameters())
+    else:
+        agent.set_parameters(tmp_path / "other", exact_match=False)
+    assert agent.policy.temperature.item() == pytest.approx(4.0)
+    agent.learn(30)
+    assert agent.policy.temperature.item() == pytest.approx(4.0, rel=0.1)
+    fixed = build(ent_coef=0.2)
+    fixed.set_parameters(tmp_path / "other", exact_match=False)
+    assert fixed.policy.temperature.item() == pytest.approx(0.2)
+
+
+@both
+@pytest.mark.parametrize("value", [math.inf, math.nan, -0.1, "auto_x", "auto_0", "auto0.5", "warm"])
 def test_impossible_temperatures_are_refused(build: Build, value: Any) -> None:
     with pytest.raises(ValueError, match=r"expected (initial_)?ent_coef"):
         build(ent_coef=value)

@@ -16,7 +16,7 @@ from languages import SENTENCES, animals
 
 from ebrl import sequences
 from ebrl.command import main
-from ebrl.sequences.language import save
+from ebrl.sequences.language import load, save
 
 SOUND, BROKEN = "The dog hears the fish.", "The dog hears fish the."
 
@@ -220,6 +220,19 @@ def test_a_run_on_text_leaves_a_language(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["fit", "sequences/text", *options, "--steps", "4", "--run", "run"]) == 0
     assert "run/language.safetensors" in capsys.readouterr().out
     assert main(["score", SOUND, "--model", "run"]) == 0
+
+
+def test_a_text_too_small_for_its_vocabulary_leaves_a_language_that_repairs() -> None:
+    Path("text.txt").write_text("The quick brown fox jumps over the lazy dog.")
+    small = "--energy.init_args.transformer.init_args"
+    options = ["--data.init_args.path", "text.txt", "--batch_size", "1", "--steps", "2"]
+    for name, value in {"width": 16, "layers": 1, "heads": 2, "hidden": 16}.items():
+        options += [f"{small}.{name}", str(value)]
+    options += ["--objective.init_args.causal", "1", "--run", "run"]
+    assert main(["fit", "sequences/text", *options]) == 0
+    assert main(["repair", "The quick fox jumps over the dog.", "--model", "run"]) == 0
+    assert main(["score", "text.txt", "--model", "run"]) == 0  # its own letters are known
+    assert sequences.sample(2, language=load("run/language.safetensors"), steps=4)
 
 
 def test_the_english_that_ships_is_trained_further(capsys: pytest.CaptureFixture[str]) -> None:

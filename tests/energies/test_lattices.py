@@ -13,7 +13,7 @@ from problems import generator
 from torch import Tensor
 
 from ebrl import Energy, FunctionEnergy
-from ebrl.energies import RBM, Flattened, Ising, Potts, square_lattice
+from ebrl.energies import RBM, CorrelatedGaussian, Flattened, Ising, Potts, square_lattice
 from ebrl.estimators import exact_log_normalizer, exact_log_probabilities
 from ebrl.networks import MLPEnergy
 from ebrl.spaces import Binary, Categorical, Space
@@ -65,6 +65,29 @@ def test_ising_and_potts_are_the_sums_over_pairs() -> None:
     torch.testing.assert_close(Potts(coupling)(x), expected)
     expected = expected - field[torch.arange(4), labels].sum(-1)
     torch.testing.assert_close(Potts(coupling, field)(x), expected)
+
+
+def test_integers_are_numbers() -> None:
+    coupling = square_lattice(2, 2, 0.44, periodic=False)
+    x = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 0]])
+    torch.testing.assert_close(Ising(coupling, 0.3)(x), Ising(coupling, 0.3)(x.float()))
+    hot = torch.nn.functional.one_hot(x, 3)
+    torch.testing.assert_close(Potts(coupling)(hot), Potts(coupling)(hot.float()))
+    whole = CorrelatedGaussian(torch.zeros(2), torch.tensor([[2, 1], [1, 2]]))
+    same = CorrelatedGaussian(torch.zeros(2), torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+    at = torch.tensor([[1.0, -0.5]])
+    torch.testing.assert_close(whole(at), same(at))
+    mixed = CorrelatedGaussian(torch.zeros(2), torch.eye(2).double())
+    assert mixed.sample((3,), generator()).dtype == torch.float64
+
+
+def test_exact_answers_are_those_of_evaluation() -> None:
+    energy = MLPEnergy(4, (8,), normalization="batch").train()
+    before = {name: value.clone() for name, value in energy.state_dict().items()}
+    answer = exact_log_normalizer(energy, Binary(4))
+    assert energy.training
+    assert all(torch.equal(value, before[name]) for name, value in energy.state_dict().items())
+    torch.testing.assert_close(answer, exact_log_normalizer(energy.eval(), Binary(4)))
 
 
 def test_potts_with_two_categories_is_ising() -> None:

@@ -109,6 +109,13 @@ def test_chains_that_stand_still_or_are_lost_have_no_size() -> None:
     assert split_r_hat(lost).isnan().tolist() == [True, False]
 
 
+def test_chains_that_stand_apart_have_an_infinite_r_hat() -> None:
+    for places in ([0.0, 1.0], [0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 2.0]):
+        assert split_r_hat(torch.tensor(places).expand(20, -1)).item() == math.inf
+    spins = torch.randint(2, (100, 4, 200), generator=generator()).float()
+    assert split_r_hat(spins).isfinite().all()
+
+
 def test_the_trace_keeps_its_event_axes() -> None:
     trace = torch.randn(50, 3, 2, 5, generator=generator())
     assert effective_sample_size(trace, "tail").shape == (2, 5)

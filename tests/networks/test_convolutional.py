@@ -115,6 +115,7 @@ def test_labels_are_aligned_from_the_left_and_reach_through_the_algebra() -> Non
     both = (energy + FunctionEnergy(lambda x: x.sum((-3, -2, -1)), event_ndim=3)).given(label)
     torch.testing.assert_close(both(x), value + x.sum((-3, -2, -1)))
     assert list(both.parameters()) == list(energy.parameters())
+    assert energy.given(label).to("meta").label.is_meta  # labels go where the weights go
 
 
 def test_guidance_is_algebra() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from problems import generator
@@ -14,6 +16,7 @@ from ebrl.kernels import (
     Kernel,
     Tempered,
 )
+from ebrl.spaces import Box
 
 
 def test_each_chain_has_its_temperature_and_step_size() -> None:
@@ -111,3 +114,19 @@ def test_no_chains_adapt_nothing() -> None:
     samples = sampler.sample(Gaussian(0.0, 1.0, 2), torch.zeros(0, 2), generator=generator())
     assert samples.x.shape == (0, 2)
     assert float(sampler.step_size) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("chains", [5, 20])  # the steps of a block are 20
+@pytest.mark.parametrize("walls", ["tanh", "reflect"])
+def test_draws_of_chains_at_temperatures_of_their_own_have_the_users_energy(
+    chains: int, walls: Literal["tanh", "reflect"]
+) -> None:
+    sampler = Sampler(
+        MALA(),
+        Box(-2.0, 2.0, walls),
+        steps=1,
+        step_size=0.1,
+        temperature=torch.linspace(0.2, 3.0, chains),
+    )
+    drawn = sampler.sample(GAUSSIAN, torch.zeros(chains, 2), draws=40, generator=generator())
+    torch.testing.assert_close(drawn.energy, GAUSSIAN(drawn.x))

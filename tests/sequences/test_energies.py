@@ -75,6 +75,33 @@ def test_a_prefix_stays_and_the_rest_has_the_law_given_it() -> None:
     assert ((counts - law).abs() <= 5 * (law / 20_000).sqrt() + 1e-4).all()
 
 
+def test_after_a_prefix_only_what_may_follow_comes() -> None:
+    allowed = torch.zeros(VOCABULARY, dtype=torch.bool)
+    allowed[5] = True
+    drawn = CAUSAL.sample((200,), generator(0), prefix=torch.tensor([4]), after_prefix=allowed)
+    assert (drawn[:, 1] == 5).all()
+    assert len(drawn[:, 2].unique()) > 1
+
+
+def test_sentences_without_a_token_have_no_pseudo_likelihood() -> None:
+    assert MASKED(torch.zeros(3, 2, dtype=torch.long)).tolist() == [0, 0, 0]
+
+
+def test_a_sentence_that_is_too_long_is_refused() -> None:
+    long = torch.full((1, CAUSAL.longest + 1), 4)
+    with pytest.raises(ValueError, match=f"at most {CAUSAL.longest} tokens"):
+        CAUSAL(long)
+
+
+def test_a_narrowed_transformer_has_the_conditional_law() -> None:
+    x = torch.tensor([[4, 3], [3, 3]])
+    narrow = CausalEnergy(TRANSFORMER.narrowed(5))
+    embedded = TRANSFORMER.embed(torch.tensor([[BOUNDARY, 4], [BOUNDARY, 3]]))
+    logits = TRANSFORMER.logits(TRANSFORMER(embedded))[..., : 5 - BOUNDARY]
+    expected = -torch.log_softmax(logits, -1).gather(-1, (x - BOUNDARY).unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(narrow.per_token(x)[:, :2], expected)
+
+
 def test_the_masked_energy_is_the_sum_of_each_token_given_the_others() -> None:
     x = torch.tensor([5, 3, 4])
     total = torch.tensor(0.0)
@@ -126,6 +153,21 @@ def test_one_hot_tokens_have_the_same_energy_and_a_gradient(kind: SentenceEnergy
     assert gradient.shape == one_hot.shape
     assert gradient.isfinite().all()
     assert (gradient.abs().amax((1, 2)) > 0).all()
+
+
+def test_the_gradient_foretells_what_another_token_costs() -> None:
+    x = SPACE.states()[-27:]
+    one_hot = torch.nn.functional.one_hot(x, VOCABULARY).float()
+    _, gradient = OneHot(CAUSAL).value_and_gradient(one_hot)
+    last = x.shape[1] - 1  # its own loss, and that of the end, which follows it
+    foretold = gradient[:, last] - gradient[:, last].gather(1, x[:, last:])
+    true = []
+    for token in range(len(SPECIAL), VOCABULARY):
+        other = x.clone()
+        other[:, last] = token
+        true.append(CAUSAL(other) - CAUSAL(x))
+    changes = torch.stack(true, 1).flatten(), foretold[:, len(SPECIAL) :].flatten()
+    assert torch.corrcoef(torch.stack(changes))[0, 1] > 0.7
 
 
 def stays(kernel: Kernel, energy: Energy, space: Categorical | Strings, steps: int = 5) -> bool:

@@ -11,7 +11,9 @@ from languages import SENTENCES, animals
 from ebrl import sequences, storage
 from ebrl.sequences.distance import EditDistance
 from ebrl.sequences.language import Language, load, save
+from ebrl.sequences.pages import gaps
 from ebrl.sequences.text import SentenceError
+from ebrl.sequences.tokens import Tokenizer
 from ebrl.storage import StorageError
 
 
@@ -133,6 +135,35 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"no safetensors at all")
     with pytest.raises(StorageError):
         load(path)
+
+
+@pytest.mark.parametrize("text", ["The cat’s dog — é.", "The 🙂 cat sees the “dog”."])
+def test_characters_of_several_tokens_are_spelled_once(language: Language, text: str) -> None:
+    (score,) = sequences.score([text], language=language)
+    assert len(score.per_token) > len(set(text)) // 2
+    spelled = "".join(part.text for part in score.per_token)
+    assert spelled.replace(" ", "") == text.replace(" ", "")
+    assert "".join(gaps(score)) == text
+    page = sequences.html([score])
+    assert page.count("&#9632;") == 1
+    assert page.rindex("</span>") > page.index("&#9632;")
+
+
+def test_a_language_without_held_out_sentences_is_refused(language: Language) -> None:
+    with pytest.raises(ValueError, match="held-out sentences of at most 30 tokens, got none"):
+        sequences.with_reference(language, [])
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(language: Language, tmp_path: Path) -> None:
+    other = language._replace(tokenizer=Tokenizer.train(SENTENCES, 290))
+    save(other, tmp_path / "other.safetensors")
+    with pytest.raises(StorageError, match="of one vocabulary, got 290 and 300 tokens"):
+        load(tmp_path / "other.safetensors")
+
+
+def test_completions_keep_the_last_word_whole(language: Language) -> None:
+    for text in sequences.complete("The do", 4, language=language, temperature=2.0):
+        assert not text.startswith("The dog")
 
 
 def test_a_page_escapes_what_a_sentence_holds(language: Language) -> None:

@@ -83,6 +83,14 @@ def test_the_hybrid_loss_is_the_mean_of_both_readings() -> None:
     torch.testing.assert_close(alone, metrics["causal"])
 
 
+def test_small_batches_train_both_readings() -> None:
+    x, energy = X[:2], CausalEnergy(Transformer(20, 16, 1, 2, 16, context=12))
+    metrics = HybridLikelihood(0.75)(energy, x, generator=generator()).metrics
+    assert metrics.keys() == {"causal", "masked"}
+    with pytest.raises(ValueError, match="batches of at least 2 sentences"):
+        HybridLikelihood(0.75)(energy, x[:1], generator=generator())
+
+
 def test_shares_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="masked"):
         HybridLikelihood(masked=0.0)

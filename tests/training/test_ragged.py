@@ -6,7 +6,8 @@ import pytest
 import torch
 from problems import generator
 
-from ebrl.training.data import LengthOrder
+from ebrl.storage import StorageError
+from ebrl.training.data import LengthOrder, order_of
 from ebrl.training.ragged import Ragged
 
 ROWS = [torch.arange(1, n + 1) for n in (3, 1, 5, 2)]
@@ -32,6 +33,10 @@ def test_an_epoch_takes_each_row_once_in_batches_of_similar_lengths() -> None:
     spread = torch.stack([lengths[b].max() - lengths[b].min() for b in batches]).float().mean()
     assert spread < 3  # of rows in any order it would be about 50
     means = torch.stack([lengths[b].float().mean() for b in batches])
+    halves = [lengths[batch].float().view(2, 5).mean(1) for batch in batches]
+    assert (
+        abs(float(torch.stack(halves).mean(0).diff())) < 0.2
+    )  # the place in a batch says nothing of the length
     assert means[:50].mean() == pytest.approx(means[50:].mean(), abs=10)  # not short ones first
 
 
@@ -41,3 +46,13 @@ def test_an_order_goes_on_from_its_state() -> None:
     one.next(stream)
     other.load_state_dict(one.state_dict())
     assert one.next(stream).equal(other.next(stream))
+
+
+def test_an_order_goes_on_with_the_same_data_alone() -> None:
+    rows = [torch.arange(n) for n in range(1, 21)]
+    one = order_of(Ragged(rows), 4)
+    one.next(generator())
+    order_of(Ragged(rows), 4).load_state_dict(one.state_dict())
+    rows[7] = rows[7] + 1
+    with pytest.raises(StorageError, match="expected the data of the training so far"):
+        order_of(Ragged(rows), 4).load_state_dict(one.state_dict())

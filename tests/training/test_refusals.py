@@ -11,7 +11,7 @@ import torch
 from moons_problems import Scripted, energy, moons, pcd
 from problems import generator
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from ebrl import Chains, Energy, FunctionEnergy, Sampler, networks, objectives
 from ebrl.kernels import MALA
@@ -117,6 +117,17 @@ def test_arrays_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         with pytest.raises(TableError):
             load_table(path)
+
+
+def test_a_loader_in_place_of_its_dataset_is_refused() -> None:
+    loader = DataLoader(moons(64), batch_size=16)
+    with pytest.raises(TypeError, match="got a DataLoader: the training makes batches itself"):
+        fit(energy(), loader, pcd(), steps=1, generator=generator())
+
+
+def test_resuming_without_a_folder_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a folder for resume=True"):
+        fit(energy(), moons(300), pcd(), steps=1, generator=generator(), resume=True)
 
 
 def test_an_int_seed_is_refused() -> None:

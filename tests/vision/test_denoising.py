@@ -190,6 +190,19 @@ def test_noise_may_leave_the_range() -> None:
     assert vision.denoise(y, sigma=0.2, prior=GaussianImages(1.0)).shape == (64, 64)
 
 
+def test_the_strength_says_nothing_of_the_noise_that_is_there() -> None:
+    y = 0.2 * noise(64, 64).numpy()
+    assert (
+        np.abs(vision.denoise(y, 0.2, strength=0.0, prior=GaussianImages()) - y.clip(0)).max() == 0
+    )
+
+
+def test_a_graph_of_the_image_is_left_behind() -> None:
+    y, sigma = noise(1, 8, 8).requires_grad_(), torch.tensor(0.1, requires_grad=True)
+    assert not denoised(GaussianImages(), y, sigma).requires_grad
+    assert torch.equal(denoised(GaussianImages(), y, 0.1), denoised(GaussianImages(), y, sigma))
+
+
 @pytest.mark.parametrize("bits", [10, 12, 14, 16])
 def test_fewer_bits_in_16_are_seen(bits: int) -> None:
     top = 2**bits - 1
@@ -236,6 +249,29 @@ def test_noise_is_seen_at_two_scales(sigma: float, width: float, channels: int) 
     assert 0.8 < 255 * found.sigma / sigma < 2.5
     if not width:
         assert 255 * found.fine == pytest.approx(sigma, rel=0.05)
+
+
+@pytest.mark.parametrize("level", [0, 100, 128, 255])
+def test_flat_parts_of_any_level_have_no_part_in_the_estimate(level: int) -> None:
+    image = 0.5 + 20 / 255 * noise(1, 192, 192).numpy()
+    image[:, :120] = level / 255
+    assert 255 * estimate(torch.from_numpy(image)).fine == pytest.approx(20, rel=0.05)
+
+
+def test_images_without_noise_have_none() -> None:
+    stars = torch.zeros(1, 200, 200)
+    stars[0, 5::23, 7::31] = 0.8
+    for image in (torch.full((1, 64, 64), 128 / 255), torch.full((3, 64, 64), 0.3), stars):
+        assert estimate(image).sigma < 1e-6
+
+
+@pytest.mark.parametrize("width", [0.6, 0.8])
+def test_the_deviation_of_a_cameras_noise(width: float) -> None:
+    shared = gaussian_filter(noise(192, 192).numpy(), width, mode="wrap")
+    image = grey(192, 192) / 255 + 16 / 255 * shared / shared.std()
+    found = estimate(torch.from_numpy(image)[None])
+    assert found.is_coarse
+    assert 255 * found.deviation == pytest.approx(16, rel=0.1)
 
 
 def test_texture_of_a_clean_photograph_is_no_coarse_noise() -> None:

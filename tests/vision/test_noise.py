@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+from photographs import grey, write
 
 from ebrl import vision
 from ebrl.vision.drawings import drawings
 from ebrl.vision.objectives import CorrelatedNoise, WhiteNoise, blurred
-from ebrl.vision.patches import Patches
+from ebrl.vision.patches import Patches, photographs
 
 IMAGES = torch.full((400, 1, 16, 16), 0.5)
 N = IMAGES.numel()
@@ -98,6 +101,17 @@ def test_the_last_images_of_a_folder_are_left_out() -> None:
     assert np.array_equal(fewer.images[-1], every.images[-4])
     with pytest.raises(ValueError, match="leave_out"):
         Patches("drawings", leave_out=-1)
+
+
+def test_photographs_of_other_depths_are_learnt_from_by_their_range(tmp_path: Path) -> None:
+    pixels = grey(64, 64)
+    write(tmp_path / "8" / "x.png", pixels)
+    write(tmp_path / "16" / "x.png", pixels.astype(np.uint16) * 257)
+    (tmp_path / "f").mkdir()
+    tifffile.imwrite(tmp_path / "f" / "x.tif", (pixels / 255).astype(np.float32))
+    for folder in ("8", "16", "f"):
+        (found,) = photographs(str(tmp_path / folder), 1)
+        assert np.array_equal(found[..., 0], pixels), folder
 
 
 def test_patches_of_drawings() -> None:

@@ -26,7 +26,7 @@ from ebrl.vision.observations import (
     Observation,
     padded,
 )
-from ebrl.vision.photograph import Photograph
+from ebrl.vision.photograph import ImageError, Photograph
 from ebrl.vision.restoration import denoise_samples, posterior
 
 
@@ -247,3 +247,13 @@ def test_each_pixels_deviation_lies_at_its_place(image: Any, place: Any) -> None
     assert deviation.shape == first.shape
     rounding = 0.0 if isinstance(image, Tensor) else 1.0
     assert np.abs(np.abs(first - second) / 2**0.5 - np.asarray(deviation)).max() < rounding + 1e-6
+
+
+def test_samples_refuse_floats_of_another_range_unless_it_is_said() -> None:
+    y = 2 * some_tensor(16, 20) - 1
+    options: dict[str, Any] = {"samples": 2, "prior": GaussianImages()}
+    with pytest.raises(ImageError, match="data_range"):
+        denoise_samples(y - 1, 0.02, generator=generator(), **options)
+    said = denoise_samples(y, 0.2, generator=generator(), data_range=(-1, 1), **options)
+    plain = denoise_samples((y + 1) / 2, 0.1, generator=generator(), **options)
+    torch.testing.assert_close(said.mean, 2 * plain.mean - 1)

@@ -14,6 +14,8 @@ from ebrl.command.arguments import EightBit, Parser
 from ebrl.command.devices import add_device
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from ebrl.command.photographs.files import Job, Refusal
@@ -143,14 +145,24 @@ def work_through(given: Namespace, done: str, work: Work, beside: tuple[str, ...
     return _summarise(done, outcomes, refused)
 
 
-def check_reference(job: Job, pixels: Tensor) -> None:
+def check_reference(job: Job, before: Photograph, data_range: tuple[float, float]) -> None:
     """Raise ImageError or OSError, before the work, for a reference that does not fit."""
     if job.reference:
-        from ebrl.vision.fidelity import fidelity
-        from ebrl.vision.files import load
-        from ebrl.vision.images import picture
+        _fidelity(job.reference, [before], data_range)
 
-        fidelity(pixels, picture(load(job.reference)).pixels)
+
+def _fidelity(
+    reference: Path, photographs: list[Photograph], data_range: tuple[float, float]
+) -> list[Fidelity]:
+    """Return figures of photographs against the reference; one of their type has their range."""
+    from ebrl.vision.fidelity import fidelity
+    from ebrl.vision.files import load
+    from ebrl.vision.images import picture
+
+    clean = load(reference)
+    alike = clean.pixels.dtype == photographs[0].pixels.dtype
+    truth = picture(clean, data_range if alike else None).pixels
+    return [fidelity(picture(one, data_range).pixels, truth) for one in photographs]
 
 
 def show(
@@ -167,10 +179,8 @@ def show(
     """
     from ebrl.command.photographs.files import PAGE, PICTURE
     from ebrl.storage import replacing
-    from ebrl.vision.fidelity import fidelity
     from ebrl.vision.files import load, save
     from ebrl.vision.grids import in_eight_bits, side_by_side
-    from ebrl.vision.images import picture
     from ebrl.vision.pages import before_after_page
 
     shown = in_eight_bits(before, data_range), in_eight_bits(after, data_range)
@@ -178,12 +188,11 @@ def show(
         save(side_by_side(shown), job.beside[PICTURE])
     if PAGE in job.beside:
         with replacing(job.beside[PAGE]) as file:
-            file.write(before_after_page(*shown, job.source.name, facts).encode())
+            file.write(before_after_page(*shown, job.source.name, facts).encode(errors="replace"))
     if not job.reference:
         return None
-    clean = picture(load(job.reference)).pixels
     written = load(job.out)  # with the losses of its format
-    was, now = (fidelity(picture(one, data_range).pixels, clean) for one in (before, written))
+    was, now = _fidelity(job.reference, [before, written], data_range)
     return was, now
 
 
@@ -208,7 +217,8 @@ def _bar(name: str) -> Iterator[tqdm]:
 
 
 def _reason(error: BaseException) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
+    return reason.replace("data_range=(black, white)", "--range=[BLACK,WHITE]")
 
 
 def _complain(refusal: Refusal) -> None:

@@ -45,8 +45,11 @@ def find(names: list[str]) -> tuple[list[Path], list[Refusal]]:
     for name in names:
         path, paths = Path(name), []
         if os.path.isdir(name):
-            paths = list(_images(path.iterdir()))
-            reason = f"a folder without images (files that end in {ENDINGS})"
+            try:
+                paths = list(_images(path.iterdir()))
+                reason = f"a folder without images (files that end in {ENDINGS})"
+            except OSError as error:
+                reason = f"a folder that cannot be read ({error.strerror})"
         elif os.path.exists(name) or not glob.has_magic(name):
             paths = [path] if os.path.exists(name) else []
             reason = "there is no such file"
@@ -156,5 +159,8 @@ def _conflict(
 def _reference(reference: str | None, source: Path) -> Path | None:
     if reference is None or Path(reference).is_file():
         return None if reference is None else Path(reference)
+    exact = Path(reference) / source.name
+    if exact.is_file():
+        return exact
     same_stem = [path for path in _images(Path(reference).iterdir()) if path.stem == source.stem]
-    return (same_stem or [Path(reference) / source.name])[0]
+    return (same_stem or [exact])[0]

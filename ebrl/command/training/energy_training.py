@@ -150,9 +150,10 @@ def save_language(data: Ragged, energy: Energy, run: Run, step: int) -> None:
 
     if not (isinstance(data, Text) and isinstance(energy, CausalEnergy)):
         return
+    transformer = energy.transformer.narrowed(data.tokenizer.vocabulary)
     language = Language(
         tokenizer=data.tokenizer,
-        causal=energy,
+        causal=CausalEnergy(transformer),
         scorers={},
         shares={"causal": 1.0},
         log_frequencies=data.log_frequencies(),

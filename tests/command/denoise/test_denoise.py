@@ -182,6 +182,33 @@ def test_figures_against_a_reference_are_those_of_scikit_image(
             assert f"{structural_similarity(clean, result, channel_axis=2):.3f}" in said
 
 
+def test_a_reference_is_in_the_range_of_the_photograph(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clean = grey().astype(np.uint16) * 3  # below 1024, where the noise goes beyond
+    image = np.clip(clean + 40 * np.random.RandomState(0).randn(*clean.shape), 0, 4095).round()
+    image[0, 0] = 1100
+    tifffile.imwrite("photo.tif", image.astype(np.uint16))
+    tifffile.imwrite("clean.tif", clean)
+    for more, white in (([], 4095), (["--range=[0,1023]"], 1023)):
+        arguments = ["--sigma", "2", "--reference", "clean.tif", "--overwrite", *more]
+        assert main(["denoise", "photo.tif", *arguments]) == 0
+        psnr = peak_signal_noise_ratio(clean / white, image / white, data_range=1)
+        assert f"PSNR {psnr:.2f} -> " in capsys.readouterr().out
+
+
+def test_figures_of_pages_are_means_and_an_exact_name_comes_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("clean").mkdir()
+    tifffile.imwrite("pages.tif", np.stack([noisy(grey()), noisy(grey(), seed=1)]))
+    tifffile.imwrite("clean/pages.tif", np.stack([grey(), grey()]))
+    write(Path("clean/pages.png"), grey(8, 8))
+    assert main(["denoise", "pages.tif", "--sigma", "25", "--reference", "clean"]) == 0
+    pages = [peak_signal_noise_ratio(grey(), noisy(grey(), seed=seed)) for seed in (0, 1)]
+    assert f"PSNR {np.mean(pages):.2f} -> " in capsys.readouterr().out
+
+
 def test_mean_figures_of_several(capsys: pytest.CaptureFixture[str]) -> None:
     images = {f"{seed}.png": noisy(grey(), seed=seed) for seed in range(2)}
     for name, image in images.items():
@@ -246,7 +273,7 @@ def test_the_range_of_a_sensor_in_more_bits(capsys: pytest.CaptureFixture[str]) 
     image = noisy(grey())
     tifffile.imwrite("cells.tif", image.astype(np.int16) * 16 - 500)
     assert main(["denoise", "cells.tif", "--sigma", "25"]) == 1
-    assert "data_range" in capsys.readouterr().err
+    assert "--range=[BLACK,WHITE]" in capsys.readouterr().err
     arguments = ["--sigma", "25", "--range", "[-500,3580]"]
     assert main(["denoise", "cells.tif", *arguments]) == 0
     result = (tifffile.imread("cells-denoised.tif").astype(float) + 500) / 16
