@@ -36,7 +36,7 @@ def train(name: str, folder: Path | None, steps: int, shares: int | None = None)
     return fit(
         energy, moons(), objective, steps=steps, generator=torch.Generator().manual_seed(1),
         batch_size=128, ema_decay=0.9, clip=10.0, shares=shares,
-        folder=folder, resume=True, checkpoint_every=25,
+        folder=folder, resume=folder is not None, checkpoint_every=25,
     )  # fmt: skip
 
 

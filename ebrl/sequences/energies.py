@@ -91,7 +91,8 @@ class CausalEnergy(TransformerEnergy):
     def relaxed(self, embedded: Tensor, x: Tensor, one_hot: Tensor | None = None) -> Tensor:
         if x.shape[1] > self.longest:
             raise ValueError(
-                f"expected sentences of at most {self.longest} tokens, got rows of {x.shape[1]}"
+                f"expected sentences of at most {self.longest} tokens, got rows of {x.shape[1]}: "
+                "split the text into sentences"
             )
         features = read_from_the_left(self.transformer, embedded, x)
         parts = token_losses(self.transformer, features, targets_of(x, one_hot))
