@@ -13,18 +13,20 @@ import torch
 from machine import commit, processor
 from ngram import KneserNey
 
+from ebrl.data_folder import find
 from ebrl.energies import Energy
 from ebrl.sequences.judging import parts_of_rows
 from ebrl.sequences.language import Language
-from ebrl.sequences.text import find, sentences
+from ebrl.sequences.text import sentences
 
 TRAIN, VALID = "english/train.tsv.gz", "english/valid.tsv.gz"
+ADVICE = "a table of BLiMP's minimal pairs or of its authors' figures"
 Judge = Callable[[Sequence[str]], np.ndarray]  # sentences to energies
 
 
 def table(name: str) -> list[list[str]]:
     """Return the rows of a table under EBRL_DATA."""
-    path = find(f"english/{name}")
+    path = find(f"english/{name}", ADVICE)
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8") as file:
         return [line.rstrip("\n").split("\t") for line in file]

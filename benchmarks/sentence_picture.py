@@ -29,8 +29,8 @@ def draw(axes: Axes, sentence: str, row: float) -> None:
     (score,) = sequences.score([sentence])
     axes.text(-1, row, f"{score.total:.1f}", ha="right", va="center", color="grey", family="serif")
     place = 0
-    for text, part in zip(gaps(score), score.per_token, strict=True):
-        shown = text or "∎"  # the end of the sentence
+    *texts, end = gaps(score)
+    for shown, part in zip([*texts, end or "∎"], score.per_token, strict=True):
         corner, size = (place, row - 0.38), (len(shown), 0.76)
         axes.add_patch(Rectangle(corner, *size, lw=0, facecolor=SHADES(redness(part))))
         for at, character in enumerate(shown, start=place):

@@ -55,7 +55,7 @@ examples:
   ebrl serve                                                   a page to denoise photographs on
   ebrl score "The cat sat on the mat."                         its energy, token by token
   ebrl rank candidates.txt                                     the most likely first
-  ebrl repair "It is one of best films of the year."           correct it by a few edits
+  ebrl repair "This is one of best films of the year."         correct it by a few edits
   ebrl evaluate runs/pendulum/EnergyActorCritic-0 --episodes 100
   ebrl plot runs/pendulum/EnergyActorCritic-0
   ebrl collect runs/pendulum/EnergyActorCritic-0 --out swings.npz

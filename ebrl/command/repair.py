@@ -24,10 +24,10 @@ a line, in UTF-8; - reads standard input. A line that cannot be judged does not 
 exit code is then 1. The same seed gives the same result.
 
 examples:
-  ebrl repair "It is one of best films of the year."
-  ebrl repair "It is one of best films of the year." --cost 9      changes less
-  ebrl repair "It is one of best films of the year." --steps 400   searches longer
-  ebrl repair essay.txt                                            line by line
+  ebrl repair "This is one of best films of the year."
+  ebrl repair "This is one of best films of the year." --cost 9      changes less
+  ebrl repair "This is one of best films of the year." --steps 400   searches longer
+  ebrl repair essay.txt                                              line by line
 """
 
 
