@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gymnasium as gym
 import pytest
 import torch
 from languages import SENTENCES, animals
@@ -26,13 +25,8 @@ DEVIATION, NOISE, SHAPE, N = 0.2, 0.15, (1, 2, 2), 3_000
 @pytest.fixture
 def sampler() -> Sampler:
     """The class and the very kernel of an agent that has just picked an action with them."""
-    environment = gym.make("Pendulum-v1")
-    agent = EnergyActorCritic(
-        "MlpPolicy", environment, moves=3, policy_kwargs={"net_arch": [8]}, device="cpu", seed=0
-    )
-    observation, _ = environment.reset(seed=0)
-    action, _ = agent.predict(observation)
-    assert action.shape == (1,)
+    options = {"moves": 3, "policy_kwargs": {"net_arch": [8]}, "learning_starts": 0, "seed": 0}
+    agent = EnergyActorCritic("MlpPolicy", "Pendulum-v1", device="cpu", **options).learn(1)
     assert agent.policy.acceptance is not None  # its sampler moved the action
     return type(agent.policy.sampler)(agent.policy.sampler.kernel, steps=40)
 
