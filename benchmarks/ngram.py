@@ -96,10 +96,9 @@ class KneserNey:
         with np.errstate(over="ignore"):
             for n in range(1, self.order + 1):
                 parts = [_mixed(flat[place - back], back) for back in range(n)]
-                gram, suffix = sum(parts), sum(parts[: n - 1])
-                context = sum(_mixed(flat[place - back], back - 1) for back in range(1, n))
+                shifted = [_mixed(flat[place - back], back - 1) for back in range(1, n)]
                 zero = np.zeros(len(place), dtype=np.uint64)
-                found[n] = _Hashes(gram, context + zero, suffix + zero)
+                found[n] = _Hashes(*(sum(each, zero) for each in (parts, shifted, parts[:-1])))
         return found
 
 
