@@ -46,15 +46,13 @@ def denoise(
             is kept; the two channels of an array are two grey images.
         sigma: Standard deviation of the noise in the image's own units (25 of 255 in a file or
             uint8, .1 in floats in [0, 1]): a number, one for each image of the batch, or a map
-            `(height, width)`. Estimated for each image where it is None, as white noise;
-            `ebrl.vision.noise.estimate` knows the deviation of a camera's, too.
+            `(height, width)`. Estimated for each image, as white noise, where it is None.
         strength: Factor on sigma; below 1 some grain stays.
         tile: Side of the tiles that bound the memory, in pixels.
         prior: An energy of `(channels, height, width)` in [0, 1] that takes a sigma. The default
             is the energy that ships for grey or for colour.
         data_range: The values of black and white. The default is 0 and 1 for floats, the largest
-            number for integers; 16-bit integers below 256, 1024, 4096 or 16384 are taken for 8, 10,
-            12 or 14 bits.
+            number for integers; 16-bit integers of 8, 10, 12 or 14 bits are taken for such.
         device: Where to compute; the default is where the image is.
 
     Raises:
