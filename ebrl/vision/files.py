@@ -170,7 +170,8 @@ def _is_deep(image: ImageFile.ImageFile, path: Path) -> bool:
     if image.format == "PPM":
         return any(isinstance(each, tuple) and each[-1] > 255 for each in arguments)
     if image.format == "JPEG2000":
-        head = path.read_bytes()[:1_000]
+        with path.open("rb") as file:
+            head = file.read(1_000)
         place = head.find(SIZES)
         return place >= 0 and (head[place + BITS_PLACE] & 0x7F) >= 8  # one less than the bits
     return bool(DEEP.search(str(arguments)))
