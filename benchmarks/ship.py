@@ -1,7 +1,7 @@
 """Put the weights of a run of `ebrl fit` into the package, in half precision, with their card.
 
-    python benchmarks/ship.py weights gray runs/gray_further/Denoising-0 \
-        --config configs/vision/gray_further.yaml --levels 0.5 75
+    python benchmarks/ship.py weights gray runs/gray/Denoising-0 \
+        --config configs/vision/gray.yaml --levels 0.5 75
     python benchmarks/ship.py figures gray benchmarks/results/denoising.json BSD68/ebrl
 
 The card says what the weights were trained on, for how many steps and how long, by which command,

@@ -1,4 +1,7 @@
-"""Muon: the momentum of each weight matrix is made orthogonal before it is taken as a step."""
+"""Muon: the momentum of each weight matrix is made orthogonal before it is taken as a step.
+
+The filters of a convolution are the rows of a matrix.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from torch.optim import Optimizer
 
 from ebrl.training.precision import fastest_precision
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Newton and Schulz's quintic, steep at 0
 
 
@@ -22,7 +27,7 @@ class Muon(Optimizer):
     Adam's, so that both parts have the same learning rate. It is less for gradients of low rank.
 
     Args:
-        matrices: Parameters of two axes, weights between features.
+        matrices: Weights between features, of at least two axes: `(outputs, inputs, *kernel)`.
         others: Embeddings, biases and norms.
         learning_rate: Of both.
         momentum: Of the matrices.
@@ -53,13 +58,14 @@ class Muon(Optimizer):
         learning_rate: float = 3e-3,
         parameters: Iterable[Tensor] | None = None,
     ) -> Muon:
-        """Return the optimiser of a network, the weights of its linear layers as matrices.
+        """Return the optimiser of a network: its linear layers and convolutions hold the matrices.
 
         Args:
             parameters: All that are trained, such as `ebrl.training.trainable_parameters(energy,
                 objective)`; by default the network's.
         """
-        matrices = [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear)]
+        kinds = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
+        matrices = [layer.weight for layer in network.modules() if isinstance(layer, kinds)]
         chosen = {id(matrix) for matrix in matrices}
         parameters = network.parameters() if parameters is None else parameters
         others = [each for each in parameters if id(each) not in chosen]
@@ -84,8 +90,9 @@ class Muon(Optimizer):
         means = [self._state(matrix, "mean")["mean"] for matrix in matrices]
         torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, means, group["momentum"])  # Nesterov's
-        moves = orthogonal(torch.stack(ahead)).to(matrices[0])
-        scale = 0.2 * max(matrices[0].shape) ** 0.5
+        stacked = torch.stack(ahead).flatten(2)  # (matrices, outputs, inputs * kernel)
+        moves = orthogonal(stacked).to(matrices[0]).unflatten(2, matrices[0].shape[1:])
+        scale = 0.2 * max(stacked.shape[1:]) ** 0.5
         torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(matrices, moves.unbind(), alpha=-group["lr"] * scale)
 

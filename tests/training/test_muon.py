@@ -65,12 +65,30 @@ def test_matrices_of_one_shape_move_together_as_each_would_alone() -> None:
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-2)
 
 
-def test_the_matrices_of_a_network_are_the_weights_of_its_linear_layers() -> None:
-    network = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3), nn.LayerNorm(3))
+def test_the_filters_of_a_convolution_are_the_rows_of_a_matrix() -> None:
+    source = generator(2)
+    filters = nn.Parameter(torch.randn(4, 3, 2, 2, generator=source))
+    rows = nn.Parameter(filters.detach().flatten(1).clone())
+    for _ in range(3):
+        filters.grad = torch.randn(filters.shape, generator=source)
+        rows.grad = filters.grad.flatten(1)
+        for each in (filters, rows):
+            Muon([each], []).step()
+    torch.testing.assert_close(filters.flatten(1), rows, atol=0, rtol=0)
+
+
+def test_the_matrices_of_a_network_are_its_linear_layers_and_convolutions() -> None:
+    network = nn.Sequential(
+        nn.Embedding(5, 4),
+        nn.Linear(4, 3),
+        nn.LayerNorm(3),
+        nn.Conv2d(3, 5, 3),
+        nn.ConvTranspose2d(5, 2, 2),
+    )
     matrices, others = (group["params"] for group in Muon.of(network).param_groups)
-    assert [each.shape for each in matrices] == [(3, 4)]
-    assert len(others) == 4
-    assert sum(1 for _ in network.parameters()) == 5
+    assert [each.shape for each in matrices] == [(3, 4), (5, 3, 3, 3), (5, 2, 2, 2)]
+    assert len(others) == 6
+    assert sum(1 for _ in network.parameters()) == 9
 
 
 def test_what_an_objective_learns_is_trained_too() -> None:

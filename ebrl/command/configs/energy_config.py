@@ -79,7 +79,8 @@ class FitSettings:
         seed: Seeds the energy's weights, the order of the data, and all noise.
         batch_size: Rows of the data an update.
         learning_rate: Of the optimizer.
-        optimizer: `adam`, or `muon`: orthogonal steps for linear layers, Adam for the rest.
+        optimizer: `adam`, or `muon`: orthogonal steps for linear layers and convolutions, Adam for
+            the rest.
         schedule: The factor of the learning rate at each fraction of the training, 0 to 1.
         ema_decay: Of the moving average of the weights, which is saved; 0 saves the last weights.
         clip: The largest norm of the gradient, or ebrl.training.RunningClip; none if not given.
