@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +36,14 @@ class Patches(Dataset[Tensor]):
         folders: As in `photographs`.
         channels: 1 for grey, 3 for colour.
         size: Pixels a side of a patch.
-        stride: Pixels between the places of patches.
+        stride: Pixels of a whole photograph between the places of patches.
         leave_out: Images of each folder, the last by name, that are kept for tests.
+        scales: Of the photographs that patches are cut from: below 1, smaller copies. About as many
+            patches come from each. The colours of most JPEGs have half the resolution of their
+            brightness, but not those of a smaller copy.
 
     Raises:
-        ValueError: For channels other than 1 and 3, and sizes below 1.
+        ValueError: For channels other than 1 and 3, sizes below 1, and scales outside (0, 1].
         FileNotFoundError: For a folder without images, and where no image is large enough.
     """
 
@@ -51,27 +54,32 @@ class Patches(Dataset[Tensor]):
         size: int = 64,
         stride: int = 16,
         leave_out: int = 0,
+        scales: Sequence[float] = (1.0,),
     ):
         if channels not in (1, 3) or size < 1 or stride < 1 or leave_out < 0:
             raise ValueError(
                 f"expected 1 or 3 channels, size and stride >= 1, leave_out >= 0, got {channels=}, "
                 f"{size=}, {stride=}, {leave_out=}"
             )
-        self.size, self.stride = size, stride
+        if not scales or not all(0 < scale <= 1 for scale in scales):
+            raise ValueError(f"expected scales in (0, 1], got {list(scales)}")
+        self.size = size
         folders = [folders] if isinstance(folders, str) else folders
         images = [
-            image
+            (_scaled(image, scale), max(round(stride * scale), 1))
             for folder in folders
             for image in list(photographs(folder, channels))[: -leave_out or None]
+            for scale in scales
         ]
-        self.images = [image for image in images if min(image.shape[:2]) >= size]
-        if not self.images:
+        usable = [pair for pair in images if min(pair[0].shape[:2]) >= size]
+        if not usable:
             raise FileNotFoundError(
                 f"expected images of at least {size}x{size} pixels in {', '.join(folders)}, got "
                 f"{len(images)} smaller ones"
             )
+        self.images, self.strides = zip(*usable, strict=True)
         self.grids = [
-            tuple((n - size) // stride + 1 for n in image.shape[:2]) for image in self.images
+            tuple((n - size) // stride + 1 for n in image.shape[:2]) for image, stride in usable
         ]
         self.ends = np.cumsum([rows * columns for rows, columns in self.grids])
 
@@ -82,7 +90,8 @@ class Patches(Dataset[Tensor]):
         place, pose = divmod(range(len(self))[index], POSES)
         which = int(np.searchsorted(self.ends, place, side="right"))
         first = int(self.ends[which - 1]) if which else 0
-        row, column = (self.stride * i for i in divmod(place - first, self.grids[which][1]))
+        at = divmod(place - first, self.grids[which][1])
+        row, column = (self.strides[which] * i for i in at)
         patch = self.images[which][row : row + self.size, column : column + self.size]
         patch = np.rot90(patch if pose < 4 else patch[:, ::-1], pose % 4)
         return torch.from_numpy(patch.copy()).movedim(-1, 0).float().div_(255)
@@ -114,6 +123,16 @@ def photographs(folder: str, channels: int) -> Iterator[np.ndarray]:
     for picture in pictures:
         pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
         yield pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
+    """Return an image `(height, width, channels)` of bytes, made smaller."""
+    if scale == 1:
+        return image
+    height, width = (max(round(scale * n), 1) for n in image.shape[:2])
+    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    smaller = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    return smaller.reshape(height, width, -1)
 
 
 def _eight_bits(path: Path) -> Image.Image:

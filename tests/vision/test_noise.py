@@ -120,6 +120,27 @@ def test_patches_of_drawings() -> None:
     assert len(patches) == 80 * 5 * 7 * 8
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_patches_of_smaller_copies_cover_as_much_of_a_photograph(channels: int) -> None:
+    whole = Patches("drawings", channels, size=32, stride=32)
+    both = Patches("drawings", channels, size=32, stride=32, scales=(1.0, 0.5))
+    assert np.array_equal(both.images[0], whole.images[0])
+    assert both.images[1].shape == (160, 240, channels)
+    halved = whole.images[0].reshape(160, 2, 240, 2, channels).mean((1, 3))
+    assert np.abs(both.images[1] - halved).mean() < 10  # of 255
+    rows, columns = both.grids[1]
+    assert (rows, columns) == (9, 14)  # of 32 pixels, 16 apart, in 160x240
+    last = both[8 * (sum(r * c for r, c in both.grids[:2]) - 1)]
+    corner = both.images[1][128:160, 208:240]
+    assert torch.equal((last * 255).round().byte(), torch.from_numpy(corner.copy()).movedim(-1, 0))
+
+
+@pytest.mark.parametrize("scales", [(), (0.0,), (1.0, 2.0), (math.nan,)])
+def test_impossible_scales_are_refused(scales: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="scales"):
+        Patches("drawings", scales=scales)
+
+
 @pytest.mark.parametrize("wrong", [{"widest": 0.0}, {"widest": 2.0}, {"share": 1.5}, {"low": 0.0}])
 def test_impossible_noise_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected 0 <"):
