@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import skimage.data
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -41,9 +43,12 @@ class Patches(Dataset[Tensor]):
         scales: Of the photographs that patches are cut from: below 1, smaller copies. About as many
             patches come from each. The colours of most JPEGs have half the resolution of their
             brightness, but not those of a smaller copy.
+        saturations: Of the photographs likewise: at 0 a copy is grey, at 1 as it was, and above 1
+            its colours are stronger.
 
     Raises:
-        ValueError: For channels other than 1 and 3, sizes below 1, and scales outside (0, 1].
+        ValueError: For channels other than 1 and 3, sizes below 1, scales outside (0, 1], and
+            saturations below 0.
         FileNotFoundError: For a folder without images, and where no image is large enough.
     """
 
@@ -55,6 +60,7 @@ class Patches(Dataset[Tensor]):
         stride: int = 16,
         leave_out: int = 0,
         scales: Sequence[float] = (1.0,),
+        saturations: Sequence[float] = (1.0,),
     ):
         if channels not in (1, 3) or size < 1 or stride < 1 or leave_out < 0:
             raise ValueError(
@@ -63,13 +69,17 @@ class Patches(Dataset[Tensor]):
             )
         if not scales or not all(0 < scale <= 1 for scale in scales):
             raise ValueError(f"expected scales in (0, 1], got {list(scales)}")
+        if not saturations or not all(0 <= each < math.inf for each in saturations):
+            raise ValueError(f"expected saturations >= 0, got {list(saturations)}")
+        if channels == 1 and set(saturations) != {1}:
+            raise ValueError(f"expected saturations for colour alone, got {list(saturations)}")
         self.size = size
         folders = [folders] if isinstance(folders, str) else folders
         images = [
-            (_scaled(image, scale), max(round(stride * scale), 1))
+            (_copy(image, scale, saturation), max(round(stride * scale), 1))
             for folder in folders
             for image in list(photographs(folder, channels))[: -leave_out or None]
-            for scale in scales
+            for scale, saturation in product(scales, saturations)
         ]
         usable = [pair for pair in images if min(pair[0].shape[:2]) >= size]
         if not usable:
@@ -125,14 +135,16 @@ def photographs(folder: str, channels: int) -> Iterator[np.ndarray]:
         yield pixels.reshape(*pixels.shape[:2], channels)
 
 
-def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
-    """Return an image `(height, width, channels)` of bytes, made smaller."""
-    if scale == 1:
+def _copy(image: np.ndarray, scale: float, saturation: float) -> np.ndarray:
+    """Return an image `(height, width, channels)` of bytes, made smaller, with stronger colours."""
+    if scale == saturation == 1:
         return image
     height, width = (max(round(scale * n), 1) for n in image.shape[:2])
     picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-    smaller = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-    return smaller.reshape(height, width, -1)
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    if saturation != 1:
+        picture = ImageEnhance.Color(picture).enhance(saturation)
+    return np.asarray(picture).reshape(height, width, -1)
 
 
 def _eight_bits(path: Path) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,10 +136,27 @@ def test_patches_of_smaller_copies_cover_as_much_of_a_photograph(channels: int) 
     assert torch.equal((last * 255).round().byte(), torch.from_numpy(corner.copy()).movedim(-1, 0))
 
 
-@pytest.mark.parametrize("scales", [(), (0.0,), (1.0, 2.0), (math.nan,)])
-def test_impossible_scales_are_refused(scales: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="scales"):
-        Patches("drawings", scales=scales)
+def test_patches_of_copies_with_stronger_colours() -> None:
+    patches = Patches("drawings", 3, size=64, stride=64, saturations=(0.0, 1.0, 1.5))
+    grey, plain, strong = (image.astype(float) for image in patches.images[:3])
+    assert np.array_equal(plain, Patches("drawings", 3, size=64, stride=64).images[0])
+    assert np.ptp(grey, axis=-1).max() == 0
+    expected = (grey + 1.5 * (plain - grey)).clip(0, 255)
+    assert np.abs(strong - expected).max() <= 1  # rounding
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"scales": scales} for scales in ((), (0.0,), (1.0, 2.0), (math.nan,))),
+        *({"saturations": each} for each in ((), (-1.0,), (math.inf,), (math.nan,))),
+        {"saturations": (1.0, 2.0), "channels": 1},
+    ],
+)
+def test_impossible_copies_are_refused(wrong: dict[str, Any]) -> None:
+    (name,) = wrong.keys() - {"channels"}
+    with pytest.raises(ValueError, match=name):
+        Patches("drawings", **{"channels": 3, **wrong})
 
 
 @pytest.mark.parametrize("wrong", [{"widest": 0.0}, {"widest": 2.0}, {"share": 1.5}, {"low": 0.0}])
