@@ -2,6 +2,7 @@
 
     python benchmarks/ship.py weights gray runs/gray/Denoising-0 \
         --config configs/vision/gray.yaml --levels 0.5 75
+    python benchmarks/ship.py weights color runs/first runs/second --config …  # one after the other
     python benchmarks/ship.py figures gray benchmarks/results/denoising.json BSD68/ebrl
 
 The card says what the weights were trained on, for how many steps and how long, by which command,
@@ -49,11 +50,11 @@ def put_weights(given: argparse.Namespace) -> None:
     facts = {
         "name": given.name,
         "parameters": sum(parameter.numel() for parameter in energy.parameters()),
-        "steps": load_average(energy, given.run / "checkpoints"),
-        "seconds": seconds(given.run),
+        "steps": sum(load_average(energy, run / "checkpoints") for run in given.runs),
+        "seconds": sum(map(seconds, given.runs)),
         "machine": given.machine,
         "data": config["data"],
-        "command": f"ebrl fit {given.config}",
+        "command": given.command or f"ebrl fit {given.config}",
         "figures": {},
     }
     if given.levels is not None:
@@ -71,9 +72,10 @@ def main() -> None:
     verbs = parser.add_subparsers(required=True)
     weights = verbs.add_parser("weights", help="of a run, with a new card")
     weights.add_argument("name", choices=list(ENERGIES))
-    weights.add_argument("run", type=Path)
+    weights.add_argument("runs", type=Path, nargs="+", help="each from the weights before it")
     weights.add_argument("--config", type=Path, required=True)
     weights.add_argument("--machine", default="one thread of a shared CPU, bfloat16")
+    weights.add_argument("--command", help="that trained them (default: ebrl fit CONFIG)")
     weights.add_argument("--levels", type=float, nargs=2, help="that a denoiser knows, of 255")
     weights.set_defaults(put=put_weights)
     measured = verbs.add_parser("figures", help="of a table, onto the card of weights that ship")

@@ -119,9 +119,9 @@ def test_no_pixel_of_a_fine_line_is_worse_by_more_than_twice_the_noise(sigma: fl
 
 
 def test_doubt_is_said() -> None:
-    clean = np.where(np.indices((96, 96)).sum(0) % 2, 60, 200).astype(np.uint8)
-    with pytest.warns(UserWarning, match="does not look like noise"):
-        vision.denoise(clean, sigma=10)
+    grey, pull = np.full((96, 96), 128, np.uint8), torch.full((1, 96, 96), 0.2)
+    with pytest.warns(UserWarning, match="100 % of the image does not look like noise"):
+        vision.denoise(grey, sigma=10, prior=Towards(pull))  # changes of five deviations
 
 
 # ---- levels -----------------------------------------------------------------------------------
