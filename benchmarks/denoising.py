@@ -10,15 +10,11 @@ not white; line art; time and memory for 12 megapixels. Images in [0, 1], noise 
 `numpy.random.RandomState(0)` drawn afresh for each image, not clipped; the result clipped; PSNR and
 SSIM over the whole image, means over images. BM3D takes 8 s an image: it sees every `--every`th
 image of BSD68. Figures land in OUT.json as they are known, and are not computed again.
-
-The rivals are told the true sigma. Their settings are the best for BSD400's images: total variation
-of weight .9 sigma, non-local means of patches of 5 within 6 pixels and h = .6 sigma.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import subprocess
@@ -26,7 +22,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,16 +29,23 @@ from typing import Any
 import numpy as np
 import skimage.data
 import torch
-from PIL import Image
-from scipy.ndimage import gaussian_filter
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from skimage.restoration import (
-    cycle_spin,
-    denoise_nl_means,
-    denoise_tv_chambolle,
-    denoise_wavelet,
-    estimate_sigma,
+from denoising_methods import (
+    METHODS,
+    SLOW,
+    Denoiser,
+    channel_axis,
+    compressed,
+    correlated,
+    noisy,
+    non_local_means,
+    ours,
+    ours_blind,
+    ours_camera,
+    poisson_gaussian,
+    white,
 )
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ebrl import vision
 from ebrl.vision.files import save
@@ -53,93 +55,7 @@ from ebrl.vision.photograph import Photograph
 PHOTOGRAPHS = ("camera", "astronaut", "coffee", "chelsea", "rocket")
 SIGMAS = (2, 5, 10, 15, 25, 50, 75)
 LEFT_OUT = 20  # photographs of bsds500_color/test
-Denoiser = Callable[[np.ndarray, float], np.ndarray]
 Images = list[np.ndarray]
-
-
-# ---- the methods: (noisy image in [0, 1], sigma in its units) -> image ---------------------------
-
-
-def noisy(y: np.ndarray, sigma: float) -> np.ndarray:
-    return y
-
-
-def total_variation(y: np.ndarray, sigma: float) -> np.ndarray:
-    return denoise_tv_chambolle(y, weight=0.9 * sigma, channel_axis=_channel_axis(y))
-
-
-def non_local_means(y: np.ndarray, sigma: float) -> np.ndarray:
-    settings = {"patch_size": 5, "patch_distance": 6, "channel_axis": _channel_axis(y)}
-    return denoise_nl_means(y, h=0.6 * sigma, sigma=sigma, fast_mode=True, **settings)
-
-
-def wavelets(y: np.ndarray, sigma: float) -> np.ndarray:
-    axis = _channel_axis(y)
-    options = {"rescale_sigma": True, "sigma": sigma, "channel_axis": axis}
-    return cycle_spin(y, max_shifts=3, func=denoise_wavelet, func_kw=options, channel_axis=axis)
-
-
-def bm3d(y: np.ndarray, sigma: float) -> np.ndarray:
-    from bm3d import bm3d as peer
-    from bm3d import bm3d_rgb
-
-    return (bm3d_rgb if y.ndim == 3 else peer)(y, sigma)
-
-
-def ours(y: np.ndarray, sigma: float) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of doubt
-        return vision.denoise(y.astype(np.float32), sigma)
-
-
-def ours_camera(y: np.ndarray, sigma: float) -> np.ndarray:
-    return vision.denoise(y.astype(np.float32), sigma, prior=vision.pretrained("gray-camera"))
-
-
-def ours_blind(y: np.ndarray, sigma: float) -> np.ndarray:
-    return vision.denoise(y.astype(np.float32))
-
-
-METHODS: dict[str, Denoiser] = {
-    "noisy": noisy,
-    "total variation": total_variation,
-    "non-local means": non_local_means,
-    "wavelets": wavelets,
-    **({"BM3D": bm3d} if find_spec("bm3d") else {}),
-    "ebrl": ours,
-}
-SLOW = {"BM3D"}  # not on all of BSD68
-
-
-# ---- the noise: (image, random state) -> (noisy image, the sigma that methods are told) ----------
-
-
-def white(sigma: float) -> Callable[[np.ndarray, np.random.RandomState], tuple[np.ndarray, Any]]:
-    def add(x: np.ndarray, random: np.random.RandomState) -> tuple[np.ndarray, Any]:
-        return x + sigma / 255 * random.randn(*x.shape), sigma / 255
-
-    return add
-
-
-def poisson_gaussian(x: np.ndarray, random: np.random.RandomState) -> tuple[np.ndarray, Any]:
-    """Of variance `.01 x + (5/255)²`: photons and a reading noise. Told: the standard deviation."""
-    y = random.poisson(x / 0.01) * 0.01 + 5 / 255 * random.randn(*x.shape)
-    return y, np.sqrt(0.01 * np.clip(y, 0, 1) + (5 / 255) ** 2)
-
-
-def correlated(x: np.ndarray, random: np.random.RandomState) -> tuple[np.ndarray, Any]:
-    """White noise blurred by a Gaussian of .7 pixels, as demosaicking leaves it, to sigma 25."""
-    blurred = gaussian_filter(random.randn(*x.shape), 0.7, mode="wrap")
-    return x + 25 / 255 * blurred / blurred.std(), 25 / 255
-
-
-def compressed(x: np.ndarray, random: np.random.RandomState) -> tuple[np.ndarray, Any]:
-    """White noise of sigma 15, clipped and kept as a JPEG of quality 80. Told: the estimate."""
-    y = np.clip(x + 15 / 255 * random.randn(*x.shape), 0, 1)
-    file = io.BytesIO()
-    Image.fromarray((255 * y).round().astype(np.uint8)).save(file, "JPEG", quality=80)
-    y = np.asarray(Image.open(file), dtype=np.float64) / 255
-    return y, float(estimate_sigma(y))
 
 
 # ---- what is measured ----------------------------------------------------------------------------
@@ -197,12 +113,8 @@ def _score(method: Denoiser, clean: np.ndarray, noise: Any) -> list[float]:
     result = np.clip(method(y, sigma), 0, 1).astype(np.float64)
     seconds = time.process_time() - begun
     psnr = peak_signal_noise_ratio(clean, result, data_range=1)
-    ssim = structural_similarity(clean, result, data_range=1, channel_axis=_channel_axis(clean))
+    ssim = structural_similarity(clean, result, data_range=1, channel_axis=channel_axis(clean))
     return [round(float(psnr), 4), round(float(ssim), 5), round(seconds, 3)]
-
-
-def _channel_axis(y: np.ndarray) -> int | None:
-    return -1 if y.ndim == 3 else None
 
 
 def folder(name: str) -> list[Path]:
@@ -282,7 +194,7 @@ def run(record: Record, sets: dict[str, Images], methods: dict[str, Denoiser]) -
             record.measure_worst(f"line art/{name}/{sigma}", methods[name], line_art(), sigma)
 
 
-def run_other_noise(record: Record, grey: Images, few: Images) -> None:
+def run_other_noise(record: Record, grey: Images, few: Images, colour: Images) -> None:
     for sigma in (25, 35, 50) if grey else ():
         record.measure(f"level/known/{sigma}", ours, grey, white(sigma))
         record.measure(f"level/estimated/{sigma}", ours_blind, grey, white(sigma))
@@ -293,6 +205,10 @@ def run_other_noise(record: Record, grey: Images, few: Images) -> None:
     for name, method in others.items():
         for kind, noise in kinds.items() if few else ():
             record.measure(f"other noise/{name}/{kind}", method, few[:6], noise)
+    in_colour = {"noisy": noisy, "non-local means": non_local_means, "ebrl": ours}
+    for name, method in (in_colour | {"ebrl, color-camera": ours_camera}).items():
+        for kind, noise in {"correlated": correlated, "white": white(25)}.items():
+            record.measure(f"noise in colour/{name}/{kind}", method, colour, noise)
 
 
 def _flat(method: Denoiser) -> Denoiser:
@@ -323,6 +239,12 @@ def tables(record: Record, sets: dict[str, Images]) -> str:
     lines += ["", f"| other noise, PSNR on 6 images | {' | '.join(kinds)} |", "|---|---|---|---|"]
     for name in ["noisy", "non-local means", *sorted(SLOW), "ebrl", "ebrl, gray-camera"]:
         cells = " | ".join(record.mean(f"other noise/{name}/{kind}") for kind in kinds)
+        lines.append(f"| {name} | {cells} |")
+    lines += ["", "| noise in colour, PSNR on 4 images | correlated | white, 25 |", "|---|---|---|"]
+    for name in ("noisy", "non-local means", "ebrl", "ebrl, color-camera"):
+        cells = " | ".join(
+            record.mean(f"noise in colour/{name}/{kind}") for kind in ("correlated", "white")
+        )
         lines.append(f"| {name} | {cells} |")
     for name, found in record.facts.get("cost", {}).items():
         lines += ["", f"{name} pixels, colour: {found['seconds']} CPU s, {found['MB']} MB more."]
@@ -384,7 +306,7 @@ def main() -> None:
     chosen = {key: sets[key] for key in (sets if arguments.sets is None else arguments.sets)}
     run(record, chosen, {name: METHODS[name] for name in arguments.methods})
     if arguments.sets is None:
-        run_other_noise(record, sets["BSD68"], sets["few of BSD68"])
+        run_other_noise(record, sets["BSD68"], sets["few of BSD68"], sets["photographs RGB"])
         sizes = {"321x481": (321, 481), "3000x4000": (3000, 4000)}
         record.facts.setdefault("cost", {name: cost(*size) for name, size in sizes.items()})
         picture(arguments.out.with_suffix(".png"))

@@ -13,7 +13,7 @@ from ebrl.energies import Energy, check_energy
 from ebrl.energies.evaluating import evaluating
 from ebrl.vision.images import ImageError, picture
 from ebrl.vision.networks import over_images
-from ebrl.vision.noise import Sigma, noise_levels
+from ebrl.vision.noise import Sigma, clipped, noise_levels
 from ebrl.vision.shipped import prior_of
 from ebrl.vision.tiles import Tiled
 
@@ -46,7 +46,8 @@ def denoise(
             is kept; the two channels of an array are two grey images.
         sigma: Standard deviation of the noise in the image's own units (25 of 255 in a file or
             uint8, .1 in floats in [0, 1]): a number, one for each image of the batch, or a map
-            `(height, width)`. Estimated for each image, as white noise, where it is None.
+            `(height, width)`. Estimated for each image, as white noise, where it is None. The noise
+            before it was clipped to the range, where no pixel lies outside.
         strength: Factor on sigma; below 1 some grain stays.
         tile: Side of the tiles that bound the memory, in pixels.
         prior: An energy of `(channels, height, width)` in [0, 1] that takes a sigma. The default
@@ -71,15 +72,17 @@ def denoise(
         pixels = pixels if device is None else pixels.to(device)
         levels = noise_levels(pixels, sigma, white)
         check_range(pixels, levels)
-        levels = levels * strength
         if prior is None:
             prior = prior_of(pixels)
-            highest = prior.levels[1]
-            if levels.max() > highest:
+            told, highest = strength * float(levels.max()), prior.levels[1]
+            if told > highest:
                 _warn(
-                    f"sigma {white * float(levels.max()):.3g} is beyond the "
+                    f"sigma {white * told:.3g} is beyond the "
                     f"{white * highest:.3g} that the energy learnt: expect less detail"
                 )
+        if sigma is not None:  # an estimate is of what the clipping left
+            levels = clipped(levels, pixels)
+        levels = levels * strength
         clean, trust = guarded(Tiled(prior, tile), pixels, levels)
         doubted = float((trust < 0.5).float().mean())
         if doubted > 0.01 and levels.min() > 0:

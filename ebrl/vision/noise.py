@@ -7,6 +7,7 @@ scales, and takes the coarser where it finds clearly more noise there.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +86,25 @@ def noise_levels(pixels: Tensor, sigma: Sigma | None, white: float = 1.0) -> Ten
             f"{float(level.max() * white):g}" + ("; 25 of 255 is 25/255" if white == 1 else "")
         )
     return level.unsqueeze(0) if is_map else level.expand(batch)
+
+
+def clipped(levels: Tensor, pixels: Tensor) -> Tensor:
+    """Return the noise that is left in pixels after they were clipped to [0, 1].
+
+    Noise n around the grey 1/2 then has the variance `E min(n², 1/4)`. An image with pixels outside
+    of [0, 1] was not clipped, and its level stays.
+
+    Args:
+        levels: As `noise_levels` returns them.
+        pixels: `(*batch, channels, height, width)`.
+    """
+    t = 0.5 / levels.clamp_min(1e-3)
+    inner = torch.erf(t / math.sqrt(2)) - t * math.sqrt(2 / math.pi) * (-t.square() / 2).exp()
+    left = (levels.square() * inner + 0.25 * torch.erfc(t / math.sqrt(2))).sqrt()
+    inside = ((pixels >= 0) & (pixels <= 1)).flatten(-3).all(-1)  # (*batch,)
+    if levels.ndim != inside.ndim:  # a map
+        inside = inside[..., None, None, None]
+    return torch.where(inside, left, levels)
 
 
 def estimate(image: Tensor) -> NoiseEstimate:

@@ -148,7 +148,7 @@ def test_beyond_the_known_levels_the_energy_goes_on_without_a_step() -> None:
 
 
 def test_more_noise_than_was_learnt_is_said() -> None:
-    with pytest.warns(UserWarning, match="sigma 100 is beyond the 60"):
+    with pytest.warns(UserWarning, match="sigma 100 is beyond the 75"):
         vision.denoise(grey(), sigma=100)
 
 

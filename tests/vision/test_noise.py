@@ -1,20 +1,23 @@
-"""The noise that image energies learn from."""
+"""The noise that image energies learn from, and what clipping leaves of it."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import skimage.data
 import tifffile
 import torch
 from photographs import grey, write
 
 from ebrl import vision
 from ebrl.vision.drawings import drawings
+from ebrl.vision.noise import clipped
 from ebrl.vision.objectives import CorrelatedNoise, WhiteNoise, blurred
 from ebrl.vision.patches import Patches, photographs
 
@@ -83,6 +86,31 @@ def test_levels_are_powers_of_uniform_ones(power: float) -> None:
     for q in (0.1, 0.5, 0.9):
         share = (sigma <= 0.1 + 0.2 * q).float().mean().item()
         assert share == pytest.approx(q ** (1 / power), abs=4 * 0.5 / 20_000**0.5)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.01, 0.1, 0.3, 0.6, 1.0])
+def test_clipping_leaves_less_noise(sigma: float) -> None:
+    x = 0.5 + sigma * torch.randn(400_000, dtype=torch.float64, generator=generator(3))
+    truth = float((x.clamp(0, 1) - 0.5).square().mean().sqrt())
+    clean = torch.full((1, 4, 4), 0.5)
+    found = float(clipped(torch.tensor(sigma), clean))
+    assert found == pytest.approx(truth, rel=5 / (2 * 400_000) ** 0.5)  # five standard errors
+    assert float(clipped(torch.tensor(sigma), clean - 0.6)) == pytest.approx(sigma)
+    levels, batch = torch.tensor([sigma, sigma]), torch.stack([clean, clean + 0.6])
+    assert clipped(levels, batch).tolist() == pytest.approx([found, sigma])
+    assert clipped(torch.full((1, 4, 4), sigma), batch).shape == (2, 1, 4, 4)
+
+
+@pytest.mark.parametrize("sigma", [75, 150])
+def test_strong_noise_that_was_clipped(sigma: float) -> None:
+    clean = skimage.data.astronaut()[:96, 150:246].astype(float)
+    y = (clean + sigma * np.random.default_rng(0).standard_normal(clean.shape)).clip(0, 255)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # beyond what was learnt
+        told, less = (vision.denoise(y.astype(np.uint8), sigma=each) for each in (sigma, 60))
+    error, before, other = (np.square(each - clean).mean() for each in (told, y, less))
+    assert error < 0.2 * before
+    assert error < other
 
 
 def test_drawings_are_always_the_same_and_unlike_photographs() -> None:
