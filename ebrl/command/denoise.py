@@ -17,7 +17,6 @@ from ebrl.command.photographs.batch import (
     add_photographs,
     check_reference,
     doubts,
-    has_camera_prior,
     prior_for,
     show,
     work_through,
@@ -116,12 +115,9 @@ def _levels(pixels: Tensor, given: Namespace) -> tuple[Tensor, list[str]]:
     levels = torch.tensor(sigmas).view(pixels.shape[:-3])
     if white and any(one.is_coarse for one in found):
         worst = max(found, key=lambda one: one.coarse)
-        advice = "compare --prior camera"
-        if not has_camera_prior(pixels):
-            advice = "no energy of such noise ships for colour; compare other values of --sigma"
         note = (
             f"its noise is coarser than a pixel, as cameras leave it ({WHITE * worst.fine:.1f} in "
-            f"the finest details, {WHITE * worst.coarse:.1f} in the next): {advice}"
+            f"the finest details, {WHITE * worst.coarse:.1f} in the next): compare --prior camera"
         )
         return levels, [note]
     return levels, []

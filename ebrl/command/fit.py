@@ -37,7 +37,7 @@ examples:
   ebrl fit fit/two_moons --energy.hidden [256,256]
   ebrl fit fit/two_moons --print_config                        every key with its value
   ebrl fit fit/two_moons --energy.help MLPEnergy               the arguments of an energy
-  ebrl fit vision/gray --data.folders "[my/photographs]"       a denoiser, in hours
+  ebrl fit vision/gray --data.folders "[my/photographs]" --data.leave_out 0    a denoiser, in hours
   ebrl fit sequences/text --data.path my.txt                   a small language
   ebrl fit fit/two_moons --devices 2                           two processes share each batch
   torchrun --nproc-per-node 2 -m ebrl fit fit/two_moons        the same, on many machines too

@@ -83,9 +83,10 @@ class Patches(Dataset[Tensor]):
         ]
         usable = [pair for pair in images if min(pair[0].shape[:2]) >= size]
         if not usable:
+            left = f", with {leave_out=} of each folder" if leave_out else ""
             raise FileNotFoundError(
                 f"expected images of at least {size}x{size} pixels in {', '.join(folders)}, got "
-                f"{len(images)} smaller ones"
+                f"{len(images)} smaller ones{left}"
             )
         self.images, self.strides = zip(*usable, strict=True)
         self.grids = [

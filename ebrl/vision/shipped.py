@@ -1,8 +1,9 @@
 """The weights that come with the package.
 
-`pretrained("gray")` and `"color"` denoise photographs; `"gray-camera"` is fine-tuned on noise that
-is correlated between pixels. `"fashion"` generates clothes. `"fashion-classifier"` is the energy of
-a classifier, which is its attribute `.classifier`; in `"fashion-joint"` the energy is trained, too.
+`pretrained("gray")` and `"color"` denoise photographs; `"gray-camera"` and `"color-camera"` are
+fine-tuned on noise that is correlated between pixels. `"fashion"` generates clothes.
+`"fashion-classifier"` is the energy of a classifier, which is its attribute `.classifier`; in
+`"fashion-joint"` the energy is trained, too.
 
 A file in `weights/` holds them in half precision, with a card: data, steps, command, figures, and
 the noise levels, of 255, within which they denoise well.

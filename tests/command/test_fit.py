@@ -304,10 +304,10 @@ def test_photographs_train_an_image_energy(
 ) -> None:
     gray, run = str(ROOT / "configs" / "vision" / "gray.yaml"), str(tmp_path / "run")
     small = ["--energy.widths", "[8]", "--data.stride", "64", "--objective.plain", "1"]
-    assert (
-        main(["fit", gray, *small, "--data.folders", "[skimage]", "--steps", "2", "--run", run])
-        == 0
-    )
+    small += ["--data.folders", "[skimage]", "--steps", "2", "--run", run]
+    assert main(["fit", gray, *small]) == 2
+    assert "with leave_out=20 of each folder" in capsys.readouterr().err
+    assert main(["fit", gray, *small, "--data.leave_out", "0"]) == 0
     assert "psnr" in capsys.readouterr().out
     assert storage.load(tmp_path / "run" / "model.zip").facts["step"] == 2
     assert main(["fit", gray, "--data.folders", "[nowhere]"]) == 2

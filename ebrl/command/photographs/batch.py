@@ -93,21 +93,8 @@ def prior_for(pixels: Tensor, given: Namespace) -> NoisyImageEnergy:
 
     if given.prior == "white":
         return prior_of(pixels)
-    if not has_camera_prior(pixels):
-        name = _camera_prior(pixels)
-        raise ValueError(f"no {name} energy comes with this version of ebrl: leave --prior out")
-    return cast(NoisyImageEnergy, pretrained(_camera_prior(pixels), pixels.device))
-
-
-def has_camera_prior(pixels: Tensor) -> bool:
-    """Whether an energy for the noise of cameras ships for `(*batch, channels, height, width)`."""
-    from ebrl.vision.shipped import available
-
-    return _camera_prior(pixels) in available()
-
-
-def _camera_prior(pixels: Tensor) -> str:
-    return "gray-camera" if pixels.shape[-3] == 1 else "color-camera"
+    name = "gray-camera" if pixels.shape[-3] == 1 else "color-camera"
+    return cast(NoisyImageEnergy, pretrained(name, pixels.device))
 
 
 def work_through(given: Namespace, done: str, work: Work, beside: tuple[str, ...] = ()) -> int:
