@@ -338,7 +338,7 @@ def test_noise_of_a_camera_is_said_with_advice_that_works(
     assert "compare --prior camera" in said
     assert main(["denoise", "photo.png", "--overwrite", "--prior", "camera"]) == 0
     cleaned = np.asarray(Image.open("photo-denoised.png"), dtype=float)
-    assert cleaned.std() < 0.3 * image.std()
+    assert cleaned.std() < 0.5 * image.std()
 
 
 @pytest.mark.parametrize("device", ["nowhere", "cuda:7"])
