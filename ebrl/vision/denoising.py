@@ -46,8 +46,7 @@ def denoise(
             is kept; the two channels of an array are two grey images.
         sigma: Standard deviation of the noise in the image's own units (25 of 255 in a file or
             uint8, .1 in floats in [0, 1]): a number, one for each image of the batch, or a map
-            `(height, width)`. Estimated for each image, as white noise, where it is None. The noise
-            before it was clipped to the range, where no pixel lies outside.
+            `(height, width)`; before the noise was clipped, if it was. None estimates white noise.
         strength: Factor on sigma; below 1 some grain stays.
         tile: Side of the tiles that bound the memory, in pixels.
         prior: An energy of `(channels, height, width)` in [0, 1] that takes a sigma. The default
@@ -80,9 +79,7 @@ def denoise(
                     f"sigma {white * told:.3g} is beyond the "
                     f"{white * highest:.3g} that the energy learnt: expect less detail"
                 )
-        if sigma is not None:  # an estimate is of what the clipping left
-            levels = clipped(levels, pixels)
-        levels = levels * strength
+        levels = strength * (levels if sigma is None else clipped(levels, pixels))
         clean, trust = guarded(Tiled(prior, tile), pixels, levels)
         doubted = float((trust < 0.5).float().mean())
         if doubted > 0.01 and levels.min() > 0:

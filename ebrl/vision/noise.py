@@ -92,7 +92,7 @@ def clipped(levels: Tensor, pixels: Tensor) -> Tensor:
     """Return the noise that is left in pixels after they were clipped to [0, 1].
 
     Noise n around the grey 1/2 then has the variance `E min(n², 1/4)`. An image with pixels outside
-    of [0, 1] was not clipped, and its level stays.
+    of [0, 1] was not clipped, and its level stays. An estimate sees what is left already.
 
     Args:
         levels: As `noise_levels` returns them.
