@@ -71,6 +71,8 @@ class EnergyActorCritic(ContinuousAgent):
         policy_delay: Updates of the critics for each update of the proposal and the temperature.
         adam_beta1: First decay rate of Adam, or of another optimiser with betas, for critics and
             proposal, unless the `optimizer_kwargs` of `policy_kwargs` have betas.
+        averaging: Act outside of training by the average of the proposal's weights over about this
+            share of its updates, the last ones; 0 is the newest weights.
         ent_coef: The temperature alpha, in units of reward. "auto" tunes it so that the proposal's
             entropy, `-E_q log q`, meets `target_entropy`.
         initial_ent_coef: Where an automatic temperature starts.
@@ -89,6 +91,7 @@ class EnergyActorCritic(ContinuousAgent):
         "scale_rewards",
         "target",
         "adam_beta1",
+        "averaging",
     )
     critic_target: EnergyCritic | None
 
@@ -115,6 +118,7 @@ class EnergyActorCritic(ContinuousAgent):
         target: Literal["average", "none"] = "none",
         policy_delay: int = 3,
         adam_beta1: float = 0.5,
+        averaging: float = 0.0,
         action_noise: ActionNoise | None = None,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
@@ -150,7 +154,8 @@ class EnergyActorCritic(ContinuousAgent):
         self.unit_weights, self.target, self.policy_delay = unit_weights, target, policy_delay
         self.ent_coef, self.initial_ent_coef = ent_coef, initial_ent_coef
         self.target_entropy, self.target_update_interval = target_entropy, target_update_interval
-        self.adam_beta1, self.compile, self.precision = adam_beta1, compile, precision
+        self.adam_beta1, self.averaging = adam_beta1, averaging
+        self.compile, self.precision = compile, precision
         self._begin(_init_setup_model)
 
     def _check_parameters(self) -> None:
@@ -260,6 +265,7 @@ class EnergyActorCritic(ContinuousAgent):
         mixture = self.proposal.of_batch(batch.observations)
         divergence = reverse_kl(mixture, noise.proposal, energy, alpha)
         self._descend("proposal", divergence.loss)
+        self.policy.average_proposal()
         divergence = divergence.detached()
         self._update_temperature(divergence.entropy, float(self.target_entropy))
         return {

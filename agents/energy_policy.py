@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from functools import partialmethod
 from typing import Any, Literal, TypeVar
@@ -31,6 +32,7 @@ from ebrl.sampling import DualAveraging, Sampler, Samples
 from ebrl.spaces import Box
 
 from .acting import Acting
+from .optimization import tail_weight
 from .proposal import MixtureProposal, TanhMixture
 from .views import View
 
@@ -123,6 +125,8 @@ class EnergyPolicy(Acting, BasePolicy):
         target: "average" keeps a moving average of the critics, "none" does not.
         adam_beta1: First decay rate of an optimiser that has betas, as Adam, unless
             `optimizer_kwargs` has them.
+        averaging: Act outside of training by the average of the proposal's weights over about this
+            share of its updates, the last ones (see `tail_weight`); 0 is the newest weights.
         log_deviation_bounds: Clamp the log standard deviations of the proposal.
         epsilon: Added inside the logarithm of the Jacobian of tanh: 0 is exact, SB3 has 1e-6.
         n_critics: Members of the ensemble of critics.
@@ -132,6 +136,8 @@ class EnergyPolicy(Acting, BasePolicy):
     features_extractor_class: type[BaseFeaturesExtractor]
     temperature: Tensor  # 0-dim
     critic_target: EnergyCritic | None
+    averaged_proposal: MixtureProposal | None
+    proposal_updates: Tensor  # 0-dim, those that the average has seen
 
     def __init__(
         self,
@@ -148,6 +154,7 @@ class EnergyPolicy(Acting, BasePolicy):
         scale_rewards: bool = False,
         target: Literal["average", "none"] = "average",
         adam_beta1: float = 0.9,
+        averaging: float = 0.0,
         log_deviation_bounds: tuple[float, float] = (-20.0, 2.0),
         epsilon: float = 0.0,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
@@ -178,7 +185,7 @@ class EnergyPolicy(Acting, BasePolicy):
         self.components, self.acting_candidates, self.moves = components, acting_candidates, moves
         self.normalization, self.proposal_normalization = normalization, proposal_normalization
         self.scale_rewards, self.target = scale_rewards, target
-        self.adam_beta1 = adam_beta1
+        self.adam_beta1, self.averaging = adam_beta1, averaging
         self.log_deviation_bounds, self.epsilon = log_deviation_bounds, epsilon
         self.acceptance: Tensor | None = None  # of the last moves
         self.register_buffer("temperature", torch.ones(()))
@@ -217,6 +224,10 @@ class EnergyPolicy(Acting, BasePolicy):
             log_deviation_bounds=self.log_deviation_bounds,
             epsilon=self.epsilon,
         )
+        self.averaged_proposal = None
+        if self.averaging > 0:
+            self.averaged_proposal = copy.deepcopy(self.proposal).requires_grad_(False).eval()
+            self.register_buffer("proposal_updates", torch.zeros(()))
 
         def make_critic(extractor: BaseFeaturesExtractor) -> EnergyCritic:
             return EnergyCritic(
@@ -243,6 +254,24 @@ class EnergyPolicy(Acting, BasePolicy):
         self.critic.set_training_mode(mode)
         self.training = mode
 
+    @torch.no_grad()
+    def average_proposal(self) -> None:
+        """Let the average of the proposal follow one of its updates."""
+        if self.averaged_proposal is None:
+            return
+        self.proposal_updates.add_(1)
+        weight = tail_weight(self.averaging, self.proposal_updates)
+        averaged, learnt = self.averaged_proposal, self.proposal
+        for average, new in zip(averaged.parameters(), learnt.parameters(), strict=True):
+            average.add_((new - average) * weight)
+        for running, newest in zip(averaged.buffers(), learnt.buffers(), strict=True):
+            running.copy_(newest)
+
+    @property
+    def acting_proposal(self) -> MixtureProposal:
+        """The proposal that acts outside of training."""
+        return self.proposal if self.averaged_proposal is None else self.averaged_proposal
+
     @property
     def actor(self) -> View:
         """The proposal with the signature of SB3's actors: `actor(observation, deterministic)`."""
@@ -267,7 +296,7 @@ class EnergyPolicy(Acting, BasePolicy):
         It is deterministic, and differentiable with respect to the observation.
         """
         observation = self.preprocess(observation)
-        mixture = self.proposal(observation)
+        mixture = self.acting_proposal(observation)
         means = torch.tanh(mixture.mean)  # (batch, components, action_dim)
         if self.components == 1:
             return means.squeeze(1)
@@ -280,9 +309,12 @@ class EnergyPolicy(Acting, BasePolicy):
 
     @torch.no_grad()
     def sample(self, observation: PyTorchObs, n: int = 1, adapt: bool = False) -> Tensor:
-        """Draw scaled actions `(batch, n, action_dim)`, independent given the observation."""
+        """Draw scaled actions `(batch, n, action_dim)`, independent given the observation.
+
+        With `adapt`, as in training, the newest proposal draws and the sampler's step size adapts.
+        """
         observation = self.preprocess(observation)
-        mixture = self.proposal(observation)
+        mixture = (self.proposal if adapt else self.acting_proposal)(observation)
         batch, total = mixture.mean.shape[0], n * self.acting_candidates
         free = self._propose(mixture, batch, total)  # (batch, n * candidates, action_dim)
         actions = torch.tanh(free)
@@ -335,6 +367,7 @@ class EnergyPolicy(Acting, BasePolicy):
             scale_rewards=self.scale_rewards,
             target=self.target,
             adam_beta1=self.adam_beta1,
+            averaging=self.averaging,
             log_deviation_bounds=self.log_deviation_bounds,
             epsilon=self.epsilon,
             n_critics=self.n_critics,

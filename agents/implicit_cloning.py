@@ -189,6 +189,7 @@ class ImplicitCloning(ContinuousAgent):
         energy_loss = -torch.log_softmax(log_odds, 1)[:, 0].mean()
         self._descend("critic", energy_loss)
         self._descend("proposal", proposal_loss)
+        self.policy.average_proposal()
         below = log_odds[:, 1:] < log_odds[:, :1]  # the energy ranks them below the demonstration
         return {
             "energy_loss": energy_loss.detach(),

@@ -96,6 +96,20 @@ def adam_step(parameters: Sequence[Tensor], gradients: Sequence[Tensor], state: 
         parameter.sub_(rate * average / (square.sqrt() / correction + epsilon))
 
 
+def tail_weight(share: float, updates: Tensor) -> Tensor:
+    """Return the weight of the newest iterate in an average over about the last `share` of them.
+
+    The average `w ← w + weight (new - w)` is the polynomial-decay averaging of Shamir and Zhang
+    (2013, section 4) with `eta = 1/share`. A share of 0 is the newest iterate, one of 1 weighs the
+    iterates by their number.
+
+    Args:
+        share: From 0 to 1.
+        updates: How many iterates there are, with the newest one, 0-dim.
+    """
+    return (1 + share) / (1 + share * updates)
+
+
 def _power(beta: float, step: Tensor) -> Tensor:
     """Return `beta**step` as an exponential.
 

@@ -25,7 +25,7 @@ from ebrl.spaces import Box
 
 from .arguments import names_of
 from .energy_actor_critic import EnergyActorCritic, UpdateNoise
-from .optimization import in_layout_of
+from .optimization import in_layout_of, tail_weight
 from .proposal import Divergence, reverse_kl
 from .soft_agent import Due, Transitions
 
@@ -102,6 +102,7 @@ class Population:
         if due.policy:
             divergence = self._divergence(batch, noise.proposal, alpha)
             self._descend("proposal", torch.vmap(attrgetter("loss"))(divergence))
+            self._average_proposals()
             self._update_temperature(torch.vmap(attrgetter("entropy"))(divergence.detached()))
         if due.target:
             self._update_target()
@@ -132,11 +133,12 @@ class Population:
         return run.position()[0]
 
     def proposals(self) -> list[Tensors]:
-        """Return the state of each agent's proposal, on the CPU."""
+        """Return the state of each agent's proposal that acts outside of training, on the CPU."""
+        network = "averaged_proposal." if self.agent.averaging else "proposal."
         state = {
-            name.removeprefix("proposal."): tensor.detach().cpu()
+            name.removeprefix(network): tensor.detach().cpu()
             for name, tensor in (self.parameters | self.buffers).items()
-            if name.startswith("proposal.")
+            if name.startswith(network)
         }
         return [{name: tensor[i] for name, tensor in state.items()} for i in range(self.size)]
 
@@ -210,6 +212,19 @@ class Population:
     def _update_temperature(self, entropies: Tensor) -> None:
         self._step("temperature", [entropies - float(self.agent.target_entropy)])
         self.temperature.copy_(self.log_ent_coef.detach().exp())
+
+    @torch.no_grad()
+    def _average_proposals(self) -> None:
+        if not self.agent.averaging:
+            return
+        updates = self.buffers["proposal_updates"].add_(1)  # (S,), all equal
+        weight = tail_weight(self.agent.averaging, updates[0])
+        averages, new = self._of("averaged_proposal"), self._of("proposal")
+        for average, newest in zip(averages, new, strict=True):
+            average.add_((newest - average) * weight)
+        for name, tensor in self.buffers.items():
+            if name.startswith("averaged_proposal."):
+                tensor.copy_(self.buffers[name.removeprefix("averaged_")])
 
     @torch.no_grad()
     def _update_target(self) -> None:

@@ -39,6 +39,9 @@ def check_agent_arguments(agent: Any) -> None:
         value = getattr(agent, name)
         if not _is_number(value) or not 0 <= value <= 1:
             raise ValueError(f"expected {name} between 0 and 1, got {value!r}")
+    share = given.get("averaging", 0.0)  # or the agent does not take it
+    if not _is_number(share) or not 0 <= share <= 1:
+        raise ValueError(f"expected averaging between 0 and 1, got {share!r}")
     decay = given.get("adam_beta1", 0.0)  # or the agent does not take it
     if not _is_number(decay) or not 0 <= decay < 1:
         raise ValueError(f"expected adam_beta1 from 0 to below 1, got {decay!r}")

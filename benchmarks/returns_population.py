@@ -42,7 +42,7 @@ def start_worker(task: str, agent: str) -> None:
     evaluations.model = model
 
     def returns(state: dict[str, torch.Tensor]) -> list[float]:
-        model.policy.proposal.load_state_dict(state)
+        model.policy.acting_proposal.load_state_dict(state)
         return evaluations.evaluate()
 
     greedy_returns = returns

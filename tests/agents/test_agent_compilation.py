@@ -29,6 +29,7 @@ EVERY_OPTION: dict[str, Any] = {
     "proposal_normalization": "batch",
     "unit_weights": True,
     "scale_rewards": True,
+    "averaging": 0.2,
 }
 
 

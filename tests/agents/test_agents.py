@@ -61,7 +61,13 @@ class Case(NamedTuple):
 CONTINUOUS = Case(EnergyActorCritic, "Pendulum-v1", "CartPole-v1", {"candidates": 3})
 MIXTURE = CONTINUOUS._replace(settings={"candidates": 3, "components": 3, "moves": 2})
 NORMALISED = CONTINUOUS._replace(
-    settings={"candidates": 3, "normalization": "batch", "target": "none", "policy_delay": 2}
+    settings={
+        "candidates": 3,
+        "normalization": "batch",
+        "target": "none",
+        "policy_delay": 2,
+        "averaging": 0.1,
+    }
 )
 DISCRETE = Case(SoftQ, "CartPole-v1", "Pendulum-v1", {})
 MUNCHAUSEN = DISCRETE._replace(settings={"munchausen": 0.9, "ent_coef": 0.05})

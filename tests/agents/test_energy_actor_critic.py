@@ -277,6 +277,46 @@ def test_rewards_are_not_scaled_twice() -> None:
         build(VecNormalize(plain), **SCALED).learn(1)
 
 
+# ---- the average of the proposal --------------------------------------------------------------
+
+
+def test_averaging_changes_how_the_agent_acts_and_not_how_it_learns() -> None:
+    plain = build(policy_delay=2).learn(60)
+    averaged = build(policy_delay=2, averaging=0.5).learn(60)
+    learnt = averaged.policy.state_dict()
+    for name, tensor in plain.policy.state_dict().items():
+        torch.testing.assert_close(learnt[name], tensor, rtol=0, atol=0)
+    observations = np.eye(3, dtype=np.float32)
+    for deterministic in (True, False):
+        plain.policy.generator.manual_seed(0)
+        averaged.policy.generator.manual_seed(0)
+        one, _ = plain.predict(observations, deterministic=deterministic)
+        other, _ = averaged.predict(observations, deterministic=deterministic)
+        assert np.abs(one - other).min() > 1e-4
+
+
+def test_the_average_is_that_of_the_proposals_updates() -> None:
+    agent = build(policy_delay=1, averaging=0.2).learn(21)  # one update
+    policy, eta = agent.policy, 1 / 0.2
+    assert policy.averaged_proposal is not None
+    average = policy.proposal.head.weight.detach().clone()
+    for updates in range(2, 12):
+        torch.testing.assert_close(policy.averaged_proposal.head.weight, average)
+        agent.train(1, 8)
+        share = (eta + 1) / (updates + eta)  # Shamir and Zhang 2013
+        average = (1 - share) * average + share * policy.proposal.head.weight.detach()
+    assert policy.proposal_updates == 11
+
+
+def test_the_average_has_weights_of_its_own() -> None:
+    agent = build(averaging=0.2)
+    average = agent.policy.averaged_proposal
+    assert average is not None
+    own = {id(parameter) for parameter in average.parameters()}
+    assert own.isdisjoint(id(each) for each in agent.proposal.parameters())
+    assert not any(each.requires_grad for each in average.parameters())
+
+
 # ---- refusals ---------------------------------------------------------------------------------
 
 
@@ -288,6 +328,8 @@ def test_rewards_are_not_scaled_twice() -> None:
         ({"moves": -1}, "expected moves >= 0, got -1"),
         ({"target_update_interval": 0}, "expected target_update_interval >= 1"),
         ({"policy_delay": 0}, "expected policy_delay >= 1"),
+        ({"averaging": 1.5}, "expected averaging between 0 and 1, got 1.5"),
+        ({"averaging": math.nan}, "expected averaging between 0 and 1, got nan"),
         ({"adam_beta1": 1.0}, "expected adam_beta1 from 0 to below 1, got 1.0"),
         ({"target": "copy"}, "expected target 'average' or 'none', got 'copy'"),
         ({"normalization": "group"}, "expected normalization 'batch', 'layer' or None"),

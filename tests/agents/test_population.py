@@ -40,6 +40,7 @@ def batches(seed: int) -> Transitions:
         {"unit_weights": True, "proposal_normalization": "batch"},
         {"candidates": 3},
         {"scale_rewards": True},
+        {"averaging": 0.3, "proposal_normalization": "batch"},
     ],
     ids=str,
 )
@@ -99,16 +100,19 @@ def test_agents_of_different_settings_are_refused() -> None:
         Population([make(0), make(1, policy_delay=2)], "cpu")
 
 
-def test_agents_get_their_weights_back() -> None:
-    population = Population([make(seed) for seed in range(SIZE)], "cpu")
+@pytest.mark.parametrize("averaging", [0.0, 0.3])
+def test_agents_get_their_weights_back(averaging: float) -> None:
+    made = [make(seed, averaging=averaging) for seed in range(SIZE)]
+    population = Population(made, "cpu")
     noises = [make(seed)._draw(BATCH) for seed in range(SIZE)]
     noise = type(noises[0])(*(torch.stack(parts) for parts in zip(*noises, strict=True)))
     for k in range(3):
         population.update(batches(k), noise, Due(policy=True, target=True))
-    agents = [make(seed + 7) for seed in range(SIZE)]
+    agents = [make(seed + 7, averaging=averaging) for seed in range(SIZE)]
     population.copy_to(agents)
     for i, agent in enumerate(agents):
         for name, tensor in population.proposals()[i].items():
-            torch.testing.assert_close(agent.proposal.state_dict()[name], tensor)
+            acting = agent.policy.acting_proposal.state_dict()
+            torch.testing.assert_close(acting[name], tensor)
         torch.testing.assert_close(agent.ent_coef_tensor, population.temperature[i])
         torch.testing.assert_close(agent.log_ent_coef.exp()[0], population.temperature[i])
