@@ -99,13 +99,16 @@ def adam_step(parameters: Sequence[Tensor], gradients: Sequence[Tensor], state: 
 def tail_weight(share: float, updates: Tensor) -> Tensor:
     """Return the weight of the newest iterate in an average over about the last `share` of them.
 
-    The average `w ← w + weight (new - w)` is the polynomial-decay averaging of Shamir and Zhang
-    (2013, section 4) with `eta = 1/share`. A share of 0 is the newest iterate, one of 1 weighs the
-    iterates by their number.
+    With `w ← w + weight (new - w)` it is the polynomial-decay averaging of Shamir and Zhang (2013),
+    `weight = (eta + 1) / (updates + eta)` with `eta = 1/share`. A share of 0 is the newest iterate,
+    one of 1 weighs the iterates by their number.
 
     Args:
         share: From 0 to 1.
         updates: How many iterates there are, with the newest one, 0-dim.
+
+    Returns:
+        The weight, 0-dim.
     """
     return (1 + share) / (1 + share * updates)
 
