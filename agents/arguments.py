@@ -254,5 +254,7 @@ def _to_space(state: dict[str, Any]) -> spaces.Space:
         case "MultiBinary":
             return spaces.MultiBinary(state["n"])
         case "Dict":
-            return spaces.Dict({key: _to_space(value) for key, value in state["spaces"].items()})
+            # In pairs: Gymnasium sorts the keys of a plain dictionary, and networks join the parts
+            # of an observation in their order.
+            return spaces.Dict([(key, _to_space(one)) for key, one in state["spaces"].items()])
     raise StorageError(f"expected a kind of space, got {state['kind']!r}")

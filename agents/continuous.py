@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
-from .energy_policy import CnnPolicy, EnergyCritic, EnergyPolicy, MultiInputPolicy
+from .energy_critic import EnergyCritic
+from .energy_policy import CnnPolicy, EnergyPolicy, MultiInputPolicy, with_average
 from .proposal import MixtureProposal
+from .saving import Source
 from .soft_agent import Observation, SoftAgent
 from .views import View
 
@@ -34,6 +36,28 @@ class ContinuousAgent(SoftAgent):
     def _setup_model(self) -> None:
         check_actions(self.action_space)
         super()._setup_model()
+
+    def set_parameters(
+        self,
+        load_path_or_dict: Source | dict[str, Any],
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """As Stable-Baselines3, from an agent that averages its proposal or not."""
+        if isinstance(load_path_or_dict, dict):
+            load_path_or_dict = self._with_average(load_path_or_dict)
+        super().set_parameters(load_path_or_dict, exact_match, device)
+
+    def _learnt_of(self, state: dict[str, Any]) -> dict[str, Any]:
+        state = super()._learnt_of(state)
+        return {**state, "parameters": self._with_average(state["parameters"])}
+
+    def _with_average(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return parameters whose policy has an average where this agent's has one."""
+        if not isinstance(parameters.get("policy"), dict):  # which the check that follows refuses
+            return parameters
+        averaged = self.policy.averaged_proposal is not None
+        return {**parameters, "policy": with_average(parameters["policy"], averaged)}
 
     @property
     def actor(self) -> View:  # type: ignore[override]  # SB3 has an attribute
@@ -82,6 +106,13 @@ def check_actions(space: spaces.Box) -> None:
         raise ValueError(
             f"expected actions of floats, got a Box of {space.dtype}: round them in a "
             "gymnasium.ActionWrapper, or make them Discrete"
+        )
+    with np.errstate(over="ignore"):
+        wide = space.high - space.low
+    if not np.isfinite(wide).all():
+        raise ValueError(
+            f"expected bounds whose difference is finite in {space.dtype}, got {space.low} and "
+            f"{space.high}: use gymnasium.wrappers.RescaleAction"
         )
     if not (space.low < space.high).all():
         raise ValueError(

@@ -32,7 +32,8 @@ from ebrl.networks.normalization import Normalization
 from ebrl.sampling import StartError
 
 from .continuous import ContinuousAgent
-from .energy_policy import EnergyCritic, EnergyPolicy
+from .energy_critic import EnergyCritic
+from .energy_policy import EnergyPolicy
 from .proposal import TanhMixture, perplexity, reverse_kl
 from .soft_agent import Due, Transitions
 

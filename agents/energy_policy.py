@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from functools import partialmethod
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel, BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim, preprocess_obs
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -25,86 +24,17 @@ from ebrl.energies import Energy
 from ebrl.estimators import soft_value
 from ebrl.kernels import MALA
 from ebrl.kernels.draws import pick, take
-from ebrl.networks import BoundMLP, MLPEnergy
 from ebrl.networks.normalization import Normalization
-from ebrl.networks.perceptron import Reduction
 from ebrl.sampling import DualAveraging, Sampler, Samples
 from ebrl.spaces import Box
 
 from .acting import Acting
-from .optimization import tail_weight
+from .energy_critic import EnergyCritic
+from .optimization import has_betas, tail_weight, with_fused
 from .proposal import MixtureProposal, TanhMixture
 from .views import View
 
-Self = TypeVar("Self", bound="EnergyCritic")
 MINIMUM_WEIGHT = 0.1  # lighter components are hardly trained: the greedy action ignores them
-
-
-class EnergyCritic(BaseModel):
-    """An ensemble of energies `E_i(a|s) = -Q_i(s, a)`, in units of reward."""
-
-    features_extractor: BaseFeaturesExtractor
-    optimizer: torch.optim.Optimizer
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        features_extractor: BaseFeaturesExtractor,
-        net_arch: list[int],
-        activation_fn: type[nn.Module],
-        members: int,
-        normalization: Normalization | None = None,
-        scaled: bool = False,
-        normalize_images: bool = True,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-        )
-        if not net_arch:  # a linear energy: one hidden unit that passes its input on
-            net_arch, activation_fn = [1], nn.Identity
-        self.energy = MLPEnergy(
-            get_action_dim(action_space),
-            net_arch,
-            condition_dimension=features_extractor.features_dim,
-            members=members,
-            activation=activation_fn,
-            normalization=normalization,
-        ).eval()
-        if scaled:
-            self.energy.output_scale = torch.ones(())
-
-    @property
-    def output_scale(self) -> Tensor | None:
-        """What the networks' outputs are multiplied by, 0-dim, in units of reward."""
-        return self.energy.output_scale
-
-    def train(self: Self, mode: bool = True) -> Self:
-        """Set the mode of the features; only `energy.batch_values` moves the running statistics."""
-        super().train(mode)
-        self.energy.eval()
-        return self
-
-    def forward(self, observation: PyTorchObs, actions: Tensor) -> tuple[Tensor, ...]:
-        """Return Q of actions in [-1, 1]^d by each critic, `(batch, 1)`, as SB3's critics do."""
-        energies = self.given(observation).member_values(actions)  # (members, batch)
-        return tuple(-energies.unsqueeze(-1))
-
-    def q1_forward(self, observation: PyTorchObs, actions: Tensor) -> Tensor:
-        """Return Q by the first critic, `(batch, 1)`."""
-        return self(observation, actions)[0]
-
-    def bound(self, observation: PyTorchObs, reduction: Reduction = "mean") -> BoundMLP:
-        """Return the energy of actions in [-1, 1]^d given preprocessed observations."""
-        return self.energy.given(self.features_extractor(observation), reduction)
-
-    def given(self, observation: PyTorchObs, reduction: Reduction = "mean") -> BoundMLP:
-        """Return the energy of actions in [-1, 1]^d given the observations."""
-        space, normalize = self.observation_space, self.normalize_images
-        return self.bound(preprocess_obs(observation, space, normalize), reduction)
 
 
 class EnergyPolicy(Acting, BasePolicy):
@@ -165,10 +95,11 @@ class EnergyPolicy(Acting, BasePolicy):
         n_critics: int = 2,
         share_features_extractor: bool = False,
     ):
-        options: dict[str, Any] = {"fused": True} if optimizer_class is torch.optim.Adam else {}
-        if "betas" in inspect.signature(optimizer_class).parameters:
-            options["betas"] = (adam_beta1, 0.999)
-        optimizer_kwargs = {**options, **(optimizer_kwargs or {})}
+        if not 0 <= averaging <= 1:
+            raise ValueError(f"expected averaging between 0 and 1, got {averaging!r}")
+        optimizer_kwargs = with_fused(optimizer_class, optimizer_kwargs)
+        if has_betas(optimizer_class):
+            optimizer_kwargs = {"betas": (adam_beta1, 0.999), **optimizer_kwargs}
         super().__init__(
             observation_space,
             action_space,
@@ -379,6 +310,22 @@ class EnergyPolicy(Acting, BasePolicy):
             features_extractor_kwargs=self.features_extractor_kwargs,
         )
         return data
+
+
+def with_average(weights: dict[str, Tensor], averaged: bool) -> dict[str, Tensor]:
+    """Return a policy's weights with or without the average of its proposal.
+
+    An average that is missing begins at the proposal.
+    """
+    has = "proposal_updates" in weights
+    if has == averaged:
+        return weights
+    if has:
+        of_average = ("averaged_proposal.", "proposal_updates")
+        return {name: one for name, one in weights.items() if not name.startswith(of_average)}
+    learnt = {name: one for name, one in weights.items() if name.startswith("proposal.")}
+    average = {f"averaged_{name}": one.clone() for name, one in learnt.items()}
+    return {**weights, **average, "proposal_updates": torch.zeros(())}
 
 
 class CnnPolicy(EnergyPolicy):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import (
@@ -18,6 +19,7 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
     VecTransposeImage,
     unwrap_vec_normalize,
+    unwrap_vec_wrapper,
 )
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
@@ -133,6 +135,20 @@ def normalized(env: VecEnv, state: dict[str, Any] | None) -> VecEnv:
     record(forms)(state["moments"], "statistics/moments")
     _put_moments(wrapped, state["moments"])
     return wrapped
+
+
+def seen_by(agent: BaseAlgorithm, observation: Any) -> Any:
+    """Return an observation of an environment as the agent's wrappers show it in training.
+
+    It is normalised as by its `VecNormalize`; images inside of that have their channels first.
+    """
+    around = agent.get_vec_normalize_env()
+    if around is None:
+        return observation
+    transposing = unwrap_vec_wrapper(around, VecTransposeImage)
+    if isinstance(transposing, VecTransposeImage):
+        observation = transposing.transpose_observations(observation)
+    return around.normalize_obs(observation)
 
 
 def normalize(observation: Any, state: dict[str, Any] | None) -> Any:

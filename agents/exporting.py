@@ -24,7 +24,7 @@ from torch.distributions import Distribution
 
 from ebrl.storage import replacing
 
-from .environments import statistics
+from .environments import seen_by, statistics
 
 CHECKED = 64  # observations that a written file is asked about
 TOLERANCE = 1e-5  # of an action, in units of the larger of 1 and the largest action
@@ -176,11 +176,10 @@ def _difference(agent: BaseAlgorithm, module: GreedyPolicy, model: bytes) -> flo
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (got,) = session.run(["action"], inputs)
     seen: Any = inputs if module.keys else columns[0]
-    around = agent.get_vec_normalize_env()
-    if around is not None:
-        seen = around.normalize_obs(seen)
-    elif hasattr(agent, "normalize_observation"):
+    if hasattr(agent, "normalize_observation"):
         seen = agent.normalize_observation(seen)
+    else:
+        seen = seen_by(agent, seen)
     expected, _ = agent.predict(seen, deterministic=True)
     largest = max(1.0, float(np.abs(expected).max()))
     return float(np.abs(np.asarray(got, dtype=np.float64) - expected).max()) / largest

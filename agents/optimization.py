@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,6 +95,26 @@ def adam_step(parameters: Sequence[Tensor], gradients: Sequence[Tensor], state: 
         average.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         parameter.sub_(rate * average / (square.sqrt() / correction + epsilon))
+
+
+def with_fused(
+    optimizer: type[torch.optim.Optimizer], options: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return the options of an optimiser; torch's Adam is fused unless they choose its form."""
+    options = dict(options or {})
+    chosen = {"fused", "foreach", "differentiable"} & options.keys()
+    return options if chosen or optimizer is not torch.optim.Adam else {"fused": True, **options}
+
+
+def has_betas(optimizer: type[torch.optim.Optimizer]) -> bool:
+    """Return whether an optimiser takes the decay rates of Adam, itself or for its parent."""
+    for kind in optimizer.__mro__:
+        parameters = inspect.signature(kind).parameters
+        if "betas" in parameters:
+            return True
+        if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+            return False
+    return False
 
 
 def tail_weight(share: float, updates: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from ebrl.sampling.paths import Stage
 from ebrl.sampling.run import Run
 from ebrl.spaces import Box
 
-from .arguments import names_of
+from .arguments import encode, names_of
 from .energy_actor_critic import EnergyActorCritic, UpdateNoise
 from .optimization import in_layout_of, tail_weight
 from .proposal import Divergence, reverse_kl
@@ -308,10 +308,21 @@ def check_alike(agents: Sequence[EnergyActorCritic]) -> None:
         for optimizer in (agent.critic.optimizer, agent.proposal.optimizer):
             if type(optimizer) is not torch.optim.Adam:
                 raise ValueError(f"expected torch.optim.Adam, got {type(optimizer).__name__}")
+        if agent.precision != "float32":
+            raise ValueError(f"expected precision='float32', got {agent.precision!r}")
+        if agent.critic_target is not None and agent.policy.share_features_extractor:
+            raise ValueError("expected features that are not shared beside target networks")
     for name, value in settings(agents[0]).items():
         others = [settings(agent)[name] for agent in agents]
         if others != [value] * len(agents):
             raise ValueError(f"expected agents of one {name}, got {others}")
+    networks = [encode(agent.policy_kwargs) for agent in agents]
+    if any(each != networks[0] for each in networks):
+        raise ValueError(f"expected agents of one policy_kwargs, got {networks}")
+    if agents[0].averaging:
+        counts = [int(agent.policy.proposal_updates) for agent in agents]
+        if len(set(counts)) > 1:
+            raise ValueError(f"expected agents with as many updates behind them, got {counts}")
     shapes = [{k: v.shape for k, v in agent.policy.state_dict().items()} for agent in agents]
     if any(each != shapes[0] for each in shapes):
         raise ValueError("expected agents whose networks have the same shapes, got different ones")

@@ -33,7 +33,7 @@ from ebrl.storage import Source, StorageError
 from . import schemas
 from .arguments import NOT_STORED, decode, from_space, names_of, split_arguments, to_space
 from .bounded import Bounded
-from .environments import normalize, normalized, statistics
+from .environments import normalize, normalized, seen_by, statistics
 from .state import (
     counters,
     generators,
@@ -243,9 +243,8 @@ class Saving(OffPolicyAlgorithm):
         It is normalised by the statistics of the agent's `VecNormalize`, or of the file that it was
         loaded from, and unchanged where there are none.
         """
-        around = self.get_vec_normalize_env()
-        if around is not None:
-            return around.normalize_obs(observation)
+        if self.get_vec_normalize_env() is not None:
+            return seen_by(self, observation)
         return normalize(observation, self.statistics)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
@@ -378,9 +377,9 @@ def _build(
     if bare:
         build |= {"replay_buffer_class": None, "replay_buffer_kwargs": None}
     model = cls(**build)
+    model.observation_space = observation_space  # equal to that of env, in the order of the weights
     if env is None:
-        model.observation_space, model.action_space = observation_space, action_space
-        model.n_envs = n_envs
+        model.action_space, model.n_envs = action_space, n_envs
     model._setup_model()
     if bare:
         model.replay_buffer = None

@@ -6,6 +6,7 @@ output scale: energies, temperatures and the replay stay in units of reward.
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,6 +32,10 @@ class RunningReturns:
     def __init__(self, n_envs: int) -> None:
         self.current = np.zeros(n_envs)
         self.moments = torch.zeros(3, dtype=torch.float64)
+
+    def assume(self, scale: float, count: int = 1_000) -> None:
+        """Take over a scale that others learnt, as if from `count` returns of mean 0."""
+        self.moments.copy_(torch.tensor([count, 0.0, count * scale**2], dtype=torch.float64))
 
     def restart(self) -> None:
         """Begin new episodes."""
@@ -106,6 +111,15 @@ class ScaledRewards(PolicyArguments):
         if self.returns is not None:
             self.returns.update(reward, dones, self.gamma)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def set_parameters(self, *arguments: Any, **named: Any) -> None:
+        """As Stable-Baselines3; rewards are scaled on as those that the critics have learnt."""
+        super().set_parameters(*arguments, **named)
+        if self.returns is None or self.critic.output_scale is None:
+            return
+        scale = float(self.critic.output_scale)
+        if not math.isclose(scale, self.returns.scale(), rel_tol=1e-6):
+            self.returns.assume(scale)
 
     def _scale_critics(self) -> None:
         """Set the output scale of the critics to the present scale."""

@@ -173,7 +173,8 @@ def progress(agent: OffPolicyAlgorithm) -> Schema:
 
 def _observation(space: spaces.Space, count: int) -> Schema:
     if isinstance(space, spaces.Dict):
-        return schema.record({key: _observation(inside, count) for key, inside in space.items()})
+        inside = {key: _observation(part, count) for key, part in space.items()}
+        return schema.in_order(schema.record(inside), list(inside))
     assert space.shape is not None  # all spaces of Stable-Baselines3 have one
     return schema.array((count, *space.shape))
 

@@ -28,6 +28,7 @@ from .memory import keep_freed_memory
 from .optimization import AdamState, adam_step, check_is_adam, in_layout_of, trainable_parameters
 from .ranges import check_agent_arguments, read_temperature
 from .scaled_rewards import ScaledRewards
+from .state import cut_trajectories
 
 Self = TypeVar("Self", bound="SoftAgent")
 Observations = Tensor | dict[str, Tensor]
@@ -343,7 +344,11 @@ class SoftAgent(ScaledRewards):
         return super().predict(observation, state, episode_start, deterministic)
 
     def _setup_learn(self, *arguments: Any, **named: Any) -> Any:
+        """As Stable-Baselines3; returns and goals in the replay do not reach across its reset."""
+        running = self._last_obs
         taken = super()._setup_learn(*arguments, **named)
+        if self._last_obs is not running:
+            cut_trajectories(self)
         check_start(self.env, self._last_obs)
         return taken
 

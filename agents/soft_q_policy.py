@@ -31,6 +31,7 @@ from ebrl.networks.normalization import (
 )
 
 from .acting import Acting
+from .optimization import with_fused
 from .views import View
 
 Self = TypeVar("Self", bound="DiscreteCritic")
@@ -194,8 +195,7 @@ class SoftQPolicy(Acting, BasePolicy):
                 f"expected actions numbered from 0, got {action_space}; wrap the environment with "
                 "gymnasium.wrappers.TransformAction to shift them"
             )
-        if optimizer_class is torch.optim.Adam:
-            optimizer_kwargs = {"fused": True, **(optimizer_kwargs or {})}
+        optimizer_kwargs = with_fused(optimizer_class, optimizer_kwargs)
         super().__init__(
             observation_space,
             action_space,

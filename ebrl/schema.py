@@ -116,6 +116,17 @@ def tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Schema:
 # ---- nested values --------------------------------------------------------------------------
 
 
+def in_order(schema: Schema, keys: Sequence[str]) -> Schema:
+    """What the schema says of a dictionary, with its keys in this order."""
+
+    def check(value: Any, place: str) -> None:
+        schema(value, place)
+        if list(value) != list(keys):
+            raise refuse(place, f"keys in the order {list(keys)}", list(value))
+
+    return check
+
+
 def optional(schema: Schema) -> Schema:
     """None, or what the schema says."""
 
@@ -233,16 +244,18 @@ def _moments(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> 
 
 
 def _group(group: dict[str, Any]) -> Schema:
-    """The settings of a group: numbers at least 0, and switches as they are here."""
+    """The settings of a group: numbers at least 0 or as here, and switches as they are here."""
 
     def setting(here: Any) -> Schema:
         if isinstance(here, Tensor):
             return like(here)
-        if isinstance(here, tuple):  # of moving averages
-            return sequence([share] * len(here), tuple)
-        return real(0) if type(here) in (int, float) else exactly(here)
+        if isinstance(here, tuple):
+            return sequence([setting(one) for one in here], tuple)
+        return real(min(0, here)) if type(here) in (int, float) else exactly(here)
 
     fields = {name: setting(value) for name, value in group.items()}
+    if "betas" in group:  # of moving averages
+        fields["betas"] = sequence([share] * len(group["betas"]), tuple)
     return record({**fields, "initial_lr": real(0)}, may_lack=["initial_lr"])
 
 

@@ -18,9 +18,9 @@ NETS = {"net_arch": [32, 32], "optimizer_kwargs": {"eps": 1e-4}}
 SAC = {"normalization": None, "target": "average", "policy_delay": 1, "adam_beta1": 0.9}
 
 
-def make(seed: int, **options: Any) -> EnergyActorCritic:
+def make(seed: int, env: str = "Pendulum-v1", **options: Any) -> EnergyActorCritic:
     options = {"policy_kwargs": NETS, "batch_size": BATCH, **options}
-    return EnergyActorCritic("MlpPolicy", "Pendulum-v1", seed=seed, device="cpu", **options)
+    return EnergyActorCritic("MlpPolicy", env, seed=seed, device="cpu", **options)
 
 
 def batches(seed: int) -> Transitions:
@@ -86,7 +86,7 @@ def test_agents_of_a_population_act_independently() -> None:
 
 def test_agents_of_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="same shapes"):
-        Population([make(0), make(1, policy_kwargs={"net_arch": [16]})], "cpu")
+        Population([make(0), make(1, env="MountainCarContinuous-v0")], "cpu")
     with pytest.raises(ValueError, match="components=1"):
         Population([make(0, components=2)], "cpu")
     with pytest.raises(ValueError, match="got SGD"):
@@ -98,6 +98,25 @@ def test_agents_of_different_shapes_are_refused() -> None:
 def test_agents_of_different_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected agents of one policy_delay, got \[3, 2\]"):
         Population([make(0), make(1, policy_delay=2)], "cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"policy_kwargs": {**NETS, "activation_fn": torch.nn.Tanh}}, "one policy_kwargs"),
+        ({"precision": "bfloat16"}, "precision='float32'"),
+    ],
+)
+def test_agents_that_do_not_fit_together_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Population([make(0), make(1, **options)], "cpu")
+
+
+def test_averages_of_different_age_are_refused() -> None:
+    agents = [make(0, averaging=0.1), make(1, averaging=0.1)]
+    agents[1].policy.average_proposal()
+    with pytest.raises(ValueError, match=r"updates behind them, got \[0, 1\]"):
+        Population(agents, "cpu")
 
 
 @pytest.mark.parametrize("averaging", [0.0, 0.3])

@@ -31,12 +31,15 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
 from stable_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 from torch import nn
 
 from ebrl import storage
 from ebrl.agents import EnergyActorCritic
+from ebrl.agents.checkpoints import restore, save_checkpoint
+from ebrl.agents.environments import seen_by
+from ebrl.agents.replayable import Replayable
 from ebrl.storage import StorageError
 
 
@@ -385,3 +388,120 @@ def test_without_statistics_observations_stay_as_they_are(tmp_path: Path) -> Non
     cartpole().save(tmp_path / "a")
     seen = observations(cartpole().observation_space)
     assert SavedDQN.load(tmp_path / "a").normalize_observation(seen) is seen
+
+
+def test_images_inside_a_normaliser_are_seen_with_their_channels_first() -> None:
+    plain = DummyVecEnv([lambda: FakeImageEnv(screen_height=36, screen_width=36)])
+    inside = VecTransposeImage(plain)
+    around = VecNormalize(inside)
+    kwargs = {"normalize_images": False}
+    agent = SavedDQN("CnnPolicy", around, policy_kwargs=kwargs, **TINY)
+    around.reset()
+    shown = plain.reset()  # (1, 36, 36, 1)
+    expected = around.normalize_obs(inside.transpose_observations(shown))
+    assert expected.shape == (1, 1, 36, 36)
+    assert_same(seen_by(agent, shown), expected)
+    assert_same(agent.normalize_observation(shown), expected)
+    assert_same(seen_by(agent, shown[0]), expected[0])
+
+
+# ---- parts of an observation, in an order of their own ------------------------------------------
+
+
+class InOrder(gym.Env):
+    """Observations under two keys that are not in the order of the alphabet."""
+
+    def __init__(self, keys: tuple[str, str] = ("speed", "place")) -> None:
+        self.observation_space = spaces.Dict([(key, spaces.Box(-1, 1, (2,))) for key in keys])
+        self.action_space = spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        return self._seen(), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
+        return self._seen(), 0.0, False, bool(self.np_random.random() < 0.1), {}
+
+    def _seen(self) -> dict[str, np.ndarray]:
+        shown = self.np_random.uniform(-1, 1, 4).astype(np.float32)
+        return {"speed": shown[:2], "place": shown[2:]}
+
+
+def test_a_dictionary_keeps_its_order(tmp_path: Path) -> None:
+    agent = EnergyActorCritic("MultiInputPolicy", InOrder(), seed=0, buffer_size=50)
+    agent.save(tmp_path / "a")
+    seen = {"speed": np.ones(2, np.float32), "place": np.zeros(2, np.float32)}
+    expected, _ = agent.predict(seen, deterministic=True)
+    for env in (None, InOrder(), InOrder(("place", "speed"))):
+        loaded = EnergyActorCritic.load(tmp_path / "a", env=env)
+        assert list(loaded.observation_space) == ["speed", "place"]
+        np.testing.assert_array_equal(loaded.predict(seen, deterministic=True)[0], expected)
+
+
+def test_a_checkpoint_of_another_order_is_refused(tmp_path: Path) -> None:
+    made: dict[str, Any] = {"seed": 0, "buffer_size": 50, "learning_starts": 1_000}
+    agent = EnergyActorCritic("MultiInputPolicy", Replayable(InOrder()), **made).learn(12)
+    save_checkpoint(tmp_path / "a.zip", agent)
+    other = EnergyActorCritic("MultiInputPolicy", Replayable(InOrder(("place", "speed"))), **made)
+    with pytest.raises(StorageError, match=r"in the order \['place', 'speed'\]"):
+        restore(other, tmp_path / "a.zip")
+
+
+# ---- the average of a proposal, and the scale of rewards ----------------------------------------
+
+
+def energy_agent(**arguments: Any) -> EnergyActorCritic:
+    small: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "buffer_size": 200, "seed": 0}
+    return EnergyActorCritic("MlpPolicy", "Pendulum-v1", **{**small, **arguments})
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_agents_that_average_and_others_take_each_others_weights(
+    share: float, tmp_path: Path
+) -> None:
+    stored = energy_agent(averaging=share, batch_size=8, learning_starts=20).learn(40)
+    stored.save(tmp_path / "a")
+    seen = np.eye(3, dtype=np.float32)
+    loaded = EnergyActorCritic.load(tmp_path / "a", averaging=0.2 - share)
+    from_file, from_dict, loose = (energy_agent(averaging=0.2 - share, seed=3) for _ in range(3))
+    from_file.set_parameters(tmp_path / "a")
+    from_dict.set_parameters(stored.get_parameters())
+    loose.set_parameters(tmp_path / "a", exact_match=False)
+    newest = EnergyActorCritic.load(tmp_path / "a", averaging=0)
+    expected, _ = newest.predict(seen, deterministic=True)
+    for agent in (loaded, from_file, from_dict, loose):
+        assert_same(agent.policy.proposal.state_dict(), stored.policy.proposal.state_dict())
+        np.testing.assert_array_equal(agent.predict(seen, deterministic=True)[0], expected)
+
+
+def test_rewards_are_scaled_on_as_the_critics_that_were_set(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"scale_rewards": True, "batch_size": 8, "learning_starts": 20}
+    stored = energy_agent(**arguments).learn(60)
+    stored.save(tmp_path / "a")
+    scale = float(stored.critic.output_scale)
+    other, loose = energy_agent(**arguments), energy_agent(**arguments)
+    other.set_parameters(stored.get_parameters())
+    loose.set_parameters(tmp_path / "a", exact_match=False)
+    for agent in (other, loose):
+        assert agent.returns is not None
+        assert agent.returns.scale() == pytest.approx(scale, rel=1e-6)
+        agent.learn(1)
+        assert agent.returns.scale() == pytest.approx(scale, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [
+        (torch.optim.Adafactor, {}),
+        (torch.optim.Rprop, {}),
+        (torch.optim.SGD, {"dampening": -0.1}),
+    ],
+)
+def test_agents_with_other_optimisers_come_back(
+    optimizer: type, options: dict[str, Any], tmp_path: Path
+) -> None:
+    chosen = {"net_arch": [8], "optimizer_class": optimizer, "optimizer_kwargs": options}
+    agent = energy_agent(policy_kwargs=chosen, batch_size=8, learning_starts=10).learn(20)
+    agent.save(tmp_path / "a")
+    loaded = EnergyActorCritic.load(tmp_path / "a", env=gym.make("Pendulum-v1"))
+    assert_same(loaded.get_parameters(), agent.get_parameters())

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor, nn
 
@@ -267,3 +269,60 @@ def test_a_fused_step_reads_a_gradient_of_another_layout_as_it_is_meant() -> Non
         steps.append(parameter.detach())
     assert torch.equal(steps[0], -gradient)
     assert torch.equal(steps[1], -gradient)
+
+
+# ---- training that begins again -----------------------------------------------------------------
+
+
+class Clock(gym.Env):
+    """Observes the step of the episode, over ten; every reward is 1."""
+
+    observation_space = spaces.Box(0, 1, (1,))
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        shown = np.full(1, self.steps / 10, np.float32)
+        return shown, 1.0, False, self.steps == 10, {}
+
+
+def test_returns_do_not_reach_across_the_reset_of_another_training() -> None:
+    agent = EnergyActorCritic("MlpPolicy", Clock(), n_steps=3, learning_starts=99, gamma=0.5)
+    agent.learn(6).learn(4)  # the second one resets after the sixth step
+    assert isinstance(agent.replay_buffer, NStepReplayBuffer)
+    sample = agent.replay_buffer._get_samples(np.array([4]))
+    assert sample.next_observations.item() == pytest.approx(0.6)
+    assert sample.rewards.item() == pytest.approx(1 + 0.5)
+    assert sample.dones.item() == 0
+    agent.learn(2, reset_num_timesteps=False)  # goes on in the same episode
+    sample = agent.replay_buffer._get_samples(np.array([8]))
+    assert sample.next_observations.item() == pytest.approx(0.5)
+
+
+# ---- options of optimisers ----------------------------------------------------------------------
+
+
+class OwnAdam(torch.optim.Adam):
+    """Passes its options on."""
+
+    def __init__(self, params: Any, **options: Any):
+        super().__init__(params, **options)
+
+
+def test_optimisers_get_the_options_that_they_take() -> None:
+    def options(build: Build, kind: type, **given: Any) -> dict[str, Any]:
+        chosen = {**NETS, "optimizer_class": kind, "optimizer_kwargs": given}
+        group: dict[str, Any] = build(policy_kwargs=chosen).critic.optimizer.param_groups[0]
+        return group
+
+    assert options(continuous, OwnAdam)["betas"][0] == 0.5
+    assert options(continuous, OwnAdam, betas=(0.7, 0.9))["betas"] == (0.7, 0.9)
+    assert "betas" not in options(continuous, torch.optim.SGD)
+    for build in (continuous, discrete):
+        assert options(build, torch.optim.Adam)["fused"]
+        assert options(build, torch.optim.Adam, foreach=True)["foreach"]

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from ebrl.agents.environments import seen_by
 from ebrl.command.configs.agent_config import TrainConfiguration
 from ebrl.command.environments.building import make
 from ebrl.command.environments.evaluation import undisturbed_streams
@@ -40,16 +41,12 @@ def play_episodes(
 def _play(
     agent: OffPolicyAlgorithm, environment: gym.Env, seed: int, longest: int, *, greedy: bool
 ) -> Episode:
-    normalization = agent.get_vec_normalize_env()
     observation, _ = environment.reset(seed=seed)
     seen, actions = [observation], []
     steps: list[Any] = []
     over = False
     while not over:
-        scaled = observation
-        if normalization is not None:
-            scaled = normalization.normalize_obs(observation)
-        action, _ = agent.predict(scaled, deterministic=greedy)
+        action, _ = agent.predict(seen_by(agent, observation), deterministic=greedy)
         observation, reward, terminated, truncated, _ = environment.step(action)
         truncated = truncated or len(steps) + 1 >= longest
         over = terminated or truncated

@@ -16,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from ebrl.agents.environments import seen_by
 from ebrl.command.configs.agent_config import TrainConfiguration
 from ebrl.command.environments.building import evaluation_environments
 from ebrl.command.runs.folder import Run, write_evaluations
@@ -91,7 +92,6 @@ def _play_block(
     go_on: Callable[[], bool],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Play one episode in each environment; return returns, lengths, and which were truncated."""
-    normalization = agent.get_vec_normalize_env()
     returns = np.zeros(environments.num_envs)
     lengths = np.zeros(environments.num_envs, dtype=int)
     running = np.ones(environments.num_envs, dtype=bool)
@@ -101,9 +101,7 @@ def _play_block(
         while running.any() and lengths.max() < longest:
             if not go_on():
                 raise Abandoned
-            if normalization is not None:
-                observations = normalization.normalize_obs(observations)
-            actions, _ = agent.predict(observations, deterministic=True)
+            actions, _ = agent.predict(seen_by(agent, observations), deterministic=True)
             observations, rewards, dones, _ = environments.step(actions)
             returns += np.where(running, rewards, 0.0)
             lengths += running

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import EngFormatter
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from ebrl.agents.environments import seen_by
 from ebrl.agents.soft_agent import SoftAgent
 from ebrl.command.configs.agent_config import TrainConfiguration
 from ebrl.command.environments.building import evaluation_environments
@@ -80,7 +81,6 @@ def draw_landscapes(
     figure: FigureBase, configuration: TrainConfiguration, agent: SoftAgent
 ) -> None:
     """Draw the energy of the actions at moments of one greedy episode, with samples on it."""
-    normalization = agent.get_vec_normalize_env()
     unit = energy_unit(configuration)
     moments = _moments(configuration, agent)
     columns = 3 if len(moments) == 1 else len(moments)  # a single one is centred
@@ -88,9 +88,7 @@ def draw_landscapes(
     first = (columns - len(moments)) // 2
     panels = [figure.add_subplot(grid[0, first + i]) for i in range(len(moments))]
     for axes, (step, observation) in zip(panels, moments.items(), strict=True):
-        if normalization is not None:
-            observation = normalization.normalize_obs(observation)
-        draw_actions(axes, agent, observation, unit)
+        draw_actions(axes, agent, seen_by(agent, observation), unit)
         axes.set_title(f"step {step} of an episode", fontsize=10)
     for inner in _inner_labels(panels):
         inner.set_ylabel("")
@@ -115,13 +113,11 @@ def _moments(
     """Return {step: observation} at `MOMENTS` of one greedy episode."""
     environments = evaluation_environments(configuration, 1)
     environment = environments.envs[0]
-    normalization = agent.get_vec_normalize_env()
     with undisturbed_streams():
         observation, _ = environment.reset(seed=configuration.settings.evaluation_seed)
         observations, over = [observation], False
         while not over and len(observations) < LONGEST:
-            seen = normalization.normalize_obs(observation) if normalization else observation
-            action, _ = agent.predict(seen, deterministic=True)
+            action, _ = agent.predict(seen_by(agent, observation), deterministic=True)
             observation, _, terminated, truncated, _ = environment.step(action)
             over = terminated or truncated
             if not over:  # no action follows the last one

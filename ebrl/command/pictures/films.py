@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.base_class import BaseAlgorithm
 from tqdm import tqdm
 
+from ebrl.agents.environments import seen_by
 from ebrl.command.configs.agent_config import TrainConfiguration
 from ebrl.command.environments.building import make
 from ebrl.command.environments.evaluation import undisturbed_streams
@@ -76,18 +77,14 @@ class Film:
         with undisturbed_streams(), _bar() as bar:
             observation, _ = self.environment.reset(seed=seed)
             while not over and steps < self.longest:
-                seen = self._normalized(observation)
+                seen = seen_by(self.agent, observation)
                 action, _ = self.agent.predict(seen, deterministic=greedy)
                 show(self._picture(seen))
                 observation, reward, terminated, truncated, _ = self.environment.step(action)
                 total, steps, over = total + float(reward), steps + 1, terminated or truncated
                 bar.update()
-            show(self._picture(self._normalized(observation)))
+            show(self._picture(seen_by(self.agent, observation)))
         return total, steps
-
-    def _normalized(self, observation: Any) -> Any:
-        normalization = self.agent.get_vec_normalize_env()
-        return observation if normalization is None else normalization.normalize_obs(observation)
 
     def _picture(self, observation: Any) -> np.ndarray:
         """Return the picture of the environment, with the energies of the actions on its right."""
