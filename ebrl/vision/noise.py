@@ -21,6 +21,9 @@ WAVELET = "db2"
 MAD = 0.6745  # median of |z| for a standard normal z
 BLOCK = 4  # coefficients a side of the blocks that are compared, 16 pixels
 FLATTEST = 0.05  # share of the blocks that the coarse estimate looks at
+ENOUGH = 20  # blocks, to compare them
+SELECTED_FINE = 0.763  # deviation of white noise in a block, its 10 % quantile over that in all
+TEXTURED = 0.75  # the flattest blocks' noise over that of all, below which texture is in the others
 SELECTED = 0.83  # deviation of white noise in the flattest blocks, over that in all (measured)
 CHROMA = 1.6  # noise in the channels over that in their differences, of camera JPEGs (measured)
 CORRELATED = 1.4  # what a prior for white noise must be told of correlated noise (measured)
@@ -28,6 +31,7 @@ CAMERA = 0.69  # deviation of correlated noise, over that in details of 4 pixels
 FLAT = 1e-9  # a coefficient below it is that of a flat area, up to rounding
 SOME = 0.25  # share of flat coefficients up to which a block shows its noise
 LEAST = 0.02  # share of the image that has to show it
+HIDDEN = 0.1  # share of clipped pixels from which on a block hides its noise
 CLIPPED = 1e-3  # distance from black and white within which a pixel counts as clipped
 
 
@@ -111,9 +115,11 @@ def estimate(image: Tensor) -> NoiseEstimate:
     """Estimate the noise of an image `(channels, height, width)` in [0, 1].
 
     The fine estimate is the median of the finest diagonal wavelet coefficients (Donoho and
-    Johnstone 1994), a little high where there is fine texture. The coarse one is the deviation in
-    the flattest blocks of the next scale. In colour it looks at differences of the channels, in
-    which texture nearly cancels; in grey it is used only where many blocks are equally flat.
+    Johnstone 1994), or their deviation in the flattest blocks where the others have texture. It is
+    high where texture is everywhere, and 0 for drawings on plain ground. The coarse one is the
+    deviation in the flattest blocks of the next scale. In colour it looks at differences of the
+    channels, in which texture nearly cancels; in grey it is used only where many blocks are
+    equally flat.
 
     Raises:
         ValueError: For images below 8x8 pixels.
@@ -124,8 +130,8 @@ def estimate(image: Tensor) -> NoiseEstimate:
             f"got {tuple(image.shape[-2:])}: give sigma"
         )
     planes = image.detach().double().cpu().numpy()
-    fine = np.mean([_median_deviation(pywt.dwt2(plane, WAVELET)[1][2]) for plane in planes])
     clipped = np.any((planes < CLIPPED) | (planes > 1 - CLIPPED), axis=0)
+    fine = np.mean([_finest(plane, clipped) for plane in planes])
     if len(planes) == 3:
         red, green, blue = planes
         differences = (red - blue) / 2**0.5, (red + blue - 2 * green) / 6**0.5
@@ -138,16 +144,33 @@ def estimate(image: Tensor) -> NoiseEstimate:
     return NoiseEstimate(float(fine), float(coarse))
 
 
-def _median_deviation(details: np.ndarray) -> float:
-    """Return the robust deviation of the coefficients, without flat parts such as a border.
+def _finest(plane: np.ndarray, clipped: np.ndarray) -> float:
+    """Return the noise in the finest diagonal coefficients, 0 where hardly any block shows it.
 
-    It is 0 where hardly anything is left.
+    It is their robust deviation, or that in the flattest blocks where those have clearly less.
+    Flat parts such as a border are left out. Where most of the other blocks are flat in part, the
+    image is a drawing: noise would be everywhere.
+
+    Args:
+        plane: `(height, width)`.
+        clipped: Pixels that are black or white, and hide their noise.
     """
-    flat = np.abs(details) < FLAT
-    if flat.any():
-        usable = _blocks(details, BLOCK)[_block_means(flat, BLOCK) <= SOME]
-        details = usable if usable.size >= LEAST * details.size else np.zeros(1)
-    return float(np.median(np.abs(details)) / MAD)
+    details = pywt.dwt2(plane, WAVELET)[1][2]
+    blocks = _blocks(details, BLOCK)  # (rows, columns, BLOCK, BLOCK)
+    flat = (np.abs(blocks) < FLAT).mean((2, 3))
+    noisy = flat <= SOME
+    if noisy.mean() < LEAST or np.sum(~noisy & (flat < 1)) > noisy.sum():
+        return 0.0
+    usable = details if noisy.all() else blocks[noisy]
+    robust = float(np.median(np.abs(usable)) / MAD)
+    hidden = _block_means(clipped.astype(float), 2 * BLOCK)
+    rows, columns = (min(a, b) for a, b in zip(flat.shape, hidden.shape, strict=True))
+    shown = noisy[:rows, :columns] & (hidden[:rows, :columns] < HIDDEN)
+    if shown.sum() < ENOUGH:
+        return robust
+    power = np.square(blocks[:rows, :columns][shown]).mean((1, 2))
+    flattest = float(np.sqrt(np.quantile(power, 0.1))) / SELECTED_FINE
+    return flattest if flattest < TEXTURED * robust else robust
 
 
 def _flattest(plane: np.ndarray, clipped: np.ndarray, spread: float) -> float:
@@ -164,8 +187,8 @@ def _flattest(plane: np.ndarray, clipped: np.ndarray, spread: float) -> float:
     power = np.mean([_block_means(band**2, BLOCK) for band in details], 0)
     hidden = _block_means(clipped.astype(float), 4 * BLOCK)
     rows, columns = (min(a, b) for a, b in zip(power.shape, hidden.shape, strict=True))
-    usable = np.sort(power[:rows, :columns][hidden[:rows, :columns] < 0.1])
-    if len(usable) < 1 / FLATTEST:
+    usable = np.sort(power[:rows, :columns][hidden[:rows, :columns] < HIDDEN])
+    if len(usable) < ENOUGH:
         return 0.0
     lowest, low = np.sqrt(np.quantile(usable, [0.01, 0.2]))
     if low > spread * lowest:

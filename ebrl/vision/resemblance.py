@@ -48,14 +48,13 @@ def compare(made: Tensor, real: Tensor, classifier: Features) -> Resemblance:
     """Compare images `(n, channels, height, width)` in [0, 1] in the classifier's features.
 
     Raises:
-        ValueError: For sets too small to have neighbourhoods.
+        ValueError: For sets too small to have neighbourhoods, and features that are not finite.
     """
     ours, theirs = (in_batches(classifier.features, images) for images in (made, real))
+    overlap = neighbourhoods(ours, theirs)
     logits = in_batches(classifier, made)  # (n, classes)
     shares = logits.argmax(1).bincount(minlength=logits.shape[1]) / len(made)
-    return Resemblance(
-        frechet_distance(ours, theirs), neighbourhoods(ours, theirs), tuple(shares.tolist())
-    )
+    return Resemblance(frechet_distance(ours, theirs), overlap, tuple(shares.tolist()))
 
 
 def frechet_distance(made: Tensor, real: Tensor) -> float:
@@ -63,7 +62,14 @@ def frechet_distance(made: Tensor, real: Tensor) -> float:
 
     This is the squared Fréchet distance between Gaussians with the sets' moments (Heusel et al.
     2017); in the features of Inception it is called FID. Its bias falls as 1/n.
+
+    Raises:
+        ValueError: For fewer than two points, and features that are not finite.
     """
+    if min(len(made), len(real)) < 2:
+        raise ValueError(f"expected at least 2 points of each, got {len(made)} and {len(real)}")
+    if not (made.isfinite().all() and real.isfinite().all()):
+        raise ValueError("expected finite features, got some that are not: look at the images")
     made, real = made.double(), real.double()
     shift = (made.mean(0) - real.mean(0)).square().sum()
     covariances = made.T.cov(), real.T.cov()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from photographs import GaussianImages, colour, grey
+from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
@@ -263,6 +264,26 @@ def test_images_without_noise_have_none() -> None:
     stars[0, 5::23, 7::31] = 0.8
     for image in (torch.full((1, 64, 64), 128 / 255), torch.full((3, 64, 64), 0.3), stars):
         assert estimate(image).sigma < 1e-6
+
+
+@pytest.mark.parametrize(("ground", "ink"), [(255, 0), (0, 255), (235, 20), (0, 180)])
+def test_a_page_of_text_has_the_noise_that_was_added(ground: int, ink: int) -> None:
+    page = Image.new("L", (320, 200), ground)
+    for row in range(4, 190, 18):
+        words = "The quick brown fox jumps over the lazy dog, again."
+        ImageDraw.Draw(page).text((4, row), words, ink, ImageFont.load_default(14))
+    clean = np.asarray(page)
+    assert estimate(torch.from_numpy(clean)[None] / 255).sigma == 0
+    assert np.array_equal(vision.denoise(clean), clean)
+    noisy = (clean + 20 * noise(200, 320).numpy()).round().clip(0, 255) / 255
+    assert 255 * estimate(torch.from_numpy(noisy)[None]).sigma > 10
+
+
+@pytest.mark.parametrize("sigma", [2, 5])
+def test_texture_in_parts_is_no_noise(sigma: float) -> None:
+    image = 0.5 + sigma / 255 * noise(1, 192, 192).numpy()
+    image[:, :, :130] += 40 / 255 * noise(1, 192, 130, seed=1).numpy()
+    assert 255 * estimate(torch.from_numpy(image)).sigma == pytest.approx(sigma, rel=0.15)
 
 
 @pytest.mark.parametrize("width", [0.6, 0.8])

@@ -151,3 +151,14 @@ def whitened(x: Tensor) -> Tensor:
     """Return x of mean 0 and covariance 1, up to rounding."""
     x = x.double() - x.double().mean(0)
     return torch.linalg.solve_triangular(torch.linalg.cholesky(x.T.cov()), x.T, upper=False).T
+
+
+def test_sets_without_moments_are_refused() -> None:
+    images = torch.rand(40, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="expected more than"):
+        compare(images[:1], images, Pixels())
+    with pytest.raises(ValueError, match="at least 2 points"):
+        frechet_distance(normal(1, 3), normal(9, 3))
+    images[3, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="finite features"):
+        compare(images, images, Pixels())
