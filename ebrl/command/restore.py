@@ -213,7 +213,10 @@ def _fitting_margin(height: int, width: int, least: int) -> int:
 def _save_deviation(
     job: Job, inside: Window, observation: Observation, prior: Energy, given: Namespace
 ) -> str:
-    """Write the deviation of possible images as a picture, and return its largest value."""
+    """Write the deviation of possible images as a picture, and return its largest value.
+
+    Of a stack it is the first page's.
+    """
     import torch
 
     from ebrl.command.photographs.files import DEVIATION
@@ -224,7 +227,10 @@ def _save_deviation(
     generator = torch.Generator(observation.y.device).manual_seed(given.seed)
     found = posterior(observation, prior, generator=generator, samples=given.samples)
     over_colours = found.deviation.square().mean(-3, keepdim=True).sqrt()
-    deviation = inside.of(over_colours).reshape(-1, 1, *inside.of(over_colours).shape[-2:])[0]
-    shown = (255 * deviation / deviation.max()).round().byte().movedim(0, -1)
-    save(Photograph(shown.cpu().numpy()), job.beside[DEVIATION])
-    return f"   deviation up to {WHITE * deviation.max():.1f}"
+    shown = inside.of(over_colours)
+    pages = shown.reshape(-1, 1, *shown.shape[-2:])
+    deviation = pages[0]
+    picture = (255 * deviation / deviation.max()).round().byte().movedim(0, -1)
+    save(Photograph(picture.cpu().numpy()), job.beside[DEVIATION])
+    of_first = " (page 1)" if len(pages) > 1 else ""
+    return f"   deviation up to {WHITE * deviation.max():.1f}{of_first}"

@@ -92,12 +92,12 @@ def _sweep(given: Namespace) -> int:
     from ebrl.command.configs.files import find
     from ebrl.command.destinations import make_folder
     from ebrl.command.environments.building import make
-    from ebrl.command.sweeps.space import Plan, dimensions
+    from ebrl.command.sweeps.space import Plan, dimensions, options
 
     config = find(given.config, "train")
     space = dimensions(given["values"])
-    options = [f"--{name}={one.first}" for name, one in space.items()]
-    configuration = read(config, options, trust=True)  # errors come before the work
+    first = options({name: one.first for name, one in space.items()})
+    configuration = read(config, first, trust=True)  # errors come before the work
     tasks = given.env.split(",") if given.env else [configuration.environment]
     for task in tasks:
         make(task, configuration.settings.env_kwargs, configuration.settings.wrappers).close()
@@ -112,6 +112,7 @@ def _sweep(given: Namespace) -> int:
         prune=given.prune,
         seed=int(given.seed),
         timesteps=configuration.settings.total_timesteps,
+        text=configuration.text,
     )
     return _search_each(tasks, search, plan, out)
 

@@ -144,6 +144,13 @@ def test_a_single_run_has_a_curve_and_no_profile(tmp_path: Path) -> None:
     assert [axes.get_title() for axes in figure.axes if axes.axison][-1] == "last evaluations"
 
 
+def test_a_run_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(run_folder(tmp_path / "a", "SAC", [1.0]))
+    assert main(["compare", run, f"{run}/../a"]) == 2
+    assert "comes twice" in capsys.readouterr().err
+    assert [curve.method for curve in read_curves([f"x={run}", f"y={run}"])] == ["x", "y"]
+
+
 def test_what_cannot_be_compared_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from ebrl.command import main
 from ebrl.command.errors import UsageError
-from ebrl.command.sweeps.space import Grid, Range, combinations, dimensions
+from ebrl.command.sweeps.space import Grid, Range, combinations, dimensions, options
 from ebrl.command.sweeps.trials import FailedError, folder_of, train_run
 
 RATES = "agent.learning_rate=1e-3,1e-2"
@@ -52,11 +52,24 @@ def test_grids_and_ranges_are_read() -> None:
         "c": Range(0, 8, "int"),
         "d": Range(0, 1.5, "plain"),
     }
+    space |= dimensions(["e=[64,64],[256,256]", "f=null,batch", "g=[[1],[2]]", "h={k: 1},{k: 2}"])
+    assert space["e"] == Grid(([64, 64], [256, 256]))
+    assert space["f"] == Grid((None, "batch"))
+    assert space["g"] == Grid(([1], [2]))
+    assert space["h"] == Grid(({"k": 1}, {"k": 2}))
+    assert options({"a": [64, 64], "b": None, "c": "x", "d": 1e-3}) == [
+        "--a=[64, 64]",
+        "--b=null",
+        "--c=x",
+        "--d=0.001",
+    ]
     assert combinations(space) == []
     assert combinations(dimensions(["a=1,2", "b=x"])) == [{"a": 1, "b": "x"}, {"a": 2, "b": "x"}]
 
 
-@pytest.mark.parametrize("text", ["a", "a=", "=3", "a=2:1", "a=0:1:log", "a=0.5:2:int", "a=0:1:x"])
+@pytest.mark.parametrize(
+    "text", ["a", "a=", "=3", "a=2:1", "a=0:1:log", "a=0.5:2:int", "a=0:1:x", "a=[1,2"]
+)
 def test_what_is_neither_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected"):
         dimensions([text])
@@ -83,6 +96,24 @@ def test_a_grid_is_tried_once_and_the_best_config_comes_out(
     assert len(finished(folder)) == 2
     assert main([*command[:2], "agent.batch_size=4,8", *command[3:]]) == 2
     assert "--out OTHER" in capsys.readouterr().err
+
+
+def test_lists_and_nothing_are_values(tmp_path: Path) -> None:
+    widths = "agent.policy_kwargs.net_arch=[4],[8,8]"
+    command = ["sweep", str(config(tmp_path)), widths, "agent.action_noise=null"]
+    assert main([*command, "--out", str(tmp_path / "s")]) == 0
+    trials = finished(tmp_path / "s" / "Pendulum-v1")
+    found = sorted(trial.params["agent.policy_kwargs.net_arch"] for trial in trials)
+    assert found == ["[4]", "[8, 8]"]
+
+
+def test_another_config_is_another_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["agent.batch_size=8", "--out", str(tmp_path / "s")]
+    assert main(["sweep", str(config(tmp_path)), *command]) == 0
+    assert main(["sweep", str(config(tmp_path, total_timesteps=40)), *command]) == 2
+    assert "holds a sweep of another config" in capsys.readouterr().err
 
 
 def test_trials_of_agents_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,11 +33,16 @@ def read_curves(sources: Sequence[str]) -> list[Curve]:
     """Read the runs; one error names all that cannot be read.
 
     Raises:
-        UsageError: If a source is none of the kinds, is damaged, or has no evaluation yet.
+        UsageError: If a source is none of the kinds, is damaged, comes twice, or has no evaluation.
     """
     curves, refused = [], []
+    seen: set[tuple[str, Path]] = set()
     for source in sources:
         try:
+            label, path = _labelled_path(source)
+            if (label, path.resolve()) in seen:
+                raise UsageError("comes twice, and would count as two seeds")
+            seen.add((label, path.resolve()))
             curves.append(_read(source))
         except (UsageError, OSError, ValueError, KeyError, BadZipFile) as error:  # noqa: PERF203, few runs
             refused.append(f"{source}: {error}")

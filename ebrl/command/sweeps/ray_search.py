@@ -18,7 +18,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from ebrl.command.environments.ray_clusters import joining
 from ebrl.command.sweeps.report import Scored, report
-from ebrl.command.sweeps.space import Grid, Plan, Range
+from ebrl.command.sweeps.space import Grid, Plan, Range, claim, options
 from ebrl.command.sweeps.trials import folder_of, train_run
 
 NAME = "ray"  # Tune's own folder, inside the sweep's
@@ -36,10 +36,12 @@ def search(plan: Plan, task: str, folder: Path, address: str) -> Iterator[str]:
 
     Raises:
         RunError: If no cluster answers at the address, or no trial finished.
+        UsageError: If the folder holds a search of other values or of another config.
     """
-    _connect(address, plan.jobs)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, plan)
+    _connect(address, plan.jobs)
 
     def trainable(parameters: dict[str, Any]) -> None:
         train_trial(plan, task, folder, parameters)
@@ -82,7 +84,6 @@ def _new_tuner(plan: Plan, folder: Path, trainable: Any) -> tune.Tuner:
 def train_trial(plan: Plan, task: str, folder: Path, parameters: dict[str, Any]) -> None:
     """Train the runs of a trial on a worker; report the evaluations of the first to Tune."""
     where = folder / folder_of(parameters)
-    options = [f"--{name}={value}" for name, value in parameters.items()]
     scores: list[float] = []
     last = 0
 
@@ -93,7 +94,7 @@ def train_trial(plan: Plan, task: str, folder: Path, parameters: dict[str, Any])
             tune.report({"mean": mean, "timesteps": steps, "scores": []})
 
     for seed in range(plan.seeds):
-        named = [*options, f"--agent.env={task}", f"--seed={seed}"]
+        named = [*options(parameters), f"--agent.env={task}", f"--seed={seed}"]
         scores.append(train_run(where / f"seed-{seed}", plan.config, named, seen, Event()))
     mean = sum(scores) / len(scores)
     tune.report({"mean": mean, "timesteps": last, "scores": scores})

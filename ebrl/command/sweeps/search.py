@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import optuna
-import yaml
 from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ebrl.command.errors import UsageError
 from ebrl.command.sweeps.report import Scored, report, shown_values
-from ebrl.command.sweeps.space import Grid, Plan, Range
+from ebrl.command.sweeps.space import Grid, Plan, Range, claim, options
 from ebrl.command.sweeps.trials import POLL, FailedError, folder_of, train_run
 from ebrl.command.training.endings import stop_on_signals
 
@@ -34,12 +34,14 @@ def search(plan: Plan, task: str, folder: Path) -> Iterator[str]:
     resume from their checkpoints.
 
     Raises:
-        UsageError: If another process searches in the folder, or it holds a search of other values.
+        UsageError: If another process searches in the folder, or it holds a search of other values
+            or of another config.
         RunError: If no trial finished.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
+            claim(folder, plan)
             study = _open_study(plan, folder)
             yield from _run_trials(plan, task, folder, study)
             failed, tried = len(_failed(study)), len(_finished(study))
@@ -57,27 +59,15 @@ def _open_study(plan: Plan, folder: Path) -> optuna.Study:
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner() if plan.prune else optuna.pruners.NopPruner(),
     )
-    asked = {"space": {name: list(one) for name, one in plan.space.items()}, "seeds": plan.seeds}
-    asked = yaml.safe_load(yaml.safe_dump(_plain(asked)))
-    before = study.user_attrs.get("asked")
-    if before is None:
-        study.set_user_attr("asked", asked)
+    if not study.trials:
         for values in plan.grid:
-            study.enqueue_trial(values)
-    elif before != asked:
-        raise UsageError(f"{folder} holds a sweep of {before}. Choose another folder: --out OTHER")
+            study.enqueue_trial({name: _choice(value) for name, value in values.items()})
     killed = study.get_trials(states=[TrialState.RUNNING])
     for trial in killed:
         study.tell(trial.number, state=TrialState.FAIL)
     for number, trial in sorted({one.number: one for one in killed + _failed(study)}.items()):
         study.enqueue_trial(trial.params, user_attrs={RETRY_OF: number})
     return study
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _run_trials(plan: Plan, task: str, folder: Path, study: optuna.Study) -> Iterator[str]:
@@ -130,9 +120,14 @@ def _scored(study: optuna.Study) -> list[Scored]:
     return [Scored(trial.params, trial.user_attrs["scores"]) for trial in done]
 
 
+def _choice(value: Any) -> Any:
+    """Return a value as Optuna keeps it: lists and dictionaries as the text of an option."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
 def _distribution(dimension: Grid | Range) -> BaseDistribution:
     if isinstance(dimension, Grid):
-        return optuna.distributions.CategoricalDistribution(dimension.values)
+        return optuna.distributions.CategoricalDistribution([*map(_choice, dimension.values)])
     low, high, kind = dimension
     if kind == "int":
         return optuna.distributions.IntDistribution(int(low), int(high))
@@ -144,7 +139,6 @@ def _try(
 ) -> str:
     """Train the runs of a trial and report the result to the study; return a line about it."""
     where = folder / folder_of(trial.params)
-    options = [f"--{name}={value}" for name, value in trial.params.items()]
     reported: set[int] = set()
 
     def seen(steps: int, mean: float) -> None:
@@ -160,7 +154,7 @@ def _try(
             train_run(
                 where / f"seed-{seed}",
                 plan.config,
-                [*options, f"--agent.env={task}", f"--seed={seed}"],
+                [*options(trial.params), f"--agent.env={task}", f"--seed={seed}"],
                 seen,
                 stop,
             )

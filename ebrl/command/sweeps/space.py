@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from jsonargparse import get_loader
 
 from ebrl.command.errors import UsageError
+from ebrl.storage import replacing
+
+RANGE = re.compile(r"([^:,\[{]+):([^:,]+)(?::(\w+))?")  # low:high, low:high:kind
+NOTE = "sweep.yaml"  # in the folder of a search: what is searched
 
 
 class Grid(NamedTuple):
@@ -53,10 +60,10 @@ def dimensions(texts: Sequence[str]) -> dict[str, Grid | Range]:
 
 def _dimension(text: str, values: str) -> Grid | Range:
     load = get_loader("yaml")
-    parts = [load(part) for part in values.split(":")]
-    if len(parts) in (2, 3) and all(isinstance(part, int | float) for part in parts[:2]):
-        kind = parts[2] if len(parts) == 3 else "plain"
-        low, high = parts[:2]
+    ends = RANGE.fullmatch(values)
+    low, high = (load(end) for end in ends.groups()[:2]) if ends else (None, None)
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        kind = ends[3] or "plain"
         whole = isinstance(low, int) and isinstance(high, int)
         wrong = kind not in ("plain", "log", "int") or not low < high
         if wrong or (kind == "log" and low <= 0) or (kind == "int" and not whole):
@@ -64,7 +71,12 @@ def _dimension(text: str, values: str) -> Grid | Range:
                 f"{text}: expected low:high with low < high, :log after it where low > 0, or :int."
             )
         return Range(low, high, kind)
-    grid = load(values) if values.startswith("[[") else [load(one) for one in values.split(",")]
+    try:
+        grid = load(values if values.startswith("[[") else f"[{values}]")
+    except yaml.YAMLError as error:
+        raise UsageError(
+            f"{text}: expected values with commas between, such as 64,256 or [64,64],[256,256]."
+        ) from error
     return Grid(tuple(grid))
 
 
@@ -87,6 +99,7 @@ class Plan(NamedTuple):
     prune: bool
     seed: int
     timesteps: int  # of a run
+    text: str  # the config with every key, at the first of the values
 
     @property
     def varied(self) -> list[str]:
@@ -96,3 +109,35 @@ class Plan(NamedTuple):
     @property
     def grid(self) -> list[dict[str, Any]]:
         return combinations(self.space)
+
+
+def options(values: dict[str, Any]) -> list[str]:
+    """Return the values of a trial as options of `ebrl train`."""
+    shown = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
+    return [f"--{name}={value}" for name, value in shown.items()]
+
+
+def claim(folder: Path, plan: Plan) -> None:
+    """Note in the folder of a search what is searched there.
+
+    Raises:
+        UsageError: If it holds a search of other values or of another config.
+    """
+    space = {name: _plain(one) for name, one in plan.space.items()}
+    asked = {"values": space, "seeds": plan.seeds, "config": plan.text}
+    note = folder / NOTE
+    if not note.exists():
+        with replacing(note) as file:
+            file.write(yaml.safe_dump(asked, sort_keys=False).encode())
+        return
+    held = yaml.safe_load(note.read_text(encoding="utf-8"))
+    for name, value in asked.items():
+        if held.get(name) != value:
+            what = f"another {name}" if name == "config" else f"other {name}, {held.get(name)}"
+            raise UsageError(
+                f"{folder} holds a sweep of {what}. Choose another folder: --out OTHER"
+            )
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
