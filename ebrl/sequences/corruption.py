@@ -14,7 +14,8 @@ def corrupted(x: Tensor, generator: Generator) -> Tensor:
     """Return copies of `x: (n, length)` with one to three faults each.
 
     A fault is one of: a token replaced by one of another sentence, two neighbours swapped, a token
-    left out, a token moved elsewhere.
+    left out, a token moved elsewhere. In a short sentence faults may undo each other, and a token
+    may be replaced by its like or moved to its own place: some copies are as they were.
     """
     faults = [replaced, swapped, shortened, moved]
     device = generator.device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,8 @@ from ebrl.sequences.distance import EditDistance
 from ebrl.sequences.filling import MaskedFilling
 from ebrl.sequences.judging import as_sentence
 from ebrl.sequences.language import Language, english
-from ebrl.sequences.tokens import PAD, SPECIAL, padded
+from ebrl.sequences.text import SentenceError
+from ebrl.sequences.tokens import PAD, REPLACEMENT, SPECIAL, padded
 from ebrl.spaces import Strings
 
 MORE = 4  # tokens that a repair may add
@@ -93,7 +95,8 @@ def search(
     """Return the tokens of the best sentence that the chains end at, the original among them."""
     longest = min(len(tokens) + MORE, language.causal.longest)
     space = Strings(longest, language.tokenizer.vocabulary, first=len(SPECIAL))
-    kernel = Edits(space, MaskedFilling(language.causal.transformer), substitutions=0.6)
+    filling = MaskedFilling(language.causal.transformer, allowed=language.tokenizer.whole())
+    kernel = Edits(space, filling, substitutions=0.6)
     sampler = Sampler(kernel, space, steps=steps)
     target = energy + cost * EditDistance(tokens)
     ladder = torch.linspace(1.0, temperature, RUNGS)
@@ -101,8 +104,22 @@ def search(
     path[-1] = path[-1]._replace(steps=path[-1].steps + steps % RUNGS)
     start = padded([tokens] * chains, longest)
     end = sampler.anneal(path, start, generator=torch.Generator().manual_seed(seed))
+    read = padded([tokens, *read_again(end.x, tokens, language)])
     with evaluating(target), torch.no_grad():
-        unchanged = target(start[:1])
-    x = torch.cat([start[:1], end.x])
-    best = x[torch.cat([unchanged, end.energy]).argmin()]
+        best = read[target(read).argmin()]
     return best[best != PAD]
+
+
+def read_again(ends: Tensor, tokens: Tensor, language: Language) -> list[Tensor]:
+    """Return the tokens of the text of each end, as `encode` gives them, of those that are a text.
+
+    Edits may spell a text in other tokens, and an insertion may split a character.
+    """
+    decode = language.tokenizer.decode
+    broken = decode(tokens).count(REPLACEMENT)  # in the text itself
+    found = []
+    for text in sorted({decode(end) for end in ends}):
+        with suppress(SentenceError):
+            if text.count(REPLACEMENT) <= broken:
+                found.append(language.tokenizer.encode(as_sentence(text, language)))
+    return found

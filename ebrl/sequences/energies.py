@@ -125,6 +125,7 @@ class CausalEnergy(TransformerEnergy):
                 draws are not those of a tempered energy of sentences.
             longest: Stop after so many tokens; sentences of that length may be unfinished.
         """
+        end = self.longest if longest is None else min(longest, self.longest)
         count = torch.Size(batch).numel()
         x = torch.full((count, self.longest), PAD, device=generator.device)
         start = torch.tensor([BOUNDARY], device=x.device)
@@ -133,7 +134,7 @@ class CausalEnergy(TransformerEnergy):
         first, memory = len(read) - 1, self.transformer.memory()
         read = read.expand(count, -1)
         ended = torch.zeros(count, dtype=torch.bool, device=x.device)
-        for place in range(first, longest or self.longest):
+        for place in range(first, end):
             features = self.transformer(self.transformer.embed(read), memory=memory)[:, -1]
             logits = self.transformer.logits(features).float() / temperature
             if after_prefix is not None and place == first:
@@ -215,7 +216,7 @@ class OneHot(Energy):
         self.energy = energy
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -3)
+        rows = x.reshape(-1, *x.shape[-2:])
         tokens, sound = sentences_only(rows.argmax(-1), trim=False)
         sound = sound & (tokens != PAD).all(1)
         parts = self.energy.relaxed(self.energy.transformer.embed(rows), tokens, rows)

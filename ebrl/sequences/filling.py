@@ -15,20 +15,25 @@ from ebrl.spaces import string_lengths
 
 
 class MaskedFilling:
-    """The distribution of a masked token, mixed with a uniform one, so that no token is excluded.
+    """The distribution of a masked token, mixed with a uniform one, so that none is left out.
 
     Args:
         transformer: Reads the sentence both ways.
         uniform: The share of the uniform distribution.
+        allowed: Tokens that it may be, `(vocabulary,)` bool; by default all but special ones. The
+            others stay where they are.
 
     Raises:
         ValueError: If `uniform` lies outside [0, 1].
     """
 
-    def __init__(self, transformer: Transformer, uniform: float = 0.01):
+    def __init__(
+        self, transformer: Transformer, uniform: float = 0.01, allowed: Tensor | None = None
+    ):
         if not 0 <= uniform <= 1:
             raise ValueError(f"expected a share from 0 to 1, got {uniform=}")
         self.transformer, self.uniform = transformer, uniform
+        self.never = None if allowed is None else ~allowed[len(SPECIAL) :]
 
     @torch.no_grad()
     def log_probabilities(self, x: Tensor, place: Tensor) -> Tensor:
@@ -40,10 +45,13 @@ class MaskedFilling:
             features = read_both_ways(self.transformer, self.transformer.embed(rows), rows)
             at = features[torch.arange(len(rows)), place.flatten()]
             logits = self.transformer.logits(at).float()[:, len(SPECIAL) - PREDICTED :]
-        words = logits.shape[1]
+        if self.never is not None:
+            logits = logits.masked_fill(self.never.to(logits.device), -torch.inf)
         log_law = torch.log_softmax(logits, 1)
         if self.uniform:
-            even = torch.full_like(log_law, math.log(self.uniform / words))
-            log_law = torch.logaddexp(log_law + math.log1p(-self.uniform), even)
-        never = log_law.new_full((len(rows), len(SPECIAL)), -torch.inf)
-        return torch.cat([never, log_law], 1).view(*place.shape, -1)
+            even = torch.where(logits > -torch.inf, 0.0, -torch.inf).log_softmax(1)
+            log_law = torch.logaddexp(
+                log_law + math.log1p(-self.uniform), even + math.log(self.uniform)
+            )
+        special = log_law.new_full((len(rows), len(SPECIAL)), -torch.inf)
+        return torch.cat([special, log_law], 1).view(*place.shape, -1)

@@ -52,7 +52,7 @@ def sample(
     drawn = importance_resampling(
         energy, language.causal, (n,), generator=generator, candidates=candidates, space=space
     )
-    filling = MaskedFilling(language.causal.transformer)
+    filling = MaskedFilling(language.causal.transformer, allowed=language.tokenizer.whole())
     sampler = Sampler(Edits(space, filling, substitutions=1.0), space, steps=steps)
     x = sampler.sample(energy, drawn.x, generator=generator).x
     return [language.tokenizer.decode(row) for row in x]

@@ -21,6 +21,7 @@ from ebrl.spaces import PADDING
 PAD, MASK, BOUNDARY = PADDING, 1, 2
 SPECIAL = ("<pad>", "<mask>", "<s>")  # by their numbers
 SPACE = "\u0120"  # the byte of a space, as a byte-level BPE spells it
+REPLACEMENT = "\ufffd"  # what bytes that are no character are decoded to
 ALPHABET = 256 + len(SPECIAL)  # bytes and special tokens: the smallest vocabulary
 
 
@@ -111,6 +112,11 @@ class Tokenizer:
         """
         spelled = [str(self.encoder.id_to_token(number)) for number in range(self.vocabulary)]
         return torch.tensor([text[0] == SPACE or not text[0].isalnum() for text in spelled])
+
+    def whole(self) -> Tensor:
+        """Return which tokens are whole characters, `(vocabulary,)` bool, not parts of one."""
+        decoded = [self.encoder.decode([number]) for number in range(self.vocabulary)]
+        return torch.tensor([text != "" and REPLACEMENT not in text for text in decoded])
 
     def decode(self, tokens: Tensor) -> str:
         """Return the text of `tokens: (length,)`, special ones left out."""

@@ -191,8 +191,12 @@ def test_discrete_kernels_are_exact_on_sentences_of_a_length(kernel: Kernel) -> 
 
 @pytest.mark.parametrize(
     "kernel",
-    [Edits(SPACE, MaskedFilling(TRANSFORMER)), IteratedSIR(CAUSAL, 4)],
-    ids=["edits", "iterated SIR"],
+    [
+        Edits(SPACE, MaskedFilling(TRANSFORMER)),
+        Edits(SPACE, MaskedFilling(TRANSFORMER, allowed=torch.arange(VOCABULARY) > FIRST)),
+        IteratedSIR(CAUSAL, 4),
+    ],
+    ids=["edits", "edits of some tokens", "iterated SIR"],
 )
 def test_kernels_of_strings_are_exact_on_sentences_of_any_length(kernel: Kernel) -> None:
     assert stays(kernel, CAUSAL + SCORER, SPACE)
@@ -208,3 +212,27 @@ def test_reading_token_by_token_is_reading_all_at_once() -> None:
     whole, memory = TRANSFORMER(TRANSFORMER.embed(x)), TRANSFORMER.memory()
     parts = [TRANSFORMER(TRANSFORMER.embed(x[:, i : i + 1]), memory=memory) for i in range(4)]
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_a_draw_may_have_no_tokens_at_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    assert (CAUSAL.sample((5,), generator, longest=0) == PAD).all()
+    assert (CAUSAL.sample((50,), generator, longest=1)[:, 1:] == PAD).all()
+
+
+def test_a_single_sentence_of_one_hot_tokens_needs_no_batch() -> None:
+    x = torch.nn.functional.one_hot(torch.tensor([[FIRST, FIRST + 1]]), VOCABULARY).float()
+    torch.testing.assert_close(OneHot(CAUSAL)(x[0]), OneHot(CAUSAL)(x)[0])
+
+
+def test_a_filling_writes_allowed_tokens_alone() -> None:
+    allowed = torch.arange(VOCABULARY) != FIRST + 1
+    x, place = torch.tensor([[FIRST, FIRST + 1, FIRST]]), torch.tensor([1])
+    for uniform in (0.0, 0.3):
+        free = MaskedFilling(TRANSFORMER, uniform).log_probabilities(x, place)[0]
+        law = MaskedFilling(TRANSFORMER, uniform, allowed).log_probabilities(x, place)[0]
+        assert law[FIRST + 1] == -torch.inf
+        assert law.exp().sum() == pytest.approx(1, abs=1e-5)
+        if not uniform:
+            kept = free.masked_fill(~allowed, -torch.inf).log_softmax(0)
+            torch.testing.assert_close(law, kept)

@@ -33,3 +33,13 @@ def test_every_energy_of_it_is_finite() -> None:
     for energy in english().energies.values():
         (score,) = sequences.score(["The cat sat on the mat."], energy=energy)
         assert abs(score.total) < 1e3
+
+
+def test_repairs_and_samples_leave_characters_whole() -> None:
+    """The tokens of a typographic quote are bytes of it."""
+    broken = "It’s one of of the best — “really” — films."
+    found = sequences.repair(broken, chains=6, steps=48)
+    assert "\ufffd" not in found.text
+    (score,) = sequences.score([found.text], energy=english().coherence)
+    assert found.energy == pytest.approx(score.total, abs=1e-3)
+    assert not any("\ufffd" in text for text in sequences.sample(2, steps=8))
