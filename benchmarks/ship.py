@@ -3,7 +3,6 @@
     python benchmarks/ship.py weights gray runs/gray/Denoising-0 \
         --config configs/vision/gray.yaml --levels 0.5 75
     python benchmarks/ship.py weights color runs/first runs/second --config …  # one after the other
-    … --onto  # and the first began from the weights of that name that ship
     python benchmarks/ship.py figures gray benchmarks/results/denoising.json BSD68/ebrl
 
 The card says what the weights were trained on, for how many steps and how long, by which command,
@@ -48,14 +47,11 @@ def figures(path: Path, prefixes: list[str]) -> dict[str, Any]:
 
 def put_weights(given: argparse.Namespace) -> None:
     energy, config = ENERGIES[given.name](), yaml.safe_load(given.config.read_text())
-    before = card(given.name) if given.onto else {"steps": 0, "seconds": 0}
     facts = {
         "name": given.name,
         "parameters": sum(parameter.numel() for parameter in energy.parameters()),
-        "steps": sum(
-            (load_average(energy, run / "checkpoints") for run in given.runs), before["steps"]
-        ),
-        "seconds": sum(map(seconds, given.runs), before["seconds"]),
+        "steps": sum(load_average(energy, run / "checkpoints") for run in given.runs),
+        "seconds": sum(map(seconds, given.runs)),
         "machine": given.machine,
         "data": config["data"],
         "command": given.command or f"ebrl fit {given.config}",
@@ -77,7 +73,6 @@ def main() -> None:
     weights = verbs.add_parser("weights", help="of a run, with a new card")
     weights.add_argument("name", choices=list(ENERGIES))
     weights.add_argument("runs", type=Path, nargs="+", help="each from the weights before it")
-    weights.add_argument("--onto", action="store_true", help="count what the shipped weights took")
     weights.add_argument("--config", type=Path, required=True)
     weights.add_argument("--machine", default="one thread of a shared CPU, bfloat16")
     weights.add_argument("--command", help="that trained them (default: ebrl fit CONFIG)")

@@ -13,7 +13,7 @@ from ebrl.energies import Energy, check_energy, dtype_of
 from ebrl.energies.evaluating import evaluating
 from ebrl.generators import check_generator
 from ebrl.kernels import HMC, GibbsWithGradients, Kernel, Proposal
-from ebrl.kernels.protocol import check_restartable, check_suits
+from ebrl.kernels.protocol import check_not_broadcast, check_restartable, check_suits
 from ebrl.ranges import check_at_least, check_positive
 from ebrl.sampling import DualAveraging, Sampler, Samples
 from ebrl.spaces import Space, Unbounded
@@ -89,8 +89,6 @@ class Annealing:
             self.kernel, self.space, steps=self.steps, step_size=size, adaptation=adaptation
         )
         x = self._start((1, chains), generator)
-        if self.space.coordinates == "real":
-            self._check_shape(x)
         for _ in range(20):
             x = sampler.sample(self._energy(1), x, generator=generator).x
         for rung in range(1, len(self.ladder)):
@@ -114,18 +112,10 @@ class Annealing:
     def _start(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
         check_generator(generator)
         x = self.proposal.sample(batch, generator)
-        return x.to(dtype_of(self.energy)) if x.is_floating_point() else x
-
-    def _check_shape(self, x: Tensor) -> None:
-        """Raise `ValueError` if the energy broadcasts the reference's draws to its own shape."""
-        with evaluating(self.energy):
-            gradient = self.energy.value_and_gradient(x)[1]
-        if gradient.shape != x.shape:
-            raise ValueError(
-                "expected a reference whose draws have the energy's shape "
-                f"{tuple(gradient.shape[2:])}, got {tuple(x.shape[2:])}: give a box bounds of one "
-                "number a dimension, such as Box(-torch.ones(2), torch.ones(2))"
-            )
+        x = x.to(dtype_of(self.energy)) if x.is_floating_point() else x
+        if self.space.coordinates == "real":
+            check_not_broadcast(self.energy, x)
+        return x
 
     def _move(self, x: Tensor, rung: int, steps: int, generator: torch.Generator) -> Samples:
         sampler = Sampler(self.kernel, self.space, steps=steps, step_size=self.step_sizes[rung])

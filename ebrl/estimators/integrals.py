@@ -14,6 +14,7 @@ from ebrl.energies.evaluating import evaluating
 from ebrl.estimators.annealing import Annealing
 from ebrl.generators import check_generator
 from ebrl.kernels import Kernel, Proposal
+from ebrl.kernels.protocol import check_not_broadcast
 from ebrl.ranges import check_at_least
 from ebrl.spaces import Space
 
@@ -185,6 +186,7 @@ def importance(
     check_generator(generator)
     with evaluating(energy), torch.no_grad():
         x = proposal.sample((candidates,), generator)
+        check_not_broadcast(energy, x)
         log_weights = -energy(x).double() / temperature - proposal.log_density(x).double()
     return Estimate(*log_mean_exp(log_weights.unsqueeze(-1)), "lower")
 

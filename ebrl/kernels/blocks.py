@@ -13,13 +13,14 @@ from ebrl.kernels.protocol import (
     GradientState,
     Info,
     Kernel,
+    check_own_space,
     check_restartable,
     check_suits,
     check_uncoupled,
     gradient_state,
 )
 from ebrl.ranges import check_at_least
-from ebrl.spaces import Product
+from ebrl.spaces import Product, Space
 
 
 class BlocksState(NamedTuple):
@@ -51,6 +52,7 @@ class Blocks(Kernel[BlocksState, BlocksNoise]):
         Sampler(Blocks(space, MALA(), GibbsWithGradients()), space, steps=1000, step_size=0.1)
 
     Args:
+        space: The sampler's.
         vector: Moves the vector: MALA, HMC, NUTS or another kernel of vectors.
         categories: Moves the categories: Gibbs, GibbsWithGradients, DMALA or DULA.
         moves: Moves of the categories in a step; Gibbs kernels change one site in each.
@@ -67,6 +69,9 @@ class Blocks(Kernel[BlocksState, BlocksNoise]):
         self.space, self.vector, self.categories, self.moves = space, vector, categories, moves
         self.best_acceptance = vector.best_acceptance
         self.gradients = vector.gradients + moves + 2
+
+    def check_space(self, space: Space) -> None:
+        check_own_space(self, self.space, space)
 
     def preconditioned(self, variance: Tensor) -> Kernel:
         kernel = self.vector.preconditioned(self.space.split_free(variance)[0])

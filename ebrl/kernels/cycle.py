@@ -11,7 +11,7 @@ from torch import Tensor
 from ebrl.energies import Energy, Number
 from ebrl.kernels.known import known
 from ebrl.kernels.protocol import Info, Kernel, check_restartable
-from ebrl.spaces import Coordinates
+from ebrl.spaces import Coordinates, Space
 
 
 class CycleState(NamedTuple):
@@ -47,6 +47,10 @@ class Cycle(Kernel[CycleState, tuple[Any, ...]]):
         self.best_acceptance = kernels[-1].best_acceptance  # whose acceptance is reported
         self.gradients = sum(kernel.gradients for kernel in kernels)
         self.couples_chains = any(kernel.couples_chains for kernel in kernels)
+
+    def check_space(self, space: Space) -> None:
+        for kernel in self.kernels:
+            kernel.check_space(space)
 
     def start(self, energy: Energy, x: Tensor) -> CycleState:
         parts = [self.kernels[0].start(energy, x)]

@@ -18,13 +18,14 @@ from ebrl.kernels.draws import gumbel_like, take, uniform_like
 from ebrl.kernels.protocol import (
     Info,
     Kernel,
+    check_own_space,
     check_positive_temperature,
     check_uncoupled,
     metropolis,
     precise,
 )
 from ebrl.ranges import check_probabilities
-from ebrl.spaces import PADDING, Strings, string_lengths
+from ebrl.spaces import PADDING, Space, Strings, string_lengths
 
 
 class Filling(Protocol):
@@ -80,6 +81,7 @@ class Edits(Kernel[EditState, EditNoise]):
     leads out of the space is rejected.
 
     Args:
+        space: The sampler's.
         filling: By default uniform over the categories.
         substitutions: The share of edits that substitute; insertions and deletions share the rest.
     """
@@ -92,6 +94,9 @@ class Edits(Kernel[EditState, EditNoise]):
         check_probabilities(substitutions=substitutions)
         self.space, self.filling = space, filling or UniformFilling(space)
         self.substitutions = substitutions
+
+    def check_space(self, space: Space) -> None:
+        check_own_space(self, self.space, space)
 
     def start(self, energy: Energy, x: Tensor) -> EditState:
         check_uncoupled(energy)

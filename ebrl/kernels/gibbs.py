@@ -149,9 +149,10 @@ class BlockGibbs(Kernel[BlockGibbsState, BlockGibbsNoise]):
 
 def _as_rbm(energy: Energy) -> RBM:
     energy = energy.energy if isinstance(energy, Known) else energy
-    if not isinstance(energy, PairEnergy) or not isinstance(energy.energy, RBM):
+    own = energy.energy if isinstance(energy, PairEnergy) else energy  # the user's
+    if own is energy or not isinstance(own, RBM):
         raise TypeError(
             "expected an RBM in a binary space, Sampler(BlockGibbs(), Binary(visible), …), "
-            f"got {type(energy).__name__}"
+            f"got {type(own).__name__}"
         )
-    return energy.energy
+    return own

@@ -3,8 +3,9 @@
 They carry mass between modes that no gradient connects. A proposal is a density of the free
 coordinates, which the chain moves: under `Box(walls="tanh")` they differ from x. Every
 `ebrl.energies.Target` is one, such as `Gaussian(0.0, 3.0, 2)`, and so is the reference distribution
-of a space. These kernels have no step size; temperature 0 and an energy that couples chains are a
-`ValueError`.
+of a space. In a `Torus` or a reflecting `Box`, `exp(-E)` of the free coordinates has infinite mass:
+there the reference, whose density repeats with them, is the only proposal. These kernels have no
+step size; temperature 0 and an energy that couples chains are a `ValueError`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ebrl.kernels.protocol import (
 )
 from ebrl.ranges import check_at_least
 from ebrl.spaces import Space
+from ebrl.spaces.space import equal
 
 
 @runtime_checkable
@@ -90,6 +92,9 @@ class IteratedSIR(Kernel[ImportanceState, ImportanceNoise]):
         check_at_least(1, candidates=candidates)
         self.proposal, self.candidates = proposal, candidates
 
+    def check_space(self, space: Space) -> None:
+        check_proposal(self.proposal, space)
+
     def start(self, energy: Energy, x: Tensor) -> ImportanceState:
         return importance_state(energy, x, self.proposal)
 
@@ -130,6 +135,9 @@ class IndependenceMetropolis(Kernel[ImportanceState, ImportanceNoise]):
     def __init__(self, proposal: Proposal):
         self.proposal = proposal
 
+    def check_space(self, space: Space) -> None:
+        check_proposal(self.proposal, space)
+
     def start(self, energy: Energy, x: Tensor) -> ImportanceState:
         return importance_state(energy, x, self.proposal)
 
@@ -149,6 +157,18 @@ class IndependenceMetropolis(Kernel[ImportanceState, ImportanceNoise]):
         here, _ = log_importance(state, temperature)
         there, _ = log_importance(candidate, temperature)
         return metropolis(candidate, state, there - here, noise.uniform)
+
+
+def check_proposal(proposal: Proposal, space: Space) -> None:
+    """Raise `ValueError` for a proposal whose density does not wrap as the space does."""
+    if not space.wrapped:
+        return
+    if not isinstance(proposal, ReferenceProposal) or not equal(proposal.space, space):
+        raise ValueError(
+            f"expected ReferenceProposal(space) of the sampler's own {type(space).__name__}, in "
+            "which each x has infinitely many free coordinates, got "
+            f"{type(proposal).__name__}: propose from it, or choose a space that does not wrap"
+        )
 
 
 def importance_state(energy: Energy, x: Tensor, proposal: Proposal) -> ImportanceState:

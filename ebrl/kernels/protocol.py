@@ -19,8 +19,10 @@ from torch import Tensor
 
 from ebrl.constants import Constant
 from ebrl.energies import Energy, Number
+from ebrl.energies.evaluating import evaluating
 from ebrl.kernels.draws import normal_like, uniform_like
 from ebrl.spaces import Coordinates, Space
+from ebrl.spaces.space import equal
 
 State = TypeVar("State", bound="HasPosition")
 Noise = TypeVar("Noise")
@@ -66,6 +68,10 @@ class Kernel(Protocol[State, Noise]):
     stateful: bool = False  # whether a chain is more than its x: many short runs are then biased
     best_acceptance: float | None = None  # for adaptation; None without one
     gradients: int = 1  # least number of evaluations in a step
+
+    def check_space(self, space: Space) -> None:
+        """Raise `ValueError` for a space of these coordinates in which the kernel is wrong."""
+        return None
 
     def preconditioned(self, variance: Tensor) -> Kernel:
         """Return the kernel for coordinates of this variance, `(*event,)`."""
@@ -142,12 +148,22 @@ def check_is_kernel(kernel: object) -> None:
 
 
 def check_suits(kernel: Kernel, space: Space) -> None:
-    """Raise `ValueError` for a kernel of other coordinates than the space has."""
+    """Raise `ValueError` for a kernel that is wrong in the space, or moves other coordinates."""
     if kernel.coordinates not in (None, space.coordinates):
         raise ValueError(
             f"expected a kernel of {space.coordinates} coordinates for {type(space).__name__}, got "
             f"{type(kernel).__name__}, which moves {kernel.coordinates} ones: choose another kernel"
             " or space"
+        )
+    kernel.check_space(space)
+
+
+def check_own_space(kernel: Kernel, own: Space, space: Space) -> None:
+    """Raise `ValueError` for a kernel made for another space, its `own`, than the sampler's."""
+    if not equal(own, space):
+        raise ValueError(
+            f"expected {type(kernel).__name__} of the sampler's own {type(space).__name__}, got "
+            f"one of another {type(own).__name__}: pass the same space to both"
         )
 
 
@@ -199,12 +215,35 @@ def check_uncoupled(energy: Energy) -> None:
 
 
 def check_gradient_shape(state: HasPosition) -> None:
-    """Raise `ValueError` where the gradient has another shape than x."""
-    gradient = state.gradient
-    if gradient is not None and gradient.shape != state.x.shape:
+    """Raise `ValueError` where the gradient is known and has another shape than x."""
+    if state.gradient is not None:
+        _check_same_shape(state.gradient.shape, state.x.shape)
+
+
+def check_not_broadcast(energy: Energy, x: Tensor) -> None:
+    """Raise `ValueError` where the energy's own gradient shows that it broadcasts x.
+
+    Only axes of size 1 are broadcast. A single x is evaluated; an energy that cannot evaluate it
+    alone, or that torch cannot differentiate, passes.
+    """
+    batch_ndim = x.ndim - energy.event_ndim
+    batch, event = x.shape[:batch_ndim], x.shape[batch_ndim:]
+    if not x.is_floating_point() or 1 not in event:
+        return
+    try:
+        with evaluating(energy):
+            _, gradient = energy.value_and_gradient(x[(slice(1),) * batch_ndim])
+    except (RuntimeError, ValueError):
+        return
+    _check_same_shape(batch + gradient.shape[gradient.ndim - len(event) :], x.shape)
+
+
+def _check_same_shape(expected: tuple[int, ...], got: tuple[int, ...]) -> None:
+    if expected != got:
         raise ValueError(
-            f"expected x of the energy's shape (*batch, *event), {tuple(gradient.shape)}, got "
-            f"{tuple(state.x.shape)}: a space that draws x needs one number a dimension"
+            f"expected x of the energy's shape (*batch, *event), {tuple(expected)}, got "
+            f"{tuple(got)}: what draws x needs one number a dimension, such as "
+            "Box(-torch.ones(2), torch.ones(2))"
         )
 
 

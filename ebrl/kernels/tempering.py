@@ -20,6 +20,7 @@ from ebrl.kernels.protocol import (
     check_uncoupled,
     metropolis_test,
 )
+from ebrl.spaces import Space
 
 
 class TemperedState(NamedTuple):
@@ -91,6 +92,9 @@ class Tempered(Kernel[TemperedState, TemperedNoise]):
         self.kernel, self.temperatures = kernel, Constant(ladder)
         self.best_acceptance, self.gradients = kernel.best_acceptance, kernel.gradients
         self.coordinates = kernel.coordinates
+
+    def check_space(self, space: Space) -> None:
+        self.kernel.check_space(space)
 
     def start(self, energy: Energy, x: Tensor) -> TemperedState:
         check_uncoupled(energy)

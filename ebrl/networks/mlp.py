@@ -102,6 +102,7 @@ class MLPEnergy(Energy):
                 self.condition_normalization = BatchNormalization(members, condition_dimension)
         for name in BUFFERS:
             self.register_buffer(name, None)
+        self.fresh = True  # with initial weights, as far as known
 
     @torch.no_grad()
     def standardise(self, data: Tensor) -> None:
@@ -237,6 +238,7 @@ class MLPEnergy(Energy):
         return self._kept[1]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        self.fresh = False
         for name in BUFFERS:  # what is loaded may have some where this has none
             loaded = state_dict.get(prefix + name)
             if loaded is not None:

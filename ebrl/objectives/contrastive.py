@@ -127,6 +127,7 @@ class ImprovedContrastiveDivergence(nn.Module, Objective):
         gradient: Differentiate through the sampler's "last" step, or "unroll" all of them.
 
     Raises:
+        ValueError: For a sampler of discrete x, whose moves have no derivative.
         TypeError: For a condition: neighbours estimate the entropy of a single distribution.
     """
 
@@ -144,6 +145,11 @@ class ImprovedContrastiveDivergence(nn.Module, Objective):
         check_at_least(0, kl=kl, entropy=entropy)
         if gradient not in ("last", "unroll"):
             raise ValueError(f"expected gradient 'last' or 'unroll', got {gradient!r}")
+        if sampler.space.coordinates != "real":
+            raise ValueError(
+                "expected a sampler of real coordinates, through which x is differentiated, got "
+                f"one of {sampler.space.coordinates} coordinates: use ContrastiveDivergence"
+            )
         self.contrastive = ContrastiveDivergence(sampler, chains, energy_penalty=energy_penalty)
         self.kl, self.entropy = kl, entropy
         self.gradient: Literal["last", "unroll"] = gradient
@@ -201,7 +207,9 @@ def nearest_neighbour_entropy(x: Tensor, neighbour: int = 4) -> Tensor:
     with torch.no_grad():
         centred = rows - rows.mean(0)  # far from the origin rounding would swamp the distances
         # The nearest neighbour of all is the draw itself.
-        index = torch.cdist(centred, centred).topk(neighbour + 1, largest=False).indices[:, -1]
+        # By a matrix product the distances within a tight mode would be rounding alone.
+        distance = torch.cdist(centred, centred, compute_mode="donot_use_mm_for_euclid_dist")
+        index = distance.topk(neighbour + 1, largest=False).indices[:, -1]
     squared = (rows - rows[index]).square().sum(1)
     distinct = squared > 0
     log_distance = 0.5 * torch.where(distinct, squared, 1.0).log()

@@ -16,6 +16,16 @@ def as_levels(sigma: Number) -> Tensor:
     return sigma
 
 
+def with_level(condition: Tensor, sigma: Tensor) -> Tensor:
+    """Return conditions `(batch, features)` with the level as their last feature."""
+    if condition.ndim != 2:
+        raise ValueError(
+            "expected a condition of shape (batch, features), to which the noise level is added, "
+            f"got shape {tuple(condition.shape)}"
+        )
+    return torch.cat([condition, sigma.unsqueeze(-1)], -1)
+
+
 def draw_levels(sigma: Tensor, x: Tensor, generator: Generator) -> Tensor:
     """Return one level for each x, `(batch,)`, drawn uniformly from `sigma`."""
     sigma = sigma.to(x)

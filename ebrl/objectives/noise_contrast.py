@@ -21,6 +21,7 @@ from ebrl.generators import device_of
 from ebrl.kernels.importance import Proposal
 from ebrl.objectives.protocol import Loss, Objective, conditioned
 from ebrl.ranges import check_at_least
+from ebrl.spaces import PADDING
 
 
 class ConditionalProposal(Protocol):
@@ -128,17 +129,34 @@ def with_candidates(
 ) -> tuple[Tensor, Tensor]:
     """Return each datum followed by its candidates, and the proposal's log density of all.
 
-    They are `(batch, 1 + candidates, *event)` and `(batch, 1 + candidates)`, without a graph. A
-    conditional proposal without a condition is a `TypeError`.
+    They are `(batch, 1 + candidates, *event)` and `(batch, 1 + candidates)`, without a graph. Rows
+    of integers are padded to the longer of both.
+
+    Raises:
+        TypeError: For a conditional proposal without a condition.
+        ValueError: For candidates of another shape than the data.
     """
     if not isinstance(proposal, Proposal):
         if condition is None:
             raise TypeError("this proposal is conditional: pass the objective a condition too")
         proposal = proposal.given(condition)
     with torch.no_grad():
-        drawn = proposal.sample((len(x), candidates), generator).to(x)
+        drawn = proposal.sample((len(x), candidates), generator)
+        if not x.is_floating_point() and not drawn.is_floating_point() and x.ndim == 2:
+            longest = max(x.shape[1], drawn.shape[-1])
+            x, drawn = (_padded(rows, longest) for rows in (x, drawn))
+        if drawn.shape[2:] != x.shape[1:]:
+            raise ValueError(
+                f"expected a proposal of the data's shape {tuple(x.shape[1:])}, got draws of shape "
+                f"{tuple(drawn.shape[2:])}: NormalNoise.around(data) has it"
+            )
+        drawn = drawn.to(x)
         pool = torch.cat([x.unsqueeze(1), drawn], 1)
         return pool, proposal.log_density(pool)
+
+
+def _padded(rows: Tensor, longest: int) -> Tensor:
+    return nn.functional.pad(rows, (0, longest - rows.shape[-1]), value=PADDING)
 
 
 def candidate_metrics(value: Tensor, log_odds: Tensor) -> dict[str, Tensor]:

@@ -10,7 +10,9 @@ from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, Number, align_left, over_event
 from ebrl.kernels.draws import normal_like
+from ebrl.kernels.protocol import check_restartable
 from ebrl.objectives.contrastive import contrastive_loss
+from ebrl.objectives.levels import with_level
 from ebrl.objectives.protocol import Loss, Objective, conditioned
 from ebrl.sampling import Sampler
 from ebrl.spaces import Unbounded
@@ -37,8 +39,8 @@ class RecoveryLikelihood(nn.Module, Objective):
             other; an energy without a condition serves two sigmas, which are one level.
 
     Raises:
-        ValueError: If the sampler's space is bounded, or there are several levels and the energy
-            takes no condition.
+        ValueError: If the sampler's space is bounded, its kernel is `Tempered`, which is biased in
+            short runs, or there are several levels and the energy takes no condition.
     """
 
     sigmas: Tensor  # (levels + 1,)
@@ -52,6 +54,7 @@ class RecoveryLikelihood(nn.Module, Objective):
                 "expected a sampler without walls (it moves x in units of the noise), got one in "
                 f"{type(sampler.space).__name__}"
             )
+        check_restartable(sampler.kernel, "in training")
         self.sampler = sampler
         self.register_buffer("sigmas", torch.tensor(sigmas), persistent=False)
 
@@ -98,8 +101,9 @@ class RecoveryLikelihood(nn.Module, Objective):
                     f"{len(self.sigmas) - 1} levels; got one that takes none: pass two sigmas"
                 )
             return conditioned(energy, condition)
-        level = sigma.unsqueeze(-1)  # (batch, 1)
-        return energy.given(level if condition is None else torch.cat([condition, level], -1))
+        return energy.given(
+            sigma.unsqueeze(-1) if condition is None else with_level(condition, sigma)
+        )
 
 
 class Recovery(Energy):

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, Number, check_one_number_each, over_event
 from ebrl.kernels.draws import normal_like
-from ebrl.objectives.levels import as_levels, draw_levels
+from ebrl.objectives.levels import as_levels, draw_levels, with_level
 from ebrl.objectives.protocol import Loss, Objective, conditioned
 from ebrl.ranges import check_at_least
 
@@ -28,7 +28,8 @@ class DenoisingScoreMatching(nn.Module, Objective):
 
     Args:
         sigma: One noise level, or `(levels,)`, of which each x draws one. The energy is then
-            `given` the level, `(batch,)`, and learns the blurred energy of each, up to a constant.
+            `given` the level, `(batch,)`, or as the last feature of the condition if there is one,
+            `(batch, features + 1)`, and learns the blurred energy of each, up to a constant.
         weight: Weight of a level's error. `torch.square` makes the loss half the squared error of
             the denoised `y - σ² ∇E(y)`.
     """
@@ -47,7 +48,7 @@ class DenoisingScoreMatching(nn.Module, Objective):
         if self.sigma.ndim == 0:
             energy = conditioned(energy, condition)
         else:
-            energy = (energy if condition is None else energy.given(condition)).given(sigma)
+            energy = energy.given(sigma if condition is None else with_level(condition, sigma))
         noise = normal_like(x, generator)
         scale = over_event(sigma, energy.event_ndim)
         _, gradient = gradient_with_graph(energy, x + scale * noise)

@@ -78,7 +78,7 @@ class DualAveraging(nn.Module):
         check_adaptable(kernel)
         self.target = self.target or kernel.best_acceptance
         log_step_size = torch.as_tensor(step_size, dtype=torch.float64).log()
-        if not _broadcasts(log_step_size.shape, self.shape):
+        if not broadcasts(log_step_size.shape, self.shape):
             got = tuple(log_step_size.shape)
             raise ValueError(f"expected a step size that fits shape {self.shape}, got shape {got}")
         self.owned = True
@@ -98,7 +98,7 @@ class DualAveraging(nn.Module):
     def update(self, acceptance: Tensor) -> Tensor:
         """Return the next step size to try, after a step with this acceptance, `(*batch,)`."""
         assert self.target is not None
-        if not _broadcasts(self.shape, acceptance.shape):
+        if not broadcasts(self.shape, acceptance.shape):
             got = tuple(acceptance.shape)
             raise ValueError(f"expected acceptances that fit shape {self.shape}, got shape {got}")
         if acceptance.numel() == 0:  # no chains
@@ -123,6 +123,7 @@ def check_adaptable(kernel: Kernel) -> None:
         )
 
 
-def _broadcasts(narrow: tuple[int, ...], wide: tuple[int, ...]) -> bool:
+def broadcasts(narrow: tuple[int, ...], wide: tuple[int, ...]) -> bool:
+    """Return whether a tensor of shape `narrow` broadcasts to `wide`, which stays as it is."""
     pairs = zip(reversed(narrow), reversed(wide), strict=False)
     return len(narrow) <= len(wide) and all(one in (1, other) for one, other in pairs)

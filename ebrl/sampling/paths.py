@@ -41,9 +41,9 @@ def noise_path(
     `levels` is `(levels,)`, or `(levels, 1)` for energies whose condition has one feature.
     `step_size` is that of the last level, and proportional to the level squared.
     """
+    if not len(levels) or not ((levels > 0) & levels.isfinite()).all():
+        raise ValueError(f"expected positive and finite noise levels, got {levels.tolist()}")
     last = float(levels[-1])
-    if not last > 0:
-        raise ValueError(f"expected noise levels down to a positive one, got {levels.tolist()}")
     return [
         Stage(energy.given(level), steps, step_size * (float(level) / last) ** 2, temperature)
         for level in levels

@@ -12,7 +12,7 @@ from torch import Tensor
 from ebrl.energies import Energy, Number, check_one_number_each
 from ebrl.kernels.protocol import Info, Kernel, Walk, check_gradient_shape, mapped
 from ebrl.sampling import compilation
-from ebrl.sampling.adaptation import DualAveraging
+from ebrl.sampling.adaptation import DualAveraging, broadcasts
 from ebrl.sampling.paths import Stage
 from ebrl.spaces import FreeEnergy, Space
 
@@ -60,6 +60,7 @@ class Run:
     ):
         self.kernel, self.space, self.compiled = kernel, space, compiled
         energy, self.steps, *numbers = stage
+        _check_number_shapes(stage, x.shape[: x.ndim - energy.event_ndim])
         if compiled:
             numbers = [compilation.as_tensor(number, x) for number in numbers]
         self.step_size, self.temperature = (_of_type(number, x) for number in numbers)
@@ -205,6 +206,16 @@ def _check_numbers_at_start(state: Any, energy: Energy) -> None:
             raise StartError(
                 f"expected a number for the {name} where every chain starts, got {value}: start "
                 f"the chains elsewhere, or see why the {name} is {value} there"
+            )
+
+
+def _check_number_shapes(stage: Stage, batch: tuple[int, ...]) -> None:
+    """Raise `ValueError` for numbers of more chains than there are: noise would be shared."""
+    for name, number in (("step size", stage.step_size), ("temperature", stage.temperature)):
+        if isinstance(number, Tensor) and not broadcasts(number.shape, batch):
+            raise ValueError(
+                f"expected a {name} for all chains or one for each, of shape {tuple(batch)}, got "
+                f"shape {tuple(number.shape)}: repeat x for more chains"
             )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ebrl.energies import Energy, Number, check_energy
 from ebrl.energies.evaluating import evaluating
 from ebrl.kernels.protocol import Kernel, check_is_kernel, check_suits, mapped
+from ebrl.ranges import check_at_least
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging
 from ebrl.sampling.inference_data import inference_data
@@ -77,8 +78,8 @@ class Sampler(nn.Module):
 
     Raises:
         TypeError: For what is no kernel, such as the class of one.
-        ValueError: For numbers that are not positive, a kernel of other coordinates than the
-            space's, an adaptation that cannot work, and a kernel that does not compile.
+        ValueError: For numbers that are not positive, a kernel of other coordinates or of another
+            space, an adaptation that cannot work, and a kernel that does not compile.
         RuntimeError: If there is no C++ compiler to compile with.
     """
 
@@ -148,7 +149,7 @@ class Sampler(nn.Module):
             temperature: In place of the sampler's own.
             adapt: Whether the adaptation, if there is one, follows this run.
             gradient: Which steps are differentiable with respect to x and the energy's parameters:
-                none of them, the last one, or all ("unroll"). Draws are never.
+                none of them, the last one, or all ("unroll"). Draws and discrete moves never are.
             warmup: Steps that fit the step size and the kernel's preconditioner to the energy
                 first, by `warm_up`; the chains must share one energy. The sampler stays as it is.
             draws: Number of draws of each chain to return, in place of the one after `steps`.
@@ -173,6 +174,7 @@ class Sampler(nn.Module):
             check_sampler_numbers(self.steps, self.step_size, temperature)
             stage = Stage(energy, self.steps, self.step_size, temperature)
             check_draws(draws, thin, gradient)
+            check_at_least(0, warmup=warmup)
             if draws is not None:
                 stage = stage._replace(steps=draws * thin)
             kernel, count = self.kernel, Count(progress, warmup + stage.steps)
@@ -276,6 +278,18 @@ class Sampler(nn.Module):
         each = each._replace(diverged=info.diverged.unflatten(0, (-1, thin)).any(1))
         return Samples(torch.cat(xs), torch.cat(energies), run.report()._replace(each=each))
 
+    def _check_gradient(self, gradient: Gradient) -> None:
+        """Raise `ValueError` for a gradient that is unknown, or that the steps do not have."""
+        if gradient not in get_args(Gradient):
+            raise ValueError(f"expected gradient in {get_args(Gradient)}, got {gradient!r}")
+        if gradient != "none" and self.space.coordinates in ("one-hot", "integer"):
+            raise ValueError(
+                f"expected gradient='none' in {type(self.space).__name__}, whose discrete x has no "
+                f"derivative, got {gradient!r}"
+            )
+        if self.compiled and gradient == "unroll":
+            raise ValueError('gradient="unroll" differentiates an eager chain: leave compile=False')
+
     def _follow(
         self,
         kernel: Kernel,
@@ -287,10 +301,7 @@ class Sampler(nn.Module):
         count: Count,
     ) -> Samples:
         """Run the chains along the stages, with the graph that `gradient` asks for."""
-        if gradient not in get_args(Gradient):
-            raise ValueError(f"expected gradient in {get_args(Gradient)}, got {gradient!r}")
-        if self.compiled and gradient == "unroll":
-            raise ValueError('gradient="unroll" differentiates an eager chain: leave compile=False')
+        self._check_gradient(gradient)
 
         def along(stages: list[Stage], x: Tensor, adaptation: DualAveraging | None) -> Samples:
             reports = []

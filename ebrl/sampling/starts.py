@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ebrl.energies import Energy, Number, check_energy, dtype_of
 from ebrl.generators import check_generator
+from ebrl.kernels.protocol import check_not_broadcast
 from ebrl.spaces import Space, Unbounded
 
 
@@ -37,14 +38,9 @@ def starting_points(
         if x.is_floating_point():
             x = x.to(dtype_of(energy))
     assert x is not None
-    integers = space.coordinates == "integer"
-    numbers = "integers" if integers else "floating point"
-    if x.is_floating_point() == integers or x.ndim < energy.event_ndim:
-        raise ValueError(
-            f"expected x of {numbers} and shape (*batch, *event) with {energy.event_ndim} "
-            f"event axes, got {x.dtype} of shape {tuple(x.shape)}"
-        )
-    _check_devices(x, generator, energy)
+    check_takes(space, energy, x, generator)
+    if n is not None and space.coordinates == "real":
+        check_not_broadcast(energy, x)
     # Elsewhere reading would wait for the device.
     bounded = not isinstance(space, Unbounded)
     if bounded and x.device.type == "cpu" and not space.contains(x).all():
@@ -53,6 +49,18 @@ def starting_points(
             "n=... draws them there"
         )
     return x.clone() if x.is_inference() else x.contiguous()
+
+
+def check_takes(space: Space, energy: Energy, x: Tensor, generator: torch.Generator) -> None:
+    """Raise `ValueError` for x of a type, axes or a device that do not fit the others."""
+    integers = space.coordinates == "integer"
+    numbers = "integers" if integers else "floating point"
+    if x.is_floating_point() == integers or x.ndim < energy.event_ndim:
+        raise ValueError(
+            f"expected x of {numbers} and shape (*batch, *event) with {energy.event_ndim} "
+            f"event axes, got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    _check_devices(x, generator, energy)
 
 
 def check_types(energy: object, x: object, generator: object) -> None:

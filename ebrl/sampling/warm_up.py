@@ -54,7 +54,7 @@ def warm_up(
     Args:
         kernel: One with a preconditioner or mass: MALA, HMC, GHMC or NUTS.
         energy: An energy of x alone, the same for all chains.
-        x: Starting points `(*batch, *event)`.
+        x: Starting points `(*batch, *event)`, of at least one chain.
         steps: Kernel steps of the whole warm-up; at least 20.
         generator: The random stream.
         space: All of R^d by default.
@@ -63,7 +63,7 @@ def warm_up(
         progress: Called with the number of steps made and in all.
 
     Raises:
-        ValueError: For other kernels, and for fewer steps.
+        ValueError: For other kernels, no chains, and fewer steps.
     """
     check_types(energy, x, generator)
     check_adaptable(kernel)
@@ -71,11 +71,11 @@ def warm_up(
     check_suits(kernel, space)
     if compile:
         compilation.check_compilable(kernel)
-    if steps < 20:
-        raise ValueError(f"expected a warm-up of at least 20 steps, got {steps}")
+    batch = x.shape[: x.ndim - energy.event_ndim]
+    _check_counts(steps, batch)
     step_size = x.new_ones(())
     windows, count = window_lengths(steps), Count(progress, steps)
-    first = space.to_free(x)[(0,) * (x.ndim - energy.event_ndim)]
+    first = space.to_free(x)[(0,) * len(batch)]
     of_ones = kernel.preconditioned(torch.ones_like(first))  # an error for a kernel that cannot be
     if compile:  # one program with and without a preconditioner
         kernel = of_ones
@@ -92,6 +92,14 @@ def warm_up(
             if fits:
                 kernel = kernel.preconditioned(shrunk_variance(torch.stack(positions), run, space))
     return WarmedUp(kernel, step_size, x)
+
+
+def _check_counts(steps: int, batch: tuple[int, ...]) -> None:
+    """Raise `ValueError` for too few steps and for no chains."""
+    if steps < 20:
+        raise ValueError(f"expected a warm-up of at least 20 steps, got {steps}")
+    if 0 in batch:
+        raise ValueError(f"expected at least one chain to warm up, got a batch {tuple(batch)}")
 
 
 def window_lengths(steps: int) -> list[int]:

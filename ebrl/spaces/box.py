@@ -50,7 +50,7 @@ class Box(Space):
             raise ValueError(f"expected low < high in every dimension, got low={low}, high={high}")
         if walls not in _FREE_ENERGIES:
             raise ValueError(f"expected walls to be one of {list(_FREE_ENERGIES)}, got {walls!r}")
-        self.walls = walls
+        self.walls, self.wrapped = walls, walls == "reflect"
 
     def free(self, energy: Energy, temperature: Number, step_size: Number) -> Energy:
         if energy.event_ndim != 1:

@@ -30,6 +30,7 @@ class Product(Space):
                 f"expected a box whose walls are 'tanh' or 'reflect', got {continuous.walls!r}"
             )
         self.continuous, self.discrete = continuous, discrete
+        self.wrapped = continuous.wrapped
         pairs = discrete.pairs if isinstance(discrete, Binary) else discrete
         self.sites = (pairs.sites, pairs.categories)  # of the discrete free coordinates
         self.shape = discrete.shape if isinstance(discrete, Binary) else self.sites

@@ -115,6 +115,8 @@ class Torus(Space):
     The energy must be a periodic function of each of the `dimension` angles.
     """
 
+    wrapped = True
+
     def __init__(self, dimension: int, period: float = 2 * math.pi):
         check_positive(period=period)
         self.dimension, self.period = dimension, period

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ebrl.constants import Constant
 from ebrl.energies import Energy, Number, align_left
 from ebrl.generators import device_of
 
@@ -22,6 +23,7 @@ class Space:
     """
 
     coordinates: Coordinates = "real"  # what its free coordinates are: they must suit the kernel
+    wrapped: bool = False  # whether each x has infinitely many free coordinates
 
     def free(self, energy: Energy, temperature: Number, step_size: Number) -> Energy:
         """Return the energy of the free coordinates."""
@@ -121,6 +123,23 @@ class FreeEnergy(Energy):
             added = added if graph else added.detach()
         (pulled,) = torch.autograd.grad(outputs, free, upstream, create_graph=graph)
         return value + added, pulled
+
+
+def equal(one: object, other: object) -> bool:
+    """Return whether two spaces, or what they consist of, have one type and equal numbers."""
+    if one is other or type(one) is not type(other):
+        return one is other
+    if isinstance(one, Space | Constant):
+        mine, theirs = (_numbers(each) for each in (one, other))
+        return mine.keys() == theirs.keys() and all(equal(mine[k], theirs[k]) for k in mine)
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
+    return bool(one == other)
+
+
+def _numbers(part: object) -> dict[str, object]:
+    """Return what a space or a constant consists of, without copies on other devices."""
+    return {"tensor": part.tensor} if isinstance(part, Constant) else vars(part)
 
 
 def coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:

@@ -177,6 +177,9 @@ def as_training_data(
     check_fit(energy, data, batch_size, objective)
     if standardise:
         standardise_input(energy, data)
+    for part in energy.modules():
+        if isinstance(part, MLPEnergy):
+            part.fresh = False
     return data
 
 
@@ -209,11 +212,8 @@ def check_fit(
         check_finite(tensor)
     order_of(data, batch_size)
     x, condition = take_rows(data, probe_rows(data), weight.device)
-    if x.is_floating_point() and x.dtype != weight.dtype:
-        raise ValueError(
-            f"expected data of the energy's dtype {weight.dtype}, got {x.dtype}: "
-            f"data.to({weight.dtype})"
-        )
+    if x.dtype != weight.dtype and (x.is_floating_point() or isinstance(energy, MLPEnergy)):
+        raise _other_dtype(x, weight)
     if x.ndim - 1 != energy.event_ndim:
         raise ValueError(
             f"expected rows with {energy.event_ndim} axes each, as the energy has it, got data of "
@@ -221,20 +221,40 @@ def check_fit(
         )
     # Without a condition the objective may supply noise levels; otherwise its first step raises.
     if not energy.takes_condition or condition is not None:
-        with torch.no_grad(), evaluating(energy):  # dropout would draw from its random stream
-            value = conditioned(energy, condition)(x)
-        check_one_number_each(value, x, energy.event_ndim)
+        _check_value(energy, x, condition, weight)
     for part in contrastive_parts(objective):
         part.check_inside(_tensors(data)[0] if _tensors(data) else x)
+
+
+def _check_value(energy: Energy, x: Tensor, condition: Tensor | None, weight: Tensor) -> None:
+    """Raise `ValueError` unless the energy gives one number for each x."""
+    try:
+        with torch.no_grad(), evaluating(energy):  # dropout would draw from its random stream
+            value = conditioned(energy, condition)(x)
+    except RuntimeError as error:
+        if x.is_floating_point():
+            raise
+        raise _other_dtype(x, weight) from error  # torch does not multiply them by weights
+    check_one_number_each(value, x, energy.event_ndim)
+
+
+def _other_dtype(x: Tensor, weight: Tensor) -> ValueError:
+    return ValueError(
+        f"expected data of the energy's dtype {weight.dtype}, got {x.dtype}: "
+        f"data.to({weight.dtype})"
+    )
 
 
 def standardise_input(energy: Energy, data: Tensor | Dataset) -> None:
     """Standardise the input of an `MLPEnergy` to data whose scale is unusual.
 
     Unusual is a column whose mean exceeds its deviation, or whose deviation is outside [1/2, 2]. A
-    network that was standardised before keeps its scale.
+    network that was standardised or trained by `fit` before, or whose weights were loaded, keeps
+    its scale: another would change its function.
     """
-    if not isinstance(energy, MLPEnergy) or energy.mean is not None or not _tensors(data):
+    if not isinstance(energy, MLPEnergy) or not _tensors(data):
+        return
+    if energy.mean is not None or not energy.fresh:
         return
     x = _tensors(data)[0]
     deviation = x.std(0)

@@ -71,24 +71,15 @@ def _pretrained(name: str, device: torch.device) -> Energy:
     return energy.eval().requires_grad_(False).to(device)
 
 
-def trainable(name: str, blocks: int | None = None) -> Energy:
+def trainable(name: str) -> Energy:
     """Return a copy to train further, on your own photographs or noise, at any noise level.
 
-    Args:
-        blocks: Residual blocks at each scale of a denoiser's network; by default as many as it has.
-            Those that it lacks begin as the identity.
-
     Raises:
-        ValueError: For an unknown name, fewer blocks than there are, or blocks of a network that
-            has no scales.
+        ValueError: For an unknown name.
     """
     energy = deepcopy(pretrained(name)).train().requires_grad_(True)
     if isinstance(energy, NoisyImageEnergy):
         energy.levels = ANY_LEVEL
-    if blocks is not None:
-        if not isinstance(energy, NoisyImageEnergy):
-            raise ValueError(f"expected no blocks for {name!r}, which is no denoiser, got {blocks}")
-        energy.network.deepen(blocks)
     return energy
 
 

@@ -248,7 +248,7 @@ def test_the_ladder_is_dense_at_its_ends() -> None:
         ({"ladder": [0.0, 0.5]}, "from 0 up to 1"),
         ({"ladder": [0.0, 0.7, 0.3, 1.0]}, "from 0 up to 1"),
         ({"space": None}, "event shape"),
-        ({"space": Box(-3.0, 3.0)}, r"energy's shape \(2,\), got \(1,\): give a box bounds"),
+        ({"space": Box(-3.0, 3.0)}, r"\(1, 64, 2\), got \(1, 64, 1\).*one number a dim"),
     ],
 )
 def test_bad_input_is_refused(arguments: dict, message: str) -> None:

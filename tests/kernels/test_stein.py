@@ -25,7 +25,8 @@ def particles(*batch: int, dimension: int = 2, dtype: torch.dtype = torch.float6
 def test_directions_are_those_of_the_paper() -> None:
     x, gradient = particles(5), particles(5).sin()
     square = (x[:, None] - x[None]).square().sum(-1)
-    width = square.flatten().median() / math.log(6)
+    above = torch.triu_indices(5, 5, 1)
+    width = square[above[0], above[1]].median() / math.log(6)
     attraction, repulsion = torch.zeros_like(x), torch.zeros_like(x)
     for i in range(5):
         for j in range(5):
@@ -35,6 +36,16 @@ def test_directions_are_those_of_the_paper() -> None:
             attraction[i] -= kernel.detach() * gradient[j] / 5
             repulsion[i] += slope / 5
     torch.testing.assert_close(stein_directions(x, gradient), (attraction, repulsion))
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_directions_do_not_depend_on_the_units(n: int) -> None:
+    x, gradient = particles(n), particles(n).sin()
+    attraction, repulsion = stein_directions(x, gradient)
+    small = stein_directions(1e-3 * x, gradient)
+    torch.testing.assert_close(small, (attraction, 1e3 * repulsion))
+    if n == 2:  # the width is their squared distance over log 3: k = 1/3
+        torch.testing.assert_close(attraction, -(gradient + gradient.flip(0) / 3) / 2)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 2.5])
@@ -156,3 +167,5 @@ def test_nothing_is_evaluated_twice_and_no_number_drawn() -> None:
 def test_particles_need_a_batch_axis() -> None:
     with pytest.raises(ValueError, match=r"expected particles .* got x of shape \(2,\)"):
         SVGD().start(SKEWED.energy, torch.zeros(2))
+    with pytest.raises(ValueError, match=r"expected particles .* got x of shape \(3, 0, 2\)"):
+        SVGD().start(SKEWED.energy, torch.zeros(3, 0, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from ebrl import Energy, FunctionEnergy, Gaussian, objectives
 from ebrl.kernels import Proposal
 from ebrl.networks import MLPEnergy
 from ebrl.objectives import NormalNoise, Objective
+from ebrl.objectives.noise_contrast import with_candidates
 
 ALL: dict[str, Callable[[], Objective]] = {
     **{name: lambda build=build: build(torch.ones(2)) for name, build in EXACT.items()},
@@ -119,7 +121,13 @@ def test_levels_come_after_the_condition() -> None:
     objective = objectives.DenoisingScoreMatching(torch.tensor([0.1, 0.2]))
     condition = torch.ones(32, 3)
     objective(Both(), data(), condition, generator=generator())
-    assert seen["condition"] is condition
+    assert seen["condition"].shape == (32, 4)
+    assert torch.equal(seen["condition"][:, :3], condition)
+    assert set(seen["condition"][:, 3].unique().tolist()) == set(objective.sigma.tolist())
+    network = MLPEnergy(2, (8,), condition_dimension=4)
+    objective(network, data(), condition, generator=generator()).loss.backward()
+    with pytest.raises(ValueError, match=r"shape \(batch, features\), .* got shape \(32,\)"):
+        objective(network, data(), torch.ones(32), generator=generator())
     with pytest.raises(TypeError, match="takes no condition"):
         objective(Quadratic(torch.ones(2)), data(), generator=generator())
 
@@ -161,6 +169,36 @@ def test_a_proposal_may_follow_the_condition() -> None:
         assert slope.mean().abs() < 4 * error if sign == 0 else sign * slope.mean() > 4 * error
     with pytest.raises(TypeError, match="proposal is conditional"):
         objectives.InfoNCE(Conditional())(Quadratic(torch.ones(1)), data(), generator=generator())
+
+
+def test_candidates_of_another_shape_are_refused() -> None:
+    for build in (objectives.NCE, objectives.InfoNCE):
+        objective = build(NormalNoise(torch.zeros(3), torch.ones(3)))
+        with pytest.raises(ValueError, match=r"the data's shape \(2,\), got draws of shape \(3,\)"):
+            objective(Quadratic(torch.ones(2)), data(), generator=generator())
+
+
+class Rows(NamedTuple):
+    """The row 7 7 7 …, of `length`."""
+
+    length: int
+
+    def sample(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.full((*batch, self.length), 7)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return torch.zeros(x.shape[:-1])
+
+
+@pytest.mark.parametrize("length", [2, 5])
+def test_rows_of_integers_are_padded_to_the_longer(length: int) -> None:
+    x = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    pool, _ = with_candidates(Rows(length), x, None, 2, generator())
+    assert pool.shape == (2, 3, max(3, length))
+    assert pool[:, 0, :3].equal(x)
+    assert not pool[:, 0, 3:].any()
+    assert (pool[:, 1:, :length] == 7).all()
+    assert not pool[:, 1:, length:].any()
 
 
 def test_an_energy_that_can_be_drawn_from_is_a_proposal() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ebrl import Chains, Energy, Gaussian, Mixture, Sampler, networks, objectives
 from ebrl.energies import Flattened
-from ebrl.kernels import MALA, ULA
+from ebrl.kernels import MALA, ULA, IteratedSIR, ReferenceProposal, Tempered
 from ebrl.networks import MLPEnergy
 from ebrl.objectives import (
     ContrastiveDivergence,
@@ -22,7 +22,7 @@ from ebrl.objectives import (
     RecoveryLikelihood,
 )
 from ebrl.objectives.contrastive import nearest_neighbour_entropy
-from ebrl.spaces import Box, Unbounded
+from ebrl.spaces import Binary, Box, Strings, Unbounded
 
 ROWS = 2_000
 
@@ -172,6 +172,15 @@ def test_nearest_neighbour_entropy_does_not_depend_on_the_origin() -> None:
     )
 
 
+def test_nearest_neighbour_entropy_sees_tight_modes_in_float32() -> None:
+    # Two of them, 8 √2 apart: the entropy of one, and log 2.
+    deviation, side = 1e-3, torch.arange(1024).remainder(2).mul(8.0).unsqueeze(-1)
+    x = side + deviation * torch.randn(1024, 2, generator=generator())
+    truth = math.log(2) + math.log(2 * math.pi * math.e) + 2 * math.log(deviation)
+    # Of the order of the deviation of -log p of one draw, 1, over √1024.
+    assert float(nearest_neighbour_entropy(x)) == pytest.approx(truth, abs=4 / 32)
+
+
 def test_recovery_trains_noise_conditional_energies_of_images() -> None:
     model = Flattened(MLPEnergy(64, (4,), condition_dimension=1), 3)
     x = torch.randn(8, 1, 8, 8, generator=generator())
@@ -301,6 +310,12 @@ def test_bad_input_is_refused_with_the_cure() -> None:
         ContrastiveDivergence(sampler(), energy_penalty=-1.0)
     with pytest.raises(ValueError, match="unroll"):
         ImprovedContrastiveDivergence(sampler(), gradient="none")  # type: ignore[arg-type]
+    for space, coordinates in ((Binary(3), "one-hot"), (Strings(3, 5), "integer")):
+        discrete = Sampler(IteratedSIR(ReferenceProposal(space)), space, steps=1)
+        with pytest.raises(ValueError, match=f"real coordinates, .* got one of {coordinates}"):
+            ImprovedContrastiveDivergence(discrete)
+    with pytest.raises(ValueError, match="would lose its replicas"):
+        RecoveryLikelihood(Sampler(Tempered(MALA(), [1.0, 2.0]), steps=1), [0.0, 0.5])
     with pytest.raises(ValueError, match="ascending"):
         RecoveryLikelihood(sampler(), [1.0, 0.5])
     with pytest.raises(ValueError, match="without walls"):

@@ -10,6 +10,7 @@ from torch import Tensor
 from ebrl import FunctionEnergy, networks
 from ebrl.objectives import (
     ContrastiveDivergence,
+    DenoisingScoreMatching,
     JointClassification,
     persistent,
     persistent_around,
@@ -74,6 +75,27 @@ def test_a_network_that_has_a_scale_keeps_it_and_one_that_needs_none_gets_none()
     network = trained(100 * x, networks.MLPEnergy(2, (8,)))
     torch.testing.assert_close(network.deviation, 100 * x.std(0))
     assert torch.equal(trained(x, network).deviation, network.deviation)
+
+
+def test_a_network_that_was_trained_or_loaded_keeps_its_function() -> None:
+    def trained(x: Tensor, energy: networks.MLPEnergy) -> networks.MLPEnergy:
+        objective = DenoisingScoreMatching(0.1)
+        fit(energy, x, objective, steps=1, learning_rate=1e-9, generator=generator())
+        return energy
+
+    usual, at = torch.randn(500, 2, generator=generator()), torch.randn(9, 2)
+    network = trained(usual, networks.MLPEnergy(2, (8,)))
+    loaded = networks.MLPEnergy(2, (8,))
+    loaded.load_state_dict(network.state_dict())
+    average = fit(
+        networks.MLPEnergy(2, (8,)), usual, DenoisingScoreMatching(0.1), steps=1, ema_decay=0.5,
+        generator=generator(),
+    ).average  # fmt: skip
+    for energy in (network, loaded, average):
+        before = energy(at).detach()
+        assert trained(100 * usual + 300, energy).mean is None
+        torch.testing.assert_close(energy(at).detach(), before)
+    assert trained(100 * usual + 300, networks.MLPEnergy(2, (8,))).mean is not None
 
 
 @pytest.mark.parametrize(

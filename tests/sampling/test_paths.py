@@ -196,7 +196,12 @@ def test_ladders_have_their_ends_and_their_spacing() -> None:
         (lambda: schedules.geometric(0.0, 1.0, 5), "expected a positive first, got 0.0"),
         (lambda: schedules.karras(1.0, 2.0, 5, rho=-1.0), "positive rho, got -1.0"),
         (lambda: schedules.karras(1.0, 2.0, 1), "rungs >= 2"),
-        (lambda: falling(0.0), "noise levels down to a positive one, got"),
+        (lambda: falling(1.0, 0.0), "positive and finite noise levels, got"),
+        (
+            lambda: falling(-1.0, 0.5),
+            r"positive and finite noise levels, got \[\[-1.0\], \[0.5\]\]",
+        ),
+        (lambda: falling(), "positive and finite noise levels, got"),
         (lambda: anneal([]), "at least one stage"),
         (lambda: anneal([Stage(GAUSSIAN, 1, 0.1), Stage(GAUSSIAN, 1, 0.0)]), "positive step_size"),
         (lambda: anneal([Stage(GAUSSIAN, 1, -0.1)]), "positive step_size, got -0.1"),
@@ -219,9 +224,9 @@ def anneal(stages: list[Stage]) -> object:
     return Sampler(MALA(), steps=1).anneal(stages, torch.zeros(2, 2), generator=generator())
 
 
-def falling(last: float) -> list[Stage]:
+def falling(*levels: float) -> list[Stage]:
     network = MLPEnergy(2, (4,), condition_dimension=1)
-    return noise_path(network, torch.tensor([[1.0], [last]]), steps=1, step_size=0.1)
+    return noise_path(network, torch.tensor(levels).unsqueeze(-1), steps=1, step_size=0.1)
 
 
 def test_a_noise_path_needs_an_energy_that_takes_the_level() -> None:

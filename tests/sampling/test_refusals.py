@@ -12,12 +12,14 @@ from sampler_problems import GAUSSIAN, mala
 from torch import nn
 
 from ebrl import DualAveraging, Energy, FunctionEnergy, Gaussian, Sampler
-from ebrl.energies import Ising, Number
+from ebrl.energies import RBM, Ising, Number
 from ebrl.kernels import (
     MALA,
     ULA,
+    BlockGibbs,
     Blocks,
     Cycle,
+    Edits,
     Gibbs,
     GibbsWithGradients,
     IteratedSIR,
@@ -25,11 +27,14 @@ from ebrl.kernels import (
 )
 from ebrl.networks import MLPEnergy
 from ebrl.sampling import Stage
+from ebrl.sampling.sampler import Gradient
 from ebrl.spaces import (
     Binary,
     Box,
+    Categorical,
     Product,
     Space,
+    Strings,
     Unbounded,
 )
 
@@ -160,8 +165,9 @@ def test_impossible_samplers_are_refused(make: Callable[[], Sampler], message: s
     [
         ({"temperature": -1.0}, "expected temperature >= 0, got -1.0"),
         ({"gradient": "all"}, r"expected gradient in \('none', 'last', 'unroll'\), got 'all'"),
+        ({"warmup": -5}, "expected warmup >= 0, got -5"),
     ],
-    ids=["temperature", "gradient"],
+    ids=["temperature", "gradient", "warmup"],
 )
 def test_impossible_calls_are_refused(options: dict[str, Number | str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -173,6 +179,49 @@ def test_kernels_of_different_coordinates_make_no_cycle() -> None:
         Cycle([MALA(), Gibbs()])
     with pytest.raises(ValueError, match="real coordinates for Unbounded, got Gibbs"):
         Blocks(Product(Unbounded(1), Binary(2)), Gibbs(), Gibbs())
+
+
+def test_a_kernel_of_another_space_is_refused() -> None:
+    blocks = Blocks(Product(Unbounded(5), Categorical(1, 3)), MALA(), Gibbs())
+    space = Product(Unbounded(2), Categorical(2, 3))
+    with pytest.raises(ValueError, match="Blocks of the sampler's own Product, got one of another"):
+        Sampler(blocks, space, steps=1)
+    with pytest.raises(ValueError, match="Edits of the sampler's own Strings"):
+        Sampler(Cycle([Edits(Strings(5, 9))]), Strings(3, 4), steps=1)
+    Sampler(Edits(Strings(5, 9)), Strings(5, 9), steps=1)
+    Sampler(Blocks(Product(Unbounded(2), Categorical(2, 3)), MALA(), Gibbs()), space, steps=1)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 1), (1, 1)])
+def test_numbers_of_more_chains_than_there_are_are_refused(shape: tuple[int, ...]) -> None:
+    x, number = torch.zeros(1, 2), torch.ones(shape)
+    for options, name in (
+        ({"temperature": number}, "temperature"),
+        ({"step_size": number}, "step"),
+    ):
+        sampler = Sampler(ULA(), steps=1, **options)
+        with pytest.raises(ValueError, match=rf"expected a {name}.* of shape \(1,\), got shape"):
+            sampler.sample(GAUSSIAN, x, generator=generator())
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 1), (3, 5)])
+def test_numbers_of_each_chain_may_be_shared(shape: tuple[int, ...]) -> None:
+    sampler = Sampler(ULA(), steps=1, temperature=torch.full(shape, 0.5))
+    x = torch.zeros(3, 5, 2)
+    assert sampler.sample(GAUSSIAN, x, generator=generator()).x.shape == (3, 5, 2)
+
+
+@pytest.mark.parametrize("gradient", ["last", "unroll"])
+def test_gradients_of_discrete_moves_are_refused(gradient: Gradient) -> None:
+    sampler = Sampler(BlockGibbs(), Binary(3), steps=2)
+    with pytest.raises(ValueError, match=f"gradient='none' in Binary, .* got '{gradient}'"):
+        sampler.sample(RBM(3, 2), n=4, generator=generator(), gradient=gradient)
+
+
+def test_the_energy_that_is_no_rbm_is_named() -> None:
+    sampler = Sampler(BlockGibbs(), Binary(3), steps=2)
+    with pytest.raises(TypeError, match=r"expected an RBM in a binary space, .* got Weighted"):
+        sampler.sample(RBM(3, 2) / 2.0, n=4, generator=generator())
 
 
 def test_thinning_without_draws_is_refused() -> None:

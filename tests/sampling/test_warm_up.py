@@ -213,6 +213,8 @@ def test_kernels_that_cannot_be_warmed_up_are_refused(kernel: Kernel) -> None:
         warm_up(kernel, WIDE, torch.zeros(4, 5), 100, generator=generator())
     with pytest.raises(ValueError, match="at least 20 steps, got 5"):
         warm_up(MALA(), WIDE, torch.zeros(4, 5), 5, generator=generator())
+    with pytest.raises(ValueError, match=r"at least one chain to warm up, got a batch \(0,\)"):
+        warm_up(MALA(), WIDE, torch.zeros(0, 5), 100, generator=generator())
 
 
 def test_an_energy_without_a_scale_is_refused() -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ebrl import Chains, Energy, FunctionEnergy, Sampler, networks, objectives
+from ebrl.energies import RBM
 from ebrl.kernels import MALA
 from ebrl.objectives import ContrastiveDivergence
 from ebrl.spaces import Unbounded
@@ -38,6 +39,10 @@ def test_what_does_not_fit_together_is_refused_before_work() -> None:
         attempt(moons(100))
     with pytest.raises(ValueError, match=r"float64.*data\.to\(torch\.float32\)"):
         attempt(moons().double())
+    for integers in (moons().int(), moons().long()):
+        for model in (energy(), networks.MLPEnergy(2, (4,), condition_dimension=1), RBM(2, 3)):
+            with pytest.raises(ValueError, match=r"float32, got torch.int.*\.to\(torch\.float32\)"):
+                attempt(integers, model)
     with pytest.raises(ValueError, match="axes"):
         attempt(moons().unsqueeze(-1))
     with pytest.raises(ValueError, match=r"\(\*batch, 2\)"):
