@@ -83,42 +83,17 @@ class UNet(nn.Module):
             x = blocks(skip + up(x), level)
         return F.pixel_shuffle(self.head(x), FOLD)[..., :height, :width]
 
-    def deepen(self, blocks: int) -> None:
-        """Append residual blocks that begin as the identity, until each scale has this many.
-
-        The network computes what it did (Net2DeeperNet, Chen et al. 2016).
-
-        Raises:
-            ValueError: For fewer blocks than there are.
-        """
-        present = len(self.descent[0])
-        if blocks < present:
-            raise ValueError(
-                f"expected at least the {present} blocks a scale that are there, got {blocks}"
-            )
-        for scale in (*self.descent, *self.ascent):
-            scale.deepen(blocks)
-
 
 class ResidualBlocks(nn.ModuleList):
     """Residual blocks of one width, one after another."""
 
     def __init__(self, width: int, blocks: int, features: int):
         super().__init__(ResidualBlock(width, features) for _ in range(blocks))
-        self.width, self.features = width, features
 
     def forward(self, x: Tensor, level: Tensor | None) -> Tensor:
         for block in self:
             x = block(x, level)
         return x
-
-    def deepen(self, blocks: int) -> None:
-        like = self[0].second.weight
-        for _ in range(blocks - len(self)):
-            block = ResidualBlock(self.width, self.features).train(self.training).to(like)
-            nn.init.zeros_(block.second.weight)
-            nn.init.zeros_(block.second.bias)
-            self.append(block.requires_grad_(like.requires_grad))
 
 
 class ResidualBlock(nn.Module):

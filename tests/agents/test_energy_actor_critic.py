@@ -357,8 +357,9 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
             spaces.Box(np.float32([0, 0]), np.float32([1, 0])),
             "expected low < high for every coordinate",
         ),
+        (spaces.Box(-3e38, 3e38, (1,)), "expected bounds whose difference is finite in float32"),
     ],
-    ids=["integers", "a point"],
+    ids=["integers", "a point", "too wide"],
 )
 def test_actions_that_cannot_be_scaled_are_refused(space: spaces.Box, message: str) -> None:
     env = gym.make("Pendulum-v1").unwrapped

@@ -56,33 +56,6 @@ def test_a_level_for_each_image_and_a_map_say_the_same(head: type[NoisyImageEner
     torch.testing.assert_close(energy.given(maps)(y), separate)
 
 
-@pytest.mark.parametrize("features", [0, 6])
-def test_blocks_that_are_appended_change_nothing_until_they_learn(features: int) -> None:
-    torch.manual_seed(0)
-    energy = vision.GradientStepEnergy(1, widths=(8, 12), blocks=1, features=features)
-    y = torch.rand(2, 1, 8, 8, generator=generator())
-    before = energy.given(torch.tensor(0.1))(y)
-    energy.network.deepen(3)
-    assert torch.equal(energy.given(torch.tensor(0.1))(y), before)
-    assert energy.state_dict().keys() == (
-        vision.GradientStepEnergy(1, (8, 12), 3, features).state_dict().keys()
-    )
-    energy.given(torch.tensor(0.1))(y).sum().backward()
-    gradients = [scale[2].second.weight.grad for scale in energy.network.descent]
-    assert all(gradient is not None and gradient.any() for gradient in gradients)
-    with pytest.raises(ValueError, match="at least the 3 blocks"):
-        energy.network.deepen(2)
-
-
-def test_blocks_that_are_appended_are_as_those_before() -> None:
-    energy = tiny(vision.GradientStepEnergy).double().requires_grad_(False).eval()
-    energy.network.deepen(2)
-    assert not any(parameter.requires_grad for parameter in energy.parameters())
-    assert not any(module.training for module in energy.network.descent.modules())
-    y = torch.rand(1, 1, 8, 8, dtype=torch.float64, generator=generator())
-    assert energy.given(torch.tensor(0.1))(y).dtype == torch.float64
-
-
 def test_particles_of_an_image_share_its_level() -> None:
     energy, levels = tiny(vision.SumEnergy), torch.tensor([0.05, 0.2])
     y = torch.rand(2, 4, 1, 8, 8, generator=generator())  # 4 particles an image

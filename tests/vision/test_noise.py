@@ -201,17 +201,3 @@ def test_shipped_weights_train_on_as_a_copy() -> None:
     shipped = vision.pretrained("gray")
     assert not any(parameter.requires_grad for parameter in shipped.parameters())
     assert not torch.equal(next(energy.parameters()), next(shipped.parameters()))
-
-
-def test_shipped_weights_train_on_in_a_deeper_network() -> None:
-    shipped, energy = vision.pretrained("gray"), vision.trainable("gray", blocks=4)
-    y = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    level = torch.tensor(0.1)
-    assert torch.equal(energy.given(level)(y), shipped.given(level)(y))
-    added = energy.state_dict().keys() - shipped.state_dict().keys()
-    assert added
-    assert all(energy.get_parameter(name).requires_grad for name in added)
-    with pytest.raises(ValueError, match="at least"):
-        vision.trainable("gray", blocks=1)
-    with pytest.raises(ValueError, match="no denoiser"):
-        vision.trainable("fashion-classifier", blocks=3)
