@@ -14,6 +14,8 @@ import argparse
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from returns_agents import AGENTS, TASKS, Task, make
 from stable_baselines3.common.callbacks import BaseCallback
 
 from ebrl.agents.checkpoints import Checkpoints, restore
+from ebrl.agents.energy_policy import EnergyPolicy
 
 RESULTS = Path(__file__).parent / "results" / "returns"
 SCRATCH = Path(__file__).parents[1] / "runs" / "returns"
@@ -33,13 +36,19 @@ CHECKPOINT_EVERY = 10_000
 
 
 class Evaluations(BaseCallback):
-    """Greedy returns on fixed starts, kept in a file from which a killed run goes on."""
+    """Greedy returns on fixed starts, kept in a file from which a killed run goes on.
+
+    Where the agent acts by an average of its proposal, the newest weights of the same training are
+    evaluated beside it.
+    """
 
     def __init__(self, task: Task, path: Path) -> None:
         super().__init__()
         self.every, self.path = task.every, path
         self.environments = [gym.make(task.env) for _ in range(task.episodes)]
-        self.record: dict[str, list] = {"steps": [], "returns": [], "cpu_seconds": []}
+        self.record: dict[str, list] = {
+            name: [] for name in ("steps", "returns", "newest_returns", "cpu_seconds")
+        }
         self.overhead = 0.0  # + this process's clock: the CPU seconds of the run's training
 
     def resume(self, num_timesteps: int) -> None:
@@ -58,7 +67,10 @@ class Evaluations(BaseCallback):
             before = time.process_time()
             self.record["steps"].append(self.num_timesteps)
             self.record["cpu_seconds"].append(round(before + self.overhead, 1))
-            self.record["returns"].append([round(each, 2) for each in self.evaluate()])
+            self.record["returns"].append(self.evaluate())
+            if getattr(self.model, "averaging", 0):
+                with newest_weights(self.model.policy):
+                    self.record["newest_returns"].append(self.evaluate())
             self.path.write_text(json.dumps(self.record))
             print(self.num_timesteps, round(float(np.mean(self.record["returns"][-1]))), flush=True)
             self.overhead -= time.process_time() - before
@@ -77,7 +89,17 @@ class Evaluations(BaseCallback):
                 totals[i] += reward
                 if terminated or truncated:
                     running.remove(i)
-        return totals.tolist()
+        return totals.round(2).tolist()
+
+
+@contextmanager
+def newest_weights(policy: EnergyPolicy) -> Iterator[None]:
+    """Let a policy act by its newest weights."""
+    averaged, policy.averaged_proposal = policy.averaged_proposal, None
+    try:
+        yield
+    finally:
+        policy.averaged_proposal = averaged
 
 
 def run(name_of_task: str, name: str, seed: int, scratch: Path) -> dict[str, Any]:

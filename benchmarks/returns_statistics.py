@@ -18,6 +18,7 @@ from rliable import library, metrics
 RESAMPLES = 2_000
 FEWEST = 3  # seeds of an interquartile mean with an interval
 DECIDING = ("hopper", "walker2d", "ant")  # the tasks whose interquartile mean is compared
+NEWEST = "newest weights"  # of trainings whose agent acts by the average
 RIVAL = "SAC tuned"  # what the others are compared with
 
 
@@ -35,6 +36,11 @@ def load(folder: Path) -> dict[str, dict[str, Runs]]:
     found: dict[str, dict[str, Runs]] = {}
     for task in TASKS:
         records = [json.loads(path.read_text()) for path in sorted((folder / task).glob("*.json"))]
+        records += [
+            record | {"agent": NEWEST, "returns": record["newest_returns"]}
+            for record in records
+            if record.get("newest_returns")
+        ]
         for name in AGENTS:
             own = sorted((r for r in records if r["agent"] == name), key=lambda r: r["seed"])
             if own:
