@@ -63,6 +63,13 @@ def ours(y: np.ndarray, sigma: float) -> np.ndarray:
         return vision.denoise(y.astype(np.float32), sigma)
 
 
+def ours_symmetric(y: np.ndarray, sigma: float) -> np.ndarray:
+    prior = vision.pretrained("color" if y.ndim == 3 else "gray")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of doubt
+        return vision.denoise(y.astype(np.float32), sigma, prior=vision.Symmetric(prior))
+
+
 def ours_camera(y: np.ndarray, sigma: float) -> np.ndarray:
     prior = vision.pretrained("color-camera" if y.ndim == 3 else "gray-camera")
     return vision.denoise(y.astype(np.float32), sigma, prior=prior)
@@ -79,6 +86,7 @@ METHODS: dict[str, Denoiser] = {
     "wavelets": wavelets,
     **({"BM3D": bm3d} if find_spec("bm3d") else {}),
     "ebrl": ours,
+    "ebrl, 8 symmetries": ours_symmetric,
 }
 SLOW = {"BM3D"}  # not on all of BSD68
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
 from tqdm import tqdm
@@ -61,6 +61,13 @@ def main(arguments: list[str]) -> int:
         default=1.0,
         help="factor on the noise that goes: less than 1 keeps more grain",
     )
+    parser.add_argument(
+        "--symmetries",
+        type=Literal[1, 2, 4, 8],
+        default=1,
+        help="average over so many turns and mirror images: 8 take eight times as long, for less "
+        "than .1 dB",
+    )
     given = parser.read(arguments)
     with extra("vision", "PIL", "skimage", "tifffile", "imagecodecs", "pywt"):
         device = device_of(given.device)
@@ -73,6 +80,7 @@ def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Out
     from ebrl.vision.denoising import denoise
     from ebrl.vision.files import check_holds, load, save
     from ebrl.vision.images import picture
+    from ebrl.vision.symmetry import Symmetric
     from ebrl.vision.tiles import evaluations
 
     photograph = load(job.source)
@@ -82,14 +90,14 @@ def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Out
     levels, notes = _levels(pixels, given)
     prior = prior_for(pixels.to(device), given)
     notes += doubts(given.sigma, given.strength * levels.max().item(), WHITE * prior.levels[1])
-    bar.reset(evaluations(pixels))
+    bar.reset(given.symmetries * evaluations(pixels))
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", UserWarning)
         result = denoise(
             photograph,
             white / WHITE * levels,
             strength=given.strength,
-            prior=WithProgress(prior, bar),
+            prior=Symmetric(WithProgress(prior, bar), given.symmetries),
             data_range=given.range,
             device=device,
         )

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ebrl.vision.shipped import card as card
     from ebrl.vision.shipped import pretrained as pretrained
     from ebrl.vision.shipped import trainable as trainable
+    from ebrl.vision.symmetry import Symmetric as Symmetric
     from ebrl.vision.tiles import Tiled as Tiled
     from ebrl.vision.trust import confidence as confidence
     from ebrl.vision.trust import detection as detection
@@ -64,6 +65,7 @@ _HOMES = {
     "Masked": "observations",
     "Patches": "patches",
     "SumEnergy": "networks",
+    "Symmetric": "symmetry",
     "Tiled": "tiles",
     "WhiteNoise": "objectives",
     "card": "shipped",

@@ -79,7 +79,7 @@ def add_photographs(parser: Parser) -> None:
         type=Literal["white", "camera"],
         default="white",
         help="the noise to expect: white, or correlated between neighbouring pixels, as cameras "
-        "leave it; camera is for grey photographs alone",
+        "leave it",
     )
     add_device(parser)
 
