@@ -119,7 +119,7 @@ class EnergyActorCritic(ContinuousAgent):
         target: Literal["average", "none"] = "none",
         policy_delay: int = 3,
         adam_beta1: float = 0.5,
-        averaging: float = 0.0,
+        averaging: float = 0.02,
         action_noise: ActionNoise | None = None,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,

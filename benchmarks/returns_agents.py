@@ -87,7 +87,7 @@ AGENTS = {
     ),
     "normalised critics": normalised(),
     "bfloat16": normalised(precision="bfloat16"),
-    "averaged proposal": normalised(averaging=0.02),
+    "newest weights": normalised(averaging=0),
     "layer normalisation": normalised(normalization="layer"),
     "no normalisation": normalised(normalization=None, target="average"),
     "target networks": normalised(target="average"),

@@ -36,7 +36,7 @@ def load(folder: Path) -> dict[str, dict[str, Runs]]:
     found: dict[str, dict[str, Runs]] = {}
     for task in TASKS:
         records = [json.loads(path.read_text()) for path in sorted((folder / task).glob("*.json"))]
-        records += [
+        records += [  # beside those of a training of their own
             record | {"agent": NEWEST, "returns": record["newest_returns"]}
             for record in records
             if record.get("newest_returns")
@@ -76,7 +76,7 @@ def table(found: dict[str, dict[str, Runs]]) -> str:
         lines += [
             f"### {TASKS[task].env}, {steps:,} steps",
             "",
-            "| agent | seeds | return at the end, median (range) | mean over training | CPU s |",
+            "| agent | runs | return at the end, median (range) | mean over training | CPU s |",
             "|---|---|---|---|---|",
         ]
         for name, runs in agents.items():
@@ -111,7 +111,7 @@ def comparison(found: dict[str, dict[str, Runs]]) -> str:
     lines = [
         f"### Score over {', '.join(TASKS[task].env for task in tasks)}",
         "",
-        "| agent | seeds | interquartile mean (95 % interval) | of what tuned SAC has |",
+        "| agent | runs a task | interquartile mean (95 % interval) | of what tuned SAC has |",
         "|---|---|---|---|",
     ]
     scores = {}

@@ -59,7 +59,9 @@ class Case(NamedTuple):
 
 
 CONTINUOUS = Case(EnergyActorCritic, "Pendulum-v1", "CartPole-v1", {"candidates": 3})
-MIXTURE = CONTINUOUS._replace(settings={"candidates": 3, "components": 3, "moves": 2})
+MIXTURE = CONTINUOUS._replace(
+    settings={"candidates": 3, "components": 3, "moves": 2, "averaging": 0}
+)
 NORMALISED = CONTINUOUS._replace(
     settings={
         "candidates": 3,

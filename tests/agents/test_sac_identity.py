@@ -25,6 +25,7 @@ AS_SAC = {
     "target": "average",
     "policy_delay": 1,
     "adam_beta1": 0.9,
+    "averaging": 0,
 }
 SETTINGS = {"learning_rate": 1e-3, "batch_size": BATCH, "learning_starts": 0, "seed": 0}
 
