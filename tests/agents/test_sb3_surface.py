@@ -269,7 +269,8 @@ def test_the_greedy_action_has_a_gradient(components: int) -> None:
 @both
 def test_hooks_of_the_networks_fire(build: Any) -> None:
     agent, fired = build(), []
-    for network in (agent.critic.features_extractor, getattr(agent, "proposal", agent.critic)):
+    acting = getattr(agent.policy, "acting_proposal", agent.critic)
+    for network in (agent.critic.features_extractor, acting):
         network.register_forward_hook(lambda module, *_: fired.append(module))
     agent.predict(agent.observation_space.sample(), deterministic=True)
     assert fired
