@@ -13,7 +13,6 @@ from stable_baselines3.common.policies import BasePolicy
 from .energy_critic import EnergyCritic
 from .energy_policy import CnnPolicy, EnergyPolicy, MultiInputPolicy, with_average
 from .proposal import MixtureProposal
-from .saving import Source
 from .soft_agent import Observation, SoftAgent
 from .views import View
 
@@ -37,23 +36,8 @@ class ContinuousAgent(SoftAgent):
         check_actions(self.action_space)
         super()._setup_model()
 
-    def set_parameters(
-        self,
-        load_path_or_dict: Source | dict[str, Any],
-        exact_match: bool = True,
-        device: torch.device | str = "auto",
-    ) -> None:
-        """As Stable-Baselines3, from an agent that averages its proposal or not."""
-        if isinstance(load_path_or_dict, dict):
-            load_path_or_dict = self._with_average(load_path_or_dict)
-        super().set_parameters(load_path_or_dict, exact_match, device)
-
-    def _learnt_of(self, state: dict[str, Any]) -> dict[str, Any]:
-        state = super()._learnt_of(state)
-        return {**state, "parameters": self._with_average(state["parameters"])}
-
-    def _with_average(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Return parameters whose policy has an average where this agent's has one."""
+    def _parameters_of(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """As `Saving`; the policy gets an average where this agent's has one."""
         if not isinstance(parameters.get("policy"), dict):  # which the check that follows refuses
             return parameters
         averaged = self.policy.averaged_proposal is not None

@@ -221,21 +221,27 @@ class Saving(OffPolicyAlgorithm):
             StorageError: For a file that is not such an agent, or whose networks differ.
         """
         if isinstance(load_path_or_dict, dict):
-            return super().set_parameters(load_path_or_dict, exact_match, device)
+            parameters = self._parameters_of(load_path_or_dict)
+            return super().set_parameters(parameters, exact_match, device)
         state, _ = read_agent(type(self).__name__, load_path_or_dict)
         if exact_match:
             return self._put_learnt(state["learnt"])
-        parameters = self._learnt_of(state["learnt"])["parameters"]
+        parameters = self._parameters_of(self._learnt_of(state["learnt"])["parameters"])
         return super().set_parameters(parameters, False, device)
 
     def _put_learnt(self, state: dict[str, Any]) -> None:
         state = self._learnt_of(state)
+        state = {**state, "parameters": self._parameters_of(state["parameters"])}
         schemas.learnt(self)(state, "learnt")
         put_learnt(self, state)
 
     def _learnt_of(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return what this agent takes of another's learnt state."""
         return state
+
+    def _parameters_of(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return another agent's parameters in the form that this one has."""
+        return parameters
 
     def normalize_observation(self, observation: Any) -> Any:
         """Return an observation of the environment as the agent was trained to see it.
