@@ -7,18 +7,20 @@ interquartile mean is over seeds and tasks together, its interval a stratified b
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-from returns_agents import AGENTS, TASKS
+from returns_agents import AGENTS, BFLOAT16, INGREDIENTS, TASKS
 from rliable import library, metrics
 
 RESAMPLES = 2_000
 FEWEST = 3  # seeds of an interquartile mean with an interval
 DECIDING = ("hopper", "walker2d", "ant")  # the tasks whose interquartile mean is compared
-NEWEST = "newest weights"  # of trainings whose agent acts by the average
+AVERAGED = "normalised critics"  # its evaluations act by the average of its weights
+NEWEST = "newest weights"  # the same training's, acting by the newest
 RIVAL = "SAC tuned"  # what the others are compared with
 
 
@@ -39,7 +41,7 @@ def load(folder: Path) -> dict[str, dict[str, Runs]]:
         records += [  # beside those of a training of their own
             record | {"agent": NEWEST, "returns": record["newest_returns"]}
             for record in records
-            if record.get("newest_returns")
+            if record["agent"] == AVERAGED and record.get("newest_returns")
         ]
         for name in AGENTS:
             own = sorted((r for r in records if r["agent"] == name), key=lambda r: r["seed"])
@@ -68,28 +70,42 @@ def at_the_end(runs: Runs) -> np.ndarray:
     return runs.returns[:, -1]
 
 
-def table(found: dict[str, dict[str, Runs]]) -> str:
+def tables(found: dict[str, dict[str, Runs]], heading: str) -> str:
     """Return a table a task: median, range and CPU seconds, steps and seeds stated."""
     lines = []
     for task, agents in found.items():
-        steps = TASKS[task].steps
         lines += [
-            f"### {TASKS[task].env}, {steps:,} steps",
+            f"### {TASKS[task].env}, {TASKS[task].steps:,} steps{heading}",
             "",
             "| agent | runs | return at the end, median (range) | mean over training | CPU s |",
             "|---|---|---|---|---|",
+            *(row(name, runs) for name, runs in agents.items()),
+            "",
         ]
-        for name, runs in agents.items():
-            end = at_the_end(runs)
-            spread = f" ({end.min():,.0f} to {end.max():,.0f})" if len(end) > 1 else ""
-            timed = len(runs.cpu_seconds) > 0
-            seconds = f"{np.median(runs.cpu_seconds[:, -1]):,.0f}" if timed else "–"
-            lines.append(
-                f"| {name} | {len(end)} | {np.median(end):,.0f}{spread} | "
-                f"{np.median(runs.returns.mean(1)):,.0f} | {seconds} |"
-            )
-        lines.append("")
     return "\n".join(lines)
+
+
+def row(name: str, runs: Runs) -> str:
+    """Return an agent's row in the table of a task."""
+    end = at_the_end(runs)
+    spread = f" ({end.min():,.0f} to {end.max():,.0f})" if len(end) > 1 else ""
+    timed = len(runs.cpu_seconds) > 0
+    seconds = f"{np.median(runs.cpu_seconds[:, -1]):,.0f}" if timed else "–"
+    return (
+        f"| {name} | {len(end)} | {np.median(end):,.0f}{spread} | "
+        f"{np.median(runs.returns.mean(1)):,.0f} | {seconds} |"
+    )
+
+
+def only(
+    found: dict[str, dict[str, Runs]], names: Iterable[str], fewest: int = 1
+) -> dict[str, dict[str, Runs]]:
+    """Return the runs of these agents, on the tasks where `fewest` of the agents have runs."""
+    chosen = {
+        task: {name: runs for name, runs in agents.items() if name in names}
+        for task, agents in found.items()
+    }
+    return {task: agents for task, agents in chosen.items() if len(agents) >= fewest}
 
 
 def decided(found: dict[str, dict[str, Runs]]) -> list[str]:
@@ -161,7 +177,10 @@ def write(folder: Path) -> None:
     `returns.png` has the tasks that are decided, `returns_further.png` the others.
     """
     found = load(folder)
-    text = comparison(found) + "\n" + table(found)
+    ingredients = only(found, INGREDIENTS, fewest=2)  # beside the agent without any change
+    found = only(found, [name for name in AGENTS if name not in INGREDIENTS or name == BFLOAT16])
+    parts = [comparison(found), tables(found, ""), tables(ingredients, ", one change at a time")]
+    text = "\n".join(parts)
     print(text)
     folder.with_suffix(".md").write_text(text)
     tasks = decided(found)
