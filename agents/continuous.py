@@ -10,6 +10,8 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
+from ebrl.ranges import check_at_least
+
 from .energy_critic import EnergyCritic
 from .energy_policy import CnnPolicy, EnergyPolicy, MultiInputPolicy, with_average
 from .proposal import MixtureProposal
@@ -38,6 +40,7 @@ class ContinuousAgent(SoftAgent):
 
     def _parameters_of(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """As `Saving`; the policy gets an average where this agent's has one."""
+        parameters = super()._parameters_of(parameters)
         if not isinstance(parameters.get("policy"), dict):  # which the check that follows refuses
             return parameters
         averaged = self.policy.averaged_proposal is not None
@@ -52,7 +55,11 @@ class ContinuousAgent(SoftAgent):
         """Draw n actions for an observation, `(n, *action shape)`, in the environment's units.
 
         For a batch of observations they are `(batch, n, *action shape)`.
+
+        Raises:
+            ValueError: For a negative n.
         """
+        check_at_least(0, n=n)
         tensor, batched = self._seen(observation)
         actions = self.policy.sample(tensor, n).cpu().numpy()  # (batch, n, dimension)
         shape = (*actions.shape[:2], *self.policy.action_space.shape)
@@ -63,8 +70,8 @@ class ContinuousAgent(SoftAgent):
         """Return the mean energies of actions `(*more, *action shape)`, `(*more,)`.
 
         They are those for one observation; for a batch of them, actions and energies have its axis
-        in front. Actions are in the environment's units; the energy is in those of the temperature:
-        reward (`-mean Q`) for an actor-critic, nats for one that clones.
+        in front. Actions are in the environment's units, energies in that of the temperature:
+        reward (`-mean Q`) for `EnergyActorCritic`, nats for `ImplicitCloning`.
 
         Raises:
             ValueError: For actions of another shape.

@@ -87,7 +87,7 @@ class Demonstrations(NamedTuple):
             outside = (self.actions < action.low) | (self.actions > action.high)
             if outside.any():
                 raise StorageError(
-                    f"{source}: expected actions in {action}, got {self.actions[outside][0]:.4g}"
+                    f"{source}: expected actions in {action}, got {self.actions[outside][0]:.9g}"
                 )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -62,8 +63,8 @@ class EnergyActorCritic(ContinuousAgent):
         acting_candidates: Draws of the proposal that are resampled by their importance when acting.
         normalization: Of the critics: "batch", "layer" or None.
         proposal_normalization: Of the proposal, likewise.
-        unit_weights: Scale the critics' weights into every hidden unit to norm 1 after each update,
-            which takes `normalization="batch"`.
+        unit_weights: After each update, scale the weights into every hidden unit of the critics to
+            norm 1. Requires `normalization="batch"`.
         scale_rewards: Learn in units of the running deviation of the discounted return. Energies
             and temperatures stay in units of reward.
         target: Which critic the next observation is valued by: "average" is the moving average of
@@ -165,7 +166,7 @@ class EnergyActorCritic(ContinuousAgent):
                 f"expected normalization='batch' for unit_weights=True, got {self.normalization!r}"
             )
         entropy = self.target_entropy
-        if entropy != "auto" and (isinstance(entropy, str) or not math.isfinite(entropy)):
+        if entropy != "auto" and not (isinstance(entropy, Real) and math.isfinite(entropy)):
             raise ValueError(f"expected target_entropy to be 'auto' or finite, got {entropy!r}")
         super()._check_parameters()
 
@@ -175,8 +176,14 @@ class EnergyActorCritic(ContinuousAgent):
             self.critic.energy.project_weights()
             if self.critic_target is not None:
                 self.critic_target.energy.project_weights()
+        dimension = get_action_dim(self.action_space)
         if self.target_entropy == "auto":
-            self.target_entropy = -float(get_action_dim(self.action_space))
+            self.target_entropy = -float(dimension)
+        if self.target_entropy >= (most := dimension * math.log(2)):
+            raise ValueError(
+                f"expected a target_entropy below {most:.3g} nats, that of uniform actions in "
+                f"[-1, 1], got {self.target_entropy}"
+            )
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

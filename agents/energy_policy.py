@@ -6,6 +6,7 @@ import copy
 from functools import partialmethod
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -51,7 +52,7 @@ class EnergyPolicy(Acting, BasePolicy):
         moves: Steps of MALA for each action.
         normalization: Of the critics: "batch", "layer" or None.
         proposal_normalization: Of the proposal, likewise.
-        scale_rewards: Give the critics an output scale, which is the algorithm's to set.
+        scale_rewards: Give the critics an output scale. The algorithm sets its value.
         target: "average" keeps a moving average of the critics, "none" does not.
         adam_beta1: First decay rate of an optimiser that has betas, as Adam, unless
             `optimizer_kwargs` has them.
@@ -285,6 +286,11 @@ class EnergyPolicy(Acting, BasePolicy):
         uniform = torch.rand(batch, count, generator=self.generator, device=device)
         return mixture.draw(uniform, normal)
 
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """Return actions of [-1, 1] in the environment's units, rounded within its bounds."""
+        actions = super().unscale_action(scaled_action)
+        return np.clip(actions, self.action_space.low, self.action_space.high)
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         data.update(
@@ -324,6 +330,8 @@ def with_average(weights: dict[str, Tensor], averaged: bool) -> dict[str, Tensor
         of_average = ("averaged_proposal.", "proposal_updates")
         return {name: one for name, one in weights.items() if not name.startswith(of_average)}
     learnt = {name: one for name, one in weights.items() if name.startswith("proposal.")}
+    if not learnt:  # a part of a policy, beside which the average stays as it is
+        return weights
     average = {f"averaged_{name}": one.clone() for name, one in learnt.items()}
     return {**weights, **average, "proposal_updates": torch.zeros(())}
 

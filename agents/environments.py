@@ -40,6 +40,7 @@ from ebrl.schema import (
 from ebrl.storage import StorageError
 
 from .replayable import Episode, Replayable
+from .vector_environments import FromVectorEnv
 
 MONITORED = (
     "rewards",
@@ -60,12 +61,18 @@ def environments(env: VecEnv) -> dict[str, Any]:
         "episodes": [_episode(base, index) for index in range(base.num_envs)],
         "monitors": [
             {name: base.get_attr(name, [index])[0] for name in MONITORED} if monitored else None
-            for index, monitored in enumerate(base.env_is_wrapped(Monitor))
+            for index, monitored in enumerate(_monitored(base))
         ],
         "seeds": list(base._seeds),
         "options": list(base._options),
         "wrappers": [_wrapper(wrapper) for wrapper in _wrappers(env)],
     }
+
+
+def _monitored(base: VecEnv) -> list[bool]:
+    """Return which environments are inside a Monitor; `FromVectorEnv` counts by itself."""
+    inside = not isinstance(base, FromVectorEnv)
+    return [inside and wrapped for wrapped in base.env_is_wrapped(Monitor)]
 
 
 def put_environments(env: VecEnv, state: dict[str, Any]) -> list[str]:
@@ -83,7 +90,7 @@ def put_environments(env: VecEnv, state: dict[str, Any]) -> list[str]:
             lost.append(f"environment {index} did not reproduce its episode")
     lost += _put_wrappers(env, state["wrappers"])
     for index, (monitored, values) in enumerate(
-        zip(base.env_is_wrapped(Monitor), state["monitors"], strict=True)
+        zip(_monitored(base), state["monitors"], strict=True)
     ):
         if monitored and values is not None:
             # a monitor may refuse a reset within an episode

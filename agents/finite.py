@@ -58,5 +58,8 @@ def _name_of(env: VecEnv | None) -> str:
     """Return the registered name of the environments, or their class."""
     if env is None:
         return "without a name"
-    spec = env.get_attr("spec", [0])[0]
-    return spec.id if spec is not None else type(env.get_attr("unwrapped", [0])[0]).__name__
+    try:
+        spec = env.get_attr("spec", [0])[0]
+        return spec.id if spec is not None else type(env.get_attr("unwrapped", [0])[0]).__name__
+    except (AttributeError, NotImplementedError):  # of a VecEnv without single environments
+        return type(env).__name__

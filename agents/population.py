@@ -86,6 +86,9 @@ class Population:
     def update(self, batch: Transitions, noise: UpdateNoise, due: Due) -> Tensor:
         """Update every agent by its own batch, as `EnergyActorCritic` does.
 
+        With `scale_rewards` the caller keeps the running deviations of the discounted returns, and
+        copies them, `(S,)`, into the buffers whose names end in `output_scale`.
+
         Args:
             batch: Tensors `(S, batch, …)`.
             noise: Likewise.

@@ -31,10 +31,15 @@ def check_agent_arguments(agent: Any) -> None:
     given = vars(agent)
     for name, least in WHOLE.items():
         value = given.get(name, given.get(f"_{name}", least))  # or the agent does not take it
-        if not _is_whole(value) or value < least:
+        if not _is_whole(value):
+            raise ValueError(f"expected {name} to be a whole number, got {value!r}")
+        if value < least:
             raise ValueError(f"expected {name} >= {least}, got {value!r}")
         if value >= MAX_COUNT:
             raise ValueError(f"expected {name} below {MAX_COUNT:,}, got {value:,}")
+    frequency = agent.train_freq[0] if isinstance(agent.train_freq, tuple) else agent.train_freq
+    if not _is_whole(frequency) or frequency < 1:
+        raise ValueError(f"expected train_freq of at least one step, got {agent.train_freq!r}")
     for name in FRACTIONS:
         value = getattr(agent, name)
         if not _is_number(value) or not 0 <= value <= 1:

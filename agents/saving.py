@@ -160,7 +160,8 @@ class Saving(OffPolicyAlgorithm):
         state, system = read_agent(cls.__name__, path)
         if print_system_info:
             print(f"== CURRENT SYSTEM INFO ==\n{get_system_info(print_info=False)[1]}")
-            print("== SAVED MODEL SYSTEM INFO ==", *(f"- {k}: {v}" for k, v in system.items()), "")
+            lines = (f"- {name}: {value}" for name, value in system.items())
+            print("== SAVED MODEL SYSTEM INFO ==", *lines, "", sep="\n")
         try:
             model = cls._from_state(state, env, device, custom_objects or {}, arguments)
         except StorageError as error:

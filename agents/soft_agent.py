@@ -34,7 +34,6 @@ Self = TypeVar("Self", bound="SoftAgent")
 Observations = Tensor | dict[str, Tensor]
 Observation = np.ndarray | dict[str, np.ndarray]
 
-
 COLDEST = 1e-8  # the temperature that stands for 0, in units of reward
 
 
@@ -384,12 +383,12 @@ class SoftAgent(ScaledRewards):
 
     def _learnt_of(self, state: dict[str, Any]) -> dict[str, Any]:
         """As `Saving`; an agent with a fixed temperature ignores the state of a tuned one."""
-        if self.ent_coef == "auto":
-            return state
-        parameters, variables = dict(state["parameters"]), dict(state["variables"])
-        parameters.pop("ent_coef_optimizer", None)
-        variables.pop("log_ent_coef", None)
-        return {"parameters": parameters, "variables": variables}
+        return {name: self._parameters_of(part) for name, part in state.items()}
+
+    def _parameters_of(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """As `Saving`; an agent with a fixed temperature ignores those of a tuned one."""
+        tuned = set() if self.ent_coef == "auto" else {"ent_coef_optimizer", "log_ent_coef"}
+        return {name: one for name, one in parameters.items() if name not in tuned}
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts = ["policy", *(f"{name}.optimizer" for name in self.trained)]

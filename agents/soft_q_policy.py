@@ -161,7 +161,7 @@ class SoftQPolicy(Acting, BasePolicy):
 
     Args:
         normalization: Of the critics: "batch", "layer" or None.
-        scale_rewards: Give the critics an output scale, which is the algorithm's to set.
+        scale_rewards: Give the critics an output scale. The algorithm sets its value.
         target: "average" keeps a moving average of the critics, "none" does not.
         n_critics: Members of the ensemble of critics.
     """

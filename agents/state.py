@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
@@ -164,7 +164,7 @@ def put_replay(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
 def cut_trajectories(agent: OffPolicyAlgorithm) -> None:
     """Mark the newest transitions as truncated, because new episodes follow."""
     buffer = buffer_of(agent)
-    if buffer.size() == 0:
+    if buffer.size() == 0 or not _needs_ends(buffer):
         return
     last = buffer.pos - 1
     open_ones = np.flatnonzero(buffer.dones[last] == 0)
@@ -174,6 +174,15 @@ def cut_trajectories(agent: OffPolicyAlgorithm) -> None:
     if isinstance(buffer, HerReplayBuffer):
         for index in open_ones:
             buffer._compute_episode_length(int(index))
+
+
+def _needs_ends(buffer: ReplayBuffer) -> bool:
+    """Return whether the next episode must not follow the last transition in the buffer.
+
+    Elsewhere each transition stands alone, and an end without a time limit would be a false one.
+    """
+    follows = isinstance(buffer, HerReplayBuffer | NStepReplayBuffer)
+    return follows or buffer.optimize_memory_usage or buffer.handle_timeout_termination
 
 
 def buffer_of(agent: OffPolicyAlgorithm) -> ReplayBuffer:

@@ -1,6 +1,6 @@
 """Gymnasium's vector environments as Stable-Baselines3's.
 
-    env = FromVectorEnv(gymnasium.make_vec("CartPole-v1", num_envs=8))
+    env = FromVectorEnv(gymnasium.make_vec("Pendulum-v1", num_envs=8))
     SAC("MlpPolicy", env)
 
 Stable-Baselines3 assumes that an environment which ends is reset within the same step: `dones`,
@@ -12,7 +12,11 @@ the observation. A vector environment's autoreset mode says when it resets:
 | `SAME_STEP` | the same convention: `final_obs` becomes `terminal_observation` |
 | `DISABLED` | those that ended are reset at once, by `reset_mask` |
 | `NEXT_STEP` | likewise, where `reset_mask` is known: `SyncVectorEnv`, `AsyncVectorEnv` |
-| `NEXT_STEP` of others | the step that resets is one row more: no reward, and the end again |
+| `NEXT_STEP` of others | the reset takes a step of its own: a row more, without reward |
+
+Such a row is marked as an end again, so that no value is carried from one episode to the next.
+Stable-Baselines3's counts of episodes are then twice the true ones, as in `train_freq=(n,
+"episode")`; returns and lengths, in `infos[i]["episode"]`, are right.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
@@ -41,7 +46,13 @@ class FromVectorEnv(VecEnv):
 
     def __init__(self, environment: VectorEnv) -> None:
         self.environment = environment
-        mode = environment.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        mode = environment.metadata.get("autoreset_mode")
+        if mode is None:
+            raise ValueError(
+                f"expected metadata of {type(environment.unwrapped).__name__} with an "
+                "autoreset_mode, got none: set environment.metadata['autoreset_mode'] to when it "
+                "resets, a gymnasium.vector.AutoresetMode"
+            )
         self.mode = mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
         self.resets_by_mask = self.mode == AutoresetMode.DISABLED or (
             self.mode == AutoresetMode.NEXT_STEP
@@ -50,11 +61,12 @@ class FromVectorEnv(VecEnv):
         if self.mode == AutoresetMode.NEXT_STEP and not self.resets_by_mask:
             warnings.warn(
                 f"{type(environment.unwrapped).__name__} resets in the step after an end: each "
-                "episode has one row more in the replay, with no reward",
+                "episode has one row more in the replay, with no reward, and Stable-Baselines3 "
+                'counts it twice; make_vec(..., vectorization_mode="sync") does not',
                 stacklevel=2,
             )
         super().__init__(
-            environment.num_envs, environment.single_observation_space,
+            int(environment.num_envs), environment.single_observation_space,
             environment.single_action_space,
         )  # fmt: skip
         self.actions: np.ndarray | None = None
@@ -65,6 +77,11 @@ class FromVectorEnv(VecEnv):
         self.started = time.monotonic()
 
     def reset(self) -> VecEnvObs:
+        if any(options != self._options[0] for options in self._options):
+            raise ValueError(
+                f"expected the same options for all environments, which are reset together, got "
+                f"{self._options}"
+            )
         options = self._options[0] or None
         self.last, infos = self.environment.reset(seed=self._seeds[0], options=options)
         self.reset_infos = split_infos(infos, self.num_envs)
@@ -134,7 +151,8 @@ class FromVectorEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None
     ) -> list[bool]:
-        return [False for _ in self._get_indices(indices)]
+        monitored = wrapper_class is Monitor  # whose statistics are in the infos here, too
+        return [monitored for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         pictures: Any = self.environment.render()
@@ -168,11 +186,14 @@ class FromVectorEnv(VecEnv):
         self.returns[which], self.lengths[which] = 0, 0
 
 
-def split_infos(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:
+def split_infos(infos: dict[str, Any] | list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """Return the infos of each environment from those of the vector.
 
     `infos[key][i]` is environment i's where `infos["_" + key][i]`; of all where there is no mask.
+    Gymnasium's `DictInfoToList` has split them already.
     """
+    if isinstance(infos, list):
+        return [dict(one) for one in infos]
     each: list[dict[str, Any]] = [{} for _ in range(count)]
     for key, values in infos.items():
         if key.startswith("_") and key[1:] in infos:

@@ -138,7 +138,7 @@ class Parser(ArgumentParser):
             if token.startswith("--"):
                 options.append(token)
                 value_follows = "=" not in token and token not in flags
-            elif value_follows or token.startswith("-"):
+            elif value_follows or (token.startswith("-") and token != "-" and " " not in token):
                 options.append(token)
                 value_follows = False
             else:

@@ -38,8 +38,8 @@ the others; the exit code is then 1.
 
 The level of the noise is estimated for each photograph and printed; --sigma sets it, in units of
 8-bit images (black 0, white 255) whatever the bits of the file: 5 is hardly seen, 15 is a dim room,
-50 is a night without a lamp. Where the energy finds more than noise in what would go, the
-photograph is kept as it was.
+50 is a night without a lamp. Where the part to be removed does not look like noise, the
+photograph stays nearly unchanged.
 
 examples:
   ebrl denoise photo.jpg
@@ -65,8 +65,8 @@ def main(arguments: list[str]) -> int:
         "--symmetries",
         type=Literal[1, 2, 4, 8],
         default=1,
-        help="average over so many turns and mirror images: 8 take eight times as long, for less "
-        "than .1 dB",
+        help="average over so many turns and mirror images: 8 take eight times as long, for .05 to "
+        ".3 dB",
     )
     given = parser.read(arguments)
     with extra("vision", "PIL", "skimage", "tifffile", "imagecodecs", "pywt"):

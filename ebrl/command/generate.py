@@ -15,6 +15,7 @@ from ebrl.command.arguments import TRUST, Count, Levels, Parser, Seed, Strength
 from ebrl.command.destinations import check_file
 from ebrl.command.devices import add_device, device_of
 from ebrl.command.errors import RunError, UsageError, did_you_mean, extra
+from ebrl.command.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +79,7 @@ def main(arguments: list[str]) -> int:
         images, acceptance = _draw(source, given)
         save(grid(images, scale=given.scale), out)
     wish = "" if label is None else f" of class {CLASSES[label]}"
-    print(f"{source.title}: {len(images):,} images{wish}, {given.levels} levels, ", end="")
+    print(f"{source.title}: {counted(len(images), 'image')}{wish}, {given.levels} levels, ", end="")
     print(f"seed {given.seed}, {time.monotonic() - began:.0f} s")
     if given.corrector != "none":
         print(f"  accepted  {acceptance.nanmean():.2f}, from level to level ", end="")

@@ -11,6 +11,7 @@ from ebrl.command.arguments import Count, Parser, Seed
 from ebrl.command.destinations import check_file
 from ebrl.command.devices import add_device, device_of
 from ebrl.command.errors import RunError
+from ebrl.command.wording import counted
 
 HELP = """
 Draws from the energy that a run of `ebrl fit` trained, with the sampler of its config, from
@@ -72,7 +73,8 @@ def _sample(given: Namespace) -> int:
     generator = torch.Generator(device).manual_seed(given.seed)
     x = draw(setup.energy, setup.sampler, given.n, generator).cpu()
     _write(out, x.numpy())
-    print(f"{configuration.title}, after {steps:,} steps: {given.n:,} samples\n  samples  {out}")
+    print(f"{configuration.title}, after {steps:,} steps: {counted(given.n, 'sample')}")
+    print(f"  samples  {out}")
     if has_picture:
         picture(beside, configuration.title, setup.energy.cpu(), data, x)
         print(f"  picture  {beside}")

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 HELP = """
 Prints how unlikely sentences are, a line each: the energy in nats, low where likely; the
-acceptability from 0 to 100, the percentage of sentences in books and news that are less fluent;
-and the sentence, its unlikely tokens red on a terminal. A file has one sentence a line, in UTF-8;
-- reads standard input. A line that cannot be judged does not stop the others; the exit code is
-then 1. A page is written over another only with --overwrite.
+acceptability from 0 to 100, the percentage of held-out sentences (news, reviews, speeches) that
+are less fluent; and the sentence, its unlikely tokens red on a terminal. A file has one sentence a
+line, in UTF-8; - reads standard input. A line that cannot be judged does not stop the others; the
+exit code is then 1. A page is written over another only with --overwrite.
 
 examples:
   ebrl score "The cat sat on the mat."
@@ -80,8 +80,10 @@ def _score(sources: list[str], by: Judge, tokens: bool) -> tuple[list[Score], in
             level = f"{acceptability(each.text, language=by.language):4.0f}" if known else "   ?"
             console.print(f"{each.total:8.2f} {level}  ", coloured(each), sep="")
             if tokens:
-                for part in each.per_token:
-                    console.print(f"{part.energy:16.2f}  {part.text or '(end)'}", markup=False)
+                *parts, end = each.per_token
+                for part in parts:  # a character of several tokens is shown at the first
+                    console.print(f"{part.energy:16.2f}  {part.text or '…'}", markup=False)
+                console.print(f"{end.energy:16.2f}  (end)", markup=False)
         scores += found
     return scores, refused
 

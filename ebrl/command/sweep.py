@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from jsonargparse import Namespace
 
-    from ebrl.command.sweeps.space import Plan
+    from ebrl.command.sweeps.space import Grid, Plan, Range
 
     Search = Callable[[Plan, str, Path], Iterator[str]]
 
@@ -24,7 +24,7 @@ Trains many runs of one config and finds the best values of its keys. Each KEY=V
 
   agent.batch_size=64,256            a grid: every combination of the grids is tried
   agent.learning_rate=1e-4:1e-2:log  a range, on a logarithmic scale; without :log a plain one
-  agent.moves=0:8:int                a range of whole numbers
+  agent.moves=0:8:int                a range of whole numbers; with :logint a logarithmic one
   agent=ebrl.agents.EnergyActorCritic,stable_baselines3.SAC    a choice of classes
 
 Without a range there are as many trials as combinations; with one, --trials of them are chosen by
@@ -36,7 +36,7 @@ Writes, into --out (sweeps/NAME),
   TASK/study.db                     every trial, as Optuna keeps them in SQLite
   TASK/trial-ID/seed-N/             each run, as `ebrl train` writes it
   TASK/best.yaml                    the best config, with its figures: `ebrl train` takes it
-  TASK/comparison.*                 of a grid of agents alone: what `ebrl compare` writes
+  TASK/comparison.*                 what `ebrl compare` writes, if only the agent varies
 
 --ray searches on a cluster, by Ray Tune: it draws the ranges at random and gives each trial one
 CPU. Without an address it starts Ray here, with --jobs CPUs; all machines must see --out.
@@ -98,6 +98,7 @@ def _sweep(given: Namespace) -> int:
     space = dimensions(given["values"])
     first = options({name: one.first for name, one in space.items()})
     configuration = read(config, first, trust=True)  # errors come before the work
+    _check_ranges(config, space)
     tasks = given.env.split(",") if given.env else [configuration.environment]
     for task in tasks:
         make(task, configuration.settings.env_kwargs, configuration.settings.wrappers).close()
@@ -115,6 +116,18 @@ def _sweep(given: Namespace) -> int:
         text=configuration.text,
     )
     return _search_each(tasks, search, plan, out)
+
+
+def _check_ranges(config: Path, space: dict[str, Grid | Range]) -> None:
+    """Raise UsageError, before any trial, where a range has numbers that its key does not take."""
+    from ebrl.command.configs.agent_config import read
+    from ebrl.command.sweeps.space import Range, options
+
+    ranges = {name: one.middle for name, one in space.items() if isinstance(one, Range)}
+    try:
+        read(config, options(ranges), trust=True)
+    except UsageError as error:
+        raise UsageError(f"{error} A range of whole numbers is low:high:int.") from error
 
 
 def _search_each(tasks: list[str], search: Search, plan: Plan, out: Path) -> int:

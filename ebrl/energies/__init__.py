@@ -19,6 +19,7 @@ from ebrl.energies.energy import check_energy as check_energy
 from ebrl.energies.energy import check_one_number_each as check_one_number_each
 from ebrl.energies.energy import dtype_of as dtype_of
 from ebrl.energies.energy import first_order as first_order
+from ebrl.energies.energy import in_dtype_of as in_dtype_of
 from ebrl.energies.energy import over_event as over_event
 from ebrl.energies.gaussian import CorrelatedGaussian as CorrelatedGaussian
 from ebrl.energies.gaussian import Gaussian as Gaussian

@@ -100,6 +100,8 @@ class Energy(nn.Module):
         return Sum([self, -other])
 
     def __mul__(self, weight: Number) -> Energy:
+        if isinstance(weight, nn.Module):  # there is no product of two energies
+            return NotImplemented
         return Weighted(self, weight)
 
     __rmul__ = __mul__
@@ -143,6 +145,11 @@ def dtype_of(energy: Energy) -> torch.dtype | None:
     """Return the dtype of the energy's first floating-point weight or buffer, None without one."""
     tensors = chain(energy.parameters(), energy.buffers())
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+
+
+def in_dtype_of(energy: Energy, x: Tensor) -> Tensor:
+    """Return x in the energy's dtype; integers, and x for an energy without numbers, stay."""
+    return x.to(dtype_of(energy)) if x.is_floating_point() else x
 
 
 def first_order(energy: Energy, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy, check_energy, dtype_of
+from ebrl.energies import Energy, check_energy, in_dtype_of
 from ebrl.energies.evaluating import evaluating
 from ebrl.generators import check_generator
 from ebrl.kernels import HMC, GibbsWithGradients, Kernel, Proposal
@@ -112,7 +112,7 @@ class Annealing:
     def _start(self, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
         check_generator(generator)
         x = self.proposal.sample(batch, generator)
-        x = x.to(dtype_of(self.energy)) if x.is_floating_point() else x
+        x = in_dtype_of(self.energy, x)
         if self.space.coordinates == "real":
             check_not_broadcast(self.energy, x)
         return x

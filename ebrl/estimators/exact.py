@@ -7,8 +7,9 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy, check_energy, dtype_of
+from ebrl.energies import Energy, check_energy, in_dtype_of
 from ebrl.energies.evaluating import evaluating
+from ebrl.ranges import check_positive
 from ebrl.spaces import Binary, Categorical, Strings
 
 
@@ -30,10 +31,9 @@ def exact_log_normalizer(
 
 def _exponents(energy: Energy, space: Binary | Categorical | Strings, temperature: float) -> Tensor:
     check_energy(energy)
+    check_positive(temperature=temperature)
     first = next(chain(energy.parameters(), energy.buffers()), None)
     states = space.states() if first is None else space.states().to(first.device)
-    if states.is_floating_point():
-        states = states.to(dtype_of(energy))
-    chunks = states.split(2**16)
+    chunks = in_dtype_of(energy, states).split(2**16)
     with evaluating(energy):
         return torch.cat([-energy(each).double() / temperature for each in chunks])

@@ -9,13 +9,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy, Number, align_left, check_energy
+from ebrl.energies import Energy, Number, align_left, check_energy, in_dtype_of, over_event
 from ebrl.energies.evaluating import evaluating
 from ebrl.estimators.annealing import Annealing
 from ebrl.generators import check_generator
 from ebrl.kernels import Kernel, Proposal
 from ebrl.kernels.protocol import check_not_broadcast
-from ebrl.ranges import check_at_least
+from ebrl.ranges import check_at_least, check_positive
 from ebrl.spaces import Space
 
 Bound = Literal["lower", "upper", "none"]
@@ -26,7 +26,7 @@ class SoftValue(NamedTuple):
 
     log_weights: Tensor  # (*batch, M), log w = -E/T - log q
     energy: Tensor  # (*batch, M)
-    temperature: Number
+    temperature: Number  # or (*batch,)
 
     @property
     def value(self) -> Tensor:
@@ -44,7 +44,8 @@ class SoftValue(NamedTuple):
     @property
     def entropy(self) -> Tensor:
         """The entropy of `exp(-E/T)/Z`, `(*batch,)`, self-normalised: consistent, no bound."""
-        return (self.value + (self.weights * self.energy).sum(-1)) / self.temperature
+        possible = self.energy.masked_fill(self.weights == 0, 0)  # 0 times infinity is 0 here
+        return (self.value + (self.weights * possible).sum(-1)) / self.temperature
 
     @property
     def effective_sample_size(self) -> Tensor:
@@ -73,9 +74,10 @@ def soft_value(energy: Tensor, log_density: Tensor, temperature: Number) -> Soft
     Args:
         energy: `E(x_m)`, `(*batch, M)`.
         log_density: The normalised `log q(x_m)`, `(*batch, M)`.
-        temperature: T, a number or `(*batch,)`.
+        temperature: T, a number or one for each of the leading batch axes, `(*leading batch,)`.
     """
-    log_weights = -energy / align_left(temperature, energy.ndim) - log_density
+    temperature = align_left(temperature, energy.ndim - 1)  # (*batch,), axes of 1 are shared
+    log_weights = -energy / over_event(temperature, 1) - log_density
     return SoftValue(log_weights, energy, temperature)
 
 
@@ -182,10 +184,11 @@ def importance(
     infinite for one candidate.
     """
     check_at_least(1, candidates=candidates)
+    check_positive(temperature=temperature)
     check_energy(energy)
     check_generator(generator)
     with evaluating(energy), torch.no_grad():
-        x = proposal.sample((candidates,), generator)
+        x = in_dtype_of(energy, proposal.sample((candidates,), generator))
         check_not_broadcast(energy, x)
         log_weights = -energy(x).double() / temperature - proposal.log_density(x).double()
     return Estimate(*log_mean_exp(log_weights.unsqueeze(-1)), "lower")

@@ -68,6 +68,7 @@ class Blocks(Kernel[BlocksState, BlocksNoise]):
         check_suits(categories, space.discrete)
         self.space, self.vector, self.categories, self.moves = space, vector, categories, moves
         self.best_acceptance = vector.best_acceptance
+        self.couples_chains = vector.couples_chains or categories.couples_chains
         self.gradients = vector.gradients + moves + 2
 
     def check_space(self, space: Space) -> None:

@@ -114,8 +114,8 @@ class ImprovedContrastiveDivergence(nn.Module, Objective):
     energy, where q is the distribution of the samples, differentiated through the sampler with the
     energy itself held fixed. The entropy of q is estimated from neighbours in the batch.
 
-    The term rewards energies that chains can follow. It does not complete the gradient of
-    contrastive divergence, which has it with the opposite sign. For chains in equilibrium its mean
+    The term rewards energies that chains can follow. It is not the term that contrastive divergence
+    leaves out of its gradient: that one has the opposite sign. For chains in equilibrium its mean
     is 0 and its noise remains: with `kl=1` four times that of contrastive divergence, which slows
     Adam down, and two moons come out much too broad; with `kl=.1` they do not.
 

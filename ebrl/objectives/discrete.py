@@ -102,6 +102,8 @@ def check_discrete(x: Tensor, categorical: bool) -> None:
 
     On other devices than the CPU values are not read, which would wait for the device.
     """
+    if not x.is_floating_point():
+        raise ValueError(f"expected x of floating point numbers, got {x.dtype}: x.float()")
     valid = (x == 0) | (x == 1) | x.isnan()
     if categorical:
         total = x.sum(-1, keepdim=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ebrl.energies import Number
 from ebrl.kernels.protocol import Kernel
 from ebrl.ranges import check_at_least
+from ebrl.spaces import Box, Space
 
 
 class DualAveraging(nn.Module):
@@ -120,6 +121,15 @@ def check_adaptable(kernel: Kernel) -> None:
         raise ValueError(
             f"expected a kernel whose step size changes its acceptance, got "
             f"{type(kernel).__name__}: choose the step size yourself, or a kernel such as MALA"
+        )
+
+
+def check_adaptable_in(space: Space) -> None:
+    """Raise `ValueError` for a space in which one run must keep its step size."""
+    if isinstance(space, Box) and space.walls == "project":
+        raise ValueError(
+            "expected no adaptation and no warm-up with walls='project', whose spring keeps the "
+            "first step size: leave them out, or choose other walls"
         )
 
 

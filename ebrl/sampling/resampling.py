@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy, Number
+from ebrl.energies import Energy, Number, in_dtype_of
 from ebrl.energies.evaluating import evaluating
 from ebrl.kernels.importance import IteratedSIR, Proposal
 from ebrl.kernels.protocol import check_not_broadcast
@@ -53,7 +53,7 @@ def importance_resampling(
     check_types(energy, None, generator)
     stage = Stage(energy, 1, sampler.step_size, temperature)
     with torch.inference_mode(False), evaluating(energy), torch.no_grad():
-        x = sampler.space.from_free(proposal.sample(batch, generator))
+        x = in_dtype_of(energy, sampler.space.from_free(proposal.sample(batch, generator)))
         check_takes(sampler.space, energy, x, generator)
         check_not_broadcast(energy, x)
         run = Run(sampler.kernel, sampler.space, stage, x)

@@ -210,12 +210,18 @@ def _check_numbers_at_start(state: Any, energy: Energy) -> None:
 
 
 def _check_number_shapes(stage: Stage, batch: tuple[int, ...]) -> None:
-    """Raise `ValueError` for numbers of more chains than there are: noise would be shared."""
+    """Raise `ValueError` for numbers that are neither one for all chains nor one for each.
+
+    With fewer axes than the batch it would be unclear which chains share a number; with more
+    chains than there are, chains would share their noise.
+    """
     for name, number in (("step size", stage.step_size), ("temperature", stage.temperature)):
-        if isinstance(number, Tensor) and not broadcasts(number.shape, batch):
+        if not isinstance(number, Tensor) or (number.numel() == 1 and number.ndim <= len(batch)):
+            continue
+        if number.ndim != len(batch) or not broadcasts(number.shape, batch):
             raise ValueError(
                 f"expected a {name} for all chains or one for each, of shape {tuple(batch)}, got "
-                f"shape {tuple(number.shape)}: repeat x for more chains"
+                f"shape {tuple(number.shape)}: an axis that shares a number has size 1"
             )
 
 

@@ -20,13 +20,13 @@ from ebrl.energies.evaluating import evaluating
 from ebrl.kernels.protocol import Kernel, check_is_kernel, check_suits, mapped
 from ebrl.ranges import check_at_least
 from ebrl.sampling import compilation
-from ebrl.sampling.adaptation import DualAveraging
+from ebrl.sampling.adaptation import DualAveraging, check_adaptable_in
 from ebrl.sampling.inference_data import inference_data
 from ebrl.sampling.paths import Stage
 from ebrl.sampling.run import ChainInfo, Count, Progress, Run, differentiable, joined
 from ebrl.sampling.starts import check_draws, check_sampler_numbers, starting_points
 from ebrl.sampling.warm_up import warm_up
-from ebrl.spaces import Box, Space, Unbounded
+from ebrl.spaces import Space, Unbounded
 
 Gradient = Literal["none", "last", "unroll"]
 
@@ -100,18 +100,13 @@ class Sampler(nn.Module):
         check_suits(kernel, space)
         if compile:
             compilation.check_compilable(kernel)
-        least = [torch.as_tensor(value).min().item() for value in (step_size, temperature)]
-        check_sampler_numbers(steps, *least)
+        check_sampler_numbers(steps, step_size, temperature)
         self.kernel, self.space = kernel, space
         self.steps, self.temperature, self.compiled = steps, temperature, compile
         self.fixed_step_size = step_size
         self.adaptation = adaptation
         if adaptation is not None:
-            if isinstance(space, Box) and space.walls == "project":
-                raise ValueError(
-                    "expected no adaptation with walls='project', whose spring keeps the first "
-                    "step size: leave it out, or choose other walls"
-                )
+            check_adaptable_in(space)
             adaptation.start(step_size, kernel)
 
     def extra_repr(self) -> str:
@@ -196,8 +191,9 @@ class Sampler(nn.Module):
     ) -> Samples:
         """Run the chains along a path: each stage continues from the end of the one before it.
 
-        The ends have the distribution of the last stage as far as its own steps reach it. No step
-        size adapts. The other arguments, and errors, are those of `sample`.
+        The ends have the distribution of the last stage as far as its own steps reach it. Steps,
+        step sizes and temperatures are those of the stages; no step size adapts. The other
+        arguments, and errors, are those of `sample`.
 
         Returns:
             The ends of the chains, with the energy of the last stage and the report of all steps.

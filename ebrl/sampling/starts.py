@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from itertools import chain
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy, Number, check_energy, dtype_of
+from ebrl.energies import Energy, Number, check_energy, in_dtype_of
 from ebrl.generators import check_generator
 from ebrl.kernels.protocol import check_not_broadcast
+from ebrl.ranges import check_at_least
 from ebrl.spaces import Space, Unbounded
 
 
@@ -29,14 +32,14 @@ def starting_points(
     if (x is None) == (n is None):
         raise ValueError("expected either starting points x or their number n")
     if n is not None:
+        check_at_least(0, n=n)
         x = space.reference((n,), generator)
         if x.ndim - 1 != energy.event_ndim:
             raise ValueError(
                 f"expected a space of points with {energy.event_ndim} axes, as the energy "
                 f"takes, got points of shape {tuple(x.shape[1:])}"
             )
-        if x.is_floating_point():
-            x = x.to(dtype_of(energy))
+        x = in_dtype_of(energy, x)
     assert x is not None
     check_takes(space, energy, x, generator)
     if n is not None and space.coordinates == "real":
@@ -86,13 +89,22 @@ def _check_devices(x: Tensor, generator: torch.Generator, energy: Energy) -> Non
 
 
 def check_sampler_numbers(steps: int, step_size: Number, temperature: Number) -> None:
-    """Raise `ValueError` for impossible numbers, without reading tensors, which would wait."""
+    """Raise `ValueError` for impossible numbers, read on the CPU alone: others would wait."""
+    if not isinstance(steps, Integral):
+        raise ValueError(f"expected a whole number of steps, got {steps}")
     if steps < 0:
         raise ValueError(f"expected steps >= 0, got {steps}")
-    if not isinstance(step_size, Tensor) and not step_size > 0:
+    if not 0 < _least(step_size) < math.inf:
         raise ValueError(f"expected a positive step_size, got {step_size}")
-    if not isinstance(temperature, Tensor) and not temperature >= 0:
+    if not _least(temperature) >= 0:
         raise ValueError(f"expected temperature >= 0, got {temperature}")
+
+
+def _least(number: Number) -> float:
+    """Return the least of the numbers of all chains; 1 for those that are not on the CPU."""
+    if not isinstance(number, Tensor):
+        return number
+    return float(number.min()) if number.device.type == "cpu" and number.numel() else 1.0
 
 
 def check_draws(draws: int | None, thin: int, gradient: str) -> None:
@@ -101,6 +113,8 @@ def check_draws(draws: int | None, thin: int, gradient: str) -> None:
         if thin != 1:
             raise ValueError(f"expected draws with {thin=}, got none: sample(..., draws=1000)")
         return
+    if not isinstance(draws, Integral) or not isinstance(thin, Integral):
+        raise ValueError(f"expected whole numbers, got {draws=}, {thin=}")
     if draws < 1 or thin < 1:
         raise ValueError(f"expected draws and thin of at least 1, got {draws=}, {thin=}")
     if gradient != "none":

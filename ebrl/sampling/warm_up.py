@@ -14,7 +14,7 @@ from ebrl.energies import Energy, Number
 from ebrl.energies.evaluating import evaluating
 from ebrl.kernels.protocol import Kernel, check_suits
 from ebrl.sampling import compilation
-from ebrl.sampling.adaptation import DualAveraging, check_adaptable
+from ebrl.sampling.adaptation import DualAveraging, check_adaptable, check_adaptable_in
 from ebrl.sampling.paths import Stage
 from ebrl.sampling.run import Count, Progress, Run
 from ebrl.sampling.starts import check_types
@@ -63,11 +63,12 @@ def warm_up(
         progress: Called with the number of steps made and in all.
 
     Raises:
-        ValueError: For other kernels, no chains, and fewer steps.
+        ValueError: For other kernels, a box whose walls project, no chains, and fewer steps.
     """
     check_types(energy, x, generator)
     check_adaptable(kernel)
     space = space or Unbounded()
+    check_adaptable_in(space)
     check_suits(kernel, space)
     if compile:
         compilation.check_compilable(kernel)

@@ -15,7 +15,7 @@ def corrupted(x: Tensor, generator: Generator) -> Tensor:
 
     A fault is one of: a token replaced by one of another sentence, two neighbours swapped, a token
     left out, a token moved elsewhere. In a short sentence faults may undo each other, and a token
-    may be replaced by its like or moved to its own place: some copies are as they were.
+    may be replaced by the same token or moved back to where it was: some copies are unchanged.
     """
     faults = [replaced, swapped, shortened, moved]
     device = generator.device

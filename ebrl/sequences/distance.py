@@ -24,7 +24,7 @@ class EditDistance(Energy):
         self.register_buffer("original", original)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
         place = torch.arange(rows.shape[1] + 1, device=x.device)
         # distance[:, j] is that of the first j tokens of x from the original's tokens so far.
         distance = place.expand(len(rows), -1)  # (n, longest + 1)

@@ -57,10 +57,10 @@ def repair(
         language: By default the English one that comes with the package.
         energy: By default the language's `coherence`, so that shorter sentences are no better.
         cost: Nats for each edit of a token: higher repairs less.
-        temperature: Of the last steps.
-        chains: That look for it independently.
-        steps: Of each chain.
-        seed: Of the randomness.
+        temperature: At which the chains end.
+        chains: Independent searches.
+        steps: Edits that each chain tries, at least 8.
+        seed: Of all random numbers.
 
     Raises:
         SentenceError: As `score`.

@@ -33,7 +33,7 @@ class SentenceEnergy(Energy):
         raise NotImplementedError(f"{type(self).__name__} defines no per_token(x)")
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, sound = sentences_only(x.reshape(-1, x.shape[-1]))
+        rows, sound = sentences_only(x.reshape(x.shape[:-1].numel(), x.shape[-1]))
         value = self.per_token(rows).sum(1).masked_fill(~sound, torch.inf)
         return value.view(x.shape[:-1])
 

@@ -38,7 +38,7 @@ class MaskedFilling:
     @torch.no_grad()
     def log_probabilities(self, x: Tensor, place: Tensor) -> Tensor:
         """Return `log p` of every token at `place: (*batch,)` of x, `(*batch, vocabulary)`."""
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
         rows = rows.scatter(1, place.reshape(-1, 1), MASK)
         rows = rows[:, : int(string_lengths(rows).max())]
         with evaluating(self.transformer):

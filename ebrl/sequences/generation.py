@@ -35,8 +35,8 @@ def sample(
         language: By default the English one that comes with the package.
         energy: By default the language's own.
         candidates: Of the language model for each sentence, at least 2.
-        steps: Of the chain after it.
-        seed: Of the randomness.
+        steps: Substitutions that the chain of each sentence tries.
+        seed: Of all random numbers.
 
     Raises:
         ValueError: If a number is out of range.
@@ -77,8 +77,8 @@ def complete(
         language: By default the English one that comes with the package.
         energy: By default the language's own.
         candidates: Draws of the language model.
-        temperature: Of each token that is drawn.
-        seed: Of the randomness.
+        temperature: At which each token is drawn.
+        seed: Of all random numbers.
 
     Raises:
         SentenceError: As `score`.

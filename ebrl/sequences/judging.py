@@ -83,8 +83,9 @@ def acceptability(text: str, *, language: Language | None = None) -> float:
     """Return how acceptable a sentence is, from 0 to 100.
 
     The percentage of held-out sentences that are less fluent (`fluency`), which for the English
-    that ships are those of news, reviews and speeches: 50 is their middle. It compares sentences of
-    like length and register. Short everyday ones have few tokens that others foretell, and are low.
+    that ships are those of news, reviews and speeches: 50 is their middle. Compare only
+    sentences of similar length and register. Short everyday ones score low, because their few words
+    say little about each other.
 
     Raises:
         TypeError: For anything but one text.

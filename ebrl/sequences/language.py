@@ -57,10 +57,10 @@ class Language(NamedTuple):
 
     @property
     def coherence(self) -> Energy:
-        """The causal energy less what typical sentences of such tokens have: 0 in the mean.
+        """The causal energy less that of a typical sentence with tokens as rare: 0 in the mean.
 
-        It does not grow with the length, and a rare word may stand. The scorers have no part in
-        it: they tell sentences apart, and a search for their minimum leads astray.
+        It does not grow with the length, and a rare word costs nothing. The scorers are left out:
+        they rank given sentences well, but a search for their minimum ends in nonsense.
         """
         return self.causal - self.balance * self.frequency
 

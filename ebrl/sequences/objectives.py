@@ -20,10 +20,10 @@ from ebrl.spaces import string_lengths
 class HybridLikelihood(nn.Module, Objective):
     """Likelihood of some sentences, and of masked tokens in others (Charpentier and Samuel 2024).
 
-    The first `causal` part of a batch is read from the left and every token predicted (of a small
-    batch, all but one sentence at most and one at least); in the rest
-    a share of tokens is masked and these are predicted from all others. The loss is the mean per
-    token of each part, weighted by the part's share of the batch.
+    The first part of a batch, the share `causal` of its sentences, is read from the left, and every
+    token is predicted. In the second part a share of the tokens is masked, and these are predicted
+    from the others. Each part gets at least one sentence, even of a small batch. The loss is the
+    mean per token of each part, weighted by the part's share of the batch.
 
     Args:
         causal: The part of the sentences that are read from the left.
@@ -87,7 +87,8 @@ class Contrast(nn.Module, Objective):
     """Which of two is real: a sentence, or a corrupted copy of it.
 
     `log(1 + exp(E(real) - E(corrupted)))`, the log loss of the pair. Its optimum is the log ratio
-    of the corruption's density to the data's, known only up to what pairs have in common.
+    of the corruption's density to the data's, up to a function that is equal for a sentence and
+    its copy.
 
     Args:
         corruption: Makes the copies; by default `ebrl.sequences.corruption.corrupted`.

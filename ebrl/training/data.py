@@ -33,7 +33,7 @@ class Order:
 
     Args:
         size: The number of rows.
-        batch_size: Of them.
+        batch_size: The number of rows in a batch.
         tensors: The data, where they are in memory: a state goes on with the same data alone.
     """
 

@@ -107,7 +107,7 @@ def guarded(prior: Energy, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     Where a prior is right, `|y - D|²` is on average at most `σ²` a pixel: the energy of noise, half
     a pixel. Where the mean over a neighbourhood is larger, D removes more than noise. There
     `y + w (D - y)` with `w = σ² / |y - D|²` minimises the expected error if D removes all noise. In
-    texture it leaves some, so that less of what it removes is noise: the trust is `w²`.
+    texture D leaves some noise and removes some detail, so D is trusted less: the trust is `w²`.
 
     At strong edges each pixel may change by at most `LARGEST` noise deviations, so that a fine line
     moves no further than that from the truth.

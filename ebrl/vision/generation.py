@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ebrl import schedules
 from ebrl.energies import Energy, align_left, over_event
+from ebrl.ranges import check_at_least
 from ebrl.sampling import Sampler
 from ebrl.sampling.sampler import Stage
 from ebrl.vision.denoising import tweedie
@@ -134,12 +135,14 @@ def generate(
         shape: Of an image, `(channels, height, width)`.
         generator: Source of the noise; its device is used.
         levels: Noise levels `(levels,)` that fall; `generation_levels()` by default.
-        corrector: A sampler that moves the images at each level.
-        corrector_step: Its step size, over the level squared.
+        corrector: A sampler that moves the images at each level, by its kernel, as many steps as it
+            has and at its temperature.
+        corrector_step: The step size of the corrector, over the level squared.
 
     Raises:
-        ValueError: For levels that do not fall.
+        ValueError: For levels that do not fall, and for fewer than one image.
     """
+    check_at_least(1, n=n)
     levels = (generation_levels() if levels is None else levels).to(generator.device)
     acceptance = []
     for reached in descend(prior, n, shape, levels, corrector, corrector_step, generator=generator):
@@ -171,7 +174,8 @@ def descend(
         x, acceptance = heun(prior, x, level, following), none
         if corrector is not None:
             step_size = corrector_step * float(following) ** 2
-            stage = Stage(prior.given(following), corrector.steps, step_size)
+            energy = prior.given(following)
+            stage = Stage(energy, corrector.steps, step_size, corrector.temperature)
             corrected = corrector.anneal([stage], x, generator=generator)
             x, acceptance = corrected.x, corrected.info.acceptance.mean()
         yield Reached(x, acceptance)

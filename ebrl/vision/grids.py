@@ -25,7 +25,7 @@ def grid(images: Tensor, columns: int | None = None, scale: int = 1, gap: int = 
         gap: Width of the white lines between images, in their pixels.
 
     Raises:
-        ValueError: For no images, other channels, and columns or a scale below 1.
+        ValueError: For no images, other channels, columns or a scale below 1, and a gap below 0.
     """
     n, channels, height, width = images.shape
     if n == 0 or channels not in (1, 3):
@@ -34,8 +34,10 @@ def grid(images: Tensor, columns: int | None = None, scale: int = 1, gap: int = 
             f"{tuple(images.shape)}"
         )
     columns = math.ceil(n**0.5) if columns is None else columns
-    if columns < 1 or scale < 1:
-        raise ValueError(f"expected columns and scale of at least 1, got {columns=}, {scale=}")
+    if columns < 1 or scale < 1 or gap < 0:
+        raise ValueError(
+            f"expected columns, scale >= 1, gap >= 0, got {columns=}, {scale=}, {gap=}"
+        )
     rows = -(-n // columns)
     canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255)
     pixels = images.detach().float().clamp(0, 1).mul(255).round().movedim(1, -1).cpu().numpy()

@@ -86,7 +86,8 @@ def noise_levels(pixels: Tensor, sigma: Sigma | None, white: float = 1.0) -> Ten
     level = level / white
     if level.max() > 1:
         raise ValueError(
-            f"expected a sigma in the units of the image, in which white is {white:g}, got "
+            f"expected a sigma in the units of the image, in which white is {white:g} (data_range="
+            f"(black, white) states another, as for a dark image of 12 bits in 16), got "
             f"{float(level.max() * white):g}" + ("; 25 of 255 is 25/255" if white == 1 else "")
         )
     return level.unsqueeze(0) if is_map else level.expand(batch)

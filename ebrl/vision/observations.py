@@ -257,12 +257,15 @@ class Cropped(Observation):
         margin: Pixels on each side that were not measured.
 
     Raises:
-        ValueError: For a margin below 1.
+        ValueError: For a margin below 1, and one that leaves nothing.
     """
 
     def __init__(self, whole: Observation, margin: int):
-        if margin < 1:
-            raise ValueError(f"expected a margin of at least 1 pixel, got {margin}")
+        if not 1 <= margin < min(whole.y.shape[-2:]) / 2:
+            raise ValueError(
+                f"expected a margin of at least 1 pixel that leaves some of {tuple(whole.y.shape)},"
+                f" got {margin}"
+            )
         super().__init__(whole.y[..., margin:-margin, margin:-margin], whole.deviation)
         self.whole, self.margin = whole, margin
 

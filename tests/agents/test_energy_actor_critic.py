@@ -317,6 +317,16 @@ def test_the_average_has_weights_of_its_own() -> None:
     assert not any(each.requires_grad for each in average.parameters())
 
 
+def test_a_part_of_a_policy_leaves_the_average_as_it_is() -> None:
+    agent = build().learn(40)
+    seen = agent.policy.proposal_updates.item()
+    assert seen > 0
+    part = {"policy": {"temperature": torch.tensor(0.5)}}
+    agent.set_parameters(part, exact_match=False)
+    assert agent.policy.proposal_updates.item() == seen
+    assert agent.policy.temperature.item() == 0.5
+
+
 # ---- refusals ---------------------------------------------------------------------------------
 
 
@@ -324,6 +334,11 @@ def test_the_average_has_weights_of_its_own() -> None:
     ("arguments", "message"),
     [
         ({"candidates": 0}, "expected candidates >= 1, got 0"),
+        ({"batch_size": 64.0}, "expected batch_size to be a whole number, got 64.0"),
+        ({"train_freq": 0}, "expected train_freq of at least one step, got 0"),
+        ({"train_freq": (0, "episode")}, "expected train_freq of at least one step"),
+        ({"target_entropy": None}, "expected target_entropy to be 'auto' or finite, got None"),
+        ({"target_entropy": 5.0}, "target_entropy below 0.693 nats, that of uniform actions"),
         ({"acting_candidates": 0}, "expected acting_candidates >= 1"),
         ({"moves": -1}, "expected moves >= 0, got -1"),
         ({"target_update_interval": 0}, "expected target_update_interval >= 1"),
@@ -347,6 +362,20 @@ def test_the_average_has_weights_of_its_own() -> None:
 def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**arguments)
+
+
+def test_actions_stay_in_their_space_after_rounding() -> None:
+    env = gym.make("Pendulum-v1").unwrapped
+    env.action_space = spaces.Box(np.float32(-0.81103367), np.float32(0.8621366), (1,))
+    agent = build(env)
+    with torch.no_grad():  # every action at the upper bound
+        for network in (agent.proposal, agent.policy.averaged_proposal):
+            parameters = list(network.parameters())
+            parameters[-1].fill_(1e3)
+    seen = np.zeros((5, 3), np.float32)
+    actions, _ = agent.predict(seen, deterministic=True)
+    drawn = agent.sample_actions(seen[0], 5)
+    assert all(action in env.action_space for action in (*actions, *drawn))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from small_agents import NETS, SMALL, both, continuous
+from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from ebrl.agents import EnergyActorCritic, SoftQ
@@ -53,6 +54,29 @@ def test_nan_from_an_environment_stops_before_a_weight_changes(
         agent.learn(60)
     assert agent.replay_buffer.size() == 29
     assert all(parameter.isfinite().all() for parameter in agent.policy.parameters())
+
+
+class Nameless(DummyVecEnv):
+    """Environments without a spec, as those of some simulators, and a NaN in the third step."""
+
+    count = 0
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        if attr_name in ("spec", "unwrapped"):
+            raise AttributeError(attr_name)
+        return super().get_attr(attr_name, indices)
+
+    def step_wait(self) -> Any:
+        self.count += 1
+        observations, rewards, dones, infos = super().step_wait()
+        return observations, rewards * (np.nan if self.count == 3 else 1), dones, infos
+
+
+def test_nan_from_environments_without_a_name_is_said() -> None:
+    env = Nameless([lambda: gym.make("Pendulum-v1")])
+    agent = EnergyActorCritic("MlpPolicy", env, **SMALL, **NETS)
+    with pytest.raises(ValueError, match=r"finite reward, got NaN .* Nameless at step 3"):
+        agent.learn(10)
 
 
 @both

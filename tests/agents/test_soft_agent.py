@@ -326,3 +326,20 @@ def test_optimisers_get_the_options_that_they_take() -> None:
     for build in (continuous, discrete):
         assert options(build, torch.optim.Adam)["fused"]
         assert options(build, torch.optim.Adam, foreach=True)["foreach"]
+
+
+@both
+def test_an_agent_of_a_fixed_temperature_takes_the_parameters_of_a_tuned_one(build: Build) -> None:
+    tuned, fixed = build(ent_coef="auto"), build(ent_coef=0.3, seed=1)
+    fixed.set_parameters(tuned.get_parameters())
+    for mine, other in zip(fixed.policy.parameters(), tuned.policy.parameters(), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def test_without_time_limits_another_training_writes_no_end() -> None:
+    """Where transitions stand alone; it would be an end of the environment's."""
+    plain = continuous(replay_buffer_kwargs={"handle_timeout_termination": False})
+    plain.learn(25).learn(25)  # of an episode of 200
+    assert plain.replay_buffer.dones.sum() == 0
+    limited = continuous().learn(25).learn(25).replay_buffer
+    assert limited.dones[24] == limited.timeouts[24] == 1 == limited.dones.sum()

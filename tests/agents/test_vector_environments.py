@@ -10,6 +10,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from stable_baselines3 import DQN
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -125,6 +126,31 @@ def test_a_late_reset_is_one_more_row_that_leads_nowhere() -> None:
     assert infos[0]["episode"] == {"r": 1.0, "l": 1, "t": infos[0]["episode"]["t"]}
 
 
+def test_evaluations_count_episodes_and_not_resets() -> None:
+    with pytest.warns(UserWarning, match="counts it twice"):
+        env = FromVectorEnv(gym.make_vec("CartPole-v1", 2, vectorization_mode="vector_entry_point"))
+    agent = DQN("MlpPolicy", "CartPole-v1", seed=0)
+    returns, lengths = evaluate_policy(agent, env, 6, return_episode_rewards=True)
+    assert returns == lengths  # a reward of 1 a step, and no episode without one
+    assert min(lengths) > 1
+
+
+def test_a_vector_that_does_not_say_when_it_resets_is_refused() -> None:
+    silent = Late()
+    silent.metadata = {}
+    with pytest.raises(ValueError, match="Late with an autoreset_mode, got none"):
+        FromVectorEnv(silent)
+
+
+def test_options_are_those_of_all_environments() -> None:
+    env = FromVectorEnv(gym.make_vec("CartPole-v1", 2, vectorization_mode="sync"))
+    env.set_options([{"low": -0.01, "high": 0.01}, {"low": -0.04, "high": 0.04}])
+    with pytest.raises(ValueError, match="the same options for all environments"):
+        env.reset()
+    env.set_options({"low": -0.01, "high": 0.01})
+    assert np.abs(env.reset()).max() <= 0.01
+
+
 def test_an_agent_learns_in_what_make_vec_returns() -> None:
     env = FromVectorEnv(gym.make_vec("CartPole-v1", 2, vectorization_mode="sync"))
     agent = DQN("MlpPolicy", env, learning_starts=10, train_freq=2, seed=0)
@@ -136,4 +162,6 @@ def test_an_agent_learns_in_what_make_vec_returns() -> None:
 
 def test_infos_are_those_of_each_environment() -> None:
     infos = {"a": np.array([1, 2]), "_a": np.array([True, False]), "b": {"c": np.array([3, 4])}}
-    assert split_infos(infos, 2) == [{"a": 1, "b": {"c": 3}}, {"b": {"c": 4}}]
+    each = split_infos(infos, 2)
+    assert each == [{"a": 1, "b": {"c": 3}}, {"b": {"c": 4}}]
+    assert split_infos(each, 2) == each  # as Gymnasium's DictInfoToList gives them

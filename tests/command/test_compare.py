@@ -144,6 +144,29 @@ def test_a_single_run_has_a_curve_and_no_profile(tmp_path: Path) -> None:
     assert [axes.get_title() for axes in figure.axes if axes.axison][-1] == "last evaluations"
 
 
+def test_runs_that_are_unlike_each_other_are_named(tmp_path: Path) -> None:
+    alike = [curve("a", 1.0, "S"), curve("a", 2.0, "S"), curve("a", 3.0, "T"), curve("a", 4.0, "T")]
+    assert compare(alike, HOW).notes == []
+    third = curve("a", 5.0, "T")._replace(source="runs/third")
+    longer = curve("a", 5.0, "S")._replace(steps=np.array([10, 2_000]))
+    notes = compare([*alike, third], HOW).notes
+    assert notes == ["a has 2 seeds on another task: its score leaves out runs/third."]
+    assert notes[0] in compare([*alike, third], HOW).markdown()
+    (note,) = compare([*alike[1:], longer], HOW).notes
+    assert "S end after 20 to 2,000 steps" in note
+
+
+def test_other_configs_of_one_method_are_named(tmp_path: Path) -> None:
+    runs = [run_folder(tmp_path / f"SAC-{i}", "SAC", [1.0]) for i in range(3)]
+    for i, run in enumerate(runs):
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["agent"]["init_args"] |= {"seed": i, "gamma": 0.9 if i == 2 else 0.99}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert compare(read_curves([*map(str, runs[:2])]), HOW).notes == []
+    (note,) = compare(read_curves([*map(str, runs)]), HOW).notes
+    assert note == "Configs differ among the runs of SAC on Pendulum-v1."
+
+
 def test_a_run_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(run_folder(tmp_path / "a", "SAC", [1.0]))
     assert main(["compare", run, f"{run}/../a"]) == 2

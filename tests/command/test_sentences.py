@@ -63,9 +63,25 @@ def test_a_sentence_is_scored_token_by_token_and_as_a_page(
 ) -> None:
     assert main(["score", BROKEN, "--tokens", "--html", "page.html"]) == 0
     said = capsys.readouterr().out
-    assert "(end)" in said
+    assert said.splitlines()[-2].endswith("(end)")  # the page is named after it
     tokens = len(animals().tokenizer.encode(BROKEN))
     assert Path("page.html").read_text().count("<span title=") == tokens + 1
+
+
+def test_bytes_of_a_character_are_no_end(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "The dog hears the \U0001f355 fish.", "--tokens"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("(end)") == 1
+    assert said.count("…") == 3  # three more bytes
+
+
+def test_sentences_that_begin_with_a_dash_keep_their_place(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["score", f"- {SOUND}", SOUND]) == 0
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert first.endswith(f"- {SOUND}")
+    assert not second.endswith(f"- {SOUND}")
 
 
 def test_a_text_without_a_sentence_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from ebrl.command import main
 from ebrl.command.errors import UsageError
+from ebrl.command.sweeps.search import _distribution
 from ebrl.command.sweeps.space import Grid, Range, combinations, dimensions, options
 from ebrl.command.sweeps.trials import FailedError, folder_of, train_run
 
@@ -52,6 +53,9 @@ def test_grids_and_ranges_are_read() -> None:
         "c": Range(0, 8, "int"),
         "d": Range(0, 1.5, "plain"),
     }
+    (whole,) = dimensions(["i=16:512:logint"]).values()
+    assert whole == Range(16, 512, "logint")
+    assert _distribution(whole) == optuna.distributions.IntDistribution(16, 512, log=True)
     space |= dimensions(["e=[64,64],[256,256]", "f=null,batch", "g=[[1],[2]]", "h={k: 1},{k: 2}"])
     assert space["e"] == Grid(([64, 64], [256, 256]))
     assert space["f"] == Grid((None, "batch"))
@@ -73,6 +77,24 @@ def test_grids_and_ranges_are_read() -> None:
 def test_what_is_neither_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected"):
         dimensions([text])
+
+
+def test_a_key_that_comes_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"agent\.moves comes twice"):
+        dimensions(["agent.moves=1", "agent.moves=2"])
+
+
+@pytest.mark.parametrize("kind", ["", ":log"])
+def test_a_range_with_numbers_that_its_key_does_not_take_is_refused_before_the_work(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep"
+    values = f"agent.batch_size=16:64{kind}"
+    assert main(["sweep", str(config(tmp_path)), values, "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "batch_size" in said
+    assert "A range of whole numbers is low:high:int." in said
+    assert not out.exists()
 
 
 def test_a_grid_is_tried_once_and_the_best_config_comes_out(

@@ -7,10 +7,20 @@ import math
 import pytest
 import torch
 from problems import generator
-from torch import Tensor
+from torch import Tensor, nn
 
-from ebrl import Gaussian
-from ebrl.estimators import Estimate, SoftValue, entropy, importance, soft_value
+from ebrl import FunctionEnergy, Gaussian
+from ebrl.energies import Ising
+from ebrl.estimators import (
+    Estimate,
+    SoftValue,
+    entropy,
+    exact_log_normalizer,
+    importance,
+    soft_value,
+)
+from ebrl.sampling import importance_resampling
+from ebrl.spaces import Binary
 
 TARGET = Gaussian(0.5, 0.7, 2)
 PROPOSAL = Gaussian(0.0, 1.5, 2)  # wider than the target: the weights have every moment
@@ -192,3 +202,32 @@ def test_one_draw_has_no_finite_error_and_none_is_refused() -> None:
     assert one.standard_error.isinf()
     with pytest.raises(ValueError, match="candidates >= 1, got 0"):
         importance(target, target, 0, generator=generator())
+
+
+def test_temperatures_of_the_leading_batch_are_aligned_from_the_left() -> None:
+    """`-E - T log q` with E = 1 and q = 1 is -1 at every temperature."""
+    soft = soft_value(torch.ones(2, 2, 3), torch.zeros(2, 2, 3), torch.tensor([1.0, 0.1]))
+    torch.testing.assert_close(soft.value, -torch.ones(2, 2))
+    torch.testing.assert_close(soft.entropy, torch.zeros(2, 2))
+
+
+def test_candidates_outside_of_the_support_have_no_part_in_the_entropy() -> None:
+    energy = torch.tensor([[0.5, math.inf, 1.0]])
+    soft = soft_value(energy, torch.zeros(1, 3), 1.0)
+    weights = torch.softmax(torch.tensor([-0.5, -1.0]), 0)
+    expected = soft.value + (weights * torch.tensor([0.5, 1.0])).sum()
+    torch.testing.assert_close(soft.entropy, expected)
+
+
+def test_draws_have_the_dtype_of_the_energy_and_temperatures_are_positive() -> None:
+    weights = nn.Linear(2, 1).double()
+    energy = FunctionEnergy(lambda x: weights(x).squeeze(-1).square())
+    energy.weights = weights
+    found = importance(energy, PROPOSAL, 8, generator=generator())
+    assert found.value.isfinite()
+    samples = importance_resampling(energy, PROPOSAL, (3,), generator=generator())
+    assert samples.x.dtype == torch.float64
+    with pytest.raises(ValueError, match="a positive temperature, got -1"):
+        importance(energy, PROPOSAL, 8, generator=generator(), temperature=-1.0)
+    with pytest.raises(ValueError, match="a positive temperature, got 0"):
+        exact_log_normalizer(Ising(torch.zeros(2, 2)), Binary(2), temperature=0.0)

@@ -333,6 +333,10 @@ def test_replicas_stay_with_the_condition_of_their_chain(space: Space | None) ->
         (lambda: Tempered(MALA(), [2.0, 3.0]), "rise from 1"),
         (lambda: Tempered(SVGD(), [1.0, 2.0]), r"each replica alone, got .* SVGD: temper MALA"),
         (lambda: Tempered(Cycle([MALA(), SVGD()]), [1.0, 2.0]), "move together, Cycle"),
+        (
+            lambda: Tempered(Blocks(Product(Unbounded(1), Binary(2)), SVGD(), Gibbs()), [1.0, 2.0]),
+            "move together, Blocks",
+        ),
         (lambda: Tempered(Tempered(MALA(), [1.0, 2.0]), [1.0, 3.0]), "got one in another: merge"),
         (lambda: Cycle([]), "at least one kernel"),
         (lambda: Cycle([MALA(), Tempered(MALA(), [1.0, 2.0])]), r"Tempered\(Cycle"),

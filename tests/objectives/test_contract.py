@@ -285,6 +285,9 @@ def test_what_is_not_discrete_is_refused(
         energy = FunctionEnergy(lambda x: x.flatten(1).sum(-1), x.ndim - 1)
         with pytest.raises(ValueError, match="one-hot x" if categorical else "x of 0 and 1"):
             objective(categorical=categorical)(energy, x, generator=generator())
+        for whole in (x.long(), x.bool()):
+            with pytest.raises(ValueError, match=r"floating point numbers, got .*: x.float\(\)"):
+                objective(categorical=categorical)(energy, whole, generator=generator())
 
 
 def test_a_vector_energy_takes_a_noise_level_for_each_row() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -144,16 +145,27 @@ def test_a_generator_elsewhere_is_refused() -> None:
     ("make", "message"),
     [
         (lambda: mala(-1), "expected steps >= 0, got -1"),
+        (lambda: mala(2.5), "expected a whole number of steps, got 2.5"),
         (lambda: mala(step_size=0.0), "expected a positive step_size, got 0.0"),
+        (lambda: mala(step_size=math.inf), "expected a positive step_size, got inf"),
         (lambda: mala(step_size=torch.tensor([0.1, -0.1])), "expected a positive step_size"),
         (lambda: mala(temperature=-1.0), "expected temperature >= 0, got -1.0"),
         (lambda: mala(temperature=torch.tensor([1.0, -1.0])), "expected temperature >= 0"),
         (
             lambda: mala(space=Box(-1.0, 1.0, "project"), adaptation=DualAveraging()),
-            "expected no adaptation with walls='project'",
+            "expected no adaptation and no warm-up with walls='project'",
         ),
     ],
-    ids=["steps", "step size", "a step size", "temperature", "a temperature", "projecting walls"],
+    ids=[
+        "steps",
+        "half a step",
+        "step size",
+        "infinite steps",
+        "a step size",
+        "temperature",
+        "a temperature",
+        "projecting walls",
+    ],
 )
 def test_impossible_samplers_are_refused(make: Callable[[], Sampler], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -164,14 +176,27 @@ def test_impossible_samplers_are_refused(make: Callable[[], Sampler], message: s
     ("options", "message"),
     [
         ({"temperature": -1.0}, "expected temperature >= 0, got -1.0"),
+        ({"temperature": torch.tensor(-1.0)}, "expected temperature >= 0"),
+        ({"draws": 5, "thin": 2.5}, "expected whole numbers, got draws=5, thin=2.5"),
         ({"gradient": "all"}, r"expected gradient in \('none', 'last', 'unroll'\), got 'all'"),
         ({"warmup": -5}, "expected warmup >= 0, got -5"),
     ],
-    ids=["temperature", "gradient", "warmup"],
+    ids=["temperature", "a temperature", "thin", "gradient", "warmup"],
 )
 def test_impossible_calls_are_refused(options: dict[str, Number | str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mala().sample(GAUSSIAN, torch.zeros(3, 2), generator=generator(), **options)
+
+
+def test_walls_that_project_are_not_warmed_up_on() -> None:
+    sampler = mala(space=Box(-torch.ones(2), torch.ones(2), "project"))
+    with pytest.raises(ValueError, match="no warm-up with walls='project'"):
+        sampler.sample(GAUSSIAN, n=4, generator=generator(), warmup=40)
+
+
+def test_a_negative_number_of_chains_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected n >= 0, got -1"):
+        mala().sample(GAUSSIAN, n=-1, generator=generator())
 
 
 def test_kernels_of_different_coordinates_make_no_cycle() -> None:
@@ -204,7 +229,15 @@ def test_numbers_of_more_chains_than_there_are_are_refused(shape: tuple[int, ...
             sampler.sample(GAUSSIAN, x, generator=generator())
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 1), (3, 5)])
+@pytest.mark.parametrize("n", [3, 5])
+def test_numbers_of_some_axes_of_the_batch_are_refused(n: int) -> None:
+    """In a square batch it would be unclear which chains share a number."""
+    sampler = Sampler(MALA(), Box(-1.0, 1.0, "tanh"), steps=1, temperature=torch.ones(5))
+    with pytest.raises(ValueError, match=rf"temperature .* of shape \({n}, 5\).*got shape \(5,\)"):
+        sampler.sample(GAUSSIAN, torch.zeros(n, 5, 2), generator=generator())
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 5), (3, 1), (3, 5)])
 def test_numbers_of_each_chain_may_be_shared(shape: tuple[int, ...]) -> None:
     sampler = Sampler(ULA(), steps=1, temperature=torch.full(shape, 0.5))
     x = torch.zeros(3, 5, 2)

@@ -77,6 +77,14 @@ def test_correctors_repair_a_coarse_path_and_tell_their_acceptance() -> None:
     assert abs(made.x.std() - DEVIATION) < 0.5 * abs(coarse.x.std() - DEVIATION)
 
 
+def test_a_corrector_moves_at_its_temperature() -> None:
+    levels, cold = generation_levels(1.0, 0.02, 6), Sampler(ULA(), steps=30, temperature=0.0)
+    made = generate(
+        GaussianImages(), N, SHAPE, generator=generator(), levels=levels, corrector=cold
+    )
+    assert made.x.std() < 0.1 * DEVIATION  # it descends to the mean
+
+
 def test_the_core_anneals_to_the_same_law() -> None:
     levels = generation_levels(1.0, 0.02, 10)
     start = 0.5 + torch.randn(N, *SHAPE, generator=generator())
@@ -173,6 +181,11 @@ def test_a_classifiers_energy_makes_its_class() -> None:
     # The levels are few and end above 0: a tenth of the shift from the prior's mean is theirs.
     assert abs(found.mean() - expected) < 0.1 * (expected - total.mean())
     assert (classes.logits(made.x).argmax(1) == label).float().mean() > 0.75
+
+
+def test_fewer_than_one_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected n >= 1, got 0"):
+        generate(GaussianImages(), 0, SHAPE, generator=generator())
 
 
 def test_levels_that_do_not_fall_are_refused() -> None:

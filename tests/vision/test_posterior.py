@@ -98,6 +98,15 @@ def test_holes_keep_the_priors_law() -> None:
     assert_law(found.samples[:, :, 48:], torch.full((1, 48, 96), MEAN), DEVIATION)
 
 
+def test_holes_vary_too_little_below_a_first_level_of_their_deviation() -> None:
+    """The default starts at .19, which is as much as these pixels vary."""
+    mask = torch.zeros(96, 96)
+    mask[:48] = 1
+    observation = Masked(measured(), mask, NOISE)
+    found = posterior(observation, GaussianImages(), generator=generator(), samples=16)
+    assert 0.8 < found.samples[:, :, 48:].var(0).mean().sqrt() / DEVIATION < 0.92
+
+
 def test_beyond_the_borders_the_prior_rules() -> None:
     y, margin = measured(), 20
     sharp = torch.ones(1, 1)

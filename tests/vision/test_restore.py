@@ -194,6 +194,7 @@ def test_holes_start_as_a_membrane() -> None:
         (lambda: Blurred(torch.zeros(1, 4, 4), torch.ones(5, 5), 0.1), "no larger"),
         (lambda: Downsampled(torch.zeros(1, 9, 9), 1), "at least 2"),
         (lambda: Cropped(OBSERVATIONS["direct"](), 0), "margin of at least 1"),
+        (lambda: Cropped(OBSERVATIONS["direct"](), 99), "margin .* that leaves some of"),
         (lambda: Linear(torch.zeros(1, 4, 4), decimated, (1, 4, 4), 0.1), "an operator from"),
         (lambda: restore(OBSERVATIONS["direct"](), GaussianImages(), coupling=0), "coupling > 0"),
         (

@@ -119,7 +119,7 @@ def vectorised(name: str, settings: TrainSettings) -> VecEnv:
         return RayVecEnv(makers)
     if wrappers:
         raise UsageError("wrappers are around single environments: expected another vec: vector.")
-    made = gym.make_vec(name, settings.n_envs, **(settings.env_kwargs or {}))
+    made = gym.make_vec(name, int(settings.n_envs), **(settings.env_kwargs or {}))
     return WatchedVector(made, name)
 
 

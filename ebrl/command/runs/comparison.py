@@ -61,6 +61,7 @@ class Comparison(NamedTuple):
     over_seconds: dict[tuple[str, str], Band]  # methods whose runs counted CPU seconds
     profiles: dict[str, Band]  # the share of runs that scored above x
     unit: str
+    notes: list[str]  # what a reader should know of the runs
 
     def markdown(self) -> str:
         """Return the tables as Markdown."""
@@ -80,6 +81,8 @@ class Comparison(NamedTuple):
             lines += [f"| {x} over {y} | {p} |" for (x, y), p in self.improvement.items()]
         if few := [name for name, count in self.seeds.items() if count < 3]:
             lines += ["", f"Fewer than 3 seeds: the intervals of {', '.join(few)} mean little."]
+        for note in self.notes:
+            lines += ["", note]
         return "\n".join(lines) + "\n"
 
 
@@ -120,7 +123,32 @@ def compare(curves: list[Curve], bootstrap: Bootstrap) -> Comparison:
         },
         profiles=_profiles(matrices, bootstrap),
         unit="returns" if len(tasks) == 1 else "returns scaled to [0, 1] a task",
+        notes=_notes(tasks, methods, groups),
     )
+
+
+def _notes(
+    tasks: list[str], methods: list[str], groups: dict[tuple[str, str], list[Curve]]
+) -> list[str]:
+    """Return a sentence for everything in which the runs are unlike each other."""
+    notes = []
+    for task in tasks:
+        ends = sorted({int(c.steps[-1]) for method in methods for c in groups[task, method]})
+        if len(ends) > 1:
+            shown = f"{ends[0]:,} to {ends[-1]:,} steps"
+            notes.append(f"Runs on {task} end after {shown}: their last evaluations are compared.")
+    for method in methods:
+        fewest = min(len(groups[task, method]) for task in tasks)
+        for task in tasks:
+            runs = groups[task, method]
+            if len(runs) > fewest:
+                left = ", ".join(run.source for run in runs[fewest:])
+                notes.append(
+                    f"{method} has {fewest} seeds on another task: its score leaves out {left}."
+                )
+            if len({run.settings for run in runs if run.settings}) > 1:
+                notes.append(f"Configs differ among the runs of {method} on {task}.")
+    return notes
 
 
 def _score_matrices(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +11,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from ebrl.command.configs.files import read_tree
 from ebrl.command.configs.trust import command
 from ebrl.command.errors import UsageError
 from ebrl.command.runs.folder import Run, existing, read_evaluations, task_of
 
 WINDOW = 20  # episodes that a point of a Monitor's curve averages over
 POINTS = 50  # of a Monitor's curve
+OF_A_RUN = ("seed", "name", "run", "threads", "device")  # keys in which seeds may differ
 
 
 class Curve(NamedTuple):
@@ -27,6 +30,7 @@ class Curve(NamedTuple):
     steps: np.ndarray  # (evaluations,), environment steps
     returns: np.ndarray  # (evaluations,), the mean of the episodes of each
     cpu_seconds: np.ndarray | None  # (evaluations,); None if unknown
+    settings: str | None = None  # the config but for the seed, as JSON; None if unknown
 
 
 def read_curves(sources: Sequence[str]) -> list[Curve]:
@@ -90,7 +94,18 @@ def _of_our_run(source: str, label: str, run: Run) -> Curve:
         steps=np.array([entry["timesteps"] for entry in evaluations]),
         returns=np.array([entry["mean"] for entry in evaluations]),
         cpu_seconds=np.array([entry["cpu_seconds"] for entry in evaluations]),
+        settings=_settings(run),
     )
+
+
+def _settings(run: Run) -> str:
+    """Return a run's config but for its seed, its name and where it is kept."""
+    tree = read_tree(run.config)
+    kept = {name: value for name, value in tree.items() if name not in OF_A_RUN}
+    agent = dict(kept["agent"])
+    arguments = agent.get("init_args", {})
+    agent["init_args"] = {name: value for name, value in arguments.items() if name != "seed"}
+    return json.dumps({**kept, "agent": agent}, sort_keys=True, default=str)
 
 
 def _labelled(source: str, label: str, path: Path, steps: np.ndarray, returns: np.ndarray) -> Curve:

@@ -110,10 +110,10 @@ def _scored(results: tune.ResultGrid) -> list[Scored]:
 def _domain(dimension: Grid | Range) -> Any:
     if isinstance(dimension, Grid):
         return tune.grid_search(list(dimension.values))
-    low, high, kind = dimension
-    if kind == "int":
-        return tune.randint(int(low), int(high) + 1)
-    return tune.loguniform(low, high) if kind == "log" else tune.uniform(low, high)
+    low, high, log = dimension.low, dimension.high, dimension.logarithmic
+    if dimension.whole:
+        return (tune.lograndint if log else tune.randint)(int(low), int(high) + 1)
+    return (tune.loguniform if log else tune.uniform)(low, high)
 
 
 def _connect(address: str, jobs: int) -> None:

@@ -128,10 +128,10 @@ def _choice(value: Any) -> Any:
 def _distribution(dimension: Grid | Range) -> BaseDistribution:
     if isinstance(dimension, Grid):
         return optuna.distributions.CategoricalDistribution([*map(_choice, dimension.values)])
-    low, high, kind = dimension
-    if kind == "int":
-        return optuna.distributions.IntDistribution(int(low), int(high))
-    return optuna.distributions.FloatDistribution(low, high, log=kind == "log")
+    low, high, log = dimension.low, dimension.high, dimension.logarithmic
+    if dimension.whole:
+        return optuna.distributions.IntDistribution(int(low), int(high), log=log)
+    return optuna.distributions.FloatDistribution(low, high, log=log)
 
 
 def _try(

@@ -16,6 +16,7 @@ from ebrl.command.errors import UsageError
 from ebrl.storage import replacing
 
 RANGE = re.compile(r"([^:,\[{]+):([^:,]+)(?::(\w+))?")  # low:high, low:high:kind
+KINDS = ("plain", "log", "int", "logint")
 NOTE = "sweep.yaml"  # in the folder of a search: what is searched
 
 
@@ -34,18 +35,33 @@ class Range(NamedTuple):
 
     low: float
     high: float
-    kind: str  # "plain", "log" or "int"
+    kind: str  # one of `KINDS`
 
     @property
     def first(self) -> float:
-        return int(self.low) if self.kind == "int" else self.low
+        return int(self.low) if self.whole else self.low
+
+    @property
+    def whole(self) -> bool:
+        """Whether the numbers are whole."""
+        return self.kind.endswith("int")
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether the scale is."""
+        return self.kind.startswith("log")
+
+    @property
+    def middle(self) -> float:
+        """A number between the ends, not a whole one unless all are."""
+        return self.first if self.whole else self.low + 0.618 * (self.high - self.low)
 
 
 def dimensions(texts: Sequence[str]) -> dict[str, Grid | Range]:
-    """Read `KEY=a,b` and `KEY=low:high[:log|:int]`.
+    """Read `KEY=a,b` and `KEY=low:high[:log|:int|:logint]`.
 
     Raises:
-        UsageError: If a text has another form.
+        UsageError: If a text has another form, and for a key that comes twice.
     """
     found: dict[str, Grid | Range] = {}
     for text in texts:
@@ -54,7 +70,10 @@ def dimensions(texts: Sequence[str]) -> dict[str, Grid | Range]:
             raise UsageError(
                 f"expected KEY=a,b,c or KEY=low:high, such as agent.batch_size=64,256, got {text}."
             )
-        found[key.removeprefix("--")] = _dimension(text, values)
+        key = key.removeprefix("--")
+        if key in found:
+            raise UsageError(f"{key} comes twice: write its values after one =, with commas.")
+        found[key] = _dimension(text, values)
     return found
 
 
@@ -65,12 +84,14 @@ def _dimension(text: str, values: str) -> Grid | Range:
     low, high = load(first), load(last)
     if isinstance(low, int | float) and isinstance(high, int | float):
         whole = isinstance(low, int) and isinstance(high, int)
-        wrong = kind not in ("plain", "log", "int") or not low < high
-        if wrong or (kind == "log" and low <= 0) or (kind == "int" and not whole):
+        found = Range(low, high, kind)
+        wrong = kind not in KINDS or not low < high
+        if wrong or (found.logarithmic and low <= 0) or (found.whole and not whole):
             raise UsageError(
-                f"{text}: expected low:high with low < high, :log after it where low > 0, or :int."
+                f"{text}: expected low:high with low < high, and after it :log where low > 0, or "
+                ":int or :logint where both are whole."
             )
-        return Range(low, high, kind)
+        return found
     try:
         grid = load(values if values.startswith("[[") else f"[{values}]")
     except yaml.YAMLError as error:

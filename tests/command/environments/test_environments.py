@@ -84,6 +84,15 @@ def test_the_config_says_where_environments_are_stepped(
     env.close()
 
 
+def test_a_vector_environment_of_its_own_is_checkpointed(tmp_path: Path) -> None:
+    numbers = {"n_envs": 2, "total_timesteps": 40, "evaluate_every": 40, "evaluation_episodes": 1}
+    options = [f"--{name}={number}" for name, number in numbers.items()]
+    run = tmp_path / "run"
+    with pytest.warns(UserWarning, match="counts it twice|not Replayable"):
+        assert main(["train", "cartpole", "--vec=vector", f"--run={run}", *options]) == 0
+    assert [*(run / "checkpoints").iterdir()]
+
+
 def test_wrappers_are_for_all_and_some_for_training_alone(tmp_path: Path) -> None:
     clip = {"class_path": "gymnasium.wrappers.ClipReward", "init_args": {"max_reward": 0.5}}
     path = config(tmp_path, wrappers=WRAPPERS, training_wrappers=[clip])
