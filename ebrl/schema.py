@@ -24,6 +24,8 @@ from ebrl.storage import StorageError
 
 Schema = Callable[[Any, str], None]
 
+SHOWN = 12  # names of a dict that a message lists in full
+FEW = 4  # of more, those that differ
 WORD = 2**32
 RANGES = {  # of the integers in the state of a NumPy bit generator, upper ends excluded
     "pos": 625,  # of the 624 words of MT19937
@@ -139,17 +141,30 @@ def optional(schema: Schema) -> Schema:
 
 def record(fields: dict[Any, Schema], may_lack: Collection[Any] = (), rest: bool = False) -> Schema:
     """A dict of these keys, each with its schema; with `rest`, others beside them."""
-    names = sorted(map(str, fields))
 
     def check(value: Any, place: str) -> None:
         one_of(dict)(value, place)
         unknown = set() if rest else value.keys() - fields.keys()
-        if unknown or fields.keys() - value.keys() - set(may_lack):
-            raise StorageError(f"{place}: expected {names}, got {sorted(map(str, value))}")
+        missing = fields.keys() - value.keys() - set(may_lack)
+        if unknown or missing:
+            raise StorageError(f"{place}: {_other_names(fields, value, missing, unknown)}")
         for key in (key for key in fields if key in value):
             fields[key](value[key], f"{place}/{key}")
 
     return check
+
+
+def _other_names(expected: Any, got: Any, missing: set[Any], unknown: set[Any]) -> str:
+    """Say how the names of a dict differ from the expected ones; of many, a few that differ."""
+    if max(len(expected), len(got)) <= SHOWN:
+        return f"expected {sorted(map(str, expected))}, got {sorted(map(str, got))}"
+    parts = [
+        f"{what} {', '.join(sorted(map(str, names))[:FEW])}"
+        + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
+        for what, names in (("missing", missing), ("unexpected", unknown))
+        if names
+    ]
+    return f"expected other names: {'; '.join(parts)}"
 
 
 def each(schema: Schema, length: int | None = None) -> Schema:

@@ -135,3 +135,14 @@ def test_positions_out_of_range_are_refused(position: int) -> None:
 def test_another_kind_of_generator_is_refused() -> None:
     with pytest.raises(StorageError, match="expected"):
         schema.numpy_stream(np.random.PCG64(0).state)(np.random.MT19937(0).state, "numpy")
+
+
+def test_of_many_names_only_those_that_differ_are_listed() -> None:
+    weights = {f"layer.{i}": torch.zeros(1) for i in range(40)}
+    other = {name.replace("layer.1", "block."): one for name, one in weights.items()}
+    with pytest.raises(StorageError) as caught:
+        schema.like(weights)(other, "state")
+    said = str(caught.value)
+    assert said.startswith("state: expected other names: missing layer.1, layer.10, layer.11")
+    assert "and 7 more; unexpected block., block.0" in said
+    assert len(said) < 200
