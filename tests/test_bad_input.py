@@ -95,6 +95,10 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         lambda folder: [str(config(folder)), "--agent.seed", "1"],
         ["--agent.seed: this belongs to the run", "--seed"],
     ),
+    "the agent's log": (
+        lambda folder: [str(config(folder)), "--agent.tensorboard_log", "tb"],
+        ["--agent.tensorboard_log: this belongs to the run, which sets it: leave it out"],
+    ),
     "wrong type": (
         lambda folder: [str(config(folder)), "--agent.batch_size", "many"],
         ["ebrl: --agent.batch_size: expected", "int", "many"],

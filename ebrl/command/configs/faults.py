@@ -98,7 +98,8 @@ def _faults_of_part(schema: Schema, place: str, value: Any, base: type | None) -
         if isinstance(inner, dict) and "class_path" in inner:
             yield from _faults_of_part(schema, f"{place}.{key}", inner, None)
         if key in schema.owned:
-            said = f"this belongs to the run: write `{key}` at the top level (--{key})."
+            cure = f": write `{key}` at the top level (--{key})" if key in schema.keys else ""
+            said = f"this belongs to the run{cure or ', which sets it: leave it out'}."
             yield Fault(f"{place}.{key}", said)
     yield from _faults_of_values(place, made_by, arguments)
 
