@@ -38,8 +38,8 @@ the others; the exit code is then 1.
 
 The level of the noise is estimated for each photograph and printed; --sigma sets it, in units of
 8-bit images (black 0, white 255) whatever the bits of the file: 5 is hardly seen, 15 is a dim room,
-50 is a night without a lamp. Where the part to be removed does not look like noise, the
-photograph stays nearly unchanged.
+50 is a night without a lamp. Where the part to be removed does not look like noise, the photograph
+stays nearly unchanged.
 
 examples:
   ebrl denoise photo.jpg
