@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class Constant:
-    """A tensor with a copy on each device and in each dtype that asked for one.
+    """A tensor that keeps a copy for each device and dtype in which it was requested.
 
-    Kernels and spaces serve chains on any device with it, without a copy at every step.
+    Kernels and spaces use it for chains on any device, without a copy at every step.
     """
 
     def __init__(self, tensor: Tensor):

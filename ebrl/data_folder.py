@@ -11,12 +11,12 @@ def find(name: str | Path, advice: str, *, kind: Literal["file", "folder"] = "fi
     """Return the path of a file or folder, here or under EBRL_DATA.
 
     Args:
-        name: Its path, relative to either, or an absolute one.
-        advice: What it should be and where to get it, for the error.
-        kind: What is looked for.
+        name: A path relative to either folder, or an absolute path.
+        advice: What the file or folder should be and where to get it, for the error message.
+        kind: Whether to look for a file or a folder.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there is no such file or folder.
     """
     for path in (Path(name), Path(os.environ.get("EBRL_DATA", ".")) / name):
         if path.is_dir() if kind == "folder" else path.is_file():

@@ -36,10 +36,10 @@ def run(
 
     Args:
         function: A function, not a bound method: programs are kept for each function.
-        arguments: Tensors may change, every other value is compiled in.
+        arguments: Its arguments. Tensors may change; every other value is compiled in.
         device: The type of the tensors' device.
-        replayed: Whether a CUDA device replays it as one CUDA graph.
-        settings: Of `torch._dynamo.config`, while it compiles.
+        replayed: Whether a CUDA device replays the program as one CUDA graph.
+        settings: Settings of `torch._dynamo.config` during compilation.
 
     Raises:
         One of `failures()`, before anything is changed, where the function is not a single graph.

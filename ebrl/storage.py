@@ -51,7 +51,7 @@ def save(target: Source, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 
     Args:
         target: A path, or an open binary stream, which gets a zip.
-        tensors: Of any shape and layout, on any device.
+        tensors: Tensors by name, of any shape and layout, on any device.
         facts: JSON values only.
 
     Raises:

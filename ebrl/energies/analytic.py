@@ -167,7 +167,7 @@ class Banana(Target):
 class DoubleWell(Target):
     """`Σ_i barrier (x_i² - 1)² - tilt x_i`: 2^dimension wells, of equal depth without tilt.
 
-    Normalizer and moments by quadrature, draws by inversion of its distribution function.
+    Normalizer and moments are computed by quadrature; draws use inverse transform sampling.
     """
 
     def __init__(self, barrier: float = 4.0, tilt: float = 0.0, dimension: int = 1):
@@ -205,7 +205,7 @@ class DoubleWell(Target):
 class Ring(Target):
     """`(|x| - radius)² / 2s²` in the plane, with s the deviation.
 
-    Normalizer and moments by quadrature, draws by inversion of the radius' distribution function.
+    Normalizer and moments are computed by quadrature; radii use inverse transform sampling.
     """
 
     def __init__(self, radius: float = 2.0, deviation: float = 0.2):

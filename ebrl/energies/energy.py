@@ -59,7 +59,7 @@ class Energy(nn.Module):
         return value.detach(), gradient
 
     def traced_value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the same in a form that compiles to one graph, and is slower in eager mode."""
+        """Return value and gradient in a form that compiles to one graph; slower in eager mode."""
 
         def total(x: Tensor) -> tuple[Tensor, Tensor]:
             value = self(x)
@@ -148,7 +148,7 @@ def dtype_of(energy: Energy) -> torch.dtype | None:
 
 
 def in_dtype_of(energy: Energy, x: Tensor) -> Tensor:
-    """Return x in the energy's dtype; integers, and x for an energy without numbers, stay."""
+    """Return x in the energy's dtype, unchanged if x is integer or the energy has no dtype."""
     return x.to(dtype_of(energy)) if x.is_floating_point() else x
 
 
@@ -170,8 +170,8 @@ class FunctionEnergy(Energy):
 
     Args:
         function: Maps a batch `(n, *event)` to `(n,)`, or one point `(*event,)` to a number.
-        event_ndim: The axes of one point.
-        batched: Whether the function takes a batch; one of a single point is vectorised.
+        event_ndim: The number of axes of one point.
+        batched: Whether the function takes a batch; a function of one point is vectorised.
     """
 
     def __init__(
@@ -252,8 +252,8 @@ class Sum(Energy):
 class Weighted(Energy):
     """`weight * E`; `weight` is a number, or `(*leading batch,)` and aligned from the left.
 
-    A tensor is a buffer: it moves with the energy and is saved, but not trained or averaged. A
-    weight that is to be trained is an `nn.Parameter`.
+    A tensor becomes a buffer: it moves with the energy and is saved, but not trained or averaged.
+    To train the weight, pass an `nn.Parameter`.
     """
 
     weight: Number
@@ -291,7 +291,7 @@ class Weighted(Energy):
 class Mixture(Energy):
     """`-log Σ_k w_k exp(-E_k)`: the mixture of the densities `exp(-E_k)`.
 
-    The weights are normalised. They are probabilities only of components with equal normalizers.
+    The weights are normalised. They are mixture probabilities only if all normalizers are equal.
     """
 
     components: Sequence[Energy]

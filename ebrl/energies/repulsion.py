@@ -13,9 +13,9 @@ class Repulsion(Energy):
 
     The other chains are those along the last batch axis. The half makes the chains' energies add up
     to one joint energy, of which `value_and_gradient` is the gradient. It is for kernels without an
-    acceptance test (ULA, descent): a test of each chain's own energy does not leave it invariant.
-    Chains in float32 should not spread over more than some hundred bandwidths, where distances
-    cancel.
+    acceptance test (ULA, descent): a test of each chain's own energy would not leave the joint
+    density invariant. In float32, chains should not spread over more than some hundred bandwidths,
+    because distances would then be lost to cancellation.
     """
 
     couples_chains = True

@@ -12,8 +12,9 @@ from ebrl.generators import device_of
 class Target(Energy):
     """A normalised energy with known moments and exact draws.
 
-    `E(x) = U(x) + log_normalizer`, where U is the formula of the docstring: `exp(-E)` is a density,
-    so that a target is a proposal, too. Subclasses define `value_and_gradient`, differentiably.
+    `E(x) = U(x) + log_normalizer`, where U is the formula in the subclass's docstring. `exp(-E)` is
+    a density, so a target can serve as a proposal. Subclasses define `forward` or a differentiable
+    `value_and_gradient`.
     """
 
     log_normalizer: float  # log ∫ exp(-U)

@@ -32,7 +32,7 @@ class Annealing:
 
     The mean of the weights is Z on the way up, and 1/Z on the way down from samples of the target.
     Call `fit_step_sizes` first, or all rungs use `step_size`. The weights are unbiased only if the
-    step sizes depend on other chains than those that are weighed. The arguments are those of
+    step sizes do not depend on the weighted chains themselves. The arguments are those of
     `estimators.log_normalizer`.
     """
 

@@ -68,8 +68,8 @@ def soft_value(energy: Tensor, log_density: Tensor, temperature: Number) -> Soft
 
     `exp(value/T)` is unbiased, so the value is a lower bound in expectation, tighter with every
     candidate (Burda, Grosse and Salakhutdinov 2016, theorem 1). With one candidate it is
-    `-E - T log q`, the soft value of SAC. A high effective sample size does not mean coverage: a
-    proposal that misses a mode does not see it missing.
+    `-E - T log q`, the soft value of SAC. A high effective sample size does not prove coverage: the
+    weights do not show a mode that the proposal misses.
 
     Args:
         energy: `E(x_m)`, `(*batch, M)`.
@@ -104,9 +104,9 @@ class Bounds(NamedTuple):
     acceptance: Tensor  # (rungs - 2,), mean acceptance on the way up
 
     def interval(self, errors: float = 2.0) -> tuple[float, float]:
-        """Return the lower bound minus, and the upper plus, so many standard errors.
+        """Return the lower bound minus `errors` standard errors, and the upper bound plus as many.
 
-        With two of them, estimated from 16 runs, it covers the truth about 94 times in 100.
+        With two, estimated from 16 runs, the interval covers the truth about 94 times in 100.
         """
         low = self.lower.value - errors * self.lower.standard_error
         return float(low), float(self.upper.value + errors * self.upper.standard_error)
@@ -136,14 +136,14 @@ def log_normalizer(
     Args:
         space: Where x may be; unbounded by default.
         reference: Where the chains start; by default the reference distribution of the space.
-        samples: Exact draws of the target, `(n, *event)`, divided among the runs. By default the
-            chains of the way up, resampled by weight, are moved `long_run` steps.
+        samples: Exact draws of the target, `(n, *event)`, divided among the runs. By default these
+            are the annealed chains, resampled by weight and moved by `long_run` steps.
         kernel: Reversible; by default HMC, or Gibbs with gradients where x is discrete.
         ladder: Number of rungs, or the shares of the target in the path's energy, from 0 to 1.
         runs: Independent runs, at least 2, whose spread gives the standard errors.
         steps: Kernel steps of a chain on each rung.
         step_size: Initial step size, which a pilot run adapts to each rung.
-        long_run: Steps that make samples where none are given.
+        long_run: Steps that move the resampled chains where no samples are given.
     """
     check_at_least(2, runs=runs)
     check_at_least(1, chains=chains)
@@ -197,7 +197,8 @@ def importance(
 def bridge(forward: Tensor, backward: Tensor) -> Estimate:
     """Estimate log Z from log weights of both directions (Bennett 1976; Meng and Wong 1996).
 
-    Consistent, of least variance among such estimates, and no bound. The error is that of the runs.
+    It is consistent, has the least variance among such estimates, and is not a bound. The standard
+    error comes from the spread of the runs.
 
     Args:
         forward: `log f/q` of points drawn from the normalised q, or of paths up, `(runs, n)`.

@@ -41,18 +41,18 @@ class BlocksNoise(NamedTuple):
 
 
 class Blocks(Kernel[BlocksState, BlocksNoise]):
-    """Gibbs sampling in two blocks, each moved by a kernel within it: exact if both kernels are.
+    """Gibbs sampling in two blocks, each moved by its own kernel: exact if both kernels are.
 
     A step moves the vector once given the categories, then the categories `moves` times given the
-    vector. Step size, warm-up and reports are those of the vector's kernel, with
-    `discrete_acceptance`, the mean over the discrete moves, added. Velocities are drawn anew at
-    each step. A step costs two gradients more than its moves.
+    vector. Step size, warm-up and reports are those of the vector's kernel; the reports also have
+    `discrete_acceptance`, the mean over the discrete moves. Velocities are drawn anew at each step.
+    A step costs two gradients more than its moves.
 
         space = Product(Unbounded(2), Categorical(3, 4))
         Sampler(Blocks(space, MALA(), GibbsWithGradients()), space, steps=1000, step_size=0.1)
 
     Args:
-        space: The sampler's.
+        space: The sampler's space.
         vector: Moves the vector: MALA, HMC, NUTS or another kernel of vectors.
         categories: Moves the categories: Gibbs, GibbsWithGradients, DMALA or DULA.
         moves: Moves of the categories in a step; Gibbs kernels change one site in each.

@@ -28,13 +28,14 @@ class CycleState(NamedTuple):
 
 
 class Cycle(Kernel[CycleState, tuple[Any, ...]]):
-    """One step of each kernel in turn: it leaves invariant what all of them leave invariant.
+    """One step of each kernel in turn: it leaves a distribution invariant if all of them do.
 
     All have the same step size and temperature. Each starts from the position, energy and, if
     known, gradient that the one before it reached; velocities are drawn anew. A gradient kernel
-    after one without gradients therefore costs one more evaluation. Divergences count for
-    all; of other reports with one name, such as the acceptance that an adaptation follows, the last
-    kernel's is returned. A `Tempered` kernel would lose its replicas: temper the cycle instead.
+    after one without gradients therefore costs one more evaluation. A divergence of any kernel
+    counts. Of other reports with the same name, such as the acceptance that an adaptation follows,
+    the last kernel's is returned. A `Tempered` kernel would lose its replicas: temper the cycle
+    instead.
     """
 
     def __init__(self, kernels: Sequence[Kernel]):

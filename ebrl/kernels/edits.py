@@ -81,8 +81,8 @@ class Edits(Kernel[EditState, EditNoise]):
     leads out of the space is rejected.
 
     Args:
-        space: The sampler's.
-        filling: By default uniform over the categories.
+        space: The sampler's space.
+        filling: The distribution that fills a hole; by default uniform over the categories.
         substitutions: The share of edits that substitute; insertions and deletions share the rest.
     """
 

@@ -41,10 +41,10 @@ class Gibbs(Kernel[GibbsState, GibbsNoise]):
     """One site a step, drawn from its distribution given the others (Geman and Geman 1984): exact.
 
     A step evaluates the energy at the site's `categories - 1` other values in one batch. `scan` is
-    "random", or "systematic": every site in turn, from a random first one; within `Cycle`,
-    `Tempered` and `Blocks`, which start it anew at each step, both are random. At temperature 0 the
-    site takes the value of lowest energy. `step_size` has no effect. Energies of anything but
-    one-hot categories are a `ValueError`.
+    "random" or "systematic", which visits every site in turn from a random first one. Within
+    `Cycle`, `Tempered` and `Blocks`, which restart the kernel at each step, both scans are random.
+    At temperature 0 the site takes the value of lowest energy. `step_size` has no effect. Raises
+    `ValueError` for energies of anything but one-hot categories.
     """
 
     coordinates = "one-hot"

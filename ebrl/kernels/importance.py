@@ -5,7 +5,7 @@ coordinates, which the chain moves: under `Box(walls="tanh")` they differ from x
 `ebrl.energies.Target` is one, such as `Gaussian(0.0, 3.0, 2)`, and so is the reference distribution
 of a space. In a `Torus` or a reflecting `Box`, `exp(-E)` of the free coordinates has infinite mass:
 there the reference, whose density repeats with them, is the only proposal. These kernels have no
-step size; temperature 0 and an energy that couples chains are a `ValueError`.
+step size. They raise `ValueError` at temperature 0 and for an energy that couples chains.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ class IteratedSIR(Kernel[ImportanceState, ImportanceNoise]):
     """Iterated sampling importance resampling (Andrieu, Lee and Vihola 2018, algorithm 1): exact.
 
     Each step draws new candidates and chooses among them and the current position with probability
-    ∝ `exp(-E/T) / q`. The proposal must cover the target: a chain outside of its support moves in
-    and never out again. The more even the weights, the faster it mixes, across any distance between
-    modes. One step from draws of the proposal is sampling importance resampling, see
-    `ebrl.sampling.importance_resampling`.
+    ∝ `exp(-E/T) / q`. The proposal must cover the target: a chain outside of the proposal's support
+    moves in and never out again. The more even the weights, the faster the chain mixes, whatever
+    the distance between modes. One step from draws of the proposal is sampling importance
+    resampling; see `ebrl.sampling.importance_resampling`.
     """
 
     def __init__(self, proposal: Proposal, candidates: int = 16):
@@ -129,7 +129,8 @@ class IndependenceMetropolis(Kernel[ImportanceState, ImportanceNoise]):
 
     A step costs one energy, of a candidate that is accepted with probability `min(1, w(x') /
     w(x))`, `w = exp(-E/T) / q`. A chain stays long where w is large: the proposal must have heavier
-    tails than the target, and cover it: a chain outside of its support moves in and never out.
+    tails than the target. It must also cover the target: a chain outside of the proposal's support
+    moves in and never out.
     """
 
     def __init__(self, proposal: Proposal):

@@ -116,10 +116,11 @@ class Trees(NamedTuple):
 class NUTS(Kernel[GradientState, NUTSNoise]):
     """Multinomial NUTS (Hoffman and Gelman 2014; Betancourt 2017): exact at every step size.
 
-    At most `2^max_depth - 1` leapfrog steps of length `step_size`, with the generalised U-turn
-    criterion and HMC's `mass`. After each leapfrog step it waits for the host, to learn whether any
-    tree still grows. `Sampler.sample(draws=)` makes many steps at once, in which chains do not wait
-    for each other's trees. An energy that couples chains and temperature 0 are a `ValueError`.
+    A step makes up to `2^max_depth - 1` leapfrog steps of length `step_size`, with the generalised
+    U-turn criterion and HMC's `mass`. After each leapfrog step it waits for the host, to learn
+    whether any tree still grows. `Sampler.sample(draws=)` makes many steps at once, in which chains
+    do not wait for each other's trees. Raises `ValueError` at temperature 0 and for an energy that
+    couples chains.
 
     A step reports `leapfrogs`, the length of the trajectory; `depth`, its doublings; `saturated`, 1
     if the cap ended it; `hamiltonian`, H/T at its start; and `max_energy_error`, the ΔH/T of

@@ -159,7 +159,7 @@ def check_suits(kernel: Kernel, space: Space) -> None:
 
 
 def check_own_space(kernel: Kernel, own: Space, space: Space) -> None:
-    """Raise `ValueError` for a kernel made for another space, its `own`, than the sampler's."""
+    """Raise `ValueError` unless the kernel's `own` space equals the sampler's space."""
     if not equal(own, space):
         raise ValueError(
             f"expected {type(kernel).__name__} of the sampler's own {type(space).__name__}, got "
@@ -206,7 +206,7 @@ def check_event_shape(name: str, diagonal: Constant | None, energy: Energy, x: T
 
 
 def check_uncoupled(energy: Energy) -> None:
-    """Raise `ValueError` for an energy that couples chains: a test needs that of each chain."""
+    """Raise `ValueError` if the energy couples chains: a test needs each chain's own energy."""
     if energy.couples_chains:
         raise ValueError(
             "expected an energy of each chain alone, got one that couples the chains: move them by "

@@ -65,12 +65,12 @@ class Tempered(Kernel[TemperedState, TemperedNoise]):
     All replicas start at the position of the chain, and the hot ones take many steps to reach their
     own distribution. Until then the cold chain is biased, even from exact draws: 60 runs of 5 steps
     gave a mode of weight .8 a share of .824. Contrastive divergence, `Annealing`, `Cycle` and
-    `Blocks`, which start a kernel again and again, refuse this one. The coldest replica's reports
-    are returned; divergences count for all.
+    `Blocks`, which start a kernel again and again, refuse this one. Reports are those of the
+    coldest replica, but a divergence of any replica counts.
 
     Raises:
-        ValueError: For another ladder, a `Tempered` kernel, an energy or a kernel (SVGD) that
-            couples chains, and temperature 0.
+        ValueError: For temperatures that do not rise from 1, a `Tempered` kernel, an energy or a
+            kernel (SVGD) that couples chains, and a sampler at temperature 0.
     """
 
     stateful = True

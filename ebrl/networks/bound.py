@@ -31,9 +31,9 @@ Normalize = Callable[[nn.Module, Tensor], tuple[FeatureAffine | None, Tensor]]
 class BoundMLP(Energy):
     """An `MLPEnergy` with its condition fixed, `(*leading batch, condition_dimension)` or None.
 
-    Unless it is `prepared`, it keeps nothing that is computed from the weights, and so always
-    uses the current weights. Folded batch statistics follow what torch counts as a change: not
-    one through `weight.data`.
+    Unless it is `prepared`, it caches nothing that is computed from the weights, and so always
+    uses the current ones. Folded batch statistics are renewed after every change that torch
+    tracks, which excludes changes through `weight.data`.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class BoundMLP(Energy):
     def member_values(self, x: Tensor, affines: Sequence[FeatureAffine] | None = None) -> Tensor:
         """Return the energy of each member at `x: (*batch, dimension)`, `(members, *batch)`.
 
-        `affines` are what the batch normalisations do, as `batch_values` returned it for another
-        batch. By default the mode of the network decides.
+        `affines` are the maps by which to normalise, as `batch_values` returned them for another
+        batch. By default the mode of the network decides between batch and running statistics.
         """
         if affines is not None:
             given = iter(affines)
@@ -66,7 +66,7 @@ class BoundMLP(Energy):
         return self._values(x, _by_mode)
 
     def batch_values(self, x: Tensor) -> tuple[Tensor, list[FeatureAffine]]:
-        """Return the energy of each member by this batch's statistics, and what normalised it.
+        """Return each member's energy under this batch's statistics, and the normalising maps.
 
         x is `(*batch, dimension)`, with one condition for each; the energies are `(members,
         *batch)`. The running statistics are updated, whatever the mode of the network is. Pass the

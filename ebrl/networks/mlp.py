@@ -193,10 +193,10 @@ class MLPEnergy(Energy):
         return BoundMLP(self, None, "mean")
 
     def plain_weights(self) -> Weights | None:
-        """Return the weights, parametrised ones as they apply, or None.
+        """Return the weights, with parametrisations applied, or None if they are not enough.
 
-        It is None where the network is more than its weights: with hooks, a layer that was
-        replaced, a normalisation, or an activation that is not in `ACTIVATIONS`.
+        They are not enough for a network with hooks, a layer that was replaced, a normalisation,
+        or an activation that is not in `ACTIVATIONS`.
         """
         activate = ACTIVATIONS.get(type(self.activation))
         layers: list[Any] = [*self.layers, self.head]
@@ -213,10 +213,10 @@ class MLPEnergy(Energy):
         return Weights(weight_of(first), hidden, head, activate)
 
     def folded_network(self) -> MLPEnergy | None:
-        """Return the plain perceptron that a batch-normalised one is in evaluation mode.
+        """Return the plain perceptron that equals a batch-normalised one in evaluation mode.
 
-        It is made anew when weights or statistics have changed. It is None for other networks, and
-        where a layer is more than its weights.
+        It is rebuilt when weights or statistics have changed. The result is None for other
+        networks, and where a layer does more than apply its weights.
         """
         if self.normalization != "batch" or self.training:
             return None
@@ -243,7 +243,7 @@ class MLPEnergy(Energy):
             loaded = state_dict.get(prefix + name)
             if loaded is not None:
                 setattr(self, name, loaded.to(next(self.parameters())).clone())
-            elif name != "output_scale":  # whoever scales the energy needs it, so it is missed
+            elif name != "output_scale":  # this one stays: loading reports it as missing
                 setattr(self, name, None)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

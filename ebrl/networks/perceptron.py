@@ -1,9 +1,9 @@
 """Value and gradient of a multilayer perceptron in scratch memory, without a graph.
 
-It is 1.2 to 2 times as fast as autograd. Autograd handles every network;
-`BoundMLP.value_and_gradient` falls back to it. A chain has one `Perceptron` for all its steps.
-Weights are plain tensors with the members of an ensemble in front; a normalisation that is affine
-in evaluation mode can be folded into them.
+It is 1.2 to 2 times as fast as autograd, which handles every network and is the fallback of
+`BoundMLP.value_and_gradient`. A chain has one `Perceptron` for all its steps. Weights are plain
+tensors whose first axis is the members of an ensemble; a normalisation that is affine in evaluation
+mode can be folded into them.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class Part(NamedTuple):
 
 
 class Perceptron:
-    """The value and the gradient of a perceptron at rows of x, while its weights stay.
+    """The value and the gradient at rows of x of a perceptron whose weights do not change.
 
-    The rows are worked through in parts, so that their activations stay in the cache.
+    The rows are processed in parts, so that their activations stay in the cache.
 
     Args:
-        shift: What is added to `x W` in the first layer, `(members, conditions, width)`: the bias,
-            with the contribution of each condition. Each serves `rows / conditions` rows.
+        shift: The term added to `x W` in the first layer, `(members, conditions, width)`: the bias
+            plus the contribution of each condition, which serves `rows / conditions` rows.
     """
 
     def __init__(self, weights: Weights, shift: Tensor, reduction: Reduction):

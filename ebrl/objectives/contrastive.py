@@ -1,9 +1,9 @@
 """Contrastive divergence: lower the energy of the data, raise that of the model's own samples.
 
-The gradient of `-log p(x)` is `∇E(x) - E_p ∇E`, and chains stand in for draws of `p`. What they do
-not reach is not corrected. Short chains that start at the data (CD) leave the weights of separated
-modes undetermined, and may leave modes where there are no data. Persistent chains (PCD) correct
-both, as far as they mix. With a sampler at temperature T, `exp(-E/T)` fits the data.
+The gradient of `-log p(x)` is `∇E(x) - E_p ∇E`, and chains stand in for draws of `p`. Regions that
+they do not reach are not corrected. Short chains that start at the data (CD) leave the weights of
+separated modes undetermined, and may leave modes where there are no data. Persistent chains (PCD)
+correct both, as far as they mix. With a sampler at temperature T, `exp(-E/T)` fits the data.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from ebrl.sampling.sampler import Gradient
 class ContrastiveDivergence(nn.Module, Objective):
     """Contrastive divergence (Hinton 2002), persistent (Tieleman 2008) where there are `chains`.
 
-    Use a sampler that adapts its step size (`persistent`): where unadjusted Langevin's is too large
-    for the energy, its error feeds back into training until the energy diverges.
+    Use a sampler that adapts its step size (`persistent`): where the step size of unadjusted
+    Langevin is too large for the energy, its error feeds back into training until the energy
+    diverges.
 
     Args:
-        sampler: Moves the samples. Without chains it starts at the data, its steps the k of CD-k.
+        sampler: Moves the samples. Without `chains` they start at the data, and the sampler's
+            number of steps is the k of CD-k.
         chains: The persistent population, of which each call moves as many as the batch has rows.
             Under a conditional energy, each chain keeps the condition that it started under.
         energy_penalty: Weight of the mean squares of both energies (Du and Mordatch 2019). It holds
@@ -115,9 +117,10 @@ class ImprovedContrastiveDivergence(nn.Module, Objective):
     energy itself held fixed. The entropy of q is estimated from neighbours in the batch.
 
     The term rewards energies that chains can follow. It is not the term that contrastive divergence
-    leaves out of its gradient: that one has the opposite sign. For chains in equilibrium its mean
-    is 0 and its noise remains: with `kl=1` four times that of contrastive divergence, which slows
-    Adam down, and two moons come out much too broad; with `kl=.1` they do not.
+    leaves out of its gradient: that one has the opposite sign. For chains in equilibrium the term
+    has mean 0, but its noise remains. With `kl=1` the noise is four times that of contrastive
+    divergence, which slows Adam down, and two moons come out much too broad; with `kl=.1` they do
+    not.
 
     The other arguments are those of `ContrastiveDivergence`.
 

@@ -54,7 +54,7 @@ class PseudoLikelihood(_SiteObjective):
 
     Args:
         categorical: True for one-hot x.
-        sites: Number of sites drawn for each x, the sum scaled to be unbiased; all if None.
+        sites: Number of sites drawn for each x, with the sum scaled to be unbiased; None for all.
     """
 
     def site_loss(self, log_p: Tensor) -> Tensor:

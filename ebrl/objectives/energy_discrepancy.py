@@ -29,8 +29,8 @@ class EnergyDiscrepancy(nn.Module, Objective):
     """Energy Discrepancy with Gaussian perturbations.
 
     Args:
-        sigma: Deviation of the perturbations, in the units of x. Of `(levels,)` each x draws one:
-            small ones for detail, large ones for mode weights.
+        sigma: Deviation of the perturbations, in the units of x. If it is `(levels,)`, each x draws
+            one: small ones for detail, large ones for mode weights.
         candidates: Number M of candidates for each x.
         stabiliser: Weight w; 0 lets one candidate dominate the loss.
     """

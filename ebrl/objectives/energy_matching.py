@@ -1,8 +1,8 @@
 """Energy Matching (Balcerak et al. 2025): one energy, without time, for transport and density.
 
-Far from the data, descent on the energy carries noise to data along straight paths: regression, and
-cheap. Near them, its Boltzmann distribution at a small temperature is that of the data:
-contrastive, with chains.
+Far from the data, descent on the energy carries noise to data along straight paths; this part is
+learnt by regression, which is cheap. Near the data, the Boltzmann distribution of the energy at a
+small temperature is that of the data; this part is learnt by contrast with chains.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class EnergyMatching(nn.Module, Objective):
 
     z is noise from N(0, 1) and t uniform; the weight is 1 until `cutoff` and falls to 0 at t = 1.
 
-    The default is phase 1 (algorithm 1 of the paper): cutoff 1, no contrastive term. Alone it is no
-    density model: for a Gaussian its optimum is a parabola whose curvature depends on the coupling,
-    and it learns of mode weights only what transport needs. Phase 2 (algorithm 2) continues from
-    its weights with a cutoff below 1 and a contrastive divergence: a compromise, whose density is
-    better the less weight the flow has near t = 1. How the paper clamps and trims the contrastive
-    loss and starts its chains are settings of `contrastive`.
+    The default is phase 1 (algorithm 1 of the paper): cutoff 1, no contrastive term. Phase 1 alone
+    gives no density model: for a Gaussian its optimum is a parabola whose curvature depends on the
+    coupling, and it learns about mode weights only what transport needs. Phase 2 (algorithm 2)
+    continues from its weights with a cutoff below 1 and a contrastive divergence. It is a
+    compromise: the density is better the less weight the flow has near t = 1. The paper's clamping
+    and trimming of the contrastive loss, and its starts of chains, are settings of `contrastive`.
 
     Args:
-        contrastive: A contrastive divergence, its sampler at the temperature ε of the target.
+        contrastive: A contrastive divergence whose sampler has the temperature ε of the target.
         contrast: Weight of the contrastive loss; 1e-3 in the paper.
         coupling: "transport" pairs the noise and data of a batch by entropic optimal transport
             (Sinkhorn), "independent" at random.
-        regularisation: Of the transport, in units of its mean cost.
+        regularisation: Entropic regularisation of the transport, in units of its mean cost.
         cutoff: Time at which the flow's weight begins to fall.
 
     Raises:
@@ -100,8 +100,9 @@ class EnergyMatching(nn.Module, Objective):
 def transport(x: Tensor, noise: Tensor, regularisation: float, generator: Generator) -> Tensor:
     """Return for each x the index of a noise drawn from the entropic transport plan, `(batch,)`.
 
-    `SINKHORN_STEPS` of Sinkhorn's iteration on squared distances (Cuturi 2013), in logarithms. The
-    regularisation falls to its value: started there, small values would be far from converged.
+    It runs `SINKHORN_STEPS` Sinkhorn iterations on squared distances (Cuturi 2013), in log space.
+    The regularisation decreases to its final value: with a small value from the start, the plan
+    would be far from converged.
     """
     cost = torch.cdist(x.flatten(1), noise.flatten(1)).square()
     cost = cost / cost.mean()

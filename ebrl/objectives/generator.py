@@ -39,7 +39,7 @@ class LearnedGenerator(SelfTrained, Objective):
     Args:
         network: Maps `(n, latent_dimension)` to `(n, *event)`.
         latent_dimension: Size of z.
-        learning_rate: Of the generator's Adam.
+        learning_rate: Learning rate of the generator's Adam.
         noise: Initial σ, in the units of x.
         entropy: Weight of the entropy; above 1 spreads the generator.
         particles: Draws of z for each score.

@@ -66,9 +66,9 @@ class NCE(nn.Module, Objective):
     """Noise-contrastive estimation (Gutmann and Hyvärinen 2012).
 
     Binary classification of data and noise with the log odds `-E(x) - log Z - log(ratio q(x))`. Its
-    parameter `log_normalizer` is log Z, to be optimised with the energy's weights. It is one
+    parameter `log_normalizer` is log Z, to be optimised with the energy's weights. It is a single
     number: where conditions have different normalizers, the energy must be able to add a function
-    of the condition, as networks are.
+    of the condition, as networks can.
 
     Args:
         noise: The proposal q, or one for each condition.

@@ -4,10 +4,10 @@
     loss.backward()
 
 Samplers, chains and settings are arguments of an objective's constructor, which raises `ValueError`
-for numbers out of range; the energy never is one. Each objective here is an `nn.Module`, so that
-its chains and learned numbers are in `state_dict` and in checkpoints. An objective leaves the data
-unchanged, draws random numbers from `generator` alone, and propagates a NaN in the data or the
-energy to the loss, where the training loop raises.
+for numbers out of range; the energy is an argument of each call. Each objective here is an
+`nn.Module`, so that its chains and learned numbers are in `state_dict` and in checkpoints. An
+objective leaves the data unchanged, draws random numbers from `generator` alone, and propagates a
+NaN in the data or the energy to the loss, where the training loop raises.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Loss(NamedTuple):
 
 
 class Objective(Protocol):
-    """A loss whose minimiser is an energy that fits the data, or as much of it as it documents."""
+    """A loss minimised by an energy that fits the data, as far as the objective documents."""
 
     def forward(
         self, energy: Energy, x: Tensor, condition: Tensor | None = None, *, generator: Generator
@@ -39,7 +39,7 @@ class Objective(Protocol):
         """Return the loss on a batch of data.
 
         Args:
-            energy: The energy whose parameters the loss is differentiated by.
+            energy: The energy; the loss is differentiable with respect to its parameters.
             x: Data, `(batch, *event)`.
             condition: What each x is conditioned on, `(batch, *features)`, or None.
             generator: Source of all random numbers, on the device of `x`.

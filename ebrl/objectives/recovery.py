@@ -27,16 +27,16 @@ class RecoveryLikelihood(nn.Module, Objective):
         p(x | y) ∝ exp(-E(x given σ_t) - |y - x|² / 2s²),    s² = σ_{t+1}² - σ_t²,
 
     which is near a Gaussian when s is small, so that short chains suffice. Where s is as wide as
-    the gaps between modes they do not, and training diverges: add levels. Noise is added and
-    nothing shrunk (the paper shrinks too, which is the same up to units). The sampler moves `u = (x
-    - y)/s` from 0, so that one step size serves all levels. A level is blind to the weights of
-    modes further than s apart; only the highest levels learn them.
+    the gaps between modes they do not, and training diverges: add levels. Noise is added without
+    shrinking x (the paper also shrinks it, which is the same up to units). The sampler moves
+    `u = (x - y)/s` from 0, so that one step size serves all levels. A level is blind to the weights
+    of modes further than s apart; only the highest levels learn them.
 
     Args:
         sampler: A sampler in an unbounded space.
         sigmas: Two or more ascending noise levels, from 0 only if the data have a density. The
             energy is given σ_t as the last feature of its condition, `(batch, 1)` if there is no
-            other; an energy without a condition serves two sigmas, which are one level.
+            other; an energy without a condition needs exactly two sigmas, that is one level.
 
     Raises:
         ValueError: If the sampler's space is bounded, its kernel is `Tempered`, which is biased in
@@ -107,7 +107,7 @@ class RecoveryLikelihood(nn.Module, Objective):
 
 
 class Recovery(Energy):
-    """The energy of `u` given a noisy y: that of `x = y + s u`, and `T |u|²/2`.
+    """The energy of `u` given a noisy y: that of `x = y + s u`, plus `T |u|²/2`.
 
     T is the temperature that the sampler divides by: the noise is equally large at every T. The
     batch axes of y and s, `(*batch, *event)` and `(*batch,)`, are the leading ones of u: a kernel

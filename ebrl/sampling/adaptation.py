@@ -65,7 +65,7 @@ class DualAveraging(nn.Module):
             self.register_buffer("updates", torch.zeros(()))
 
     def start(self, step_size: Number, kernel: Kernel) -> None:
-        """Begin to adapt for a sampler with this kernel, from a step size of the same shape.
+        """Begin to adapt for a sampler with this kernel, from a step size that fits `shape`.
 
         Raises:
             ValueError: For a kernel whose acceptance does not depend on the step size, and if

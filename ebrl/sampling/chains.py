@@ -33,8 +33,8 @@ class Chains(nn.Module):
     always when drawn for the first time. Restarts find lost modes but pull the weights of all modes
     towards the reference's: use 0 where the kernel jumps between modes. A chain keeps its condition
     until it restarts, with the condition that comes with that draw. The chains are on the device of
-    the first generator, have the dtype of the module (`chains.double()`; that of the space if it
-    holds integers) and are in `state_dict`. No draw waits for the host.
+    the first generator and are saved in `state_dict`. Their dtype is that of the module
+    (`chains.double()`), or of the space if it holds integers. No draw waits for the host.
     """
 
     positions: Tensor  # (size, *event), (0,) before the first draw

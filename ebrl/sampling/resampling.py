@@ -31,13 +31,13 @@ def importance_resampling(
 
     Each point is chosen among `candidates` draws of the proposal with probability ∝ `exp(-E/T) /
     q`. Their distribution tends to the target's: the Kullback-Leibler divergence of the target from
-    it is at most the relative variance of the weights over `candidates`.
+    it is at most the relative variance of the weights divided by `candidates`.
 
     Args:
         proposal: The density q, of the space's free coordinates. Draws outside of the space have
             weight 0.
         batch: Shape of the batch to draw.
-        candidates: At least 2.
+        candidates: Draws of the proposal for each point; at least 2.
         temperature: T, a number or `(*batch,)`.
         space: All of R^d by default.
 

@@ -24,7 +24,7 @@ class ChainInfo(NamedTuple):
     diverged: Tensor  # (*batch,), proposals rejected as NaN, infinite or of energy -inf
     step_size: Tensor  # the step size after the run, a scalar or (*batch,)
     extra: dict[str, Tensor] | None = None  # means over the steps of the kernel's own reports
-    # Of each draw, (draws, *batch): means over its moves, and whether any diverged; else None.
+    # The report of each draw, (draws, *batch): means over its moves, and whether any diverged.
     each: Info | None = None
     temperature: Tensor | None = None  # of the last steps, a scalar or (*batch,)
 
@@ -74,9 +74,9 @@ class Run:
         self.count = count or Count(None, self.steps)
 
     def moves(self, generator: torch.Generator, adaptation: DualAveraging | None) -> Iterator[None]:
-        """Move the chains: at each iteration by one step, or a block if the steps are compiled.
+        """Move the chains, at each iteration by one step, or by a block of compiled steps.
 
-        Steps that adapt are not joined to blocks.
+        Steps that adapt the step size are not joined to blocks.
         """
         blocks = self.compiled and adaptation is None
         length = compilation.block_length(self.kernel) if blocks else 1

@@ -60,13 +60,13 @@ class Samples(NamedTuple):
 class Sampler(nn.Module):
     """Moves chains by a kernel.
 
-    A compiled sampler runs its steps as compiled programs: ULA, MALA, HMC and NUTS, in every space,
-    in warm-ups and along paths, give the chain of an eager sampler with the same generator, up to
-    rounding. The first run of each shape, length and kind of energy compiles for 5 to 80 s; numbers
-    that an energy holds outside of tensors are compiled in. Under `torch.autocast` to bfloat16 the
-    products of a network are rounded, and the chain is one of that energy. While
-    the step size adapts, each step runs as a program of its own. `gradient="unroll"` is refused;
-    the last step under `gradient="last"` runs eagerly.
+    A compiled sampler runs its steps as compiled programs. With ULA, MALA, HMC and NUTS, in every
+    space, in warm-ups and along paths, it gives the chain of an eager sampler with the same
+    generator, up to rounding. The first run of each shape, length and kind of energy compiles for
+    5 to 80 s; numbers that an energy holds outside of tensors are compiled in. Under
+    `torch.autocast` to bfloat16 the products of a network are rounded, and the chain follows that
+    rounded energy. While the step size adapts, each step runs as a program of its own.
+    `gradient="unroll"` is refused; the last step under `gradient="last"` runs eagerly.
 
     Args:
         space: Where x may be; all of R^d by default.
@@ -77,7 +77,7 @@ class Sampler(nn.Module):
             across calls and in `state_dict`, and does not change in calls with `adapt=False`.
 
     Raises:
-        TypeError: For what is no kernel, such as the class of one.
+        TypeError: If `kernel` is not a kernel, such as the class of one.
         ValueError: For numbers that are not positive, a kernel of other coordinates or of another
             space, an adaptation that cannot work, and a kernel that does not compile.
         RuntimeError: If there is no C++ compiler to compile with.
@@ -141,7 +141,7 @@ class Sampler(nn.Module):
             x: Where the chains start, `(*batch, *event)`.
             generator: The random stream, on the device of x.
             n: Number of chains to start from reference draws of the space instead.
-            temperature: In place of the sampler's own.
+            temperature: The temperature of this run, in place of the sampler's own.
             adapt: Whether the adaptation, if there is one, follows this run.
             gradient: Which steps are differentiable with respect to x and the energy's parameters:
                 none of them, the last one, or all ("unroll"). Draws and discrete moves never are.
@@ -150,12 +150,12 @@ class Sampler(nn.Module):
             draws: Number of draws of each chain to return, in place of the one after `steps`.
                 The step size does not adapt meanwhile.
             thin: Steps from one draw to the next.
-            progress: Called with the number of steps made and in all, warm-up included. For a bar
-                of `tqdm`: `lambda made, total: bar.update(made - bar.n)`.
+            progress: Called with the number of steps made so far and in total, warm-up included.
+                For a `tqdm` bar: `lambda made, total: bar.update(made - bar.n)`.
 
         Returns:
-            The ends of the chains `(*batch, *event)`; with `draws`, `(draws, *batch, *event)`, and
-            what each of them reports.
+            The ends of the chains, `(*batch, *event)`; with `draws`, all draws, `(draws, *batch,
+            *event)`, and the report of each.
 
         Raises:
             TypeError: Unless `energy` is an `Energy`, x a `Tensor` and `generator` a

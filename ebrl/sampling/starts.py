@@ -89,7 +89,7 @@ def _check_devices(x: Tensor, generator: torch.Generator, energy: Energy) -> Non
 
 
 def check_sampler_numbers(steps: int, step_size: Number, temperature: Number) -> None:
-    """Raise `ValueError` for impossible numbers, read on the CPU alone: others would wait."""
+    """Raise `ValueError` for impossible numbers on the CPU; reading others would wait."""
     if not isinstance(steps, Integral):
         raise ValueError(f"expected a whole number of steps, got {steps}")
     if steps < 0:
@@ -108,7 +108,7 @@ def _least(number: Number) -> float:
 
 
 def check_draws(draws: int | None, thin: int, gradient: str) -> None:
-    """Raise `ValueError` unless there is something to draw, without a graph, or no draw asked."""
+    """Raise `ValueError` for `draws` or `thin` out of range, and for draws with a gradient."""
     if draws is None:
         if thin != 1:
             raise ValueError(f"expected draws with {thin=}, got none: sample(..., draws=1000)")

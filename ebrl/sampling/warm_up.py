@@ -49,7 +49,7 @@ def warm_up(
 
     The first steps adapt only the step size. Windows of growing length follow: after each, the
     kernel is preconditioned by the variance of the coordinates over the window and the chains, and
-    the step size is searched again. The last steps adapt only the step size.
+    the step size is searched for again. The last steps adapt only the step size.
 
     Args:
         kernel: One with a preconditioner or mass: MALA, HMC, GHMC or NUTS.
@@ -60,10 +60,10 @@ def warm_up(
         space: All of R^d by default.
         acceptance: The mean acceptance to reach; by default the best one of the kernel.
         compile: Whether to run each step as a compiled program; see `Sampler`.
-        progress: Called with the number of steps made and in all.
+        progress: Called with the number of steps made so far and in total.
 
     Raises:
-        ValueError: For other kernels, a box whose walls project, no chains, and fewer steps.
+        ValueError: For other kernels, a box whose walls project, no chains, or fewer than 20 steps.
     """
     check_types(energy, x, generator)
     check_adaptable(kernel)

@@ -89,7 +89,7 @@ class Unbounded(Space):
 class FreeEnergy(Energy):
     """The energy of a space's free coordinates u: `E(x(u)) - T log |dx/du|`.
 
-    The factor T cancels the temperature that divides the whole, but must not divide the Jacobian.
+    The sampler divides the whole by T; the factor T keeps the Jacobian from being divided.
     """
 
     def __init__(self, space: Space, energy: Energy, temperature: Number, step_size: Number):

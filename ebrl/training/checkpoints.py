@@ -37,10 +37,10 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def load_average(energy: Energy, folder: Path) -> int:
-    """Put the averaged weights of the newest checkpoint, or its only ones, into `energy`.
+    """Load the averaged weights of the newest checkpoint, or its only weights, into `energy`.
 
-    Returns the steps of training behind them; `StorageError` for the weights of another energy, or
-    for NaN.
+    Returns the number of steps that trained them. Raises `StorageError` for the weights of another
+    energy, or for NaN.
     """
     path, state = newest_checkpoint(folder)
     try:

@@ -34,7 +34,7 @@ class Order:
     Args:
         size: The number of rows.
         batch_size: The number of rows in a batch.
-        tensors: The data, where they are in memory: a state goes on with the same data alone.
+        tensors: The data, if in memory: a state can be restored only with the same data.
     """
 
     def __init__(self, size: int, batch_size: int, tensors: Sequence[Tensor] = ()):

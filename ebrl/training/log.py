@@ -23,7 +23,7 @@ class TensorBoardLog:
     A copy of the sampler and a generator of its own leave the training undisturbed.
 
     Args:
-        step: Step that the training stands at; later events, of a run that was killed, are hidden.
+        step: The training's current step; later events, from a run that was killed, are hidden.
         sampler: Draws the samples of the pictures from its space's reference; None for no pictures.
 
     Raises:

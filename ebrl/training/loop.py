@@ -144,7 +144,7 @@ class Training:
     def save(self, folder: Path, keep: int = 2) -> Path:
         """Write a checkpoint into `folder` and drop all but the newest; return its path.
 
-        Of several processes all must call it after the same step; rank 0 writes.
+        With several processes, all must call it after the same step; rank 0 writes.
 
         Raises:
             NonFiniteError: If weights are not finite; the checkpoints there stay as they are.
@@ -225,9 +225,9 @@ class Training:
 
 
 def check_minutes(minutes: float | None) -> None:
-    """Raise `ValueError` for minutes that no training can take.
+    """Raise `ValueError` for minutes out of range, or for more than one process.
 
-    The clocks of several processes differ, and with them their learning rates and their ends.
+    The clocks of several processes differ, and so would their learning rates and their ends.
     """
     if minutes is None:
         return
@@ -271,18 +271,18 @@ def fit(
         data: `(n, *event)`, a dataset of x or of (x, condition), or a file for `load_table`.
         steps: Steps in all, those of a resumed run included.
         generator: Source of the order of the data and of all noise.
-        batch_size: Rows of the data a step.
-        learning_rate: Of Adam, which trains the energy and the objective's own parameters.
-        minutes: Time of the training at most; if steps take longer, the schedule follows it.
+        batch_size: Rows of the data for each step.
+        learning_rate: Adam's learning rate, for the energy and the objective's own parameters.
+        minutes: Longest training time; if the steps take longer, the schedule follows the clock.
         schedule: The factor of the learning rate at each fraction of the training, 0 to 1.
-        optimizer: In place of Adam; it holds `trainable_parameters(energy, objective)`.
-        ema_decay: Of the moving average of the weights; 0 keeps none.
+        optimizer: Used in place of Adam; it holds `trainable_parameters(energy, objective)`.
+        ema_decay: Decay of the moving average of the weights; 0 keeps no average.
         clip: The largest norm of the gradient, or a `RunningClip`.
         precision: "bfloat16" runs losses and sampling under autocast; weights stay float32.
         shares: Parts of a batch (`ebrl.training.shares`); by default one for each process.
         workers: Processes that make the rows of a dataset, such as a folder of images, ahead.
         standardise: Fit the input of an `MLPEnergy` to unusual data (`standardise_input`).
-        folder: Gets TensorBoard events and checkpoints; without it nothing is written.
+        folder: Where to write TensorBoard events and checkpoints; by default nothing is written.
         resume: Continue from the newest whole checkpoint; otherwise `folder` may hold none.
         checkpoint_every: Steps between two checkpoints, of which the two newest are kept.
         log_every: Steps between two entries in TensorBoard.

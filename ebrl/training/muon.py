@@ -23,16 +23,17 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Newton and Schulz's quintic, stee
 class Muon(Optimizer):
     """Muon for the matrices of a network, Adam for all else (Jordan et al. 2024).
 
-    A step has a root mean square of about 0.2 times the learning rate (Liu et al. 2025), which is
-    Adam's, so that both parts have the same learning rate. It is less for gradients of low rank.
+    The root mean square of a step is about 0.2 times the learning rate (Liu et al. 2025), as with
+    Adam, so that one learning rate serves both. It is smaller for gradients of low rank.
 
     Args:
         matrices: Weights between features, of at least two axes: `(outputs, inputs, *kernel)`.
         others: Embeddings, biases and norms.
-        learning_rate: Of both.
-        momentum: Of the matrices.
-        weight_decay: Of the matrices, decoupled: a step shrinks them by learning rate times this.
-        betas: Of Adam.
+        learning_rate: Learning rate of both parts.
+        momentum: Momentum of the matrices.
+        weight_decay: Decoupled decay of the matrices: a step shrinks them by this times the
+            learning rate.
+        betas: Adam's decay rates of the moving averages.
     """
 
     def __init__(

@@ -89,9 +89,9 @@ class Shares:
     """This process's shares of every batch.
 
     Args:
-        objective: That of the first share; the others have copies with the same parameters.
+        objective: The first share's objective; the others have copies with the same parameters.
         generator: Seeds the shares; a single share draws from it.
-        count: Shares of a batch in all processes together.
+        count: Number of shares of a batch, in all processes together.
     """
 
     def __init__(
@@ -131,10 +131,10 @@ class Shares:
 
         Args:
             data: All data, or the workers that make its batches.
-            rows: Those of the whole batch, the same in every process.
+            rows: The rows of the whole batch, the same in every process.
 
         Returns:
-            The means of the loss and the metrics over all shares, those of other processes too.
+            The loss and the metrics, averaged over the shares of all processes.
 
         Raises:
             StartError: In every process, if chains of one share start where the energy is NaN.
@@ -208,8 +208,8 @@ def _failing_together() -> Iterator[None]:
 def check_shares(count: int, objective: Objective, batch_size: int) -> None:
     """Raise `ValueError` if rows, shares and processes do not divide each other.
 
-    It is raised, too, for parts of the objective with their own optimiser, of which each process
-    would train a different copy.
+    It is also raised for parts of the objective with their own optimiser, of which each share would
+    train a different copy.
     """
     processes = process_count()
     if count < 1 or count % processes:

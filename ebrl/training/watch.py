@@ -48,7 +48,7 @@ def watch(
         loss: 0-dim.
         gap: Energy gap between samples and data, 0-dim, in units of the energy, if there is one.
         factor: Limit of the gap's moving average over some 20 calls, in units of its lowest value.
-        floor: Smallest of these units.
+        floor: Smallest value that this unit may take.
 
     Raises:
         NonFiniteError: If the loss or the gap is not finite.

@@ -20,7 +20,7 @@ class Workers:
 
     Args:
         data: A dataset for `torch.utils.data.DataLoader`, with a length, not in memory.
-        order: Of the training; call `take` after `order.next`.
+        order: The order of the training; call `take` after `order.next`.
         split: Maps the rows of a batch to those of each call of `take`.
     """
 
