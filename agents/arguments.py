@@ -1,7 +1,7 @@
 """Constructor arguments and spaces as data that a file can hold.
 
-Classes of torch and Stable-Baselines3 become their names, its schedules and noises their numbers.
-Nothing is imported to read them.
+Classes of torch and Stable-Baselines3 are stored by name, its schedules and noises as numbers.
+Reading them imports nothing.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _chose_its_buffer(agent: OffPolicyAlgorithm) -> bool:
 
 
 def encode(value: Any) -> Any:
-    """Return known classes and objects as data, plain numbers for subclasses of them.
+    """Return known classes and objects as data, and subclasses of plain types as plain values.
 
     Other objects stay as they are.
     """

@@ -22,7 +22,7 @@ class Bounded(TorchDispatchMode):
     could ask for any amount of memory and time.
 
     Args:
-        tensors: Those in the file.
+        tensors: The tensors in the file.
     """
 
     def __init__(self, tensors: Collection[Tensor]) -> None:

@@ -85,14 +85,14 @@ class Checkpoints(BaseCallback):
         self._requested = self._stopping = False
 
     def request(self, stop: bool = False) -> None:
-        """Write at the next start of a rollout, and with `stop` raise KeyboardInterrupt there."""
+        """Write at the next start of a rollout; with `stop`, then raise KeyboardInterrupt."""
         self._requested, self._stopping = True, self._stopping or stop
 
     @contextmanager
     def stop_on_interrupt(self) -> Iterator[None]:
-        """A context for `learn`, in the main thread: Ctrl-C writes, then raises KeyboardInterrupt.
+        """A context for `learn`: Ctrl-C writes a checkpoint, then raises KeyboardInterrupt.
 
-        A second Ctrl-C raises at once.
+        It works in the main thread alone. A second Ctrl-C raises at once.
         """
         before = signal.getsignal(signal.SIGINT)
 
@@ -183,7 +183,7 @@ def save_checkpoint(
     Call it between rollouts. It draws no random numbers.
 
     Raises:
-        OSError: When the disk refuses.
+        OSError: When the file cannot be written.
         TypeError: For a state that a file cannot hold.
         DivergedError: For weights that are not finite.
     """

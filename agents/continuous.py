@@ -54,7 +54,7 @@ class ContinuousAgent(SoftAgent):
     def sample_actions(self, observation: Observation, n: int) -> np.ndarray:
         """Draw n actions for an observation, `(n, *action shape)`, in the environment's units.
 
-        For a batch of observations they are `(batch, n, *action shape)`.
+        For a batch of observations, the result is `(batch, n, *action shape)`.
 
         Raises:
             ValueError: For a negative n.
@@ -69,9 +69,9 @@ class ContinuousAgent(SoftAgent):
     def energy(self, observation: Observation, actions: np.ndarray) -> np.ndarray:
         """Return the mean energies of actions `(*more, *action shape)`, `(*more,)`.
 
-        They are those for one observation; for a batch of them, actions and energies have its axis
-        in front. Actions are in the environment's units, energies in that of the temperature:
-        reward (`-mean Q`) for `EnergyActorCritic`, nats for `ImplicitCloning`.
+        For a batch of observations, actions and energies have a leading batch axis. Actions are in
+        the environment's units. Energies are in the unit of the temperature: reward (`-mean Q`) for
+        `EnergyActorCritic`, nats for `ImplicitCloning`.
 
         Raises:
             ValueError: For actions of another shape.

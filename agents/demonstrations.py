@@ -4,8 +4,8 @@
     fill(agent, demonstrations)
     learn_offline(agent, 10_000)
 
-A file holds the arrays of `Demonstrations` by their names, in NumPy's format without pickle. Of
-dictionary observations it holds an array a key: `observations.KEY`, `next_observations.KEY`.
+A file holds the arrays of `Demonstrations` by their names, in NumPy's format without pickle.
+Dictionary observations have one array per key: `observations.KEY`, `next_observations.KEY`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Demonstrations(NamedTuple):
     rewards: np.ndarray  # (n,)
     next_observations: Observations  # (n, *observation)
     terminations: np.ndarray  # (n,) bool: the episode ended in a terminal state
-    truncations: np.ndarray  # (n,) bool: it was cut off
+    truncations: np.ndarray  # (n,) bool: the episode was cut off
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return every array by its name; a dictionary's are named `observations.KEY`."""
@@ -214,9 +214,10 @@ def fill(agent: OffPolicyAlgorithm, demonstrations: Demonstrations, source: str 
     """Put demonstrations into the agent's replay, and their observations into a `VecNormalize`.
 
     Args:
-        agent: With enough room in its replay.
-        demonstrations: Of its environment; what does not divide among `n_envs` is left out.
-        source: Their name in errors.
+        agent: An agent with enough room in its replay.
+        demonstrations: Transitions of the agent's environment; the remainder of a division among
+            `n_envs` is left out.
+        source: Name of the demonstrations in errors.
 
     Raises:
         StorageError: As `Demonstrations.check`, or if the replay has too little room.
@@ -317,8 +318,8 @@ def transitions_of(episodes: Sequence[Mapping[str, Any]]) -> Demonstrations:
     """Join episodes.
 
     Args:
-        episodes: Each with `observations: (T + 1, …)`, of a dictionary by its keys, and `actions`,
-            `rewards`, `terminations`, `truncations: (T, …)`.
+        episodes: Each has `observations: (T + 1, …)`, or a dictionary of such arrays, and
+            `actions`, `rewards`, `terminations`, `truncations: (T, …)`.
     """
     joined = {
         name: np.concatenate([np.asarray(episode[name]) for episode in episodes])

@@ -1,15 +1,15 @@
 """EnergyActorCritic: a soft actor-critic whose critic is the policy's energy.
 
-`pi(a|s) ∝ exp(-E(a|s)/alpha)` with `E = -Q`. A proposal q with an exact density draws candidates,
-their importance gives the soft value of the next observation,
+`pi(a|s) ∝ exp(-E(a|s)/alpha)` with `E = -Q`. A proposal q with an exact density draws candidates.
+Their importance weights give the soft value of the next observation,
 
     log w_m = Q'(s', a_m)/alpha - log q(a_m|s'),    V(s') = alpha log (1/M) Σ_m exp(log w_m),
 
-and the proposal follows the energy by the reverse KL divergence. Q' is the critic itself: it
-normalises over the batch, and one pass over (s, a) and (s', a') makes target networks unnecessary
-(CrossQ, Bhatt et al. 2024). With `target="average"` Q' is an averaged critic. Then, without
-normalisation and with one candidate and one component, V is `Q' - alpha log q` and the agent is SAC
-(Haarnoja et al. 2018).
+and the proposal is fitted to the energy by the reverse KL divergence. Q' is the critic itself. It
+normalises over the batch in one pass over (s, a) and (s', a'), which makes target networks
+unnecessary (CrossQ, Bhatt et al. 2024). With `target="average"` Q' is an averaged critic. Then,
+without normalisation and with one candidate and one component, V is `Q' - alpha log q` and the
+agent is SAC (Haarnoja et al. 2018).
 """
 
 from __future__ import annotations
@@ -61,27 +61,28 @@ class EnergyActorCritic(ContinuousAgent):
         components: Gaussians in the proposal's mixture.
         moves: Steps of MALA on the energy when acting.
         acting_candidates: Draws of the proposal that are resampled by their importance when acting.
-        normalization: Of the critics: "batch", "layer" or None.
-        proposal_normalization: Of the proposal, likewise.
+        normalization: Normalisation of the critics: "batch", "layer" or None.
+        proposal_normalization: Normalisation of the proposal, likewise.
         unit_weights: After each update, scale the weights into every hidden unit of the critics to
             norm 1. Requires `normalization="batch"`.
         scale_rewards: Learn in units of the running deviation of the discounted return. Energies
             and temperatures stay in units of reward.
-        target: Which critic the next observation is valued by: "average" is the moving average of
-            SAC, "none" the critic itself, by the batch statistics of both moments together; then
-            `tau` and `target_update_interval` have no effect.
+        target: Which critic values the next observation. "average" is a moving average, as in SAC.
+            "none" is the critic itself, with joint batch statistics of this and the next step;
+            `tau` and `target_update_interval` then have no effect.
         policy_delay: Updates of the critics for each update of the proposal and the temperature.
         adam_beta1: First decay rate of Adam, or of another optimiser with betas, for critics and
             proposal, unless the `optimizer_kwargs` of `policy_kwargs` have betas.
-        averaging: Act outside of training by the average of the proposal's weights over about this
-            share of its updates, the last ones; 0 is the newest weights.
+        averaging: Outside of training, act with the proposal's weights averaged over about this
+            last share of its updates; 0 uses the newest weights.
         ent_coef: The temperature alpha, in units of reward. "auto" tunes it so that the proposal's
             entropy, `-E_q log q`, meets `target_entropy`.
         initial_ent_coef: Where an automatic temperature starts.
-        target_entropy: In nats; "auto" is `-action_dim`.
+        target_entropy: Target of the entropy, in nats; "auto" is `-action_dim`.
         compile: Run each update as one compiled program, which takes tens of seconds to make. It
             needs a C++ compiler and torch's Adam.
-        precision: Of the products in an update. "bfloat16" keeps weights and optimisers in float32.
+        precision: Precision of the products in an update. "bfloat16" keeps weights and optimisers
+            in float32.
     """
 
     given_to_policy = (
@@ -301,7 +302,7 @@ class EnergyActorCritic(ContinuousAgent):
         return self.critic.bound(batch.observations).batch_values(batch.actions)[0], after
 
     def _joint_energies(self, batch: Transitions, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `_energies` from one pass over both moments, normalised by joint statistics.
+        """Return `_energies` from one pass over this and the next step, with joint statistics.
 
         The first candidate of each next observation enters the statistics; the others reuse them.
         """

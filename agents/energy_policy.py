@@ -50,17 +50,17 @@ class EnergyPolicy(Acting, BasePolicy):
         components: Gaussians in the proposal's mixture.
         acting_candidates: Draws of the proposal for each action.
         moves: Steps of MALA for each action.
-        normalization: Of the critics: "batch", "layer" or None.
-        proposal_normalization: Of the proposal, likewise.
+        normalization: Normalisation of the critics: "batch", "layer" or None.
+        proposal_normalization: Normalisation of the proposal, likewise.
         scale_rewards: Give the critics an output scale. The algorithm sets its value.
         target: "average" keeps a moving average of the critics, "none" does not.
-        adam_beta1: First decay rate of an optimiser that has betas, as Adam, unless
-            `optimizer_kwargs` has them.
-        averaging: Act outside of training by the average of the proposal's weights over about this
-            share of its updates, the last ones (see `tail_weight`); 0 is the newest weights.
-        log_deviation_bounds: Clamp the log standard deviations of the proposal.
-        epsilon: Added inside the logarithm of the Jacobian of tanh: 0 is exact, SB3 has 1e-6.
-        n_critics: Members of the ensemble of critics.
+        adam_beta1: First decay rate of an optimiser with betas, such as Adam, unless
+            `optimizer_kwargs` has betas.
+        averaging: Outside of training, act with the proposal's weights averaged over about this
+            last share of its updates (see `tail_weight`); 0 uses the newest weights.
+        log_deviation_bounds: Bounds to which the proposal's log standard deviations are clamped.
+        epsilon: Constant inside the logarithm of tanh's Jacobian: 0 is exact, SB3 has 1e-6.
+        n_critics: Number of critics in the ensemble.
     """
 
     action_space: spaces.Box

@@ -147,7 +147,8 @@ def normalized(env: VecEnv, state: dict[str, Any] | None) -> VecEnv:
 def seen_by(agent: BaseAlgorithm, observation: Any) -> Any:
     """Return an observation of an environment as the agent's wrappers show it in training.
 
-    It is normalised as by its `VecNormalize`; images inside of that have their channels first.
+    The agent's `VecNormalize` normalises it, after a `VecTransposeImage` inside of that has put the
+    channels of images first.
     """
     around = agent.get_vec_normalize_env()
     if around is None:

@@ -26,16 +26,16 @@ from ebrl.storage import replacing
 
 from .environments import seen_by, statistics
 
-CHECKED = 64  # observations that a written file is asked about
+CHECKED = 64  # observations on which a written file is checked
 TOLERANCE = 1e-5  # of an action, in units of the larger of 1 and the largest action
 
 
 class GreedyPolicy(nn.Module):
     """The greedy action of an agent of Stable-Baselines3's shape, as `predict` returns it.
 
-    It takes observations of the environment and gives actions in the environment's units: what the
-    agent's `VecNormalize` does to observations, and the scaling of actions, are part of it. The
-    weights are the agent's own, so that an agent that trains on changes them here, too.
+    It takes observations of the environment and returns actions in the environment's units: it
+    includes the normalisation by the agent's `VecNormalize` and the scaling of actions. It shares
+    the agent's weights, so that further training of the agent changes it, too.
 
     Args:
         agent: An agent with a finite number of actions, or with actions in a box.
@@ -82,7 +82,7 @@ class GreedyPolicy(nn.Module):
 
         Args:
             observations: `(batch, *shape)` of the agent's observation space; images have their
-                channels first. Of a dictionary one tensor a key, in the order of `names`.
+                channels first. A dictionary is one tensor per key, in the order of `names`.
         """
         pairs = zip(self.names, observations, strict=True)
         seen = {key: self._normalize(key, one) for key, one in pairs}
@@ -123,7 +123,7 @@ def check_packages() -> None:
 def save_onnx(
     agent: BaseAlgorithm, path: str | os.PathLike[str], facts: dict[str, str] | None = None
 ) -> float:
-    """Write the greedy policy to an ONNX file, and ask the file about random observations.
+    """Write the greedy policy to an ONNX file, and check it on random observations.
 
     The file takes batches of any size; its inputs are the `names` of `GreedyPolicy`, its output is
     `action`. It needs onnx, onnxscript and onnxruntime.
@@ -138,7 +138,7 @@ def save_onnx(
         larger of 1 and the largest action.
 
     Raises:
-        RuntimeError: If the file acts otherwise than `predict`; nothing is written.
+        RuntimeError: If the file's actions differ from those of `predict`; nothing is written.
     """
     check_packages()
     module = GreedyPolicy(agent)
@@ -189,7 +189,8 @@ def _difference(agent: BaseAlgorithm, module: GreedyPolicy, model: bytes) -> flo
 def _quiet_exporter() -> Iterator[None]:
     """Hold back what the exporter says about itself: deprecations, and torchvision's absence.
 
-    Checks of distributions wait for a number, which a graph has no place for; SAC makes some.
+    The argument checks of distributions, which SAC makes, are turned off: they wait for a number,
+    for which a graph has no place.
     """
     logger = logging.getLogger("torch.onnx")
     level, checks = logger.level, Distribution._validate_args

@@ -61,7 +61,7 @@ class ImplicitCloning(ContinuousAgent):
         components: Gaussians in the proposal's mixture.
         acting_candidates: Draws that are resampled by their importance when acting.
         moves: Steps of MALA on the energy when acting.
-        normalization: Of the energy: "layer" or None.
+        normalization: Normalisation of the energy: "layer" or None.
     """
 
     given_to_policy = ("components", "moves", "acting_candidates", "normalization", "target")

@@ -69,7 +69,7 @@ class AdamState(NamedTuple):
 
 
 def check_is_adam(optimizer: torch.optim.Optimizer) -> None:
-    """Raise `ValueError` for an optimizer that `adam_step` is not the formula of."""
+    """Raise `ValueError` for an optimizer whose steps `adam_step` does not compute."""
     (group, *others) = optimizer.param_groups
     options = ("weight_decay", "amsgrad", "maximize")
     used = [option for option in options if group.get(option)]
@@ -107,7 +107,7 @@ def with_fused(
 
 
 def has_betas(optimizer: type[torch.optim.Optimizer]) -> bool:
-    """Return whether an optimiser takes the decay rates of Adam, itself or for its parent."""
+    """Return whether an optimiser takes Adam's `betas`, itself or through a parent class."""
     for kind in optimizer.__mro__:
         parameters = inspect.signature(kind).parameters
         if "betas" in parameters:
@@ -121,12 +121,12 @@ def tail_weight(share: float, updates: Tensor) -> Tensor:
     """Return the weight of the newest iterate in an average over about the last `share` of them.
 
     With `w ← w + weight (new - w)` it is the polynomial-decay averaging of Shamir and Zhang (2013),
-    `weight = (eta + 1) / (updates + eta)` with `eta = 1/share`. A share of 0 is the newest iterate,
-    one of 1 weighs the iterates by their number.
+    `weight = (eta + 1) / (updates + eta)` with `eta = 1/share`. A share of 0 is the newest iterate;
+    a share of 1 weighs iterate t in proportion to t.
 
     Args:
         share: From 0 to 1.
-        updates: How many iterates there are, with the newest one, 0-dim.
+        updates: Number of iterates, the newest included, 0-dim.
 
     Returns:
         The weight, 0-dim.

@@ -1,8 +1,8 @@
 """Several `EnergyActorCritic` of one shape whose updates and actions are one batched program.
 
-The networks of S agents are stacked, and losses and actions are those of one agent under
-`torch.func.vmap`, so that all agents share the launches of one. Nothing waits for the host: a CUDA
-graph can hold all of it.
+The networks of S agents are stacked. Losses and actions are those of one agent under
+`torch.func.vmap`, so that all agents share the kernel launches of one. Nothing waits for the host:
+a CUDA graph can hold all of it.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Population:
     """The networks, optimisers and temperatures of S agents, each tensor with a leading axis S.
 
     Args:
-        agents: Built with the same arguments but for the seed, in environments of the same spaces,
-            with one component of the proposal, torch's Adam and an automatic temperature. The
-            policy of the first one moves to the device.
+        agents: Agents built with the same arguments but for the seed, in environments of the same
+            spaces. Each has one component in its proposal, torch's Adam and an automatic
+            temperature. The policy of the first agent moves to the device.
         device: Where the population lives.
 
     Raises:
@@ -90,8 +90,8 @@ class Population:
         copies them, `(S,)`, into the buffers whose names end in `output_scale`.
 
         Args:
-            batch: Tensors `(S, batch, …)`.
-            noise: Likewise.
+            batch: Transitions of each agent, tensors `(S, batch, …)`.
+            noise: Noise of each agent's update, likewise.
             due: Which parts of the update to do.
 
         Returns:
@@ -150,7 +150,7 @@ class Population:
         """Give each agent its weights and its temperature; optimisers stay as they are.
 
         Args:
-            agents: As many as there are here, and built as those were.
+            agents: As many agents as the population was made of, built with the same arguments.
         """
         state = self.parameters | self.buffers
         for i, agent in enumerate(agents):
@@ -268,7 +268,7 @@ class UnderVmap(Energy):
         value: Tensor = self.bound(x)
         return value
 
-    @torch.no_grad()  # of autograd's; the gradient by `torch.func` is made all the same
+    @torch.no_grad()  # autograd records nothing; `torch.func` takes the gradient all the same
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         value, pull_back, *_ = torch.func.vjp(self.forward, x)
         (gradient,) = pull_back(torch.ones_like(value))
@@ -276,13 +276,13 @@ class UnderVmap(Energy):
 
 
 def adam(parameters: list[Tensor], like: torch.optim.Optimizer | None) -> torch.optim.Adam:
-    """Return an Adam whose state is there before its first step, so that a graph can hold it."""
+    """Return an Adam whose state exists before its first step, so that a graph can hold it."""
     assert isinstance(like, torch.optim.Adam)  # as `check_alike` found
     options = like.defaults | {"fused": True, "capturable": parameters[0].is_cuda}
     optimizer = torch.optim.Adam(parameters, **options)
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()  # by nothing
+    optimizer.step()  # with zero gradients
     for state in optimizer.state.values():
         state["step"].zero_()
     return optimizer

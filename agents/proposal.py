@@ -37,8 +37,8 @@ class TanhMixture(NamedTuple):
     def one_each(self, normal: Tensor) -> Tensor:
         """Draw `u` once from every component, by `normal: (batch, components, dimension)`.
 
-        Weighted by the components' weights, functions of these draws are unbiased estimates of
-        expectations, and differentiable with respect to the weights, too.
+        The sum of a function of these draws, weighted by the components' weights, is an unbiased
+        estimate of its expectation, and differentiable with respect to the weights, too.
         """
         return torch.addcmul(self.mean, self.log_deviation.exp(), normal)
 
@@ -162,7 +162,8 @@ class MixtureProposal(BaseModel):
     """A network from observations to the `TanhMixture` over actions.
 
     `log_deviation_bounds` clamp the log standard deviations; SB3's are (-20, 2). `normalization` is
-    as in `MLPEnergy`: "batch" of the features and every activation, "layer" before each activation.
+    as in `MLPEnergy`: "batch" acts on the features and every activation's output, "layer" on every
+    activation's input.
     """
 
     features_extractor: BaseFeaturesExtractor
@@ -196,7 +197,7 @@ class MixtureProposal(BaseModel):
         self.head = nn.Linear(width, components * (2 * self.dimension + 1))
 
     def train(self: Self, mode: bool = True) -> Self:
-        """Set the mode of the features; running statistics move in `of_batch` alone."""
+        """Set the mode of the features; only `of_batch` moves the running statistics."""
         super().train(mode)
         self.trunk.eval()
         return self

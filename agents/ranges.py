@@ -1,4 +1,4 @@
-"""Ranges of the numbers that a soft agent takes, checked before it makes anything of them."""
+"""Ranges of the numbers that a soft agent takes, checked before it builds anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 MAX_COUNT = 2**31  # more steps, rows or draws than that are a mistake
 
-WHOLE = {  # argument: least
+WHOLE = {  # argument: its smallest value
     "buffer_size": 1,
     "learning_starts": 0,
     "batch_size": 1,

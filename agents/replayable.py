@@ -83,8 +83,8 @@ class Replayable(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def replay(self, episode: Episode) -> bool:
         """Run `episode` again, and return whether the environment reproduced it to the bit.
 
-        Its random streams are then at the states that were recorded last, if these fit them: an
-        environment that did not reproduce the episode can be reset.
+        Its random streams are then set to the states that were recorded last, if these fit, also
+        where the episode was not reproduced: the environment can then be reset.
         """
         if not (self._fits(episode.streams_before) and self._fits(episode.streams_now)):
             return False

@@ -90,7 +90,7 @@ class Saving(OffPolicyAlgorithm):
             include: Names to keep although they are in `exclude`.
 
         Raises:
-            OSError: When the disk refuses.
+            OSError: When the file cannot be written.
             ValueError: For an unknown name in `include`.
         """
         arguments, left_out = split_arguments(self)
@@ -142,14 +142,14 @@ class Saving(OffPolicyAlgorithm):
             path: Where the file is, or an open binary stream.
             env: Environments to continue with. Plain ones are normalised as those of the training
                 were; a `VecNormalize` of the caller stays as it is.
-            device: Of the networks.
+            device: Device of the networks.
             custom_objects: Replacements for stored arguments and spaces, as in Stable-Baselines3;
                 unknown names are ignored.
             print_system_info: Print the versions that the agent was saved with, and those here.
             force_reset: As in Stable-Baselines3. The file has no last observation, so that training
                 always starts with a reset.
-            arguments: Replace stored constructor arguments, and supply those that a file cannot
-                hold, which an error names.
+            arguments: Constructor arguments that replace stored ones, or that a file cannot hold;
+                an error names those that are missing.
 
         Raises:
             StorageError: For a file that is not such an agent, or does not fit these arguments.
@@ -255,7 +255,7 @@ class Saving(OffPolicyAlgorithm):
         return normalize(observation, self.statistics)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """As Stable-Baselines3, normalised as the environments of the training were.
+        """Set the environments as Stable-Baselines3 does, normalised as those of the training were.
 
         A `VecNormalize` of the caller stays as it is.
 

@@ -113,7 +113,7 @@ class ScaledRewards(PolicyArguments):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def set_parameters(self, *arguments: Any, **named: Any) -> None:
-        """As Stable-Baselines3; rewards are scaled on as those that the critics have learnt."""
+        """As Stable-Baselines3; the reward scale goes on from the output scale of the critics."""
         super().set_parameters(*arguments, **named)
         if self.returns is None or self.critic.output_scale is None:
             return
@@ -134,7 +134,7 @@ class ScaledRewards(PolicyArguments):
         """Return half the squared residuals in units of the scale, summed over critics.
 
         Args:
-            energies: Of each critic, `(members, batch)`, in units of reward.
+            energies: Energies by each critic, `(members, batch)`, in units of reward.
             target: The target of Q, `(batch,)`.
         """
         residual = energies + target  # E = -Q

@@ -1,7 +1,7 @@
-"""What a file must hold before an agent takes any of it, part by part.
+"""What a file must hold before an agent takes any of its state, part by part.
 
-Every schema is made from the agent and environments that are to take the state, so that a file for
-others, or a malicious one, is refused as a whole and changes nothing.
+Every schema is made from the agent and environments that are to take the state. A file that was
+written for others, or a malicious one, is refused as a whole and changes nothing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def checkpoint(agent: OffPolicyAlgorithm) -> Schema:
 
 
 def learnt(agent: OffPolicyAlgorithm) -> Schema:
-    """Weights, moments of optimisers and raw tensors, of the shapes and dtypes of the agent's."""
+    """Weights, optimiser moments and raw tensors, with the shapes and dtypes of the agent's own."""
     state_dicts, tensors = agent._get_torch_save_params()
     parameters: dict[str, Schema] = {}
     for name in state_dicts:
@@ -64,7 +64,7 @@ def _bare(variable: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def counters(agent: OffPolicyAlgorithm) -> Schema:
-    """The numbers of the agent, and unknown private ones that shadow none of its attributes."""
+    """The agent's counters, and unknown private numbers that shadow none of its attributes."""
     here = parts.counters(agent)
 
     def check(value: Any, place: str) -> None:

@@ -212,9 +212,9 @@ class SoftAgent(ScaledRewards):
         An update runs eagerly or as one compiled program, and therefore neither draws random
         numbers nor waits for the device.
 
-        A metric's name means the same for all agents. `energy` is the mean of the followed energy
-        under the policy, and `entropy` the policy's, both at the replayed observations.
-        `soft_value` is that of the next observations under the critics that are backed up.
+        A metric's name means the same for all agents. `energy` is the mean under the policy of the
+        energy that it follows, `entropy` the policy's entropy, both at the replayed observations.
+        `soft_value` is the soft value of the next ones under the critics that are backed up.
 
         Args:
             batch: A batch of the replay.
@@ -343,7 +343,7 @@ class SoftAgent(ScaledRewards):
         return super().predict(observation, state, episode_start, deterministic)
 
     def _setup_learn(self, *arguments: Any, **named: Any) -> Any:
-        """As Stable-Baselines3; returns and goals in the replay do not reach across its reset."""
+        """As Stable-Baselines3; n-step returns and HER goals do not reach across its reset."""
         running = self._last_obs
         taken = super()._setup_learn(*arguments, **named)
         if self._last_obs is not running:
@@ -373,7 +373,7 @@ class SoftAgent(ScaledRewards):
     # ---- saving -----------------------------------------------------------------------------
 
     def set_parameters(self, *arguments: Any, **named: Any) -> None:
-        """As Stable-Baselines3; a fixed temperature stays that of the agent."""
+        """As Stable-Baselines3; an agent with a fixed temperature keeps it."""
         super().set_parameters(*arguments, **named)
         temperature = self.policy.temperature
         if self.log_ent_coef is None:

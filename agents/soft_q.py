@@ -42,11 +42,11 @@ class SoftQ(SoftAgent):
     """A Stable-Baselines3 algorithm for discrete actions.
 
     The policy explores by its entropy. If one of DQN's `exploration_*` arguments is given, training
-    adds DQN's random actions, and the other two have DQN's defaults. The mean of the critics acts,
-    and their smallest Q is backed up, which counters overestimation but is biased where Q is noisy.
-    There are two critics unless `policy_kwargs={"n_critics": 1}`. Returns over `n_steps > 1` omit
-    the entropy and the Munchausen term of the steps in between. Arguments that are not listed have
-    the names of `stable_baselines3.DQN`.
+    adds DQN's random actions, and the other two have DQN's defaults. The agent acts by the mean of
+    the critics and backs up their smallest Q, which counters overestimation but is biased where Q
+    is noisy. There are two critics unless `policy_kwargs={"n_critics": 1}`. Returns over
+    `n_steps > 1` omit the entropy and the Munchausen term of the steps in between. Arguments that
+    are not listed have the names of `stable_baselines3.DQN`.
 
     Args:
         tau: How far the target network moves after every `target_update_interval` updates; 1 copies
@@ -56,9 +56,9 @@ class SoftQ(SoftAgent):
         initial_ent_coef: Where an automatic temperature starts.
         target_entropy: A fraction of `log |A|`, the entropy of the uniform policy. Near 1 the
             temperature grows without end; 0.3 to 0.6 is safe.
-        normalization: Of the critics: "batch", "layer" or None.
-        target: Which critic the next observation is valued by: "average" is the target network,
-            "none" the critic itself, by the batch statistics of both moments together.
+        normalization: Normalisation of the critics: "batch", "layer" or None.
+        target: Which critic values the next observation. "average" is the target network. "none" is
+            the critic itself, with joint batch statistics of this and the next step.
         scale_rewards: Learn in units of the running deviation of the discounted return. Energies
             and temperatures stay in units of reward.
         munchausen: Weight of the log-policy in the reward, from 0 (none) to below 1; 0.9 in the
@@ -70,7 +70,8 @@ class SoftQ(SoftAgent):
         max_grad_norm: Largest norm of a gradient; none by default.
         compile: Run each update as one compiled program, which takes tens of seconds to make. It
             needs a C++ compiler and torch's Adam.
-        precision: Of the products in an update. "bfloat16" keeps weights and optimisers in float32.
+        precision: Precision of the products in an update. "bfloat16" keeps weights and optimisers
+            in float32.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -232,10 +233,10 @@ class SoftQ(SoftAgent):
         }
 
     def _energies(self, batch: Transitions) -> tuple[Tensor, Tensor]:
-        """Return the energies of all actions now and after, `(members, batch, actions)` each.
+        """Return the energies of all actions now and next, `(members, batch, actions)` each.
 
-        The latter are without a graph. Without a target network both are of one pass, whose batch
-        statistics are those of both moments.
+        Those at the next observations have no graph. Without a target network, one pass over both
+        steps gives both, with joint batch statistics.
         """
         extract = self.critic.features_extractor
         if self.critic_target is not None:
@@ -258,8 +259,8 @@ class SoftQ(SoftAgent):
 
         Args:
             batch: A batch of the replay.
-            energies: By the critics that are backed up, `(members, batch, actions)`.
-            energies_after: Likewise, of the next observations.
+            energies: Energies by the critics that are backed up, `(members, batch, actions)`.
+            energies_after: Those at the next observations, likewise.
             alpha: The temperature, 0-dim.
         """
         after = boltzmann(energies_after.amax(0), alpha)
@@ -279,11 +280,11 @@ class SoftQ(SoftAgent):
     def energy(self, observation: Observation, actions: np.ndarray | None = None) -> np.ndarray:
         """Return `-mean Q` of action indices `(*more,)` for an observation, in units of reward.
 
-        Without `actions` it is that of every action, `(actions,)`. For a batch of observations,
-        actions and energies have its axis in front.
+        Without `actions`, return that of every action, `(actions,)`. For a batch of observations,
+        actions and energies have a leading batch axis.
 
         Raises:
-            ValueError: For what is no index, or not a row for each observation.
+            ValueError: For actions that are no indices, or not one row for each observation.
         """
         tensor, batched = self._seen(observation)
         energies = self.policy.energies(tensor).cpu().numpy()  # (batch, actions)

@@ -103,7 +103,7 @@ class DiscreteCritic(BaseModel):
         self.register_buffer("output_scale", torch.ones(()) if scaled else None)
 
     def train(self: Self, mode: bool = True) -> Self:
-        """Set the mode of the features; running statistics move in `batch_energies` alone."""
+        """Set the mode of the features; only `batch_energies` moves the running statistics."""
         super().train(mode)
         self.normalizations.eval()
         return self
@@ -122,7 +122,7 @@ class DiscreteCritic(BaseModel):
         It moves the running statistics.
 
         Args:
-            features: What `features_extractor` made of the observations, `(batch, features)`.
+            features: Output of `features_extractor` for the observations, `(batch, features)`.
         """
         return self._energies(features, BatchNormalization.of_batch)
 
@@ -160,10 +160,10 @@ class SoftQPolicy(Acting, BasePolicy):
     Stable-Baselines3's policies.
 
     Args:
-        normalization: Of the critics: "batch", "layer" or None.
+        normalization: Normalisation of the critics: "batch", "layer" or None.
         scale_rewards: Give the critics an output scale. The algorithm sets its value.
         target: "average" keeps a moving average of the critics, "none" does not.
-        n_critics: Members of the ensemble of critics.
+        n_critics: Number of critics in the ensemble.
     """
 
     action_space: spaces.Discrete

@@ -4,8 +4,8 @@
 
 Prints one table; with --out writes it as OUT.md and every figure as OUT.json. The target on
 [-1, 1]^d is .7 N(-.5, s²) + .3 N(.5, s²) in all coordinates jointly, s = .1 in 1 dimension and .15
-in 6 and 17, `E = -log density`. An energy costs 1, an energy with its gradient 3; what a sampler
-spends is counted. Every row has 20,000 draws; ± is one standard error. Total variation is that of
+in 6 and 17, `E = -log density`. An energy costs 1, an energy with its gradient 3; the cost of each
+sampler is counted. Every row has 20,000 draws; ± is one standard error. Total variation is that of
 the first coordinate on 40 bins; its floor is a perfect sampler's. The mixtures are trained on the
 energy beforehand, MALA's step size is tuned beforehand: neither is in a draw's budget.
 """

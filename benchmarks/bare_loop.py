@@ -1,7 +1,7 @@
 """Langevin on one perceptron as a bare loop of torch calls: what an eager chain can reach.
 
-No energy at the end, no guard against what is not finite, no report, no shape but this one: the
-products, the activations and the step, each into memory that is made once.
+It returns no energy and no report, checks nothing for finiteness, and fits this shape alone. It
+computes the products, the activations and the step, each into preallocated memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Moments of what kernels leave behind, on targets that know theirs: part of `calibration.py`."""
+"""Moments of kernels' draws, on targets whose moments are known: part of `calibration.py`."""
 
 from __future__ import annotations
 

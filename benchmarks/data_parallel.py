@@ -2,11 +2,11 @@
 
     python benchmarks/data_parallel.py --out benchmarks/results/data_parallel
 
-One process takes both shares of each batch in turn, two take one each. The largest difference of a
-weight is after 50 steps. The time is CPU time of the steps, of all processes together, so that it
-is comparable on a machine that others use: what is lost is communication and the work that both
-processes do alike (Adam, the order of the data). On idle cores two processes finish in half the
-time divided by the efficiency.
+One process takes both shares of each batch in turn, two take one each. The largest difference
+between weights is measured after 50 steps. The time is CPU time of the steps, of all processes
+together, so that it is comparable on a machine that others use: what is lost is communication and
+the work that both processes do alike (Adam, the order of the data). On idle cores two processes
+finish in half the time divided by the efficiency.
 """
 
 from __future__ import annotations

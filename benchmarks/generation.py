@@ -8,10 +8,10 @@ Sets of `--count` images against as many that no training saw; the Fréchet dist
 (FID) falls with their number, which is why every row names it and has floors of the same number in
 the same table: real images of the training set, a Gaussian with the mean and the covariance of its
 pixels, white noise. `--score` is a run of the same config, stopped after its plain steps: the score
-network that the energy began as, and so what the energy costs or gains. Slow variants draw `--few`.
-The classifier of Fashion-MNIST ships; that of the digits is trained here. Figures land in OUT.json
-as soon as they are known, and what is there is not computed again, unless the weights are others;
-pictures in OUT-*.png.
+network that the energy started from, which shows what the energy costs or gains. Slow variants draw
+`--few`. The classifier of Fashion-MNIST ships; that of the digits is trained here. Figures land in
+OUT.json as soon as they are known, and what is there is not computed again, unless the weights are
+others; pictures in OUT-*.png.
 """
 
 from __future__ import annotations

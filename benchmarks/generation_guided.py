@@ -1,7 +1,7 @@
 """Generation with a wish: classes by a classifier's energy, completion by an observation.
 
-Part of `benchmarks/generation.py`. A classifier that guides is no judge of what it wished for: a
-second one that had no say, the vote of the five nearest of 20,000 training images, judges as well.
+Part of `benchmarks/generation.py`. A classifier that guides cannot judge its own result. A second
+one that does not guide, the vote of the five nearest of 20,000 training images, judges as well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a benchmark says of the machine that it ran on, and of the code."""
+"""What a benchmark reports about the machine that it ran on, and about the code."""
 
 from __future__ import annotations
 

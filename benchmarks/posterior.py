@@ -4,10 +4,10 @@
 
 Every library runs NUTS with the same numbers of chains, warm-up steps and draws, float32, on one
 thread, from starts N(0, 1/16) in free coordinates, adapts to an acceptance of .8, and is compiled.
-Compilation, warm-up and draws are timed apart in process time: the second call of the warm-up is
-the one that is timed, and the median of five calls of the draws; what the first of each took
-beyond them is compilation. Effective draws are the bulk ones of the worst coordinate (Vehtari et
-al. 2021), by our own function for all. Gradients are leapfrog steps.
+Compilation, warm-up and draws are timed apart in process time: the figures are the second call of
+the warm-up and the median of five calls of the draws. The extra time of each first call counts as
+compilation. Effective draws are the bulk ones of the worst coordinate (Vehtari et al. 2021), by our
+own function for all. Gradients are leapfrog steps.
 
 Means, squares and three quantiles of each coordinate are compared with independent draws of the law
 where it is known, and with a long run of numpyro elsewhere, by their differences in standard

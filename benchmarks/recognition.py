@@ -1,4 +1,4 @@
-"""Recognition: a classifier trained as one beside one whose logits hold the images' density, too.
+"""Recognition: a plain classifier beside one whose logits also hold the images' density.
 
     EBRL_DATA=… python benchmarks/recognition.py --out benchmarks/results/recognition
     … --runs runs/classifier/CrossEntropy-1 runs/classifier_joint/JointClassification-1

@@ -1,4 +1,4 @@
-"""Residual: does an energy beside the language model fit held-out text better than it alone?
+"""Residual: does a language model with an energy fit held-out text better than the model alone?
 
     EBRL_DATA=… python benchmarks/residual.py --out benchmarks/results/residual
 

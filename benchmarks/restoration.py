@@ -9,10 +9,10 @@ is on the same grid. Inpainting: 80 % of the pixels missing. PSNR over the whole
 images. Wiener's balance and Richardson-Lucy's iterations are, image by image, those that are best
 for the clean image, which no user has; ours has one setting for everything, chosen on BSD400.
 
-The last table is of 19 posterior samples, of which the lowest and the highest hold a true value
-between them 18 of 20 times where the samples are right, whatever the law: middles of 64x64 pixels.
-With --langevin the core's Langevin sampler along falling levels stands beside them: it takes seven
-times as long.
+The last table is of 19 posterior samples of the middles of 64x64 pixels. If the samples are right,
+a true value lies between the lowest and the highest 18 of 20 times, whatever the law. With
+--langevin the core's Langevin sampler along falling levels stands beside them: it takes seven times
+as long.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python benchmarks/returns_population.py run ant --agent "normalised critics" --seeds 10 11 12
     python benchmarks/returns_population.py speed ant    # updates a second beside SB3's SAC
 
-The protocol is that of `returns.py`, and so are the files, but that CPU seconds are not counted.
+The protocol and the files are those of `returns.py`, except that CPU seconds are not counted.
 Between two steps of the environments there is one CUDA graph: it stores the transitions, updates
 every agent and draws the next actions. A run is not resumable.
 """

@@ -7,16 +7,16 @@
 Every rival runs the same algorithm, unadjusted Langevin, on the same weights in float32: it is the
 one that all of them have. *Acting* is what an agent does for one observation: MALA in a tanh box,
 as a ratio to `predict` of Stable-Baselines3's SAC, which draws one action from a network. On one
-perceptron a bare loop of torch calls (`bare_loop.py`) shows what
-an eager chain can reach. One of our rows has its matrix products in bfloat16, under autocast. The
-rivals take turns, a run each, and the ratio is taken within a round, so that a machine whose speed
-drifts does not decide it. Medians over the rounds, with the range, for each processor that the
-command was run on: they differ in what a call costs beside a product. Each rival has a process of
-its own, held to as many cores as it has threads: what another library leaves in the allocator
-changes the page faults of torchebm, which asks for new memory at each step. With one thread the
-clock is the processor's time, with more and on a GPU the wall's. What is not installed is left out
-and said so. ebrl also gives the energies at the end and counts what it rejected, which costs it one
-gradient more than the others; compile times are those without a cache.
+perceptron a bare loop of torch calls (`bare_loop.py`) shows what an eager chain can reach. One of
+our rows has its matrix products in bfloat16, under autocast. The rivals take turns, a run each, and
+the ratio is taken within a round, so that a machine whose speed drifts does not decide it. Medians
+over the rounds, with the range, for each processor that the command was run on: processors differ
+in the cost of a call relative to a product. Each rival has a process of its own, held to as many
+cores as it has threads: what another library leaves in the allocator changes the page faults of
+torchebm, which asks for new memory at each step. With one thread the clock is the processor's time,
+with more and on a GPU the wall's. What is not installed is left out, with a note. ebrl also gives
+the energies at the end and counts what it rejected, which costs it one gradient more than the
+others; compile times are those without a cache.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The picture of sentences in the README: each token the redder the less it was to be expected.
+"""The picture of sentences in the README: each token is the redder the less likely it is.
 
 python benchmarks/sentence_picture.py --out benchmarks/results/sentences.png
 """

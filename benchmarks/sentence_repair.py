@@ -3,10 +3,10 @@
     EBRL_DATA=… python benchmarks/sentence_repair.py --out benchmarks/results/sentence_repair
 
 Held-out sentences of 5 to 15 words with one word replaced by another of like frequency.
-`sequences.repair` may edit anything; the 5-gram and the language model alone substitute one word by
-one of the 40 most frequent ones after the word before it, that of least energy.
-Reported: the share restored exactly, and the share whose energy is no higher than the original's,
-by the language model.
+`sequences.repair` may edit anything; the 5-gram and the language model alone replace one word: of
+the 40 words that most often follow the word before it, they take that of least energy. Reported:
+the share restored exactly, and the share whose energy is no higher than the original's, by the
+language model.
 """
 
 from __future__ import annotations

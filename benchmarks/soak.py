@@ -3,7 +3,7 @@
     python benchmarks/soak.py --minutes 10
 
 Each workload has a process of its own, and all run at once. The first fifth of the time warms up;
-growth is what the last fifth holds, in the median, beyond the second. It writes results/soak.md and
+growth is the median of the last fifth less that of the second. It writes results/soak.md and
 soak.json.
 """
 

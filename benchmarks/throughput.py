@@ -1,4 +1,4 @@
-"""Throughput: environment steps a second, by where the environments are stepped.
+"""Throughput: environment steps per second, by where the environments are stepped.
 
     python benchmarks/throughput.py --out benchmarks/results/throughput
 

@@ -63,7 +63,7 @@ def solve_bandit(
         shape: a name in `SHAPES`.
         dimension: number of action coordinates.
         temperature: alpha > 0, in units of reward.
-        cells: bins an axis, even (so that the border between two modes is a border of bins). The
+        cells: bins per axis, even (so that the border between two modes is a border of bins). The
             quadrature has `FINE_ORDER` nodes a cell and axis, more if `cells < MIN_PANELS`.
         context: the observation, 1 or -1.
 

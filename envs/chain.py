@@ -3,8 +3,8 @@
     end 0 (near_reward) <- 1 <- 2 -> ... -> states - 1 (far_reward)
 
 An episode ends when the walk enters an end, which pays that end's reward, or by chance after any
-step. The second makes episodes finite under every policy without a time limit: a time limit is
-not part of the observation, and would make the exact answer depend on what the agent cannot see.
+step. The chance of stopping makes episodes finite under every policy. A time limit would not do: it
+is not part of the observation, and the exact answer would depend on what the agent cannot see.
 """
 
 from __future__ import annotations

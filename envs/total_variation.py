@@ -23,8 +23,8 @@ def total_variation(p: ArrayLike, q: ArrayLike) -> float:
 def total_variation_floor(probabilities: ArrayLike, n: int) -> float:
     """Expected total variation between `probabilities` and a histogram of `n` exact draws.
 
-    What a perfect sampler shows, and so what to compare a measured distance with. Exact: a cell
-    holds a binomial count, whose mean absolute deviation is de Moivre's (Diaconis and Zabell 1991,
+    A perfect sampler shows this distance: compare a measured one with it. It is exact: a cell holds
+    a binomial count, whose mean absolute deviation is de Moivre's (Diaconis and Zabell 1991,
     "Closed form summation for classical distributions: variations on a theme of de Moivre"):
 
         E|X - np| = 2 v C(n, v) p^v (1 - p)^(n - v + 1),    v = floor(np) + 1.

@@ -20,9 +20,9 @@ file or, with --minari, to a Minari dataset on this machine. `ebrl train CONFIG 
 trains on them, `--prefill DATA` starts a replay with them.
 
 The file holds the arrays observations, actions, rewards, next_observations, terminations and
-truncations, a row a step; of dictionary observations one array a key, observations.KEY. One that is
-there already is written over only with --overwrite. Actions are sampled from the policy; --greedy
-takes the most likely. Ctrl-C, or an error of the environment, keeps the episodes before it.
+truncations, one row per step. Dictionary observations have one array per key, observations.KEY. An
+existing file is overwritten only with --overwrite. Actions are sampled from the policy; --greedy
+takes the most likely. After Ctrl-C or an error of the environment, the whole episodes are kept.
 
 examples:
   ebrl collect runs/pendulum/EnergyActorCritic-0 --episodes 100
@@ -40,9 +40,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=Seed, default=40_000, help="seed of the first episode")
     parser.add_argument("--greedy", action="store_true", help="take the most likely action")
     parser.add_argument("--out", help="the file (default: RUN/episodes.npz)")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="write over a file that is there already"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing file")
     parser.add_argument("--minari", help="write a Minari dataset of this name, NAMESPACE/NAME-v0")
     return _collect(parser.read(arguments))
 

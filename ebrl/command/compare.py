@@ -13,18 +13,19 @@ HELP = """
 Compares methods over seeds and tasks. A RUN is the folder of a run of `ebrl train`, a folder with
 SB3's evaluations.npz, such a file, or a file of SB3's Monitor (*.monitor.csv). Runs of one method
 on one task count as its seeds. Runs of ebrl know their method and task. For other files write both
-before the name, METHOD@TASK=FILE; METHOD=FILE is enough for a single task, and without a METHOD it
-is the name of the file's folder up to its last dash or underscore.
+before the name, METHOD@TASK=FILE. METHOD=FILE is enough for a single task. Without METHOD, the
+method is the name of the file's folder up to its last dash or underscore.
 
-Writes, into --out, over files that are there already only with --overwrite,
+Writes into --out, where it overwrites existing files only with --overwrite,
 
   comparison.png    learning curves over steps and over CPU seconds, interquartile means of the
                     last evaluations, performance profiles
   comparison.md     the table of scores, and the probability that one method improves on another
   comparison.csv    the curves: task, method, steps, interquartile mean, its interval
 
-Intervals are of 95 %, from the stratified bootstrap over seeds (Agarwal et al. 2021, by rliable).
-Over several tasks, returns are scaled to the lowest and highest mean that any run has on a task.
+Intervals are 95 % intervals of the stratified bootstrap over seeds (Agarwal et al. 2021, by
+rliable). Over several tasks, returns are scaled to the lowest and highest mean that any run has on
+a task.
 
 examples:
   ebrl compare runs/pendulum/*
@@ -40,9 +41,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser("compare", HELP)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders and files of runs")
     parser.add_argument("--out", default=".", help="the folder for the results")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="write over results that are there already"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="overwrite existing results")
     parser.add_argument(
         "--repetitions", type=Count, default=REPETITIONS, help="resamples of the bootstrap"
     )

@@ -37,7 +37,7 @@ two. Nothing is overwritten without --overwrite. A photograph that cannot be den
 the others; the exit code is then 1.
 
 The level of the noise is estimated for each photograph and printed; --sigma sets it, in units of
-8-bit images (black 0, white 255) whatever the bits of the file: 5 is hardly seen, 15 is a dim room,
+8-bit images (black 0, white 255) whatever the file's depth: 5 is hardly visible, 15 is a dim room,
 50 is a night without a lamp. Where the part to be removed does not look like noise, the photograph
 stays nearly unchanged.
 
@@ -59,14 +59,14 @@ def main(arguments: list[str]) -> int:
         "--strength",
         type=Strength,
         default=1.0,
-        help="factor on the noise that goes: less than 1 keeps more grain",
+        help="factor on the noise that is removed: less than 1 keeps more grain",
     )
     parser.add_argument(
         "--symmetries",
         type=Literal[1, 2, 4, 8],
         default=1,
-        help="average over so many turns and mirror images: 8 take eight times as long, for .05 to "
-        ".3 dB",
+        help="average over this many turned and mirrored copies: 8 take eight times as long and "
+        "gain .05 to .3 dB",
     )
     given = parser.read(arguments)
     with extra("vision", "PIL", "skimage", "tifffile", "imagecodecs", "pywt"):

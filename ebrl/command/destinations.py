@@ -12,7 +12,7 @@ def check_file(option: str, path: Path, endings: tuple[str, ...] = (), *, overwr
     """Check that a file can be written.
 
     Args:
-        option: That names the file, for messages.
+        option: The option that names the file, for messages.
         path: The file.
         endings: Suffixes that are allowed; any if there are none.
         overwrite: Whether a file may be there already.

@@ -9,8 +9,8 @@ from ebrl.command.wording import counted
 HELP = """
 Plays greedy episodes with the agent of the run's newest checkpoint, from starts that the
 evaluations during training did not use. Prints the mean and the standard deviation of their
-returns, and writes every return to RUN/evaluation-STEPS.json, STEPS being those that the agent has
-trained. To watch episodes: `ebrl play RUN`.
+returns, and writes every return to RUN/evaluation-STEPS.json, where STEPS counts the agent's
+training steps. To watch episodes: `ebrl play RUN`.
 
 examples:
   ebrl evaluate runs/pendulum/EnergyActorCritic-0
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         "--seed",
         type=Seed,
         default=20_000,
-        help="seed of the first episode; each of the others adds 1",
+        help="seed of the first episode; each further episode adds 1",
     )
     parser.add_argument(
         "--render", action="store_true", help="watch one in a window, as `ebrl play --greedy` does"

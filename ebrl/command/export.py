@@ -7,8 +7,8 @@ from ebrl.command.arguments import Parser
 HELP = """
 Writes the greedy policy of the run's newest checkpoint to an ONNX file, for batches of any size.
 Its input is `observation`, or one input for each key of a dictionary; images have their channels
-first. Its output is `action`, in the environment's units. What `normalize:` does to observations is
-part of the file. The file is kept only if its actions for random observations agree with the
+first. Its output is `action`, in the environment's units. The file includes the normalisation of
+observations by `normalize:`. It is kept only if its actions for random observations agree with the
 agent's to 1e-5.
 
 examples:
@@ -22,9 +22,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser("export", HELP)
     parser.add_run()
     parser.add_argument("--onnx", metavar="FILE", required=True, help="the file to write")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="write over a file that is there already"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing file")
     given = parser.read(arguments)
     from pathlib import Path
 

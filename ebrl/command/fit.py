@@ -16,7 +16,7 @@ them. The run becomes a folder, runs/NAME/OBJECTIVE-SEED or --run FOLDER, that h
   events.out.tfevents*   curves for TensorBoard
   language.safetensors   for text: the language, for `ebrl score --model RUN`
 
-A config names the energy, the data, the objective, and the sampler of the samples to show:
+A config names the energy, the data, the objective, and the sampler that draws samples to show:
 
   energy: {class_path: ebrl.networks.MLPEnergy, init_args: {dimension: 2}}
   data: points.csv                                   # .npy, .npz, .csv: a row a point

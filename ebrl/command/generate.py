@@ -93,9 +93,7 @@ def _parse(arguments: list[str]) -> Namespace:
 
     parser = Parser("generate", HELP.format(classes=", ".join(CLASSES)))
     parser.add_argument("--out", required=True, help="the file of the picture, such as grid.png")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="write over a picture that is there already"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing picture")
     parser.add_argument("--count", type=Count, default=64, help="how many images")
     parser.add_argument("--seed", type=Seed, default=0, help="the seed of all random numbers")
     parser.add_argument("--levels", type=Levels, default=18, help="levels of noise")

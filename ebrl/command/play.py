@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 HELP = """
 Plays episodes with the agent of the run's newest checkpoint, in a window or, with --video, into a
-file (.mp4, .gif). Beside the picture stand the energies of the actions, for an energy agent with
-discrete actions or one or two action dimensions, with actions sampled from the policy on them.
+file (.mp4, .gif). For an energy agent with discrete actions or one or two action dimensions, the
+energies of the actions are drawn beside the picture, with actions sampled from the policy on them.
 
 Actions are sampled from the policy; --greedy takes the most likely, as evaluations do.
 --temperature samples at another temperature than the trained one.
@@ -34,12 +34,10 @@ def main(arguments: list[str]) -> int:
         "--seed",
         type=Seed,
         default=30_000,
-        help="seed of the first episode; each of the others adds 1",
+        help="seed of the first episode; each further episode adds 1",
     )
     parser.add_argument("--video", help="write a file, .mp4 or .gif, in place of a window")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="write over a video that is there already"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing video")
     parser.add_argument("--greedy", action="store_true", help="take the most likely action")
     parser.add_argument(
         "--temperature", type=Strength, help="sample the policy at this temperature"

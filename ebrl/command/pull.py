@@ -5,9 +5,9 @@ from __future__ import annotations
 from ebrl.command.arguments import Parser
 
 HELP = """
-Gets a run that `ebrl push` published, into runs/hub/NAME or --run FOLDER. Only files that a run
-has are taken, and reading them runs no code; a config that names code of other packages is
-refused by `ebrl evaluate` and the others unless you add --trust.
+Downloads a run that `ebrl push` published, into runs/hub/NAME or --run FOLDER. Only the files of a
+run are taken, and reading them runs no code. `ebrl evaluate` and the other verbs refuse a config
+that names code of other packages, unless you add --trust.
 
 examples:
   ebrl pull me/pendulum
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("name", metavar="NAME", help="the repository, NAMESPACE/NAME")
     parser.add_argument("--run", help="the folder for the run (default: runs/hub/NAME)")
     parser.add_argument("--revision", help="a commit, branch or tag")
-    parser.add_argument("--endpoint", help="address of another Hub than the public one")
+    parser.add_argument("--endpoint", help="address of a Hub other than the public one")
     given = parser.read(arguments)
     from tempfile import TemporaryDirectory
 

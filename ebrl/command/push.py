@@ -7,8 +7,8 @@ from ebrl.command.arguments import Parser
 HELP = """
 Publishes a run as a model repository: its config, its weights and newest checkpoint (safetensors),
 its evaluations and picture, and a model card with its figures, the command that made it, the
-versions that it ran under, and its licence. Nothing of it is a pickle. `ebrl pull NAME` gets it
-back as a run folder, which `ebrl evaluate`, `ebrl play` and `ebrl resume` take.
+versions that it ran under, and its licence. None of it is a pickle. `ebrl pull NAME` downloads it
+as a run folder, which `ebrl evaluate`, `ebrl play` and `ebrl resume` take.
 
 Log in first: `hf auth login`, or the environment variable HF_TOKEN.
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         "--license", default="mit", help="the licence of the weights, as the Hub names it"
     )
     parser.add_argument("--private", action="store_true", help="a repository that only you can see")
-    parser.add_argument("--endpoint", help="address of another Hub than the public one")
+    parser.add_argument("--endpoint", help="address of a Hub other than the public one")
     given = parser.read(arguments)
     from tempfile import TemporaryDirectory
 

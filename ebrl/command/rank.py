@@ -10,10 +10,10 @@ from ebrl.command.wording import counted
 HELP = """
 Orders sentences by their energy, the most likely first, and prints for each its rank, its energy in
 nats and the sentence, its unlikely tokens red on a terminal. The candidates are sentences on the
-command line, or the lines of a file (UTF-8; - reads standard input). By default the energy is a sum
-of the language's energies, whose weights held-out sentences chose; that of `ebrl score` is the
-language model alone. A line that cannot be judged does not stop the others; the exit code is then
-1.
+command line, or the lines of a file (UTF-8; - reads standard input). By default the energy is a
+weighted sum of the language's energies, with weights chosen on held-out sentences; `ebrl score`
+takes the language model alone. A line that cannot be judged does not stop the others; the exit code
+is then 1.
 
 examples:
   ebrl rank "He go home." "He goes home." "He going home."

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 HELP = """
 Corrects a sentence: chains of substitutions, insertions and deletions search for the sentence of
 lowest energy plus --cost nats for each changed token. A higher cost changes less. The energy is the
-language model's, less that of a typical sentence with tokens as rare, so that shorter sentences are
-no better. A sentence unlike the texts that the language was trained on is drawn towards them.
-Prints the sentence, how many tokens were edited, and its energy before and after. A file has one
-sentence a line, in UTF-8; - reads standard input. A line that cannot be judged does not stop the
-others; the exit code is then 1. The same seed gives the same result.
+language model's, less that of a typical sentence with equally rare tokens, so that shorter
+sentences are no better. A sentence unlike the texts that the language was trained on is drawn
+towards them. Prints the sentence, how many tokens were edited, and its energy before and after. A
+file has one sentence a line, in UTF-8; - reads standard input. A line that cannot be judged does
+not stop the others; the exit code is then 1. The same seed gives the same result.
 
 examples:
   ebrl repair "This is one of best films of the year."

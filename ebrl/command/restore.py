@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 HELP = """
 Restores photographs whose damage is known: files, folders and patterns, grey or colour, of any
-size. Exactly one of
+size. Give exactly one of
 
-  --blur KERNEL   they are blurred: gaussian:1.6 or box:5 (in pixels), or the file of a kernel with
-                  odd sides, a picture or a .npy, as a point of light looks in the photograph
+  --blur KERNEL   they are blurred: gaussian:1.6 or box:5 (in pixels), or a kernel's file, a picture
+                  or .npy with odd sides that shows how a point of light looks in the photograph
   --scale N       they are too small, each pixel the mean of NxN: the result has N times their sides
   --mask FILE     parts are missing: white in this picture of the same size, the rest black
 
@@ -51,8 +51,8 @@ restored does not stop the others; the exit code is then 1.
 --blur estimates the noise, and --scale and --mask assume none; with --blur and --scale a JPEG has
 at least the noise of its compression. Without noise the pixels outside of a --mask stay as they
 are. --samples N draws N images that the photograph leaves possible, and writes their standard
-deviation at each pixel to NAME-deviation.png: white where the result is least sure. Of missing
-pixels it is at most about a fifth of white, and too low where the photograph is rich in contrast.
+deviation at each pixel to NAME-deviation.png: white where the result is least sure. For missing
+pixels this deviation is at most about a fifth of white, and too low where contrast is high.
 
 examples:
   ebrl restore photo.jpg --blur gaussian:1.6

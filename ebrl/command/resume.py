@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 HELP = """
 Continues a run that was stopped, killed, or ended by a full disk, in its own folder and from its
 newest whole checkpoint. The result is that of an uninterrupted run, bit for bit, on the same
-machine with the same versions. A finished run continues if it is made longer; its config gets the
-new length.
+machine with the same versions. A finished run continues if you make it longer; its config then
+holds the new length.
 
 examples:
   ebrl resume runs/pendulum/EnergyActorCritic-0

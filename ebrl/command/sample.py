@@ -16,9 +16,9 @@ from ebrl.command.wording import counted
 HELP = """
 Draws from the energy that a run of `ebrl fit` trained, with the sampler of its config, from
 starting points drawn from the reference distribution of the sampler's space. Writes the samples,
-one a row, to --out, as an array (.npy) or a table (.csv); a file that is there already is written
-over only with --overwrite. On a line or in the plane, a .png of the same name shows the energy with
-the samples. Without --out, RUN/samples.npy and its picture are replaced.
+one per row, to --out, as an array (.npy) or a table (.csv). An existing file is overwritten only
+with --overwrite. On a line or in the plane, a .png of the same name shows the energy with the
+samples. Without --out, RUN/samples.npy and its picture are replaced.
 
 examples:
   ebrl sample runs/two_moons/persistent-0
@@ -35,9 +35,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--out", help="the file of the samples, .npy or .csv (default: RUN/samples.npy)"
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="write over files that are there already"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="overwrite existing files")
     add_device(parser)
     return _sample(parser.read(arguments))
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from ebrl.sequences.judging import Score
 
 HELP = """
-Prints how unlikely sentences are, a line each: the energy in nats, low where likely; the
-acceptability from 0 to 100, the percentage of held-out sentences (news, reviews, speeches) that
-are less fluent; and the sentence, its unlikely tokens red on a terminal. A file has one sentence a
+Prints how unlikely sentences are, one line each: the energy in nats, low where likely; the
+acceptability from 0 to 100, the percentage of held-out sentences (news, reviews, speeches) that are
+less fluent; and the sentence, its unlikely tokens red on a terminal. A file has one sentence a
 line, in UTF-8; - reads standard input. A line that cannot be judged does not stop the others; the
-exit code is then 1. A page is written over another only with --overwrite.
+exit code is then 1. An existing page is overwritten only with --overwrite.
 
 examples:
   ebrl score "The cat sat on the mat."
@@ -41,9 +41,7 @@ def main(arguments: list[str]) -> int:
     add_language(parser, "causal")
     parser.add_argument("--html", help="write a page of coloured sentences to this file")
     parser.add_argument("--tokens", action="store_true", help="print the energy of each token")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="write over a page that is there already"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing page")
     given = parser.read(arguments)
     if given.html is not None:
         check_file("--html", Path(given.html), overwrite=given.overwrite)

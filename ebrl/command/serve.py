@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 HELP = """
 Serves a page to this machine's browser: drop a photograph, let its noise be estimated or set it,
-choose how much of it goes, compare before and after with a slider, and download the result in the
-format and bits of the photograph. Open http://127.0.0.1:7860 in a browser; Ctrl-C ends the
+choose how much of it to remove, compare before and after with a slider, and download the result in
+the format and bit depth of the photograph. Open http://127.0.0.1:7860 in a browser; Ctrl-C ends the
 service. Photographs stay on the machine that runs the command.
 
 examples:

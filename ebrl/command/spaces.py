@@ -9,7 +9,7 @@ class Unbounded(spaces.Unbounded):
     """All of R^shape.
 
     Args:
-        shape: Of one x: [2] for points in the plane.
+        shape: Shape of one x: [2] for points in the plane.
     """
 
     def __init__(self, shape: list[int]):
@@ -20,7 +20,7 @@ class Binary(spaces.Binary):
     """Zeros and ones.
 
     Args:
-        shape: Of one x.
+        shape: Shape of one x.
     """
 
     def __init__(self, shape: list[int]):

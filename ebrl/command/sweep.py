@@ -27,9 +27,9 @@ Trains many runs of one config and finds the best values of its keys. Each KEY=V
   agent.moves=0:8:int                a range of whole numbers; with :logint a logarithmic one
   agent=ebrl.agents.EnergyActorCritic,stable_baselines3.SAC    a choice of classes
 
-Without a range there are as many trials as combinations; with one, --trials of them are chosen by
-Optuna's TPE. A trial trains --seeds runs, of the seeds 0, 1, ...; its score is the mean return of
-their last evaluations. Each task of --env is searched by itself.
+Without a range, each combination is a trial; with one, Optuna's TPE chooses the values of --trials
+trials. A trial trains --seeds runs, with the seeds 0, 1, ...; its score is the mean return of their
+last evaluations. Each task of --env is searched separately.
 
 Writes, into --out (sweeps/NAME),
 
@@ -42,8 +42,8 @@ Writes, into --out (sweeps/NAME),
 CPU. Without an address it starts Ray here, with --jobs CPUs; all machines must see --out.
 
 The same command goes on after a kill: finished trials are kept; the others, and those that failed,
-resume from their checkpoints. With --jobs 1 the result is the same as undisturbed. A task in which
-every trial fails does not stop the others; the exit code is then 1.
+resume from their checkpoints. With --jobs 1 the result is that of an undisturbed sweep. A task in
+which every trial fails does not stop the others; the exit code is then 1.
 
 examples:
   ebrl sweep pendulum agent.learning_rate=1e-4:1e-2:log --trials 16 --seeds 3

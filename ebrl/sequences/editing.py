@@ -48,19 +48,19 @@ def repair(
 ) -> Repair:
     """Return the sentence of least `energy + cost * edits` that chains of edits find.
 
-    As in denoising, a prior and an observation: the language says what is likely, the number of
-    edits how far that is from what was written. Metropolis over substitutions, insertions and
-    deletions of tokens, each filled by what the language expects there, cools from temperature 1.
+    As in denoising, a prior meets an observation: the language says which sentences are likely, the
+    number of edits how far they are from the text. Metropolis chains substitute, insert and delete
+    tokens, with new tokens drawn from what the language expects there, and cool from temperature 1.
 
     Args:
         text: A sentence.
         language: By default the English one that comes with the package.
         energy: By default the language's `coherence`, so that shorter sentences are no better.
         cost: Nats for each edit of a token: higher repairs less.
-        temperature: At which the chains end.
+        temperature: Temperature at which the chains end.
         chains: Independent searches.
         steps: Edits that each chain tries, at least 8.
-        seed: Of all random numbers.
+        seed: Seed of all random numbers.
 
     Raises:
         SentenceError: As `score`.
@@ -92,7 +92,7 @@ def search(
     steps: int,
     seed: int,
 ) -> Tensor:
-    """Return the tokens of the best sentence that the chains end at, the original among them."""
+    """Return the tokens of the best sentence among the original and the ends of the chains."""
     longest = min(len(tokens) + MORE, language.causal.longest)
     space = Strings(longest, language.tokenizer.vocabulary, first=len(SPECIAL))
     filling = MaskedFilling(language.causal.transformer, allowed=language.tokenizer.whole())
@@ -111,7 +111,7 @@ def search(
 
 
 def read_again(ends: Tensor, tokens: Tensor, language: Language) -> list[Tensor]:
-    """Return the tokens of the text of each end, as `encode` gives them, of those that are a text.
+    """Return the ends of the chains, decoded and encoded again, without those that are no text.
 
     Edits may spell a text in other tokens, and an insertion may split a character.
     """

@@ -41,7 +41,7 @@ class SentenceEnergy(Energy):
 class FrequencyEnergy(SentenceEnergy):
     """`-Σ_i log p(x_i)`, each token alone: what a sentence costs for its length and rare words.
 
-    Subtracted from a language model's energy, what is left is how its tokens fit together.
+    Subtracting it from a language model's energy leaves how well the tokens fit together.
 
     Args:
         log_frequencies: `log p` of each token, `(vocabulary,)`.
@@ -117,7 +117,7 @@ class CausalEnergy(TransformerEnergy):
         """Draw sentences, `(*batch, longest)`, one token after another.
 
         Args:
-            batch: How many.
+            batch: Shape of the batch of sentences.
             generator: The source of randomness.
             prefix: The first tokens of all of them, `(length,)`.
             after_prefix: Which tokens may come next, `(vocabulary,)` bool; any by default.
@@ -205,8 +205,8 @@ class ScorerEnergy(TransformerEnergy):
 class OneHot(Energy):
     """An energy of sentences on one-hot tokens `(*batch, length, vocabulary)`, without padding.
 
-    The transformer reads weighted means of embeddings and predicts tokens in their shares, so that
-    the gradient knows what a token costs where it stands, and what it costs the others.
+    The transformer reads means of embeddings, weighted by x, and the losses of predicted tokens are
+    weighted likewise. The gradient thus holds a token's own cost and its effect on the others.
     """
 
     event_ndim = 2
@@ -268,9 +268,9 @@ def targets_of(x: Tensor, one_hot: Tensor | None) -> Tensor:
 
 
 def sentences_only(x: Tensor, trim: bool = True) -> tuple[Tensor, Tensor]:
-    """Return rows `(n, length)`, empty where they are no sentence, and which are, `(n,)` bool.
+    """Return rows `(n, length)`, non-sentences emptied, and which are sentences, `(n,)` bool.
 
-    With `trim`, as long as the longest.
+    With `trim`, the rows are cut to the length of the longest sentence.
     """
     inside = torch.arange(x.shape[1], device=x.device) < string_lengths(x).unsqueeze(1)
     sound = (inside == (x >= len(SPECIAL))).all(1)

@@ -20,8 +20,8 @@ class MaskedFilling:
     Args:
         transformer: Reads the sentence both ways.
         uniform: The share of the uniform distribution.
-        allowed: Tokens that it may be, `(vocabulary,)` bool; by default all but special ones. The
-            others stay where they are.
+        allowed: Tokens that may be filled in, `(vocabulary,)` bool; by default all but special
+            ones. Tokens that are not allowed stay where they are.
 
     Raises:
         ValueError: If `uniform` lies outside [0, 1].

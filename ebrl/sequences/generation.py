@@ -31,12 +31,12 @@ def sample(
     invariant.
 
     Args:
-        n: How many.
+        n: Number of sentences.
         language: By default the English one that comes with the package.
         energy: By default the language's own.
-        candidates: Of the language model for each sentence, at least 2.
+        candidates: Draws of the language model for each sentence, at least 2.
         steps: Substitutions that the chain of each sentence tries.
-        seed: Of all random numbers.
+        seed: Seed of all random numbers.
 
     Raises:
         ValueError: If a number is out of range.
@@ -73,12 +73,12 @@ def complete(
 
     Args:
         prefix: How the sentences begin; the last word is whole.
-        n: How many, at most `candidates`; fewer come where fewer candidates differ.
+        n: Number of sentences, at most `candidates`; fewer if fewer candidates are distinct.
         language: By default the English one that comes with the package.
         energy: By default the language's own.
         candidates: Draws of the language model.
-        temperature: At which each token is drawn.
-        seed: Of all random numbers.
+        temperature: Temperature at which each token is drawn.
+        seed: Seed of all random numbers.
 
     Raises:
         SentenceError: As `score`.

@@ -36,7 +36,7 @@ class Score(NamedTuple):
 def score(
     texts: Sequence[str], *, language: Language | None = None, energy: Energy | None = None
 ) -> list[Score]:
-    """Return the energy of each text, a sentence, with the part of each token.
+    """Return the energy of each sentence, with the part of each token.
 
     Args:
         texts: Sentences.
@@ -45,7 +45,7 @@ def score(
 
     Raises:
         SentenceError: If a text is empty, too long, or not of the language's letters.
-        TypeError: If `texts` is one text.
+        TypeError: If `texts` is a single string.
     """
     if isinstance(texts, str):
         raise TypeError("expected a list of texts, got one text: put it in a list, [text]")
@@ -71,8 +71,8 @@ def rank(
 ) -> list[Score]:
     """Return the scores of the texts, the most likely first.
 
-    The energy is by default the language's sum of several, which its validation data chose. Other
-    arguments and errors are those of `score`.
+    By default the energy is the language's weighted sum of several, with weights chosen on its
+    validation data. Other arguments and errors are those of `score`.
     """
     language = language or english()
     energy = energy or language.energy
@@ -82,10 +82,10 @@ def rank(
 def acceptability(text: str, *, language: Language | None = None) -> float:
     """Return how acceptable a sentence is, from 0 to 100.
 
-    The percentage of held-out sentences that are less fluent (`fluency`), which for the English
-    that ships are those of news, reviews and speeches: 50 is their middle. Compare only
-    sentences of similar length and register. Short everyday ones score low, because their few words
-    say little about each other.
+    The number is the percentage of held-out sentences that are less fluent (`fluency`); 50 is their
+    median. For the English that ships, these sentences are from news, reviews and speeches. Compare
+    only sentences of similar length and register. Short everyday ones score low, because their few
+    words say little about each other.
 
     Raises:
         TypeError: For anything but one text.
@@ -132,8 +132,8 @@ def with_rows(language: Language, rows: Sequence[Tensor]) -> Language:
 def fluency(language: Language, rows: Sequence[Tensor]) -> Tensor:
     """Return the syntactic log-odds ratio of each row of tokens, `(rows,)`.
 
-    The log probability less that of the tokens drawn alone, per token (Pauls and Klein 2012; Lau et
-    al. 2017): neither length nor rare words count against a sentence.
+    This is the log probability less that of the tokens drawn independently, per token (Pauls and
+    Klein 2012; Lau et al. 2017): neither length nor rare words count against a sentence.
     """
     parts = parts_of_rows(language.frequency - language.causal, rows)
     return torch.stack([each.sum() for each in parts]) / torch.tensor([len(row) for row in rows])

@@ -40,7 +40,7 @@ class Language(NamedTuple):
     scorers: dict[str, ScorerEnergy]  # "contrastive" and "residual", where they were trained
     shares: dict[str, float]  # of each energy in `energy`, chosen on validation data
     log_frequencies: Tensor  # (vocabulary,), of single tokens in the training text
-    balance: float  # the share of `frequency` that the causal energy of typical sentences is
+    balance: float  # causal energy of typical sentences over their `frequency`
     fluency: Tensor  # ascending quantiles of `judging.fluency` of held-out sentences, or empty
     alphabet: str  # the letters of the training text
     card: dict[str, Any]  # data, steps, time, figures, command
@@ -57,7 +57,7 @@ class Language(NamedTuple):
 
     @property
     def coherence(self) -> Energy:
-        """The causal energy less that of a typical sentence with tokens as rare: 0 in the mean.
+        """The causal energy less that of typical sentences with equally rare tokens: 0 on average.
 
         It does not grow with the length, and a rare word costs nothing. The scorers are left out:
         they rank given sentences well, but a search for their minimum ends in nonsense.
@@ -147,7 +147,7 @@ def trainable(language: str = "english") -> CausalEnergy:
 
 
 def tokenizer(language: str = "english") -> Tokenizer:
-    """Return a language's tokenizer, for the text that `trainable` is trained on; as that."""
+    """Return a language's tokenizer, to encode the text that `trainable` learns; called as that."""
     return _named(language).tokenizer
 
 
@@ -156,7 +156,7 @@ def _named(language: str) -> Language:
 
 
 def _built(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Language:
-    with torch.random.fork_rng(devices=[]):  # it draws weights only to lose them
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
         transformer = Transformer(**facts["sizes"])
         scorers = {name: ScorerEnergy(transformer) for name in facts["scorers"]}
     transformer.load_state_dict(_under("transformer.", tensors))

@@ -26,7 +26,7 @@ class HybridLikelihood(nn.Module, Objective):
     mean per token of each part, weighted by the part's share of the batch.
 
     Args:
-        causal: The part of the sentences that are read from the left.
+        causal: The share of the sentences that is read from the left.
         masked: The share of tokens that are masked in the others.
 
     Raises:

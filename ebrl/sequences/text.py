@@ -47,8 +47,8 @@ class Text(Ragged):
         path: A text file, or a table whose last column is the text, plain or `.gz`, here or under
             EBRL_DATA.
         vocabulary: Tokens of the tokenizer that is trained on the file.
-        longest: The most tokens of a sentence.
-        tokenizer: One that is there already, in place of training one.
+        longest: Largest number of tokens in a sentence.
+        tokenizer: An existing tokenizer, in place of training one.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -78,7 +78,7 @@ class Text(Ragged):
         self.alphabet = alphabet(texts)
 
     def log_frequencies(self) -> Tensor:
-        """Return the log probability of each token drawn alone, `(vocabulary,)`, one added."""
+        """Return the log probability of each token, `(vocabulary,)`, with add-one smoothing."""
         counts = torch.bincount(self.flat, minlength=self.tokenizer.vocabulary) + 1.0
         return (counts / counts.sum()).log()
 
@@ -174,7 +174,7 @@ def _too_long(size: int) -> str:
 
 
 def _wide_coding(raw: bytes) -> str | None:
-    """Return the coding of a file with several bytes a letter by its first line, or None."""
+    """Return the encoding of a first line if it has several bytes per letter, else None."""
     if raw.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "UTF-32"
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -1,9 +1,9 @@
 """One small transformer that reads a sentence in two ways: from the left, or all around.
 
 Pre-normalised blocks, rotary positions (Su et al. 2021), gated units (Shazeer 2020), and one matrix
-for the embedding and the output. Read causally it predicts the next token at every position; read
-both ways, the next token where it is masked, so that both readings share every weight (Charpentier
-and Samuel 2024, GPT-BERT).
+for the embedding and the output. Read causally, it predicts the next token at every position. Read
+both ways, it predicts the next token where that is masked. Both readings share every weight
+(Charpentier and Samuel 2024, GPT-BERT).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Transformer(nn.Module):
     Args:
         vocabulary: Tokens, special ones included.
         width: Features of a token.
-        layers: Blocks.
-        heads: Of the attention in a block; they share the width.
+        layers: Number of blocks.
+        heads: Attention heads of a block; they share the width.
         hidden: Units between the two matrices of a block's gated network.
         context: The longest row it reads, boundaries included.
-        dropout: Of the embedding and of what each block adds.
+        dropout: Dropout of the embedding and of what each block adds.
 
     Raises:
         ValueError: If a size is not positive, or the width is no even multiple of the heads.
@@ -79,8 +79,8 @@ class Transformer(nn.Module):
             embedded: `(n, length, width)`.
             length: The number of tokens before the padding, `(n,)`, to read both ways; None reads
                 from the left, where padding that comes after a token cannot reach it.
-            memory: Reads from the left one token at a time: what was read before, to which this
-                is added.
+            memory: Keys and values of the tokens read before, to which those of this call are
+                added; for reading from the left, one token at a time.
 
         Raises:
             ValueError: If there are more tokens than the context.
@@ -197,7 +197,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     causal = mask is None and q.shape[2] > 1
     if q.device.type != "cpu" or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-    # For rows as short as sentences the CPU's fused kernel is slow backwards.
+    # For rows as short as sentences the CPU's fused kernel has a slow backward pass.
     with sdpa_kernel(SDPBackend.MATH):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 

@@ -24,11 +24,11 @@ def conjugate_gradients(
 
     Args:
         normal: The operator.
-        wanted: `(*batch, channels, height, width)`.
-        x: Where to begin, of the same shape.
+        wanted: The right-hand side, `(*batch, channels, height, width)`.
+        x: The initial guess, of the same shape.
         inverse: An approximate inverse of the operator, symmetric and positive: the preconditioner.
-        steps: The most iterations.
-        tolerance: Norm of the residual, over that of `wanted`, at which an image is solved.
+        steps: Maximum number of iterations.
+        tolerance: Norm of the residual, relative to that of `wanted`, at which an image is solved.
     """
     residual = wanted - normal(x)
     better = inverse(residual)

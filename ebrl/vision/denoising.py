@@ -1,4 +1,4 @@
-"""Denoising in one pass: `y - σ² ∇E(y, σ)`, whole photographs, a tile at a time."""
+"""Denoising in one pass, `y - σ² ∇E(y, σ)`, of whole photographs, a tile at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EDGE_CONTRAST = 6  # noise deviations between darkest and brightest pixel that m
 STRONG_EDGE = 0.6  # of the range: always an edge
 LARGEST = 2  # noise deviations by which a pixel at an edge may change
 ERRORS = 3  # standard errors by which the energy of noise may lie above half a pixel
-OUTSIDE = 1e-3  # share of pixels that noise may carry further than 4 deviations out of [0, 1]
+OUTSIDE = 1e-3  # share of pixels that noise may carry more than 4 deviations outside [0, 1]
 
 
 def denoise(
@@ -44,15 +44,16 @@ def denoise(
         image: A path, a PIL image, a photograph of `load`, an array `(height, width[, channels])`
             or a tensor `(*batch, channels, height, width)`. A path gives a PIL image. Transparency
             is kept; the two channels of an array are two grey images.
-        sigma: Standard deviation of the noise in the image's own units (25 of 255 in a file or
-            uint8, .1 in floats in [0, 1]): a number, one for each image of the batch, or a map
-            `(height, width)`; before the noise was clipped, if it was. None estimates white noise.
+        sigma: Standard deviation of the noise, before any clipping, in the image's own units (25 of
+            255 in a file or uint8, .1 in floats in [0, 1]): a number, one for each image of the
+            batch, or a map `(height, width)`. None estimates white noise.
         strength: Factor on sigma; below 1 some grain stays.
         tile: Side of the tiles that bound the memory, in pixels.
         prior: An energy of `(channels, height, width)` in [0, 1] that takes a sigma. The default
             is the energy that ships for grey or for colour.
-        data_range: The values of black and white. The default is 0 and 1 for floats, the largest
-            number for integers; 16-bit integers of 8, 10, 12 or 14 bits are taken for such.
+        data_range: The values of black and white. The default is 0 and 1 for floats, 0 and the
+            largest number for integers. 16-bit integers whose values fit in 8, 10, 12 or 14 bits
+            are taken for such.
         device: Where to compute; the default is where the image is.
 
     Raises:

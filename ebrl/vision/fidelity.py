@@ -18,7 +18,7 @@ class Fidelity(NamedTuple):
     """Scikit-image's figures at data range 1."""
 
     psnr: float  # dB; infinite for equal images
-    ssim: float | None  # of images that hold its window
+    ssim: float | None  # None for images smaller than its window
 
 
 def fidelity(pixels: Tensor, reference: Tensor) -> Fidelity:

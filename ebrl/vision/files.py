@@ -48,12 +48,12 @@ POWER = 1300.0  # of a photograph's coefficients of frequency 1 in a block, of 2
 def load(path: str | Path) -> Photograph:
     """Return the image of a file, upright, in its own bits.
 
-    Palettes, GIF and CMYK become RGB, and white-is-zero grey black-is-zero. The pages of a TIFF
+    Palettes, GIF and CMYK become RGB; white-is-zero grey becomes black-is-zero. The pages of a TIFF
     stack are the leading axis.
 
     Raises:
-        ImageError: For a file that is damaged, no image, too large, or holds several images that
-            are no stack.
+        ImageError: For a file that is damaged, too large or no image, or that holds several images
+            that are no stack.
         FileNotFoundError: For a missing file.
     """
     path = Path(path)

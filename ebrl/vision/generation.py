@@ -131,13 +131,13 @@ def generate(
 
     Args:
         prior: An energy of images that takes a sigma.
-        n: How many images.
-        shape: Of an image, `(channels, height, width)`.
+        n: Number of images.
+        shape: Shape of an image, `(channels, height, width)`.
         generator: Source of the noise; its device is used.
         levels: Noise levels `(levels,)` that fall; `generation_levels()` by default.
-        corrector: A sampler that moves the images at each level, by its kernel, as many steps as it
-            has and at its temperature.
-        corrector_step: The step size of the corrector, over the level squared.
+        corrector: A sampler that moves the images at each level, with its own kernel, number of
+            steps and temperature.
+        corrector_step: Step size of the corrector, as a multiple of the level squared.
 
     Raises:
         ValueError: For levels that do not fall, and for fewer than one image.

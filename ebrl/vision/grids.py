@@ -20,9 +20,9 @@ def grid(images: Tensor, columns: int | None = None, scale: int = 1, gap: int = 
 
     Args:
         images: At least one, with 1 or 3 channels.
-        columns: By default as many as rows, or one more.
-        scale: Pixels a side of the picture for one of an image.
-        gap: Width of the white lines between images, in their pixels.
+        columns: Number of columns; by default that of the rows, or one more.
+        scale: Side of an image's pixel, in pixels of the picture.
+        gap: Width of the white lines between images, in pixels of the images.
 
     Raises:
         ValueError: For no images, other channels, columns or a scale below 1, and a gap below 0.

@@ -1,4 +1,4 @@
-"""Images as people hold them, to tensors in [0, 1] and back: the same type, size and range.
+"""Images of many types, to tensors in [0, 1] and back: the same type, size and range.
 
 Files, photographs of `load`, PIL images, NumPy arrays `(height, width[, channels])` and tensors
 `(*batch, channels, height, width)`; grey or colour, with or without transparency; 8 or 16 bits,
@@ -44,7 +44,7 @@ def picture(image: Any, data_range: Range | None = None) -> Picture:
 
     Raises:
         ImageError: For something that is no image: unreadable, empty, with 1 bit, NaN, or of
-            integers whose range nobody states.
+            integers for which no range is stated.
         FileNotFoundError: For a missing file.
     """
     if isinstance(image, str | Path):

@@ -26,7 +26,7 @@ SELECTED_FINE = 0.763  # deviation of white noise in a block, its 10 % quantile 
 TEXTURED = 0.75  # the flattest blocks' noise over that of all, below which texture is in the others
 SELECTED = 0.83  # deviation of white noise in the flattest blocks, over that in all (measured)
 CHROMA = 1.6  # noise in the channels over that in their differences, of camera JPEGs (measured)
-CORRELATED = 1.4  # what a prior for white noise must be told of correlated noise (measured)
+CORRELATED = 1.4  # factor on correlated noise for a prior that knows white noise (measured)
 CAMERA = 0.69  # deviation of correlated noise, over that in details of 4 pixels (measured)
 FLAT = 1e-9  # a coefficient below it is that of a flat area, up to rounding
 SOME = 0.25  # share of flat coefficients up to which a block shows its noise
@@ -48,12 +48,12 @@ class NoiseEstimate(NamedTuple):
 
     @property
     def sigma(self) -> float:
-        """What to tell a prior for white noise."""
+        """The sigma to give to a prior for white noise."""
         return CORRELATED * self.coarse if self.is_coarse else self.fine
 
     @property
     def deviation(self) -> float:
-        """The deviation of the pixels: what to tell a prior for the noise of cameras."""
+        """The deviation of the pixels: the sigma to give to a prior for the noise of cameras."""
         return CAMERA * self.coarse if self.is_coarse else self.fine
 
 
@@ -62,8 +62,8 @@ def noise_levels(pixels: Tensor, sigma: Sigma | None, white: float = 1.0) -> Ten
 
     Args:
         pixels: `(*batch, channels, height, width)`.
-        sigma: In units in which white is `white`: a number, one for each image of the batch, or a
-            map `(height, width)`. Estimated for each image where it is None.
+        sigma: Standard deviation in units in which white is `white`: a number, one for each image
+            of the batch, or a map `(height, width)`. None estimates it for each image.
         white: The value of white.
 
     Raises:
@@ -97,7 +97,7 @@ def clipped(levels: Tensor, pixels: Tensor) -> Tensor:
     """Return the noise that is left in pixels after they were clipped to [0, 1].
 
     Noise n around the grey 1/2 then has the variance `E min(n², 1/4)`. An image with pixels outside
-    of [0, 1] was not clipped, and its level stays. An estimate sees what is left already.
+    of [0, 1] was not clipped, and its level stays. An estimate measures what is left.
 
     Args:
         levels: As `noise_levels` returns them.

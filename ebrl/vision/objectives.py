@@ -72,7 +72,7 @@ class CorrelatedNoise(WhiteNoise):
         low: As in `WhiteNoise`.
         high: As in `WhiteNoise`.
         widest: Largest standard deviation of the Gaussian blur, in pixels; it is uniform from 0.
-        share: Of the images whose noise is blurred.
+        share: Share of the images whose noise is blurred.
         power: As in `WhiteNoise`.
 
     Raises:
@@ -122,9 +122,9 @@ class LogNormalNoise:
     """Gaussian noise with a log-normal level for each image (Karras et al. 2022, table 1).
 
     Args:
-        mean: Of the log of the level.
-        deviation: Of the log of the level.
-        data_deviation: Standard deviation of the images, for their weight of a level.
+        mean: Mean of the log of the level.
+        deviation: Standard deviation of the log of the level.
+        data_deviation: Standard deviation of the images, which sets the weight of each level.
 
     Raises:
         ValueError: For deviations that are not positive.
@@ -152,8 +152,8 @@ class Denoising(nn.Module, Objective):
 
     Args:
         noise: Distribution of the noise, and the weight of each level.
-        plain: First steps that train the denoiser inside a gradient-step energy instead, without
-            second derivatives, in a third of the time.
+        plain: Number of first steps that train the denoiser inside a gradient-step energy instead:
+            without second derivatives, in a third of the time.
 
     Raises:
         TypeError: For a condition, and for plain steps of an energy that holds no denoiser.

@@ -17,7 +17,7 @@ from torch import Tensor
 from ebrl.energies import Energy, Number
 from ebrl.vision.conjugate_gradients import IMAGE, Operator, conjugate_gradients
 
-EXACT = 1e-3  # deviation, of white 1, of what was measured without noise
+EXACT = 1e-3  # deviation that stands for no noise, where white is 1
 
 
 class Observation(Energy):
@@ -87,7 +87,7 @@ class Observation(Energy):
         return self.adjoint(self.y)
 
     def kept(self, x: Tensor) -> Tensor:
-        """Return x with pixels replaced that were measured without noise; here there are none."""
+        """Return x with the pixels that were measured without noise put back; here, none."""
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -289,7 +289,7 @@ class Linear(Observation):
     Args:
         y: The measurement.
         operator: Maps one image to one measurement.
-        shape: Of one image.
+        shape: Shape of one image.
         deviation: Standard deviation of the noise.
 
     Raises:
@@ -322,7 +322,7 @@ def gaussian_kernel(deviation: float, radius: int | None = None) -> Tensor:
     """Return a normalised Gaussian kernel.
 
     Args:
-        deviation: In pixels.
+        deviation: Standard deviation in pixels.
         radius: Pixels on each side of the centre; three deviations by default.
 
     Raises:

@@ -31,20 +31,20 @@ ADVICE = (
 class Patches(Dataset[Tensor]):
     """Square patches `(channels, size, size)` in [0, 1] of the images in some folders.
 
-    Item i is always the same patch; the order in which they are drawn is the training's. Every
+    Item i is always the same patch; the training chooses the order. Every
     patch comes in eight poses: four turns, mirrored or not. Images are held as bytes.
 
     Args:
         folders: As in `photographs`.
         channels: 1 for grey, 3 for colour.
         size: Pixels a side of a patch.
-        stride: Pixels of a whole photograph between the places of patches.
-        leave_out: Images of each folder, the last by name, that are kept for tests.
-        scales: Of the photographs that patches are cut from: below 1, smaller copies. About as many
-            patches come from each. The colours of most JPEGs have half the resolution of their
+        stride: Distance between patches, in pixels of a whole photograph.
+        leave_out: Number of images of each folder, the last by name, that are kept for tests.
+        scales: Scales of the copies that patches are cut from; 1 is the photograph itself. About as
+            many patches come from each. The colours of most JPEGs have half the resolution of their
             brightness, but not those of a smaller copy.
-        saturations: Of the photographs likewise: at 0 a copy is grey, at 1 as it was, and above 1
-            its colours are stronger.
+        saturations: Saturations of the copies, likewise: 0 is grey, 1 is unchanged, and above 1 the
+            colours are stronger.
 
     Raises:
         ValueError: For channels other than 1 and 3, sizes below 1, scales outside (0, 1], and

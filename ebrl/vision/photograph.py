@@ -12,7 +12,7 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 class ImageError(ValueError):
-    """Something is no image to work on: what was expected, what came, the cure."""
+    """An input is no usable image. The message says what was expected, what came, and the cure."""
 
 
 class About(NamedTuple):
@@ -57,7 +57,7 @@ def to_pil(photograph: Photograph) -> Image.Image:
     """Return the PIL image of a photograph.
 
     Raises:
-        ImageError: For pages and 16-bit colour, of which Pillow has no image.
+        ImageError: For pages and for 16-bit colour, which Pillow cannot hold.
     """
     pixels = photograph.pixels
     grey = pixels.shape[-1] == 1
@@ -72,7 +72,7 @@ def to_pil(photograph: Photograph) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
-    """Return the image in sRGB, by its own profile where it has one of inks, and a note of it."""
+    """Return the image in sRGB, by its own CMYK profile where it has one, and a note of that."""
     profile, converted, note = image.info.get("icc_profile"), None, f"{image.mode} became RGB"
     if profile and image.mode == "CMYK":
         try:

@@ -25,11 +25,11 @@ class ImageClassifier(nn.Module):
     pooling), because samplers and score matching follow its gradients.
 
     Args:
-        channels: Of the images.
+        channels: Channels of the images.
         size: Pixels a side of the images.
-        classes: How many.
+        classes: Number of classes.
         widths: Channels of the convolutions.
-        features: How many.
+        features: Number of features.
 
     Raises:
         ValueError: For images with other channels or another size, and for sizes that are not

@@ -28,12 +28,12 @@ class Features(Protocol):
 
 
 class Neighbourhoods(NamedTuple):
-    """How the neighbourhoods of two sets of points overlap."""
+    """How two sets of points overlap, by balls that reach to each point's k-th neighbour."""
 
-    precision: float  # of made, within the reach of a real one's neighbours
-    recall: float  # of real, within the reach of a made one's neighbours
-    density: float  # real neighbourhoods that a made one lies in, over neighbours; may exceed 1
-    coverage: float  # of real, with a made one within the reach of their neighbours
+    precision: float  # share of made points inside the ball of a real one
+    recall: float  # share of real points inside the ball of a made one
+    density: float  # mean number of real balls around a made point, over neighbours; may exceed 1
+    coverage: float  # share of real points whose ball holds a made one
 
 
 class Resemblance(NamedTuple):

@@ -63,16 +63,16 @@ def restore(
 ) -> Tensor:
     """Return the image by half-quadratic splitting (Zhang et al. 2021, algorithm 1).
 
-    The proximal step of the measurement and a denoising step alternate, once a level. Pixels that
-    were measured without noise are returned as they were measured.
+    Each level takes one proximal step of the measurement and one denoising step. Pixels that were
+    measured without noise are returned as they were measured.
 
     Args:
         observation: What was measured.
         prior: An energy of images that takes a sigma.
         levels: Noise levels `(levels,)` that fall; by default 24, from 49/255 to 2/255 or to the
             noise of the measurement, whichever is more.
-        coupling: At level σ the proximal step may move the image by `σ / √coupling`: the larger,
-            the more the prior counts.
+        coupling: At level σ the proximal step may move the image by `σ / √coupling`: the larger the
+            coupling, the more the prior counts.
         start: The first image; by default the observation's.
 
     Returns:
@@ -117,15 +117,15 @@ def posterior(
         observation: What was measured.
         prior: An energy of images that takes a sigma.
         generator: Source of the noise.
-        samples: How many images.
+        samples: Number of samples.
         levels: Noise levels `(levels,)` that fall; by default 24, from 49/255 to 2/255.
         start: The image that noise of the first level is added to; by default one that `restore`
             finds in 12 levels.
         corrector: A sampler that then moves the samples by `prior.given(last level) + observation`.
-            With a Metropolis test it removes the remaining bias, as far as its steps reach. It
-            gives its kernel, its number of steps and its temperature.
-        corrector_step: The step size of the corrector, over the variance `1 / (1/level² + 1/s²)` of
-            the stiffest directions.
+            With a Metropolis test it removes the remaining bias, as far as its steps reach. Its
+            kernel, number of steps and temperature are used.
+        corrector_step: Step size of the corrector, as a multiple of the variance
+            `1 / (1/level² + 1/s²)` of the stiffest directions.
 
     Raises:
         ValueError: For fewer than two samples.
@@ -171,7 +171,7 @@ def denoise_samples(
     Args:
         image: As in `denoise`.
         sigma: As in `denoise`, but one number for the whole image or batch.
-        samples: How many images.
+        samples: Number of samples.
         generator: Source of the noise.
         tile: As in `denoise`.
         prior: As in `denoise`.

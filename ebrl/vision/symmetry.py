@@ -15,9 +15,9 @@ SYMMETRIES = (1, 2, 4, 8)  # none, the mirror image, the turns, and the turns of
 class Symmetric(Energy):
     """The mean of a conditional prior over symmetries, `(1/n) Σ_g E(g x | g σ)`.
 
-    It is the same for an image and for what the symmetries make of it, as the prior itself is
-    nearly. Its denoised image is the mean of those of the turned copies, turned back: closer to the
-    truth, because their errors differ (Terris et al. 2024). It takes n times as long.
+    Its energy is the same for an image and its turned or mirrored copies; the prior's is nearly so.
+    Its denoised image is the mean of the denoised copies, turned back. That is closer to the truth,
+    because their errors differ (Terris et al. 2024). It takes n times as long.
 
     Args:
         prior: The conditional energy.

@@ -1,7 +1,7 @@
-"""TIFF of every kind, by `tifffile`: planes apart, 16 bits, floats, stacks, tags and all.
+"""TIFF of every kind, by `tifffile`: separate planes, 16 bits, floats, stacks, tags and all.
 
-What comes back is `(*pages, height, width, channels)`, black at 0 and upright. Thumbnails and
-smaller copies in the file are left out.
+Pixels are returned as `(*pages, height, width, channels)`, upright and with black at 0. Thumbnails
+and smaller copies in the file are left out.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ class Tiled(Energy):
 
     The gradient at every pixel is that of p, up to influences from more than 64 pixels away. An
     image no larger than a tile has p's energy, too. The energy of a larger one is a sum over its
-    tiles, each weighted by the share of the pixels read that are its own: it shows a chain that
-    diverges, and is too coarse for a Metropolis test.
+    tiles, each weighted by the share of the pixels read that are its own: it reveals a chain
+    that diverges, but is too coarse for a Metropolis test.
 
     Args:
         prior: The conditional energy.

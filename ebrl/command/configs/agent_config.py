@@ -78,8 +78,8 @@ class TrainSettings:
             makes them (`vector`), whose episodes a resumed run cannot go on with.
         wrappers: Wrappers around each environment, the innermost first: the class_path and
             init_args of each.
-        training_wrappers: Likewise, around those and in training alone: clipped rewards, lives
-            that end an episode.
+        training_wrappers: Further wrappers around those, in training alone, such as clipped rewards
+            or lives that end an episode.
         env_kwargs: Arguments for `gymnasium.make`.
         normalize: What VecNormalize divides by its running standard deviation.
         evaluate_every: Environment steps between two evaluations; one more comes at the end.

@@ -1,4 +1,4 @@
-"""The config of `ebrl fit`: its schema are the signatures of what it names, and `FitSettings`.
+"""The config of `ebrl fit`: its schema is the signatures of what it names, and `FitSettings`.
 
 energy: {class_path: ebrl.networks.MLPEnergy, init_args: {dimension: 2, hidden: [128, 128]}}
 data: points.csv
@@ -73,22 +73,23 @@ class FitSettings:
 
     Args:
         steps: Updates of the energy.
-        minutes: Time of the training at most; the schedule then follows the clock.
+        minutes: Longest time of the training; the schedule then follows the clock.
         name: Name of the task in folders and titles; the config file's name if not given.
         run: Folder of the run; `runs/NAME/OBJECTIVE-SEED` if not given.
         seed: Seeds the energy's weights, the order of the data, and all noise.
-        batch_size: Rows of the data an update.
-        learning_rate: Of the optimizer.
+        batch_size: Rows of the data in each update.
+        learning_rate: Learning rate of the optimizer.
         optimizer: `adam`, or `muon`: orthogonal steps for linear layers and convolutions, Adam for
             the rest.
         schedule: The factor of the learning rate at each fraction of the training, 0 to 1.
-        ema_decay: Of the moving average of the weights, which is saved; 0 saves the last weights.
+        ema_decay: Decay of the moving average of the weights, which is saved; 0 saves the last
+            weights.
         clip: The largest norm of the gradient, or ebrl.training.RunningClip; none if not given.
         precision: `bfloat16` computes under autocast; `fastest` does so where the
             device multiplies bfloat16 faster than float32.
         shares: Parts of a batch, each with noise and chains of its own; one for each process if not
             given.
-        workers: Processes that make the rows of a dataset ahead, such as images of a folder.
+        workers: Processes that prepare rows of a dataset in advance, such as images of a folder.
         log_every: Updates between two entries in TensorBoard.
         checkpoint_every: Updates between two checkpoints; one more comes at the end.
         threads: Threads of PyTorch on the CPU.
@@ -199,8 +200,8 @@ def build(configuration: FitConfiguration, device: torch.device | None = None) -
     """Make the parts of a run, untrained. The same config gives the same parts.
 
     Args:
-        configuration: Of the run.
-        device: Where it computes, in place of the config's.
+        configuration: Configuration of the run.
+        device: Where the run computes, in place of the config's device.
 
     Raises:
         UsageError: If a part refuses its arguments, the data cannot be read, energy and data do not

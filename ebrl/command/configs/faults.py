@@ -132,7 +132,7 @@ def _family(base: type[Any]) -> Iterator[type[Any]]:
 
 
 def _is_public(one: type) -> bool:
-    """Return whether the package of a class hands it on."""
+    """Return whether the package of a class exports it."""
     package = importlib.import_module(one.__module__.rpartition(".")[0] or one.__module__)
     return not inspect.isabstract(one) and hasattr(package, one.__name__)
 

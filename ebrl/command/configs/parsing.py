@@ -19,7 +19,7 @@ def parse_config(schema: Schema, path: Path, options: Sequence[str], trust: bool
     """Check a config file, changed by options such as `--agent.learning_rate 1e-3`.
 
     Args:
-        schema: Of the verb.
+        schema: Schema of the verb.
         path: The file.
         options: From the command line.
         trust: Whether the config may name code of any package.

@@ -63,8 +63,8 @@ def play(
     Args:
         agent: Who acts.
         environments: Parallel ones, which share nothing with a training.
-        first_seed: Of the first episode.
-        episodes: How many.
+        first_seed: Seed of the first episode.
+        episodes: Number of episodes.
         longest: Steps after which an episode is truncated, with the return so far.
         go_on: Called before every step.
 
@@ -154,7 +154,7 @@ class Evaluations(BaseCallback):
     the same steps.
 
     Args:
-        configuration: Of the run.
+        configuration: Configuration of the run.
         run: Where evaluations are written, and the best agent if that is to be kept.
         done: The evaluations of the run so far; new ones are appended.
     """

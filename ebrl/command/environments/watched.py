@@ -1,4 +1,4 @@
-"""Environments that are watched: whatever goes wrong in one is a line with its name and step."""
+"""Environments whose errors are reported in one line, with the name and the step."""
 
 from __future__ import annotations
 

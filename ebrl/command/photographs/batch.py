@@ -45,9 +45,7 @@ def add_photographs(parser: Parser) -> None:
     parser.add_argument(
         "--out", help="a folder for the results, or a file for that of a single photograph"
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="write over results that are there already"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="overwrite existing results")
     parser.add_argument(
         "--reference",
         help="the clean photograph, or a folder with those of the same names: prints PSNR and SSIM",

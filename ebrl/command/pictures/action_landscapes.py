@@ -39,9 +39,9 @@ def draw_actions(axes: Axes, agent: SoftAgent, observation: Any, unit: str) -> R
 
     Args:
         axes: Where to draw.
-        agent: Of discrete actions, or of one or two action dimensions.
+        agent: An agent with discrete actions, or with one or two action dimensions.
         observation: As the agent sees it, normalised where it was trained on such.
-        unit: Of the energies, which is that of the reward.
+        unit: Unit of the energies, which is that of the reward.
 
     Returns:
         What shows another observation in the same picture; None for two action dimensions, which

@@ -39,9 +39,9 @@ class Film:
 
     Args:
         agent: Who acts.
-        configuration: Of its run, which names the environment.
-        arguments: Of the environment, in place of those of the run.
-        unit: Of the energies.
+        configuration: Configuration of its run, which names the environment.
+        arguments: Arguments of the environment, in place of those of the run.
+        unit: Unit of the energies.
 
     Raises:
         UsageError: If the environment has no pictures.

@@ -24,7 +24,7 @@ def draw_plane(
         grid: The two coordinates, `(columns,)` and `(rows,)`.
         energies: `(rows, columns)`.
         samples: `(n, 2)`.
-        label: Of the colour bar.
+        label: Label of the colour bar.
     """
     # Levels are denser at low energies, where the samples are.
     levels = energies.min() + np.linspace(0, 1, LEVELS) ** 2 * max(float(np.ptp(energies)), 1e-6)

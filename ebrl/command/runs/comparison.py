@@ -90,7 +90,7 @@ def compare(curves: list[Curve], bootstrap: Bootstrap) -> Comparison:
     """Compare the methods of these runs.
 
     Args:
-        curves: Of every run.
+        curves: Curves of all runs.
         bootstrap: How intervals are drawn.
 
     Raises:

@@ -60,7 +60,7 @@ Weights are in safetensors; no file here is a pickle. Licence: {license}.
 
 @contextmanager
 def asking(endpoint: str | None) -> Iterator[Any]:
-    """Yield a client of the Hub; what it cannot do is one line.
+    """Yield a client of the Hub, whose errors are reported in one line.
 
     Raises:
         RunError: If huggingface_hub is not installed, or the Hub does not answer or refuses.

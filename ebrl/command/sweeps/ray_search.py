@@ -31,8 +31,8 @@ def search(plan: Plan, task: str, folder: Path, address: str) -> Iterator[str]:
     Args:
         plan: What is searched.
         task: The environment.
-        folder: Of the search; all machines see it.
-        address: Of the cluster; "local" starts one on this machine.
+        folder: Folder of the search; all machines see it.
+        address: Address of the cluster; "local" starts one on this machine.
 
     Raises:
         RunError: If no cluster answers at the address, or no trial finished.

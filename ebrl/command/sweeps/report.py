@@ -39,7 +39,7 @@ def report(
     Args:
         plan: What was searched.
         task: The environment.
-        folder: Of the search.
+        folder: Folder of the search.
         done: The finished trials.
         tried: The number of all trials.
         failed: The number of those that failed.

@@ -45,7 +45,7 @@ def train_run(folder: Path, config: Path, options: list[str], seen: Seen, stoppi
     A killed process is restarted from its checkpoint.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         config: Its config file.
         options: Changes of the config.
         seen: Called with each new evaluation. If it raises, the run saves and stops.

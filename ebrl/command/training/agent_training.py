@@ -36,8 +36,8 @@ def build(
     """Build the untrained agent of a run, with its environments; the same each time.
 
     Args:
-        configuration: Of the run.
-        device: Where it computes, in place of the config's.
+        configuration: Configuration of the run.
+        device: Where the agent computes, in place of the config's device.
 
     Raises:
         UsageError: If agent and environment do not fit.

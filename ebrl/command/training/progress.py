@@ -17,7 +17,7 @@ class AgentProgress(BaseCallback):
     """A bar on a terminal, and a line for each evaluation on any output.
 
     Args:
-        total_timesteps: Of the whole run.
+        total_timesteps: Steps of the whole run.
         evaluations: The callback whose evaluations are shown.
     """
 
