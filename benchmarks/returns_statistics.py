@@ -146,12 +146,17 @@ def comparison(found: dict[str, dict[str, Runs]]) -> str:
 
 
 def curves(found: dict[str, dict[str, Runs]], path: Path) -> None:
-    """Draw median and range of the returns over steps, above, and over CPU seconds, below."""
+    """Draw median and range of the returns over steps, above, and over CPU seconds, below.
+
+    Agents with fewer than `FEWEST` seeds are left out.
+    """
     figure, axes = plt.subplots(
         2, len(found), figsize=(3.4 * len(found), 5.2), squeeze=False, layout="constrained"
     )
     for column, (task, agents) in enumerate(found.items()):
         for name, runs in agents.items():
+            if len(runs.seeds) < FEWEST:
+                continue
             color = f"C{list(AGENTS).index(name)}"
             low, middle, high = np.quantile(runs.returns, [0, 0.5, 1], axis=0)
             timed = len(runs.cpu_seconds) > 0
