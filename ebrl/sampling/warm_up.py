@@ -67,8 +67,7 @@ def warm_up(
     """
     check_types(energy, x, generator)
     check_adaptable(kernel)
-    space = space or Unbounded()
-    check_adaptable_in(space)
+    check_adaptable_in(space := space or Unbounded())
     check_suits(kernel, space)
     if compile:
         compilation.check_compilable(kernel)

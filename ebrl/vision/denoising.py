@@ -60,8 +60,7 @@ def denoise(
         TypeError: For a prior that is no energy.
         ImageError: For something that is no image, and for floats outside of the range.
         FileNotFoundError: For a missing file.
-        ValueError: For a sigma that is negative or in other units, a strength below 0, a tile
-            below 1.
+        ValueError: For a negative sigma or one in other units, a strength below 0, a tile below 1.
     """
     if not 0 <= strength < torch.inf or tile < 1:
         raise ValueError(f"expected strength >= 0 and tile >= 1, got {strength=}, {tile=}")
