@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
@@ -16,7 +15,6 @@ from ebrl.command.photographs.batch import (
     Outcome,
     add_photographs,
     check_reference,
-    doubts,
     prior_for,
     show,
     work_through,
@@ -77,50 +75,47 @@ def main(arguments: list[str]) -> int:
 def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Outcome:
     """Denoise one photograph into its files."""
     from ebrl.command.photographs.progress import WithProgress
-    from ebrl.vision.denoising import denoise
+    from ebrl.vision.denoising import SIDE, check_range, guarded, mistrust
     from ebrl.vision.files import check_holds, load, save
     from ebrl.vision.images import picture
+    from ebrl.vision.noise import doubts
     from ebrl.vision.symmetry import Symmetric
-    from ebrl.vision.tiles import evaluations
+    from ebrl.vision.tiles import Tiled, evaluations
 
     photograph = load(job.source)
     check_holds(photograph, job.out)
-    pixels, white, *_ = picture(photograph, given.range)
-    check_reference(job, photograph, given.range or (0.0, white))
+    pixels, white, back, _ = picture(photograph, given.range)
+    pixels = pixels.to(device)
+    data_range = given.range or (0.0, white)
+    check_reference(job, photograph, data_range)
     levels, notes = _levels(pixels, given)
-    prior = prior_for(pixels.to(device), given)
-    notes += doubts(given.sigma, given.strength * levels.max().item(), WHITE * prior.levels[1])
+    check_range(pixels, levels)
+    used, prior = given.strength * levels, prior_for(pixels, given)
+    told = levels.max().item() if given.sigma is None else given.sigma / WHITE
+    notes += doubts(given.sigma, given.strength * told, prior.levels[1], WHITE)
     bar.reset(given.symmetries * evaluations(pixels))
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always", UserWarning)
-        result = denoise(
-            photograph,
-            white / WHITE * levels,
-            strength=given.strength,
-            prior=Symmetric(WithProgress(prior, bar), given.symmetries),
-            data_range=given.range,
-            device=device,
-        )
-    notes += [str(warning.message) for warning in heard if warning.category is UserWarning]
+    tiled = Tiled(Symmetric(WithProgress(prior, bar), given.symmetries), SIDE)
+    clean, trust = guarded(tiled, pixels, used)
+    notes += mistrust(trust, used)
+    result = back(clean.cpu())
     save(result, job.out)
-    sigma = " ".join(f"{level:.1f}" for level in levels.flatten().tolist())
+    shown = (WHITE * levels).tolist() if given.sigma is None else [given.sigma]
+    sigma = " ".join(f"{level:.1f}" for level in shown)
     facts = f"sigma {sigma}{'' if given.sigma is not None else ' (estimated)'}"
-    figures = show(job, photograph, result, given.range or (0.0, white), facts)
+    figures = show(job, photograph, result, data_range, facts)
     return Outcome(facts, figures, (photograph.about.note, *notes))
 
 
 def _levels(pixels: Tensor, given: Namespace) -> tuple[Tensor, list[str]]:
-    """Return the noise of each page, in units of white 255, and warnings about the estimate."""
-    import torch
-
-    from ebrl.vision.noise import estimate
+    """Return the noise of each page, where white is 1, and warnings about the estimate."""
+    from ebrl.vision.noise import clipped, estimate
 
     if given.sigma is not None:
-        return pixels.new_full(pixels.shape[:-3], given.sigma), []
+        return clipped(pixels.new_full(pixels.shape[:-3], given.sigma / WHITE), pixels), []
     found = [estimate(page) for page in pixels.reshape(-1, *pixels.shape[-3:])]
     white = given.prior == "white"
-    sigmas = [WHITE * (one.sigma if white else one.deviation) for one in found]
-    levels = torch.tensor(sigmas).view(pixels.shape[:-3])
+    sigmas = [one.sigma if white else one.deviation for one in found]
+    levels = pixels.new_tensor(sigmas).view(pixels.shape[:-3])
     if white and any(one.is_coarse for one in found):
         worst = max(found, key=lambda one: one.coarse)
         note = (

@@ -16,7 +16,6 @@ from ebrl.command.photographs.batch import (
     Outcome,
     add_photographs,
     check_reference,
-    doubts,
     prior_for,
     show,
     work_through,
@@ -128,8 +127,9 @@ def _restore(
     from ebrl.vision.denoising import check_range
     from ebrl.vision.files import check_holds, load, save
     from ebrl.vision.images import picture
+    from ebrl.vision.noise import doubts
     from ebrl.vision.observations import EXACT
-    from ebrl.vision.restoration import LEVELS, restore
+    from ebrl.vision.restoration import LEVELS, PATH_LEVELS, restore
     from ebrl.vision.tiles import Tiled, evaluations
 
     photograph = load(job.source)
@@ -144,16 +144,16 @@ def _restore(
     prior = prior_for(pixels.to(device), given)
     observation, inside = _observed(pixels.to(device), damage, max(level / WHITE, EXACT))
     once = evaluations(observation.start())
-    bar.reset(once * LEVELS)
+    bar.reset(once * 2 * LEVELS)
     fast = prior.in_bfloat16() if fastest_precision(device) == "bfloat16" else prior
     watched = Tiled(WithProgress(fast, bar))
     result = back(inside.of(restore(observation, watched)).cpu())
     save(result, job.out)
     if DEVIATION in job.beside:
-        bar.reset(once * LEVELS * (given.samples + 1))
+        bar.reset(once * (2 * LEVELS + PATH_LEVELS * given.samples))
         facts += _save_deviation(job, inside, observation, watched, given)
     figures = show(job, before, result, data_range, facts)
-    notes = doubts(given.sigma, level, WHITE * prior.levels[1])
+    notes = doubts(given.sigma, level / WHITE, prior.levels[1], WHITE)
     return Outcome(facts, figures, (photograph.about.note, *notes))
 
 

@@ -123,7 +123,8 @@ def compared(
         levels = noise_levels(pixels, sigma, WHITE)
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always", UserWarning)
-            result = denoise(photograph, levels * white, strength=strength, device=device)
+            given = None if sigma is None else levels * white
+            result = denoise(photograph, given, strength=strength, device=device)
         save(result, target)
     except (OSError, ValueError) as error:
         return Compared(None, None, f"Not denoised: {error}.")

@@ -13,7 +13,7 @@ from ebrl.energies import Energy, check_energy
 from ebrl.energies.evaluating import evaluating
 from ebrl.vision.images import ImageError, picture
 from ebrl.vision.networks import over_images
-from ebrl.vision.noise import Sigma, clipped, noise_levels
+from ebrl.vision.noise import Sigma, clipped, doubts, noise_levels
 from ebrl.vision.shipped import prior_of
 from ebrl.vision.tiles import Tiled
 
@@ -24,7 +24,7 @@ EDGE = 9  # pixels a side of the neighbourhood whose contrast tells an edge from
 EDGE_CONTRAST = 6  # noise deviations between darkest and brightest pixel that make an edge
 STRONG_EDGE = 0.6  # of the range: always an edge
 LARGEST = 2  # noise deviations by which a pixel at an edge may change
-ERRORS = 3  # standard errors by which the energy of noise may lie above half a pixel
+STANDARD_ERRORS = 3  # by which the energy of noise may lie above half a pixel
 OUTSIDE = 1e-3  # share of pixels that noise may carry more than 4 deviations outside [0, 1]
 
 
@@ -60,7 +60,7 @@ def denoise(
         TypeError: For a prior that is no energy.
         ImageError: For something that is no image, and for floats outside of the range.
         FileNotFoundError: For a missing file.
-        ValueError: For a negative sigma or one in other units, a strength below 0, a tile below 1.
+        ValueError: For a sigma that is negative or above white, a strength below 0, a tile below 1.
     """
     if not 0 <= strength < torch.inf or tile < 1:
         raise ValueError(f"expected strength >= 0 and tile >= 1, got {strength=}, {tile=}")
@@ -73,21 +73,23 @@ def denoise(
         check_range(pixels, levels)
         if prior is None:
             prior = prior_of(pixels)
-            told, highest = strength * float(levels.max()), prior.levels[1]
-            if told > highest:
-                _warn(
-                    f"sigma {white * told:.3g} is beyond the "
-                    f"{white * highest:.3g} that the energy learnt: expect less detail"
-                )
-        levels = strength * (levels if sigma is None else clipped(levels, pixels))
-        clean, trust = guarded(Tiled(prior, tile), pixels, levels)
-        doubted = float((trust < 0.5).float().mean())
-        if doubted > 0.01 and levels.min() > 0:
-            _warn(
-                f"{100 * doubted:.0f} % of the image does not look like noise and was left nearly "
-                "unchanged"
-            )
+            for doubt in doubts(sigma, strength * float(levels.max()), prior.levels[1], white):
+                _warn(doubt)
+        left = levels if sigma is None else clipped(levels, pixels)
+        clean, trust = guarded(Tiled(prior, tile), pixels, strength * left)
+        for doubt in mistrust(trust, strength * left):
+            _warn(doubt)
         return back(clean)
+
+
+def mistrust(trust: Tensor, levels: Tensor) -> list[str]:
+    """Return a warning where much of an image is hardly trusted; arguments as in `guarded`."""
+    share = float((trust < 0.5).float().mean())
+    if share <= 0.01 or levels.min() <= 0:
+        return []
+    return [
+        f"{100 * share:.0f} % of the image does not look like noise and was left nearly unchanged"
+    ]
 
 
 def denoised(prior: Energy, y: Tensor, sigma: Tensor) -> Tensor:
@@ -97,7 +99,12 @@ def denoised(prior: Energy, y: Tensor, sigma: Tensor) -> Tensor:
         prior: An energy that takes a sigma.
         y: Images `(*batch, channels, height, width)`.
         sigma: `(*leading batch,)`, or a map `(*batch, 1, height, width)`; where it is 0, y stays.
+
+    Raises:
+        ValueError: For a negative sigma.
     """
+    if (torch.as_tensor(sigma) < 0).any():
+        raise ValueError(f"expected a sigma >= 0, got {float(torch.as_tensor(sigma).min())}")
     return guarded(prior, y, sigma)[0]
 
 
@@ -134,7 +141,7 @@ def noise_limit(y: Tensor) -> Tensor:
     )
     rows, columns = torch.minimum(rows, rows.flip(0)), torch.minimum(columns, columns.flip(0))
     count = y.shape[-3] * rows[:, None] * columns
-    return (1 + ERRORS * (2 / count).sqrt()).unsqueeze(0).to(y)
+    return (1 + STANDARD_ERRORS * (2 / count).sqrt()).unsqueeze(0).to(y)
 
 
 def tweedie(prior: Energy, y: Tensor, sigma: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ SOME = 0.25  # share of flat coefficients up to which a block shows its noise
 LEAST = 0.02  # share of the image that has to show it
 HIDDEN = 0.1  # share of clipped pixels from which on a block hides its noise
 CLIPPED = 1e-3  # distance from black and white within which a pixel counts as clipped
+LARGEST = 0.75  # noise in black and white pixels alone has about .5; more is a pattern
 
 
 class NoiseEstimate(NamedTuple):
@@ -112,12 +113,42 @@ def clipped(levels: Tensor, pixels: Tensor) -> Tensor:
     return torch.where(inside, left, levels)
 
 
+def doubts(sigma: Sigma | None, used: float, highest: float, white: float) -> list[str]:
+    """Return warnings about a sigma.
+
+    Args:
+        sigma: What the caller gave, in units in which white is `white`, or None.
+        used: The largest level that is taken from the pixels, where white is 1.
+        highest: The highest level that the prior learnt, likewise.
+        white: The value of white.
+    """
+    if used > highest:
+        return [
+            f"sigma {white * used:.3g} is beyond the {white * highest:.3g} that was learnt: expect "
+            "less detail"
+        ]
+    given = 0.0 if sigma is None else float(torch.as_tensor(sigma).max())
+    if white >= 255 and 0 < given < 1:
+        return [
+            f"sigma {given:.2g} of {white:g} is hardly any noise; if it was meant for images in "
+            f"[0, 1], it is {given * white:.3g} here"
+        ]
+    return []
+
+
+def check_levels(levels: Tensor) -> None:
+    """Raise `ValueError` for noise levels `(levels,)` that are not positive or do not fall."""
+    if not (levels.ndim == 1 and len(levels) and (levels > 0).all() and (levels.diff() < 0).all()):
+        raise ValueError(f"expected positive levels that fall, got {levels.tolist()}")
+
+
 def estimate(image: Tensor) -> NoiseEstimate:
     """Estimate the noise of an image `(channels, height, width)` in [0, 1].
 
     The fine estimate is the median of the finest diagonal wavelet coefficients (Donoho and
     Johnstone 1994), or their deviation in the flattest blocks where the others have texture. It is
-    high where texture is everywhere, and 0 for drawings on plain ground. The coarse one is the
+    high where texture is everywhere, and 0 for drawings on plain ground and for patterns that clip
+    to black and white. The coarse one is the
     deviation in the flattest blocks of the next scale. In colour it looks at differences of the
     channels, in which texture nearly cancels; in grey it is used only where many blocks are
     equally flat.
@@ -142,7 +173,8 @@ def estimate(image: Tensor) -> NoiseEstimate:
         )
     else:
         coarse = _flattest(planes[0], clipped, 1.35)
-    return NoiseEstimate(float(fine), float(coarse))
+    fine, coarse = (0.0 if each > LARGEST else float(each) for each in (fine, coarse))
+    return NoiseEstimate(fine, coarse)
 
 
 def _finest(plane: np.ndarray, clipped: np.ndarray) -> float:

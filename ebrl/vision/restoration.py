@@ -25,13 +25,15 @@ from ebrl.sampling import Sampler
 from ebrl.sampling.sampler import Stage
 from ebrl.vision.denoising import check_range, denoised
 from ebrl.vision.images import picture
-from ebrl.vision.noise import noise_levels
+from ebrl.vision.noise import check_levels, noise_levels
 from ebrl.vision.observations import Observation
 from ebrl.vision.shipped import prior_of
 from ebrl.vision.tiles import Tiled
 
 FIRST, LAST = 49 / 255, 2 / 255  # levels that the shipped energies know
-LEVELS = 24  # of a restoration
+LEVELS = 14  # of a restoration, with two evaluations each
+PATH_LEVELS = 24  # of samples
+ADDED = 0.5  # share of the missing noise's variance that a restoration adds
 
 
 class Posterior(NamedTuple):
@@ -59,37 +61,58 @@ def restore(
     *,
     levels: Tensor | None = None,
     coupling: float = 0.23,
-    start: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return the image by half-quadratic splitting (Zhang et al. 2021, algorithm 1).
 
-    Each level takes one proximal step of the measurement and one denoising step. Pixels that were
+    Each level takes one proximal step of the measurement and one denoising step. A denoiser errs on
+    images without noise, and errors in smooth regions would grow from level to level. So the
+    denoised image is the mean of two, to which opposite noise was added before. Pixels that were
     measured without noise are returned as they were measured.
 
     Args:
         observation: What was measured.
         prior: An energy of images that takes a sigma.
-        levels: Noise levels `(levels,)` that fall; by default 24, from 49/255 to 2/255 or to the
+        levels: Noise levels `(levels,)` that fall; by default 14, from 49/255 to 2/255 or to the
             noise of the measurement, whichever is more.
         coupling: At level σ the proximal step may move the image by `σ / √coupling`: the larger the
             coupling, the more the prior counts.
-        start: The first image; by default the observation's.
+        generator: Source of the added noise; by default one with a fixed seed, so that the same
+            measurement gives the same image.
 
     Returns:
         The image, `(*batch, channels, height, width)`.
 
     Raises:
-        ValueError: For a coupling that is not positive.
+        ValueError: For a coupling or levels that are not positive, and for levels that do not fall.
     """
     if not coupling > 0:
         raise ValueError(f"expected coupling > 0, got {coupling}")
+    levels = _falling(observation, LEVELS) if levels is None else levels
+    check_levels(levels)
     with torch.inference_mode(False):
-        levels = _falling(observation, LEVELS) if levels is None else levels
-        x = observation.start() if start is None else start
+        x = observation.start()
+        generator = generator or torch.Generator(x.device).manual_seed(0)
         for level in levels.to(x, copy=True):
-            x = observation.proximal(x, float(level) / coupling**0.5)
-            x = denoised(prior, x, level)
+            reach = float(level) / coupling**0.5
+            x = observation.proximal(x, reach)
+            added = _missing(observation, x, level, reach, generator)
+            x = (denoised(prior, x + added, level) + denoised(prior, x - added, level)) / 2
         return observation.kept(x)
+
+
+def _missing(
+    observation: Observation, x: Tensor, level: Tensor, reach: float, generator: torch.Generator
+) -> Tensor:
+    """Return noise like x that brings it nearer to the noise of `level`.
+
+    A proximal step carries noise of the measurement into x. Adding all that is missing would keep
+    the denoiser from removing what the proximal step amplified.
+    """
+    noise = observation.deviation * _noise(observation.y, generator)
+    carried = observation.proximal(torch.zeros_like(x), reach, noise)
+    missing = level**2 - carried.square().mean((-3, -2, -1), keepdim=True)  # (*batch, 1, 1, 1)
+    return (ADDED * missing.clamp_min(0)).sqrt() * _noise(x, generator)
 
 
 def posterior(
@@ -99,19 +122,18 @@ def posterior(
     generator: torch.Generator,
     samples: int = 8,
     levels: Tensor | None = None,
-    start: Tensor | None = None,
     corrector: Sampler | None = None,
     corrector_step: float = 0.3,
 ) -> Posterior:
     """Sample the posterior along falling noise levels.
 
-    At each level the denoised image is treated as a Gaussian whose width is the denoiser's mean
-    error. Its product with the measurement is sampled exactly, by perturbing both and taking the
-    proximal step (Papandreou and Yuille 2010). For many independent Gaussian pixels that is the
-    posterior, if the first level is well above their deviation. Where nothing was measured the
-    deviation found is hardly more than the first level, .19 of white by default: pixels that vary
-    by .1, .2, .3 and .4 were given .10, .17, .21 and .23. Priors that know higher noise can start
-    there.
+    The path starts from what `restore` finds, with noise of the first level. At each level the
+    denoised image is treated as a Gaussian whose width is the denoiser's mean error. Its product
+    with the measurement is sampled exactly, by perturbing both and taking the proximal step
+    (Papandreou and Yuille 2010). For many independent Gaussian pixels that is the posterior, if the
+    first level is well above their deviation. Where nothing was measured the deviation found is
+    hardly more than the first level, .19 of white by default: pixels that vary by .1, .2, .3 and .4
+    were given .10, .17, .21 and .23. Priors that know higher noise can start there.
 
     Args:
         observation: What was measured.
@@ -119,8 +141,6 @@ def posterior(
         generator: Source of the noise.
         samples: Number of samples.
         levels: Noise levels `(levels,)` that fall; by default 24, from 49/255 to 2/255.
-        start: The image that noise of the first level is added to; by default one that `restore`
-            finds in 12 levels.
         corrector: A sampler that then moves the samples by `prior.given(last level) + observation`.
             With a Metropolis test it removes the remaining bias, as far as its steps reach. Its
             kernel, number of steps and temperature are used.
@@ -128,13 +148,13 @@ def posterior(
             `1 / (1/level² + 1/s²)` of the stiffest directions.
 
     Raises:
-        ValueError: For fewer than two samples.
+        ValueError: For fewer than two samples, and for levels that are not positive or do not fall.
     """
     if samples < 2:
         raise ValueError(f"expected at least two samples, got {samples}")
-    levels = schedules.geometric(FIRST, LAST, LEVELS) if levels is None else levels
-    if start is None:
-        start = restore(observation, prior, levels=_falling(observation, 12))
+    levels = schedules.geometric(FIRST, LAST, PATH_LEVELS) if levels is None else levels
+    check_levels(levels)
+    start = restore(observation, prior, generator=generator)
     measured, s = observation.y.expand(samples, *observation.y.shape), observation.deviation
 
     def possible(clean: Tensor, error: Tensor) -> Tensor:

@@ -43,24 +43,25 @@ ENERGIES: dict[str, Callable[[], Energy]] = {
 
 
 def pretrained(name: str, device: torch.device | str = "cpu") -> Energy:
-    """Return the energy with its weights, in float32, without gradients, in evaluation mode.
+    """Return a new copy of the energy, in float32, without gradients, in evaluation mode.
 
     Raises:
         ValueError: For an unknown name.
     """
     _check_name(name)
-    with torch.inference_mode(False):  # what is kept serves callers outside of it, too
-        return _pretrained(name, torch.device(device))
+    return deepcopy(_kept(name, torch.device(device)))
 
 
 def prior_of(pixels: Tensor) -> NoisyImageEnergy:
     """Return the denoiser that ships for images `(*batch, 1 or 3 channels, height, width)`."""
-    prior = pretrained("gray" if pixels.shape[-3] == 1 else "color", pixels.device)
-    return cast(NoisyImageEnergy, prior)
+    name = "gray" if pixels.shape[-3] == 1 else "color"
+    return cast(NoisyImageEnergy, _kept(name, pixels.device))
 
 
 @cache
-def _pretrained(name: str, device: torch.device) -> Energy:
+@torch.inference_mode(False)  # what is kept serves callers outside of it, too
+def _kept(name: str, device: torch.device) -> Energy:
+    """Return the energy that all callers share."""
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
         energy = ENERGIES[name]()
     stored = storage.load(WEIGHTS / f"{name}.safetensors")
@@ -77,7 +78,7 @@ def trainable(name: str) -> Energy:
     Raises:
         ValueError: For an unknown name.
     """
-    energy = deepcopy(pretrained(name)).train().requires_grad_(True)
+    energy = pretrained(name).train().requires_grad_(True)
     if isinstance(energy, NoisyImageEnergy):
         energy.levels = ANY_LEVEL
     return energy

@@ -17,7 +17,7 @@ from photographs import grey, write
 
 from ebrl import vision
 from ebrl.vision.drawings import drawings
-from ebrl.vision.noise import clipped
+from ebrl.vision.noise import clipped, doubts, estimate
 from ebrl.vision.objectives import CorrelatedNoise, WhiteNoise, blurred
 from ebrl.vision.patches import Patches, photographs
 
@@ -201,3 +201,17 @@ def test_shipped_weights_train_on_as_a_copy() -> None:
     shipped = vision.pretrained("gray")
     assert not any(parameter.requires_grad for parameter in shipped.parameters())
     assert not torch.equal(next(energy.parameters()), next(shipped.parameters()))
+
+
+def test_a_pattern_of_black_and_white_is_no_noise() -> None:
+    board = ((torch.arange(64)[:, None] + torch.arange(64)) % 2).float()
+    assert estimate(board[None]).sigma == 0
+    generator = torch.Generator().manual_seed(0)
+    saturated = (0.5 + 2 * torch.randn(1, 64, 64, generator=generator)).clamp(0, 1)
+    assert estimate(saturated).sigma > 0.3  # noise that clips nearly everywhere
+
+
+def test_a_sigma_in_other_units_is_doubted() -> None:
+    assert "25.5 here" in doubts(0.1, 0.1 / 255, 0.3, 255)[0]
+    assert doubts(0.1, 0.1, 0.3, 1.0) == []
+    assert "beyond the 76.5" in doubts(80.0, 80 / 255, 0.3, 255)[0]

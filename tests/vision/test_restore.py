@@ -222,3 +222,13 @@ def test_gaussian_kernels_sum_to_one() -> None:
     kernel = gaussian_kernel(1.6)
     assert kernel.shape == (11, 11)
     torch.testing.assert_close(kernel.sum(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("levels", [[0.1, 0.0], [0.01, 0.1], [0.1, 0.1], []])
+def test_levels_are_positive_and_fall(levels: list[float]) -> None:
+    observation, path = Direct(random(1, 8, 8), NOISE), torch.tensor(levels)
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(ValueError, match="positive levels that fall"):
+        restore(observation, GaussianImages(), levels=path)
+    with pytest.raises(ValueError, match="positive levels that fall"):
+        posterior(observation, GaussianImages(), levels=path, generator=generator)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ebrl.vision.denoising import denoise
 from ebrl.vision.shipped import WEIGHTS, available, card, pretrained
 
 
@@ -17,3 +18,12 @@ def test_shipped_weights_are_those_that_are_used(name: str) -> None:
     assert stored.keys() == used.keys()
     assert all(torch.equal(stored[key].float(), value) for key, value in used.items())
     assert card(name)
+
+
+def test_what_a_caller_does_with_weights_stays_with_the_caller() -> None:
+    y = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected = denoise(y, 0.1)
+    with torch.no_grad():
+        for parameter in pretrained("gray").to(torch.bfloat16).parameters():
+            parameter.zero_()
+    assert torch.equal(denoise(y, 0.1), expected)

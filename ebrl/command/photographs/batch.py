@@ -181,18 +181,6 @@ def show(
     return was, now
 
 
-def doubts(sigma: float | None, used: float, highest: float) -> list[str]:
-    """Return warnings about the sigma that was given, and about the one that is used."""
-    if used > highest:
-        return [f"sigma {used:.3g} is beyond the {highest:.3g} that was learnt: expect less detail"]
-    if sigma is not None and 0 < sigma < 1:
-        return [
-            f"sigma {sigma:.2g} of 255 is hardly any noise; if it was meant for images in [0, 1], "
-            f"it is --sigma {sigma * WHITE:.3g}"
-        ]
-    return []
-
-
 @contextmanager
 def _bar(name: str) -> Iterator[tqdm]:
     """Show progress on a terminal, with the time left for this photograph."""
