@@ -22,7 +22,7 @@ from torch import Tensor
 from ebrl.constants import Constant
 from ebrl.energies import Energy, Number, align_left
 from ebrl.generators import device_of
-from ebrl.spaces.space import FreeEnergy, Space, coarser
+from ebrl.spaces.space import FreeEnergy, RejectingEnergy, Space, coarser
 
 Walls = Literal["reject", "reflect", "tanh", "project"]
 
@@ -112,20 +112,6 @@ class Box(Space):
         falling = along > width
         x = low + torch.where(falling, 2 * width - along, along)
         return x, torch.where(falling, -1.0, 1.0).to(free.dtype)
-
-
-class RejectingEnergy(FreeEnergy):
-    """+inf outside the box."""
-
-    def forward(self, free: Tensor) -> Tensor:
-        return self._walled(free, self.energy(free))
-
-    def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
-        value, gradient = self.energy.value_and_gradient(free)
-        return self._walled(free, value), gradient
-
-    def _walled(self, free: Tensor, value: Tensor) -> Tensor:
-        return torch.where(self.space.contains(free), value, math.inf)
 
 
 class ReflectedEnergy(FreeEnergy):

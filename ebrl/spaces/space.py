@@ -125,6 +125,20 @@ class FreeEnergy(Energy):
         return value + added, pulled
 
 
+class RejectingEnergy(FreeEnergy):
+    """+inf outside the space."""
+
+    def forward(self, free: Tensor) -> Tensor:
+        return self._walled(free, self.energy(free))
+
+    def value_and_gradient(self, free: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = self.energy.value_and_gradient(free)
+        return self._walled(free, value), gradient
+
+    def _walled(self, free: Tensor, value: Tensor) -> Tensor:
+        return torch.where(self.space.contains(free), value, math.inf)
+
+
 def equal(one: object, other: object) -> bool:
     """Return whether two spaces, or what they consist of, have one type and equal numbers."""
     if one is other or type(one) is not type(other):

@@ -1,7 +1,8 @@
 """Strings: sequences of categories, of different lengths.
 
 A string is a row of integers, its categories and then padding up to the longest length:
-`[5, 3, 4, 0, 0]` has length 3. Kernels move such rows as they are.
+`[5, 3, 4, 0, 0]` has length 3. Kernels move such rows as they are, and find the energy +inf at rows
+that are no string of the space.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ebrl.energies import Energy, Number
 from ebrl.generators import device_of
-from ebrl.spaces.space import Space
+from ebrl.spaces.space import RejectingEnergy, Space
 
 PADDING = 0
 
@@ -41,7 +42,7 @@ class Strings(Space):
                 f"strings are rows of integers: expected an energy with event_ndim=1, got "
                 f"event_ndim={energy.event_ndim}"
             )
-        return energy
+        return RejectingEnergy(self, energy, temperature, step_size)
 
     def contains(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.longest:

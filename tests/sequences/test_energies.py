@@ -8,7 +8,16 @@ from problems import generator
 
 from ebrl import Energy, Sampler
 from ebrl.estimators import exact_log_normalizer, exact_log_probabilities
-from ebrl.kernels import DMALA, Edits, Gibbs, GibbsWithGradients, IteratedSIR, Kernel
+from ebrl.kernels import (
+    DMALA,
+    Edits,
+    Gibbs,
+    GibbsWithGradients,
+    IndependenceMetropolis,
+    IteratedSIR,
+    Kernel,
+)
+from ebrl.sampling import importance_resampling
 from ebrl.sequences.energies import (
     CausalEnergy,
     MaskedEnergy,
@@ -200,6 +209,26 @@ def test_discrete_kernels_are_exact_on_sentences_of_a_length(kernel: Kernel) -> 
 )
 def test_kernels_of_strings_are_exact_on_sentences_of_any_length(kernel: Kernel) -> None:
     assert stays(kernel, CAUSAL + SCORER, SPACE)
+
+
+NO_EMPTY = Strings(LONGEST, VOCABULARY, first=FIRST, shortest=1)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [IteratedSIR(CAUSAL, 4), IndependenceMetropolis(CAUSAL), Edits(NO_EMPTY)],
+    ids=lambda kernel: type(kernel).__name__,
+)
+def test_a_proposal_with_draws_outside_of_the_space_leaves_chains_inside(kernel: Kernel) -> None:
+    assert not NO_EMPTY.contains(CAUSAL.sample((200,), generator(0))).all()
+    assert stays(kernel, CAUSAL + SCORER, NO_EMPTY)
+
+
+def test_points_are_resampled_from_draws_inside_of_the_space() -> None:
+    x = importance_resampling(
+        CAUSAL, CAUSAL, (500,), generator=generator(0), candidates=32, space=NO_EMPTY
+    ).x
+    assert NO_EMPTY.contains(x).all()
 
 
 def test_more_tokens_than_the_context_are_refused() -> None:
