@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ebrl import sequences
-from ebrl.sequences.pages import gaps, redness
+from ebrl.sequences.pages import redness
 
 PAIRS = (
     ("She walked into the room and sat down.", "She walked into the room and sat was."),
@@ -29,8 +29,8 @@ def draw(axes: Axes, sentence: str, row: float) -> None:
     (score,) = sequences.score([sentence])
     axes.text(-1, row, f"{score.total:.1f}", ha="right", va="center", color="grey", family="serif")
     place = 0
-    *texts, end = gaps(score)
-    for shown, part in zip([*texts, end or "∎"], score.per_token, strict=True):
+    for part in score.per_token:
+        shown = part.text or "∎"
         corner, size = (place, row - 0.38), (len(shown), 0.76)
         axes.add_patch(Rectangle(corner, *size, lw=0, facecolor=SHADES(redness(part))))
         for at, character in enumerate(shown, start=place):

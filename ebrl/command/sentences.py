@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ebrl.sequences.language import Language
 
 LANGUAGE_FILE = "language.safetensors"  # in the folder of a run
+RED = (214, 60, 40)  # behind the least likely tokens
+PLAIN = 0.3  # redness up to which a token has the terminal's own colours
 
 
 class Judge(NamedTuple):
@@ -122,11 +124,12 @@ def complain(place: str, error: Exception) -> None:
 
 
 def coloured(score: Score) -> Coloured:
-    """Return a sentence with tokens of high energy in red."""
-    from ebrl.sequences.pages import gaps, redness
+    """Return a sentence with tokens of high energy on red, legible on any terminal."""
+    from ebrl.sequences.pages import redness
 
     text = Coloured()
-    for shown, part in zip(gaps(score), score.per_token, strict=True):
-        fade = round(255 * (1 - redness(part)))
-        text.append(shown, style=f"rgb(255,{fade},{fade})")
+    for part in score.per_token:
+        red = redness(part)
+        shade = ",".join(f"{255 + red * (full - 255):.0f}" for full in RED)
+        text.append(part.text, style=f"rgb(0,0,0) on rgb({shade})" if red > PLAIN else "")
     return text

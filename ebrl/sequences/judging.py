@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ TOKENS_AT_ONCE = 8192
 class TokenEnergy(NamedTuple):
     """A token of a sentence and its part of the energy."""
 
-    text: str  # '' for the end, and for what follows the first byte of a character
+    text: str  # '' for the end, and for bytes of a character that was spelled before
     energy: float  # nats
 
 
@@ -30,7 +31,7 @@ class Score(NamedTuple):
 
     text: str  # with single spaces
     total: float  # nats
-    per_token: tuple[TokenEnergy, ...]  # they sum to the total; the last is the end's
+    per_token: tuple[TokenEnergy, ...]  # texts join to the text, energies sum to the total
 
 
 def score(
@@ -56,11 +57,9 @@ def score(
     parts = parts_of_rows(energy or language.causal, rows)
     scores = []
     for text, each, values in zip(sentences, pieces, parts, strict=True):
-        places = [(piece.start, piece.end) for piece in each]
-        spelled = [
-            "" if place == before else text[slice(*place)]
-            for before, place in zip([None, *places], places, strict=False)
-        ]
+        # A token may end within a character, which is then spelled by the first that reaches it.
+        ends = [0, *accumulate((piece.end for piece in each), max)]
+        spelled = [text[start:end] for start, end in pairwise(ends)]
         found = tuple(map(TokenEnergy, [*spelled, ""], values.tolist()))
         scores.append(Score(text, float(values.sum()), found))
     return scores

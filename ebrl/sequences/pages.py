@@ -33,20 +33,10 @@ def redness(part: TokenEnergy) -> float:
     return min(max(part.energy / WORST, 0.0), 1.0)
 
 
-def gaps(score: Score) -> list[str]:
-    """Return each part's text with the space before it, where there is one."""
-    found, place = [], 0
-    for part in score.per_token:
-        start = score.text.find(part.text, place) if part.text else place
-        found.append(score.text[place : start + len(part.text)])
-        place = start + len(part.text)
-    return found
-
-
 def _sentence(score: Score) -> str:
-    *texts, end = map(escape, gaps(score))
-    spelled = [*texts, end or "&#9632;"]  # a mark at the end of the sentence
-    tokens = "".join(map(_token, spelled, score.per_token))
+    *parts, end = score.per_token
+    spelled = [*(escape(part.text) for part in parts), "&#9632;"]  # a mark at the end
+    tokens = "".join(map(_token, spelled, [*parts, end]))
     return f'<p><span class="total">{score.total:.1f}</span>{tokens}</p>'
 
 

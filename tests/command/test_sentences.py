@@ -16,6 +16,8 @@ from languages import SENTENCES, animals
 
 from ebrl import sequences
 from ebrl.command import main
+from ebrl.command.sentences import coloured
+from ebrl.sequences.judging import Score, TokenEnergy
 from ebrl.sequences.language import load, save
 
 SOUND, BROKEN = "The dog hears the fish.", "The dog hears fish the."
@@ -66,6 +68,13 @@ def test_a_sentence_is_scored_token_by_token_and_as_a_page(
     assert said.splitlines()[-2].endswith("(end)")  # the page is named after it
     tokens = len(animals().tokenizer.encode(BROKEN))
     assert Path("page.html").read_text().count("<span title=") == tokens + 1
+
+
+def test_likely_tokens_keep_the_colours_of_the_terminal() -> None:
+    parts = (TokenEnergy("The", 0.1), TokenEnergy(" cat", 11.0), TokenEnergy("", 0.1))
+    styles = {span.start: span.style for span in coloured(Score("The cat", 11.2, parts)).spans}
+    assert 0 not in styles
+    assert str(styles[3]).startswith("rgb(0,0,0) on rgb(217")
 
 
 def test_bytes_of_a_character_are_no_end(capsys: pytest.CaptureFixture[str]) -> None:
