@@ -2,7 +2,8 @@
 
 A sentence is `x: (*batch, length)` int64, tokens and then padding, as `ebrl.spaces.Strings` has it.
 Padding never changes an energy. A row that is no sentence, with a special token or a gap inside,
-has energy infinity. Kernels with gradients move one-hot tokens and read an energy through `OneHot`.
+has energy infinity, but for `FrequencyEnergy`. Kernels with gradients move one-hot tokens and read
+an energy through `OneHot`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class SentenceEnergy(Energy):
     """An energy that is a sum over the tokens of a sentence and its end."""
 
     event_ndim = 1
+    elsewhere = torch.inf  # the energy of a row that is no sentence
 
     def per_token(self, x: Tensor) -> Tensor:
         """Return the part of each token, `(n, length + 1)`, of sentences `x: (n, length)`.
@@ -34,19 +36,21 @@ class SentenceEnergy(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, sound = sentences_only(x.reshape(x.shape[:-1].numel(), x.shape[-1]))
-        value = self.per_token(rows).sum(1).masked_fill(~sound, torch.inf)
+        value = self.per_token(rows).sum(1).masked_fill(~sound, self.elsewhere)
         return value.view(x.shape[:-1])
 
 
 class FrequencyEnergy(SentenceEnergy):
     """`-Σ_i log p(x_i)`, each token alone: what a sentence costs for its length and rare words.
 
-    Subtracting it from a language model's energy leaves how well the tokens fit together.
+    Subtracting it from a language model's energy leaves how well the tokens fit together. It weighs
+    sentences and refuses none: a row that is no sentence has energy 0.
 
     Args:
         log_frequencies: `log p` of each token, `(vocabulary,)`.
     """
 
+    elsewhere = 0.0
     log_frequencies: Tensor
 
     def __init__(self, log_frequencies: Tensor):
@@ -124,15 +128,23 @@ class CausalEnergy(TransformerEnergy):
             temperature: Divides the energy of each token given those before it; other than 1, the
                 draws are not those of a tempered energy of sentences.
             longest: Stop after so many tokens; sentences of that length may be unfinished.
+
+        Raises:
+            ValueError: If the temperature is not positive, or the prefix too long.
         """
+        first = 0 if prefix is None else len(prefix)
+        if not (temperature > 0 and first <= self.longest):
+            raise ValueError(
+                f"expected temperature > 0 and a prefix of at most {self.longest} tokens, got "
+                f"{temperature=} and a prefix of {first}"
+            )
         end = self.longest if longest is None else min(longest, self.longest)
         count = torch.Size(batch).numel()
         x = torch.full((count, self.longest), PAD, device=generator.device)
         start = torch.tensor([BOUNDARY], device=x.device)
         read = start if prefix is None else torch.cat([start, prefix.to(start)])
-        x[:, : len(read) - 1] = read[1:]
-        first, memory = len(read) - 1, self.transformer.memory()
-        read = read.expand(count, -1)
+        x[:, :first] = read[1:]
+        read, memory = read.expand(count, -1), self.transformer.memory()
         ended = torch.zeros(count, dtype=torch.bool, device=x.device)
         for place in range(first, end):
             features = self.transformer(self.transformer.embed(read), memory=memory)[:, -1]
@@ -158,7 +170,7 @@ class MaskedEnergy(TransformerEnergy):
 
     def relaxed(self, embedded: Tensor, x: Tensor, one_hot: Tensor | None = None) -> Tensor:
         inside = x != PAD
-        parts = embedded.new_zeros(len(x), x.shape[1] + 1)
+        parts = widened(embedded.new_zeros(len(x), x.shape[1] + 1))
         if not inside.any():
             return parts
         row, place = inside.nonzero(as_tuple=True)
@@ -169,9 +181,9 @@ class MaskedEnergy(TransformerEnergy):
             masked = torch.where(here, hole, embedded[r])
             features = read_both_ways(self.transformer, masked, x[r])
             # The features before a token predict it.
-            logits = self.transformer.logits(features[torch.arange(len(r)), p])
+            logits = widened(self.transformer.logits(features[torch.arange(len(r)), p]))
             target = x[r, p] - PREDICTED if one_hot is None else one_hot[r, p, PREDICTED:]
-            losses.append(F.cross_entropy(logits.float(), target, reduction="none"))
+            losses.append(F.cross_entropy(logits, target, reduction="none"))
         return parts.index_put((row, place), torch.cat(losses))
 
 
@@ -199,12 +211,13 @@ class ScorerEnergy(TransformerEnergy):
         around = read_both_ways(self.transformer, embedded, x)[:, 1:]  # at the token, not before
         loss = token_losses(self.transformer, left, targets_of(x, one_hot))
         features = torch.cat([left, around, loss.unsqueeze(-1).to(left)], -1)
-        return self.head(features).squeeze(-1).float().masked_fill(with_end(x) == PAD, 0.0)
+        return widened(self.head(features).squeeze(-1)).masked_fill(with_end(x) == PAD, 0.0)
 
 
 class OneHot(Energy):
-    """An energy of sentences on one-hot tokens `(*batch, length, vocabulary)`, without padding.
+    """An energy of sentences on one-hot tokens `(*batch, length, vocabulary - len(SPECIAL))`.
 
+    These are tokens without the special ones, so that every x is a sentence of `length` tokens.
     The transformer reads means of embeddings, weighted by x, and the losses of predicted tokens are
     weighted likewise. The gradient thus holds a token's own cost and its effect on the others.
     """
@@ -216,11 +229,10 @@ class OneHot(Energy):
         self.energy = energy
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, *x.shape[-2:])
-        tokens, sound = sentences_only(rows.argmax(-1), trim=False)
-        sound = sound & (tokens != PAD).all(1)
-        parts = self.energy.relaxed(self.energy.transformer.embed(rows), tokens, rows)
-        return parts.sum(1).masked_fill(~sound, torch.inf).view(x.shape[:-2])
+        rows = F.pad(x.reshape(-1, *x.shape[-2:]), (len(SPECIAL), 0))
+        tokens = x.argmax(-1).view(rows.shape[:2]) + len(SPECIAL)
+        parts = self.energy.relaxed(self.energy.transformer.embed(rows), tokens, widened(rows))
+        return parts.sum(1).view(x.shape[:-2])
 
 
 def token_parts(energy: Energy, x: Tensor) -> Tensor:
@@ -267,15 +279,15 @@ def targets_of(x: Tensor, one_hot: Tensor | None) -> Tensor:
     return torch.cat([one_hot, end], 1)
 
 
-def sentences_only(x: Tensor, trim: bool = True) -> tuple[Tensor, Tensor]:
+def sentences_only(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return rows `(n, length)`, non-sentences emptied, and which are sentences, `(n,)` bool.
 
-    With `trim`, the rows are cut to the length of the longest sentence.
+    The rows are int64, cut to the length of the longest sentence.
     """
     inside = torch.arange(x.shape[1], device=x.device) < string_lengths(x).unsqueeze(1)
     sound = (inside == (x >= len(SPECIAL))).all(1)
-    x = torch.where(sound.unsqueeze(1), x, PAD)
-    longest = int(string_lengths(x).max()) if trim and x.numel() else x.shape[1]
+    x = torch.where(sound.unsqueeze(1), x, PAD).long()
+    longest = int(string_lengths(x).max()) if x.numel() else x.shape[1]
     return x[:, :longest], sound
 
 
@@ -294,7 +306,7 @@ def token_losses(transformer: Transformer, features: Tensor, targets: Tensor) ->
     )
     losses = [
         F.cross_entropy(
-            transformer.logits(block).float(),  # (tokens, vocabulary - PREDICTED)
+            widened(transformer.logits(block)),  # (tokens, vocabulary - PREDICTED)
             target,
             ignore_index=PAD - PREDICTED,
             reduction="none",
@@ -302,3 +314,8 @@ def token_losses(transformer: Transformer, features: Tensor, targets: Tensor) ->
         for block, target in blocks
     ]
     return torch.cat(losses).view(features.shape[:2])
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return x in float32 at least: a sum over tokens in bfloat16 would round the last away."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -24,14 +24,14 @@ class MaskedFilling:
             ones. Tokens that are not allowed stay where they are.
 
     Raises:
-        ValueError: If `uniform` lies outside [0, 1].
+        ValueError: If `uniform` lies outside [0, 1).
     """
 
     def __init__(
         self, transformer: Transformer, uniform: float = 0.01, allowed: Tensor | None = None
     ):
-        if not 0 <= uniform <= 1:
-            raise ValueError(f"expected a share from 0 to 1, got {uniform=}")
+        if not 0 <= uniform < 1:
+            raise ValueError(f"expected a share of at least 0 and below 1, got {uniform=}")
         self.transformer, self.uniform = transformer, uniform
         self.never = None if allowed is None else ~allowed[len(SPECIAL) :]
 

@@ -8,6 +8,7 @@ both ways, it predicts the next token where that is masked. Both readings share 
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -108,13 +109,20 @@ class Transformer(nn.Module):
         """Return a copy that knows the first `vocabulary` tokens alone.
 
         Its probabilities are those of this one, given that no other token comes.
+
+        Raises:
+            ValueError: If there are not so many tokens.
         """
-        copy = Transformer(**{**self.sizes, "vocabulary": vocabulary})
-        weights = self.state_dict()
-        weights["embedding.weight"] = weights["embedding.weight"][:vocabulary]
-        weights["bias"] = weights["bias"][: vocabulary - PREDICTED]
-        copy.load_state_dict(weights)
-        return copy.train(self.training)
+        if not len(SPECIAL) < vocabulary <= self.vocabulary:
+            raise ValueError(
+                f"expected {len(SPECIAL)} < vocabulary <= {self.vocabulary}, got {vocabulary}"
+            )
+        copy = deepcopy(self)
+        copy.vocabulary = copy.embedding.num_embeddings = vocabulary
+        copy.sizes["vocabulary"] = vocabulary
+        copy.embedding.weight.data = self.embedding.weight[:vocabulary].clone()
+        copy.bias.data = self.bias[: vocabulary - PREDICTED].clone()
+        return copy
 
     def memory(self) -> Memory:
         """Return an empty memory."""

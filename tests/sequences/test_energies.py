@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from problems import generator
@@ -20,6 +22,7 @@ from ebrl.kernels import (
 from ebrl.sampling import importance_resampling
 from ebrl.sequences.energies import (
     CausalEnergy,
+    FrequencyEnergy,
     MaskedEnergy,
     OneHot,
     ScorerEnergy,
@@ -54,6 +57,11 @@ KINDS = [CAUSAL, MASKED, SCORER]
 SPACE = Strings(LONGEST, VOCABULARY, first=FIRST, shortest=0)
 
 
+def one_hot_tokens(x: torch.Tensor) -> torch.Tensor:
+    """Return sentences `(n, length)` without padding as `OneHot` reads them."""
+    return torch.nn.functional.one_hot(x - FIRST, WORDS).float()
+
+
 def names(kind: SentenceEnergy) -> str:
     return type(kind).__name__
 
@@ -84,6 +92,16 @@ def test_a_prefix_stays_and_the_rest_has_the_law_given_it() -> None:
     assert ((counts - law).abs() <= 5 * (law / 20_000).sqrt() + 1e-4).all()
 
 
+@pytest.mark.parametrize(
+    ("prefix", "temperature"), [(1, 0.0), (1, float("nan")), (LONGEST + 1, 1.0)]
+)
+def test_draws_that_cannot_be_made_are_refused(prefix: int, temperature: float) -> None:
+    with pytest.raises(ValueError, match=rf"a prefix of at most {LONGEST} tokens, got temp"):
+        CAUSAL.sample(
+            (2,), generator(0), prefix=torch.full((prefix,), FIRST), temperature=temperature
+        )
+
+
 def test_after_a_prefix_only_what_may_follow_comes() -> None:
     allowed = torch.zeros(VOCABULARY, dtype=torch.bool)
     allowed[5] = True
@@ -109,6 +127,20 @@ def test_a_narrowed_transformer_has_the_conditional_law() -> None:
     logits = TRANSFORMER.logits(TRANSFORMER(embedded))[..., : 5 - BOUNDARY]
     expected = -torch.log_softmax(logits, -1).gather(-1, (x - BOUNDARY).unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(narrow.per_token(x)[:, :2], expected)
+
+
+def test_a_narrowed_transformer_keeps_all_else_and_draws_no_numbers() -> None:
+    wide = Transformer(VOCABULARY, 16, 2, 2, 16, dropout=0.3).double().requires_grad_(False)
+    before = torch.get_rng_state()
+    narrow = wide.narrowed(5)
+    assert torch.get_rng_state().equal(before)
+    assert narrow.dropout.p == narrow.blocks[0].dropout.p == 0.3
+    assert {weight.dtype for weight in narrow.parameters()} == {torch.float64}
+    assert not any(weight.requires_grad for weight in narrow.parameters())
+    assert (narrow.sizes["vocabulary"], wide.sizes["vocabulary"]) == (5, VOCABULARY)
+    Transformer(**narrow.sizes).load_state_dict(narrow.state_dict())
+    with pytest.raises(ValueError, match=f"vocabulary <= {VOCABULARY}, got 60"):
+        wide.narrowed(60)
 
 
 def test_the_masked_energy_is_the_sum_of_each_token_given_the_others() -> None:
@@ -156,7 +188,7 @@ def test_energies_compose_and_so_do_their_parts() -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=names)
 def test_one_hot_tokens_have_the_same_energy_and_a_gradient(kind: SentenceEnergy) -> None:
     x = SPACE.states()[-27:]
-    one_hot = torch.nn.functional.one_hot(x, VOCABULARY).float()
+    one_hot = one_hot_tokens(x)
     value, gradient = OneHot(kind).value_and_gradient(one_hot)
     torch.testing.assert_close(value, kind(x), atol=1e-5, rtol=1e-5)
     assert gradient.shape == one_hot.shape
@@ -166,16 +198,16 @@ def test_one_hot_tokens_have_the_same_energy_and_a_gradient(kind: SentenceEnergy
 
 def test_the_gradient_foretells_what_another_token_costs() -> None:
     x = SPACE.states()[-27:]
-    one_hot = torch.nn.functional.one_hot(x, VOCABULARY).float()
+    one_hot = one_hot_tokens(x)
     _, gradient = OneHot(CAUSAL).value_and_gradient(one_hot)
     last = x.shape[1] - 1  # its own loss, and that of the end, which follows it
-    foretold = gradient[:, last] - gradient[:, last].gather(1, x[:, last:])
+    foretold = gradient[:, last] - gradient[:, last].gather(1, x[:, last:] - FIRST)
     true = []
     for token in range(len(SPECIAL), VOCABULARY):
         other = x.clone()
         other[:, last] = token
         true.append(CAUSAL(other) - CAUSAL(x))
-    changes = torch.stack(true, 1).flatten(), foretold[:, len(SPECIAL) :].flatten()
+    changes = torch.stack(true, 1).flatten(), foretold.flatten()
     assert torch.corrcoef(torch.stack(changes))[0, 1] > 0.7
 
 
@@ -195,7 +227,48 @@ def stays(kernel: Kernel, energy: Energy, space: Categorical | Strings, steps: i
     "kernel", [Gibbs(), GibbsWithGradients(), DMALA()], ids=lambda kernel: type(kernel).__name__
 )
 def test_discrete_kernels_are_exact_on_sentences_of_a_length(kernel: Kernel) -> None:
-    assert stays(kernel, OneHot(CAUSAL), Categorical(2, VOCABULARY))
+    assert stays(kernel, OneHot(CAUSAL), Categorical(2, WORDS))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=names)
+def test_every_reference_draw_of_one_hot_tokens_is_a_sentence(kind: SentenceEnergy) -> None:
+    space = Categorical(LONGEST, WORDS)
+    assert OneHot(kind)(space.reference((100,), generator(0))).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS, ids=names)
+def test_energies_have_the_precision_of_the_model_and_float32_at_least(
+    kind: SentenceEnergy, dtype: torch.dtype
+) -> None:
+    x, wide = SPACE.states()[-27:], torch.promote_types(dtype, torch.float32)
+    cast = deepcopy(kind).to(dtype)
+    for value in (cast(x), OneHot(cast)(one_hot_tokens(x).to(dtype))):
+        assert value.dtype == wide
+        torch.testing.assert_close(value.float(), kind(x), atol=0.1, rtol=0.02)
+    assert cast(torch.zeros_like(x)).dtype == wide
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=names)
+def test_one_hot_tokens_are_read_under_autocast(kind: SentenceEnergy) -> None:
+    x = SPACE.states()[-27:]
+    with torch.autocast("cpu", torch.bfloat16):
+        value = OneHot(kind)(one_hot_tokens(x))
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, kind(x), atol=0.1, rtol=0.02)
+
+
+def test_token_frequencies_weigh_sentences_and_leave_the_rest_infinite() -> None:
+    frequency = FrequencyEnergy(torch.linspace(-3.0, -1.0, VOCABULARY))
+    x = torch.tensor([[3, MASK, 4], [3, PAD, 4], [3, 4, 5]])
+    assert frequency(x).tolist()[:2] == [0, 0]
+    assert (CAUSAL - 2.0 * frequency)(x).isposinf().tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=names)
+def test_integers_of_any_width_are_sentences(kind: SentenceEnergy) -> None:
+    x = SPACE.states()[-9:]
+    assert kind(x.int()).equal(kind(x))
 
 
 @pytest.mark.parametrize(
@@ -250,8 +323,14 @@ def test_a_draw_may_have_no_tokens_at_all() -> None:
 
 
 def test_a_single_sentence_of_one_hot_tokens_needs_no_batch() -> None:
-    x = torch.nn.functional.one_hot(torch.tensor([[FIRST, FIRST + 1]]), VOCABULARY).float()
+    x = one_hot_tokens(torch.tensor([[FIRST, FIRST + 1]]))
     torch.testing.assert_close(OneHot(CAUSAL)(x[0]), OneHot(CAUSAL)(x)[0])
+
+
+@pytest.mark.parametrize("uniform", [-0.1, 1.0])
+def test_a_filling_that_is_uniform_alone_is_refused(uniform: float) -> None:
+    with pytest.raises(ValueError, match="at least 0 and below 1"):
+        MaskedFilling(TRANSFORMER, uniform)
 
 
 def test_a_filling_writes_allowed_tokens_alone() -> None:
