@@ -77,9 +77,12 @@ def _resume_energy(run: Run, steps: int | None, *, trust: bool) -> int:
         configuration = read_fit(run.config, options, trust=trust)
         _expect_no_shorter(configuration.parsed.steps, checkpoints_in(run.checkpoints), steps)
         setup = build(configuration)
-        if steps is not None and rank == 0:
-            write(run.config, configuration.text)
-        return train_to_end(configuration, setup, run)
+
+        def lengthen() -> None:
+            if steps is not None and rank == 0:
+                write(run.config, configuration.text)
+
+        return train_to_end(configuration, setup, run, lengthen)
 
 
 def _resume_agent(run: Run, total_timesteps: int | None, *, trust: bool) -> int:

@@ -67,9 +67,19 @@ class Transformer(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Return the features of tokens `(n, length)`, or of one-hot `(n, length, vocabulary)`."""
+        """Return the features of tokens `(n, length)`, or of one-hot `(n, length, vocabulary)`.
+
+        Raises:
+            ValueError: On the CPU, for numbers that are no tokens.
+        """
         weight = self.embedding.weight
-        return x @ weight if x.is_floating_point() else F.embedding(x, weight)
+        try:
+            return x @ weight if x.is_floating_point() else F.embedding(x, weight)
+        except IndexError as error:
+            raise ValueError(
+                f"expected tokens from 0 to {self.vocabulary - 1}, got {x.min()} to {x.max()}: "
+                "raise `vocabulary`, or encode by a tokenizer of as many tokens"
+            ) from error
 
     def forward(
         self, embedded: Tensor, length: Tensor | None = None, memory: Memory | None = None

@@ -264,10 +264,13 @@ def standardise_input(energy: Energy, data: Tensor | Dataset) -> None:
 
 
 def probe_rows(data: Tensor | Dataset) -> Tensor:
-    """Return the indices of two rows for a trial evaluation.
+    """Return the indices of two rows for a trial evaluation, the likeliest to be out of range.
 
-    For class labels these are the smallest and the largest label, the likeliest to be out of range.
+    For class labels these have the smallest and the largest label, for rows of integers the largest
+    integer and the greatest length.
     """
+    if isinstance(data, Ragged):
+        return torch.stack([data.row_of(data.flat.argmax()), data.lengths.argmax()])
     labels = data.tensors[1] if isinstance(data, TensorDataset) and len(data.tensors) > 1 else None
     if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
         return torch.stack([labels.argmin(), labels.argmax()])

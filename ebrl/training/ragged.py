@@ -30,6 +30,10 @@ class Ragged(Dataset):
         start = int(self.starts[row])
         return self.flat[start : start + int(self.lengths[row])].long()
 
+    def row_of(self, place: Tensor) -> Tensor:
+        """Return the rows that hold the integers at `place: (*batch,)` of `flat`."""
+        return torch.searchsorted(self.starts, place, right=True) - 1
+
     def batch(self, index: Tensor) -> Tensor:
         """Return the rows `index: (batch,)`, padded to the longest, `(batch, longest)` int64."""
         lengths = self.lengths[index]

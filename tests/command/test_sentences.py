@@ -236,15 +236,58 @@ def test_the_options_are_read_without_torch(verb: str) -> None:
 
 
 def test_a_run_on_text_leaves_a_language(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("text.txt").write_text("\n".join(SENTENCES))
-    small = "--energy.init_args.transformer.init_args"
-    options = ["--data.init_args.path", "text.txt", "--data.init_args.vocabulary", "300"]
-    sizes = ["vocabulary", "300", "width", "16", "layers", "1", "heads", "2", "hidden", "16"]
-    for name, value in zip(sizes[::2], sizes[1::2], strict=True):
-        options += [f"{small}.{name}", value]
-    assert main(["fit", "sequences/text", *options, "--steps", "4", "--run", "run"]) == 0
+    assert main(small_fit("\n".join(SENTENCES))) == 0
     assert "run/language.safetensors" in capsys.readouterr().out
     assert main(["score", SOUND, "--model", "run"]) == 0
+
+
+def small_fit(text: str, **changes: object) -> list[str]:
+    """Return the command that fits a small language to a text."""
+    Path("text.txt").write_text(text)
+    values = {"vocabulary": 300, "width": 16, "layers": 1, "heads": 2, "hidden": 16, "context": 40}
+    options = {f"energy.transformer.{name}": value for name, value in values.items()}
+    options |= {"data.path": "text.txt", "data.vocabulary": 300, "steps": 4, "run": "run"}
+    options |= {name.replace("__", "."): value for name, value in changes.items()}
+    pairs = [(f"--{name}", str(value)) for name, value in options.items()]
+    return ["fit", "sequences/text", *(part for pair in pairs for part in pair)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"energy__transformer__vocabulary": 290},
+            "expected a transformer of at least 300 tokens, got 290: "
+            "--energy.transformer.vocabulary 300",
+        ),
+        (
+            {"energy__transformer__context": 24},
+            "expected sentences of at most 22 tokens, got one of 30: --data.longest 22, or "
+            "--energy.transformer.context 32",
+        ),
+    ],
+)
+def test_a_text_that_the_transformer_cannot_read_is_refused_before_the_training(
+    changes: dict[str, object], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "\n".join([*SENTENCES * 3, "The cat sees the " + "dog " * 26])
+    assert main(small_fit(text, **changes)) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+def test_a_run_is_not_lengthened_on_another_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(small_fit("\n".join(SENTENCES))) == 0
+    before = Path("run/config.yaml").read_text()
+    Path("text.txt").write_text("\n".join(SENTENCES[::-1]))
+    assert main(["resume", "run", "--steps", "6"]) == 1
+    said = capsys.readouterr().err
+    assert "expected the data of the training so far" in said
+    assert "Go on" not in said
+    assert Path("run/config.yaml").read_text() == before
+    Path("text.txt").write_text("\n".join(SENTENCES))
+    assert main(["resume", "run", "--steps", "6"]) == 0
+    assert "steps: 6" in Path("run/config.yaml").read_text()
 
 
 def test_a_text_too_small_for_its_vocabulary_leaves_a_language_that_repairs() -> None:

@@ -18,7 +18,7 @@ from ebrl.sequences.objectives import Contrast, Draws, HybridLikelihood
 from ebrl.sequences.tokens import PAD, padded
 from ebrl.sequences.transformer import Transformer
 from ebrl.spaces import Strings, string_lengths
-from ebrl.training import fit
+from ebrl.training import check_fit, fit
 from ebrl.training.muon import Muon
 from ebrl.training.ragged import Ragged
 
@@ -157,6 +157,19 @@ def test_a_training_on_sentences_by_muon_goes_on_bit_for_bit(tmp_path: Path) -> 
     train(3, tmp_path / "parts")  # in the middle of an epoch's batches
     resumed = train(7, tmp_path / "parts", resume=True)
     assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [(torch.tensor([20, 4]), "tokens from 0 to 19, got"), (torch.full((13,), 5), "at most 10 tok")],
+)
+def test_the_row_that_no_model_reads_is_found_before_the_training(
+    row: torch.Tensor, said: str
+) -> None:
+    energy = CausalEnergy(Transformer(20, 8, 1, 2, 8, context=12))
+    rows = [*[torch.arange(3, 9)] * 50, row, *[torch.arange(3, 9)] * 50]
+    with pytest.raises(ValueError, match=said):
+        check_fit(energy, Ragged(rows), 4, HybridLikelihood())
 
 
 def test_a_batch_with_no_token_masked_has_a_loss() -> None:

@@ -46,6 +46,7 @@ from ebrl.training import (
 )
 from ebrl.training.precision import fastest_precision
 from ebrl.training.processes import process_count
+from ebrl.training.ragged import Ragged
 from ebrl.training.shares import check_shares
 from ebrl.training.workers import check_workers
 
@@ -214,6 +215,7 @@ def build(configuration: FitConfiguration, device: torch.device | None = None) -
         made = {name: instantiate(parsed[name]) for name in PARTS}
         if isinstance(made["data"], str):
             made["data"] = load_table(made["data"])
+        check_sentences(made["energy"], made["data"])
         check_fit(made["energy"], made["data"], parsed.batch_size, made["objective"])
         check_shares(parsed.shares, made["objective"], parsed.batch_size)
         check_workers(parsed.workers, made["data"])
@@ -225,6 +227,28 @@ def build(configuration: FitConfiguration, device: torch.device | None = None) -
         if isinstance(part, nn.Module):
             part.to(device)
     return Setup(settings=settings, device=device, **made)
+
+
+def check_sentences(energy: Energy, data: object) -> None:
+    """Raise `ValueError` for a text with tokens or lengths that a transformer does not know."""
+    if not isinstance(data, Ragged):
+        return
+    from ebrl.sequences.energies import TransformerEnergy
+    from ebrl.sequences.text import Text
+
+    if not (isinstance(data, Text) and isinstance(energy, TransformerEnergy)):
+        return
+    tokens, known = data.tokenizer.vocabulary, energy.transformer.vocabulary
+    if tokens > known:
+        raise ValueError(
+            f"expected a transformer of at least {tokens} tokens, got {known}: "
+            f"--energy.transformer.vocabulary {tokens}, or --data.vocabulary {known}"
+        )
+    if (longest := int(data.lengths.max())) > energy.longest:
+        raise ValueError(
+            f"expected sentences of at most {energy.longest} tokens, got one of {longest}: "
+            f"--data.longest {energy.longest}, or --energy.transformer.context {longest + 2}"
+        )
 
 
 def expect_working(configuration: FitConfiguration, setup: Setup) -> None:

@@ -61,8 +61,8 @@ def ending_well(
         except EnvironmentFailure as error:
             save()
             raise RunError(f"{error}{_kept_traceback(run, error)} {how_to_resume(run)}") from error
-        except StorageError as error:
-            raise RunError(f"{error}. {how_to_resume(run)}") from error
+        except StorageError as error:  # of a checkpoint, which resuming would read again
+            raise RunError(f"{error}.") from error
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise

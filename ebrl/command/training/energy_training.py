@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import closing
 from typing import cast
 
@@ -40,10 +41,11 @@ class EnergyProgress:
     Args:
         run: Where a checkpoint goes before a stop.
         total: Steps of the whole training.
+        started: Called after the first step.
     """
 
-    def __init__(self, run: Run, total: int) -> None:
-        self.run, self.total = run, total
+    def __init__(self, run: Run, total: int, started: Callable[[], object]) -> None:
+        self.run, self.total, self.started = run, total, started
         self.stopping = False
         self.bar: tqdm | None = None
 
@@ -51,6 +53,7 @@ class EnergyProgress:
         """Show the step, as `fit` calls its callbacks."""
         if self.bar is None:
             self.bar = steps_bar(self.total, training.step - 1)
+            self.started()
         if training.step % max(self.total // LINES, 1) == 0:
             shown = {name: metrics[name] for name in SHOWN if name in metrics}
             line = ", ".join(f"{name} {float(value):.3g}" for name, value in shown.items())
@@ -71,8 +74,15 @@ class EnergyProgress:
             self.bar.close()
 
 
-def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int:
+def train_to_end(
+    configuration: FitConfiguration,
+    setup: Setup,
+    run: Run,
+    started: Callable[[], object] = lambda: None,
+) -> int:
     """Train until the run has all its steps; then save the energy and draw it.
+
+    `started` is called after the first step, when the checkpoint has proved to fit.
 
     Returns:
         The exit code.
@@ -84,7 +94,7 @@ def train_to_end(configuration: FitConfiguration, setup: Setup, run: Run) -> int
     rate = float(settings.learning_rate)  # a plain one, that a file can hold
     trained = trainable_parameters(setup.energy, setup.objective)
     muon = Muon.of(setup.energy, rate, trained) if settings.optimizer == "muon" else None
-    progress = EnergyProgress(run, settings.steps)
+    progress = EnergyProgress(run, settings.steps, started)
     with (
         ending_well(run, progress.stop),
         closing(progress),
