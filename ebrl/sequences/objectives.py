@@ -86,9 +86,9 @@ class HybridLikelihood(nn.Module, Objective):
 class Contrast(nn.Module, Objective):
     """Which of two is real: a sentence, or a corrupted copy of it.
 
-    `log(1 + exp(E(real) - E(corrupted)))`, the log loss of the pair. Its optimum is the log ratio
-    of the corruption's density to the data's, up to a function that is equal for a sentence and
-    its copy.
+    `log(1 + exp(E(real) - E(corrupted)))`, the log loss of the pair. For data of density p and a
+    corruption q, `E(x) - E(y) = log [p(y) q(x|y)] / [p(x) q(y|x)]` at the optimum: where the
+    corruption is symmetric, the energy is -log p up to a constant.
 
     Args:
         corruption: Makes the copies; by default `ebrl.sequences.corruption.corrupted`.

@@ -63,6 +63,47 @@ def test_contrast_learns_to_tell_real_from_corrupted() -> None:
     assert sum(metrics[-10:]) / 10 > 0.9
 
 
+class Table(Energy):
+    """A number for each first token."""
+
+    event_ndim = 1
+
+    def __init__(self, values: torch.Tensor):
+        super().__init__()
+        self.values = torch.nn.Parameter(values)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.values[x[..., 0]]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "densities"),
+    [  # how often each pair of a sentence and its copy occurs, and exp(-E) at the optimum
+        ({(0, 1): 3, (0, 2): 3, (1, 0): 2, (1, 2): 2, (2, 0): 1, (2, 1): 1}, [3, 2, 1]),
+        ({(0, 0): 3, (0, 1): 1, (1, 0): 2}, [1, 2]),
+    ],
+    ids=["symmetric", "asymmetric"],
+)
+def test_contrast_is_least_at_the_energy_that_its_description_names(
+    pairs: dict[tuple[int, int], int], densities: list[float]
+) -> None:
+    rows = torch.tensor([pair for pair, count in pairs.items() for _ in range(count)])
+    real, copies = (column.unsqueeze(1) for column in rows.unbind(1))
+    table = Table(torch.zeros(3))
+    optimizer = torch.optim.LBFGS(table.parameters(), max_iter=100, tolerance_grad=1e-9)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = Contrast(lambda x, _: copies)(table, real, generator=generator(0)).loss
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    expected = torch.tensor(densities).log()
+    found = -table.values.detach()[: len(expected)]
+    torch.testing.assert_close(found - found[0], expected - expected[0], atol=1e-3, rtol=0)
+
+
 def test_noise_contrast_finds_what_a_language_model_lacks() -> None:
     """The noise is a language model's own draws: of the residual 0 is right, and it stays there."""
     language = animals()
