@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -66,10 +67,10 @@ def repair(
         SentenceError: As `score`.
         ValueError: If a number is out of range.
     """
-    if chains < 1 or steps < RUNGS or cost < 0 or not 0 < temperature <= 1:
+    if chains < 1 or steps < RUNGS or not (0 <= cost < inf and 0 < temperature <= 1):
         raise ValueError(
-            f"expected chains >= 1, steps >= {RUNGS}, cost >= 0 and 0 < temperature <= 1, got "
-            f"{chains=}, {steps=}, {cost=}, {temperature=}"
+            f"expected chains >= 1, steps >= {RUNGS}, 0 <= cost < inf and 0 < temperature <= 1, "
+            f"got {chains=}, {steps=}, {cost=}, {temperature=}"
         )
     language = language or english()
     energy = energy or language.coherence

@@ -13,8 +13,8 @@ from ebrl.energies import Energy
 from ebrl.energies.evaluating import evaluating
 from ebrl.sequences.energies import token_parts
 from ebrl.sequences.language import Language, english
-from ebrl.sequences.text import LONGEST_LINE, SentenceError, check_characters
-from ebrl.sequences.tokens import normalise, padded
+from ebrl.sequences.text import LONGEST_LINE, SentenceError, check_letters, check_printable
+from ebrl.sequences.tokens import check_several, normalise, padded
 
 TOKENS_AT_ONCE = 8192
 
@@ -46,10 +46,9 @@ def score(
 
     Raises:
         SentenceError: If a text is empty, too long, or not of the language's letters.
-        TypeError: If `texts` is a single string.
+        TypeError: If `texts` is a single string, or one of them no string.
     """
-    if isinstance(texts, str):
-        raise TypeError("expected a list of texts, got one text: put it in a list, [text]")
+    check_several(texts)
     language = language or english()
     sentences = [as_sentence(text, language) for text in texts]
     pieces = [language.tokenizer.pieces(text) for text in sentences]
@@ -81,34 +80,37 @@ def rank(
 def acceptability(text: str, *, language: Language | None = None) -> float:
     """Return how acceptable a sentence is, from 0 to 100.
 
-    The number is the percentage of held-out sentences that are less fluent (`fluency`); 50 is their
-    median. For the English that ships, these sentences are from news, reviews and speeches. Compare
-    only sentences of similar length and register. Short everyday ones score low, because their few
-    words say little about each other.
+    The number is the percentage of reference sentences that are less fluent (`fluency`); 50 is
+    their median. For the English that ships, these are held-out sentences from news, reviews and
+    speeches, for a language of `ebrl fit` sentences of its training. Compare only sentences of
+    similar length and register. Short everyday ones score low, because their few words say little
+    about each other.
 
     Raises:
         TypeError: For anything but one text.
         SentenceError: As `score`.
-        ValueError: If the language has no held-out sentences to compare with.
+        ValueError: If the language has no sentences to compare with.
     """
     language = language or english()
     if not len(language.fluency):
         raise ValueError(
-            "this language knows no held-out sentences to compare with: "
+            "expected a language with sentences to compare with, got one without: "
             "ebrl.sequences.with_reference(language, texts) adds them"
         )
-    if not isinstance(text, str):
-        raise TypeError(f"expected one text, got {type(text).__name__}: call once for each")
     row = language.tokenizer.encode(as_sentence(text, language))
-    value = fluency(language, [row])
-    below = torch.searchsorted(language.fluency, value) / len(language.fluency)
-    return 100 * float(below)
+    return float(percentages(language, [row]))
+
+
+def percentages(language: Language, rows: Sequence[Tensor]) -> Tensor:
+    """Return `acceptability` of each row of tokens, `(rows,)`."""
+    below = torch.searchsorted(language.fluency, fluency(language, rows))
+    return 100 * below / len(language.fluency)
 
 
 def with_reference(language: Language, texts: Sequence[str]) -> Language:
-    """Return the language with held-out sentences, which `acceptability` compares with.
+    """Return the language with other sentences, such as held-out ones, for `acceptability`.
 
-    Raises `ValueError` if none of them is short enough.
+    Raises `ValueError` if none of them is short enough, and `TypeError` for a single string.
     """
     rows = [row.long() for row in language.tokenizer.encode_all(texts)]
     return with_rows(language, [row for row in rows if 0 < len(row) <= language.causal.longest])
@@ -118,7 +120,8 @@ def with_rows(language: Language, rows: Sequence[Tensor]) -> Language:
     """As `with_reference`, from token rows `(length,)`."""
     if not len(rows):
         raise ValueError(
-            f"expected held-out sentences of at most {language.causal.longest} tokens, got none"
+            f"expected sentences of at most {language.causal.longest} tokens to compare with, got "
+            "none"
         )
     total, alone = (
         sum(float(part.sum()) for part in parts_of_rows(energy, rows))
@@ -161,15 +164,20 @@ def as_sentence(text: str, language: Language) -> str:
     Raises:
         SentenceError: If it is empty, holds control characters, is longer than the model reads, or
             most of its letters are of a script that the model was not trained on.
+        TypeError: If it is no string.
     """
+    if not isinstance(text, str):
+        cure = "decode it" if isinstance(text, bytes) else "pass one str"
+        raise TypeError(f"expected a text, got {type(text).__name__}: {cure}")
     if len(text) > LONGEST_LINE:
         raise SentenceError(
             f"expected a sentence, got {len(text):,} characters: put one sentence on a line"
         )
+    check_printable(text)
     sentence = normalise(text)
     if not sentence:
         raise SentenceError("expected a sentence, got an empty text")
-    check_characters(sentence, language.alphabet)
+    check_letters(sentence, language.alphabet)
     length = len(language.tokenizer.encode(sentence))
     if length > language.causal.longest:
         raise SentenceError(

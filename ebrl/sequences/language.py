@@ -41,7 +41,7 @@ class Language(NamedTuple):
     shares: dict[str, float]  # of each energy in `energy`, chosen on validation data
     log_frequencies: Tensor  # (vocabulary,), of single tokens in the training text
     balance: float  # causal energy of typical sentences over their `frequency`
-    fluency: Tensor  # ascending quantiles of `judging.fluency` of held-out sentences, or empty
+    fluency: Tensor  # ascending quantiles of `judging.fluency` of reference sentences, or empty
     alphabet: str  # the letters of the training text
     card: dict[str, Any]  # data, steps, time, figures, command
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import unicodedata
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +18,7 @@ from ebrl.sequences.tokens import Tokenizer, normalise
 from ebrl.training.ragged import Ragged
 
 LONGEST_LINE = 20_000  # bytes; no sentence is longer, and the tokenizer's time grows with it
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 COMMON = 5  # times that a letter of an alphabet occurs in a long text
 LETTERS = 10_000  # of a text for each time more
 ADVICE = (
@@ -89,9 +90,9 @@ def sentences(path: str | Path) -> list[str]:
     for number, text, error in read_lines(find(path, ADVICE)):
         if isinstance(error, UnreadableError):
             raise SentenceError(f"{path}, line {number}: {error}")
-        text = normalise(text.rpartition("\t")[2])
-        if text and error is None:
-            found.append(text)
+        text = text.rpartition("\t")[2]
+        if error is None and not CONTROL.search(text) and (sentence := normalise(text)):
+            found.append(sentence)
     return found
 
 
@@ -156,10 +157,14 @@ def alphabet(texts: list[str]) -> str:
     return "".join(sorted(letter for letter, n in letters.items() if n >= least))
 
 
-def check_characters(sentence: str, letters_known: str) -> None:
-    """Raise `SentenceError` for control characters and for text of another script."""
-    if control := next((c for c in sentence if unicodedata.category(c) in ("Cc", "Cs")), None):
-        raise SentenceError(f"expected text, got the control character {control!r}: remove it")
+def check_printable(text: str) -> None:
+    """Raise `SentenceError` for control characters other than ASCII's white space."""
+    if control := CONTROL.search(text):
+        raise SentenceError(f"expected text, got the control character {control[0]!r}: remove it")
+
+
+def check_letters(sentence: str, letters_known: str) -> None:
+    """Raise `SentenceError` for text of another script."""
     letters = [c for c in sentence if c.isalpha()]
     foreign = [c for c in letters if c not in letters_known]
     if 2 * len(foreign) > len(letters):

@@ -60,7 +60,9 @@ class Tokenizer:
 
         Raises:
             ValueError: If the vocabulary is smaller than the bytes.
+            TypeError: If `texts` is a single string.
         """
+        check_several(texts)
         if vocabulary < ALPHABET:
             raise ValueError(f"expected a vocabulary of at least {ALPHABET}, got {vocabulary}")
         encoder = Encoder(models.BPE())
@@ -92,7 +94,8 @@ class Tokenizer:
         return torch.tensor(self._encode(text).ids, dtype=torch.long)
 
     def encode_all(self, texts: Sequence[str]) -> list[Tensor]:
-        """Return the tokens of each text, `(length,)` int32 each."""
+        """Return the tokens of each text, `(length,)` int32 each; `TypeError` for a single one."""
+        check_several(texts)
         self.encoder.encode_special_tokens = True
         encodings = self.encoder.encode_batch([normalise(text) for text in texts])
         return [torch.tensor(each.ids, dtype=torch.int32) for each in encodings]
@@ -126,6 +129,12 @@ class Tokenizer:
     def _encode(self, text: str):  # type: ignore[no-untyped-def]  # the library exports no type
         self.encoder.encode_special_tokens = True  # it does not survive `to_str`
         return self.encoder.encode(normalise(text))
+
+
+def check_several(texts: Iterable[str]) -> None:
+    """Raise `TypeError` for a single string, whose characters would be taken for texts."""
+    if isinstance(texts, str):
+        raise TypeError("expected a list of texts, got one text: put it in a list, [text]")
 
 
 def normalise(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,8 @@ def test_sound_sentences_rank_first_and_are_more_acceptable(language: Language) 
     [
         (" \n", "empty"),
         ("The \x07cat", "control character"),
+        ("The\x1c cat", "control character"),
+        ("The\x85cat", "control character"),
         ("Кошка", "letters of the training text"),
         ("The cat " * 40, "at most 30 tokens"),
         ("x" * 30_000, "characters"),
@@ -67,6 +70,25 @@ def test_what_is_no_sentence_is_refused(language: Language, text: str, said: str
 def test_one_text_in_place_of_a_list_is_refused(language: Language) -> None:
     with pytest.raises(TypeError, match="list"):
         sequences.score(SOUND, language=language)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="list"):
+        sequences.with_reference(language, SOUND)
+    with pytest.raises(TypeError, match="list"):
+        Tokenizer.train(SOUND, 300)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(b"The cat", "got bytes: decode it"), (None, "got NoneType"), (["The cat"], "got list: pass")],
+)
+def test_what_is_no_text_is_refused(language: Language, text: Any, said: str) -> None:
+    for judge in (
+        lambda: sequences.score([text], language=language),
+        lambda: sequences.acceptability(text, language=language),
+        lambda: sequences.repair(text, language=language),
+        lambda: sequences.complete(text, language=language),
+    ):
+        with pytest.raises(TypeError, match=said):
+            judge()
 
 
 @pytest.mark.parametrize(
@@ -90,6 +112,9 @@ def test_the_same_seed_repairs_alike(language: Language) -> None:
 
 
 def test_numbers_out_of_range_are_refused(language: Language) -> None:
+    for cost in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="0 <= cost < inf"):
+            sequences.repair(SOUND, language=language, cost=cost)
     with pytest.raises(ValueError, match="temperature"):
         sequences.repair(SOUND, language=language, temperature=0.0)
     with pytest.raises(ValueError, match="n >= 1"):
@@ -161,7 +186,7 @@ def test_a_token_across_the_edge_of_a_character_is_spelled_once(language: Langua
 
 
 def test_a_language_without_held_out_sentences_is_refused(language: Language) -> None:
-    with pytest.raises(ValueError, match="held-out sentences of at most 30 tokens, got none"):
+    with pytest.raises(ValueError, match="at most 30 tokens to compare with, got none"):
         sequences.with_reference(language, [])
 
 

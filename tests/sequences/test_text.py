@@ -69,6 +69,12 @@ def test_a_table_gives_its_last_column_and_may_be_compressed(tmp_path: Path) -> 
     assert sentences(path) == ["The cat.", "The dog."]
 
 
+def test_lines_with_control_characters_are_no_text_to_train_on(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("The cat.\nThe\x07 dog.\nThe\x1cfish.\nThe\x0cbird.\n", newline="\n")
+    assert sentences(path) == ["The cat.", "The bird."]
+
+
 def test_a_damaged_compressed_file_is_no_text_to_train_on(tmp_path: Path) -> None:
     path = tmp_path / "text.gz"
     path.write_bytes(gzip.compress(b"The cat.\n" * 9)[:-12])
