@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from argparse import Action, ArgumentError, RawDescriptionHelpFormatter
-from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
@@ -106,12 +105,13 @@ class Parser(ArgumentParser):
         known = {name for action in self._actions for name in action.option_strings}
         end = arguments.index("--") if "--" in arguments else len(arguments)
         for name in map(_name, arguments[:end]):
-            if name.startswith("--") and len(name) > 2 and name not in known:
+            if name.startswith("--") and " " not in name and name not in known:
                 raise UsageError(f"unknown option {name}.{did_you_mean(name, known)} {self._cure}")
         try:
-            ordered = [*self._positional_first(arguments[:end])]
+            options, names = self._divided(arguments[:end])
+            names += arguments[end + 1 :]
             # After `--` everything is a name, even with leading dashes.
-            return self.parse_args(ordered if end == len(arguments) else ordered + arguments[end:])
+            return self.parse_args([*options, "--", *names] if names else options)
         except ArgumentError as error:
             said = self._wrong_type(arguments) or " ".join(str(error).split())
             raise UsageError(f"{said}. {self._cure}") from error
@@ -130,20 +130,17 @@ class Parser(ArgumentParser):
     def _cure(self) -> str:
         return f"All options: {self.prog} --help"
 
-    def _positional_first(self, arguments: list[str]) -> Iterator[str]:
+    def _divided(self, arguments: list[str]) -> tuple[list[str], list[str]]:
+        """Return the options with their values, and the names: so are sentences with dashes."""
         flags = {n for a in self._actions if a.nargs == 0 for n in a.option_strings}
         options: list[str] = []
+        names: list[str] = []
         value_follows = False
         for token in arguments:
-            if token.startswith("--"):
-                options.append(token)
-                value_follows = "=" not in token and token not in flags
-            elif value_follows or (token.startswith("-") and token != "-" and " " not in token):
-                options.append(token)
-                value_follows = False
-            else:
-                yield token
-        yield from options
+            dashed = token.startswith("-") and token != "-" and " " not in _name(token)
+            (options if dashed or value_follows else names).append(token)
+            value_follows = dashed and token[:2] == "--" and "=" not in token and token not in flags
+        return options, names
 
 
 def _is(kind: type, text: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ebrl.command.arguments import Parser
 from ebrl.command.errors import RunError, extra
-from ebrl.command.sentences import add_language, coloured, complain, judge, sentences
+from ebrl.command.sentences import Lines, add_language, coloured, complain, judge, sentences
 from ebrl.command.wording import counted
 
 HELP = """
@@ -31,8 +31,6 @@ def main(arguments: list[str]) -> int:
     add_language(parser, "sum")
     given = parser.read(arguments)
     with extra("sequences", "tokenizers"):
-        from rich.console import Console
-
         from ebrl.sequences.judging import rank
 
         by = judge(given)
@@ -46,7 +44,7 @@ def main(arguments: list[str]) -> int:
                     refused += 1
         if not sound and not refused:
             raise RunError("expected a sentence a line, got no text.")
-        console = Console(soft_wrap=True, highlight=False)
+        console = Lines()
         for number, each in enumerate(rank(sound, language=by.language, energy=by.energy), 1):
             console.print(f"{number:4}  {each.total:8.2f}  ", coloured(each), sep="")
     if refused:

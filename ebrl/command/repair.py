@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jsonargparse.typing import NonNegativeFloat
-
-from ebrl.command.arguments import Count, Parser, Seed
+from ebrl.command.arguments import Count, Parser, Seed, Strength
 from ebrl.command.errors import RunError, UsageError, extra
 from ebrl.command.sentences import Judge, add_language, complain, judge, sentences
 from ebrl.command.wording import counted
@@ -37,7 +35,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("source", metavar="TEXT", help="a file, -, or a sentence in quotes")
     add_language(parser, "causal less the usual energy of such tokens")
     parser.add_argument(
-        "--cost", type=NonNegativeFloat, default=6.0, help="nats that an edited token costs"
+        "--cost", type=Strength, default=6.0, help="nats that an edited token costs"
     )
     parser.add_argument("--steps", type=Count, default=96, help="edits that each chain tries")
     parser.add_argument("--chains", type=Count, default=16, help="independent searches")

@@ -9,18 +9,28 @@ from typing import TYPE_CHECKING
 from ebrl.command.arguments import Parser
 from ebrl.command.destinations import check_file
 from ebrl.command.errors import RunError, extra
-from ebrl.command.sentences import Judge, add_language, coloured, complain, judge, sentences
+from ebrl.command.sentences import (
+    Judge,
+    Lines,
+    add_language,
+    coloured,
+    complain,
+    judge,
+    sentences,
+)
 from ebrl.command.wording import counted
 
 if TYPE_CHECKING:
     from ebrl.sequences.judging import Score
+    from ebrl.sequences.language import Language
 
 HELP = """
 Prints how unlikely sentences are, one line each: the energy in nats, low where likely; the
 acceptability from 0 to 100, the percentage of held-out sentences (news, reviews, speeches) that are
-less fluent; and the sentence, its unlikely tokens red on a terminal. A file has one sentence a
-line, in UTF-8; - reads standard input. A line that cannot be judged does not stop the others; the
-exit code is then 1. An existing page is overwritten only with --overwrite.
+less fluent, with --model of sentences that it was trained on; and the sentence, its unlikely tokens
+red on a terminal. A file has one sentence a line, in UTF-8; - reads standard input. A line that
+cannot be judged does not stop the others; the exit code is then 1. An existing page is overwritten
+only with --overwrite.
 
 examples:
   ebrl score "The cat sat on the mat."
@@ -60,11 +70,9 @@ def main(arguments: list[str]) -> int:
 
 def _score(sources: list[str], by: Judge, tokens: bool) -> tuple[list[Score], int]:
     """Print and return the scores of all valid lines, and return the number of others."""
-    from rich.console import Console
+    from ebrl.sequences.judging import score
 
-    from ebrl.sequences.judging import acceptability, score
-
-    console, scores, refused = Console(soft_wrap=True, highlight=False), [], 0
+    console, scores, refused = Lines(), [], 0
     lines = chain.from_iterable(sentences(source, by.language) for source in sources)
     while batch := list(islice(lines, TOGETHER)):
         sound = [text for _, text, error in batch if error is None]
@@ -73,9 +81,7 @@ def _score(sources: list[str], by: Judge, tokens: bool) -> tuple[list[Score], in
                 complain(place or repr(text), error)
                 refused += 1
         found = score(sound, language=by.language, energy=by.energy) if sound else []
-        for each in found:
-            known = len(by.language.fluency)
-            level = f"{acceptability(each.text, language=by.language):4.0f}" if known else "   ?"
+        for each, level in zip(found, _acceptable(found, by.language), strict=True):
             console.print(f"{each.total:8.2f} {level}  ", coloured(each), sep="")
             if tokens:
                 *parts, end = each.per_token
@@ -84,6 +90,16 @@ def _score(sources: list[str], by: Judge, tokens: bool) -> tuple[list[Score], in
                 console.print(f"{end.energy:16.2f}  (end)", markup=False)
         scores += found
     return scores, refused
+
+
+def _acceptable(scores: list[Score], language: Language) -> list[str]:
+    """Return the acceptability of each sentence as it is printed."""
+    from ebrl.sequences.judging import percentages
+
+    if not scores or not len(language.fluency):
+        return ["   ?"] * len(scores)
+    rows = language.tokenizer.encode_all([each.text for each in scores])
+    return [f"{level:4.0f}" for level in percentages(language, rows).tolist()]
 
 
 def _summarise(scores: list[Score], refused: int) -> None:

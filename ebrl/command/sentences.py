@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rich.console import Console
 from rich.text import Text as Coloured
 
 from ebrl.command.arguments import Parser
@@ -116,6 +117,16 @@ def _lines(source: str) -> Iterator[tuple[str, str, Exception | None]]:
     for line in lines:
         if line.text.strip() or line.error:
             yield f"{name}, line {line.number}", line.text, line.error
+
+
+class Lines(Console):
+    """Lines of coloured text, for `main` to say when their reader has left."""
+
+    def __init__(self) -> None:
+        super().__init__(soft_wrap=True, highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def complain(place: str, error: Exception) -> None:

@@ -52,6 +52,28 @@ def test_a_file_is_scored_and_its_bad_lines_named(capsys: pytest.CaptureFixture[
     assert "save the file as UTF-8" in complaints
 
 
+@pytest.mark.parametrize("verb", ["score", "rank", "repair"])
+def test_a_reader_that_leaves_is_told_from_a_failure(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", buffering=1) as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main([verb, SOUND]) == 141
+
+
+def test_the_acceptability_is_that_of_each_sentence_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("text.txt").write_text("\n".join(SENTENCES[:20]))
+    assert main(["score", "text.txt"]) == 0
+    shown = [int(line.split()[1]) for line in capsys.readouterr().out.splitlines()[:20]]
+    alone = [sequences.acceptability(text, language=animals()) for text in SENTENCES[:20]]
+    assert shown == pytest.approx(alone, abs=1.1)
+    assert len(set(shown)) > 5
+
+
 def test_the_standard_input_is_scored(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,10 +109,10 @@ def test_bytes_of_a_character_are_no_end(capsys: pytest.CaptureFixture[str]) -> 
 def test_sentences_that_begin_with_a_dash_keep_their_place(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["score", f"- {SOUND}", SOUND]) == 0
-    first, second, _ = capsys.readouterr().out.splitlines()
-    assert first.endswith(f"- {SOUND}")
-    assert not second.endswith(f"- {SOUND}")
+    dashes = ["- ", "-- ", "--", "-h ", "-hello "]
+    assert main(["score", *(dash + SOUND for dash in dashes), SOUND, "--energy=causal"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line[15:] for line in said[:6]] == [*(dash + SOUND for dash in dashes), SOUND]
 
 
 def test_a_text_without_a_sentence_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,6 +233,7 @@ def test_a_closed_standard_input_is_one_line(
         (["repair", "blank.txt"], 1, "expected a sentence a line, got no text"),
         (["repair", "Кошка сидит."], 1, "expected the letters"),
         (["repair", SOUND, "--steps", "2"], 2, "steps"),
+        (["repair", SOUND, "--cost", "inf"], 2, "--cost: expected a finite number >= 0, got inf"),
         (["rank", ""], 2, "got an empty text"),
         (["score", "Кошка сидит."], 1, "expected the letters"),
         (["rank", "Кошка сидит."], 1, "expected the letters"),
