@@ -8,17 +8,19 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 from languages import SENTENCES, animals
+from torch import Tensor
 
 from ebrl import sequences
 from ebrl.command import main
 from ebrl.command.sentences import coloured
-from ebrl.sequences.judging import Score, TokenEnergy
-from ebrl.sequences.language import load, save
+from ebrl.sequences.judging import Score, TokenEnergy, fluency
+from ebrl.sequences.language import Language, load, save
 
 SOUND, BROKEN = "The dog hears the fish.", "The dog hears fish the."
 
@@ -63,11 +65,19 @@ def test_a_reader_that_leaves_is_told_from_a_failure(
         assert main([verb, SOUND]) == 141
 
 
-def test_the_acceptability_is_that_of_each_sentence_alone(
-    capsys: pytest.CaptureFixture[str],
+def test_the_acceptability_is_that_of_each_sentence_alone_in_one_pass_for_all(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    passes: list[int] = []
+
+    def counted(language: Language, rows: Sequence[Tensor]) -> Tensor:
+        passes.append(len(rows))
+        return fluency(language, rows)
+
+    monkeypatch.setattr("ebrl.sequences.judging.fluency", counted)
     Path("text.txt").write_text("\n".join(SENTENCES[:20]))
     assert main(["score", "text.txt"]) == 0
+    assert passes == [20]
     shown = [int(line.split()[1]) for line in capsys.readouterr().out.splitlines()[:20]]
     alone = [sequences.acceptability(text, language=animals()) for text in SENTENCES[:20]]
     assert shown == pytest.approx(alone, abs=1.1)
