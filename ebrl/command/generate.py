@@ -172,9 +172,12 @@ def _shipped(label: int | None, strength: float) -> Source:
 
 def _trained(folder: str, *, trust: bool) -> Source:
     """Return the energy of a run; UsageError for one that cannot start from noise."""
+    import torch
+
     from ebrl.command.configs.energy_config import build, read_fit
     from ebrl.command.runs.folder import existing
     from ebrl.command.training.energy_training import restore_average
+    from ebrl.training import take_rows
     from ebrl.vision.networks import DiffusionEnergy
 
     run = existing(folder, of="energy")
@@ -186,8 +189,9 @@ def _trained(folder: str, *, trust: bool) -> Source:
             f"of noise, got one of a {type(setup.energy).__name__}."
         )
     steps = restore_average(setup, run)
+    channels, height, width = take_rows(setup.data, torch.arange(1), setup.device)[0][0].shape
     energy = setup.energy.eval().requires_grad_(False)
-    return Source(energy, tuple(setup.data[0][0].shape), f"{configuration.title}, step {steps:,}")
+    return Source(energy, (channels, height, width), f"{configuration.title}, step {steps:,}")
 
 
 def _draw(source: Source, given: Namespace) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from photographs import GaussianImages, read
+from photographs import GaussianImages, grey, read, write
 from torch import Tensor, nn
 
 from ebrl.command import main
@@ -121,6 +122,17 @@ def test_a_run_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert "step 2: 4 images" in capsys.readouterr().out
 
 
+def test_a_run_on_patches_of_photographs(tmp_path: Path) -> None:
+    (tmp_path / "photographs").mkdir()
+    write(tmp_path / "photographs" / "photo.png", grey())
+    folders = {"folders": str(tmp_path / "photographs"), "size": 16}
+    data = {"class_path": "ebrl.vision.Patches", "init_args": folders}
+    command = ["generate", "--run", str(fitted(tmp_path, "DiffusionEnergy", data))]
+    options = ["--out", "grid.png", "--count", "1", "--levels", "3", "--scale", "1"]
+    assert main([*command, *options]) == 0
+    assert read(Path("grid.png")).shape == (16 + 2 * GAP,) * 2
+
+
 # ---- what it refuses ------------------------------------------------------------------------
 
 
@@ -197,14 +209,14 @@ def test_help_teaches_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in shown for name in CLASSES)
 
 
-def fitted(folder: Path, energy: str) -> Path:
-    """Return the run of two steps of `ebrl fit` on the digits."""
+def fitted(folder: Path, energy: str, data: dict[str, Any] | None = None) -> Path:
+    """Return the run of two steps of `ebrl fit`, on the digits by default."""
     config = {
         "energy": {
             "class_path": f"ebrl.vision.{energy}",
             "init_args": {"channels": 1, "widths": [4], "blocks": 1},
         },
-        "data": {"class_path": "ebrl.vision.digits.images"},
+        "data": data or {"class_path": "ebrl.vision.digits.images"},
         "objective": {"class_path": "ebrl.vision.Denoising"},
         "steps": 2,
         "batch_size": 4,
