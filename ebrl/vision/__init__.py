@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ebrl.vision.generation import Guided as Guided
     from ebrl.vision.generation import generate as generate
     from ebrl.vision.grids import grid as grid
+    from ebrl.vision.linear import Linear as Linear
     from ebrl.vision.networks import DiffusionEnergy as DiffusionEnergy
     from ebrl.vision.networks import GradientStepEnergy as GradientStepEnergy
     from ebrl.vision.networks import SumEnergy as SumEnergy
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from ebrl.vision.observations import Cropped as Cropped
     from ebrl.vision.observations import Direct as Direct
     from ebrl.vision.observations import Downsampled as Downsampled
-    from ebrl.vision.observations import Linear as Linear
     from ebrl.vision.observations import Masked as Masked
     from ebrl.vision.patches import Patches as Patches
     from ebrl.vision.recognition import ImageClassifier as ImageClassifier
@@ -60,7 +60,7 @@ _HOMES = {
     "GradientStepEnergy": "networks",
     "Guided": "generation",
     "ImageClassifier": "recognition",
-    "Linear": "observations",
+    "Linear": "linear",
     "LogNormalNoise": "objectives",
     "Masked": "observations",
     "Patches": "patches",

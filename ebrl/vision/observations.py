@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ebrl.energies import Energy, Number
-from ebrl.vision.conjugate_gradients import IMAGE, Operator, conjugate_gradients
+from ebrl.vision.conjugate_gradients import IMAGE, conjugate_gradients
+from ebrl.vision.denoising import OUTSIDE
+from ebrl.vision.holes import harmonic
+from ebrl.vision.images import FAR
 
 EXACT = 1e-3  # deviation that stands for no noise, where white is 1
 
@@ -26,29 +30,30 @@ class Observation(Energy):
     Args:
         y: The measurement, floats.
         deviation: Standard deviation s of its noise.
+        is_image: Whether y is images `(*batch, channels, height, width)` in [0, 1]; else it is one
+            measurement, of at least one axis and in any units.
 
     Raises:
-        ValueError: For a deviation that is not positive, and for y of whole numbers.
+        ValueError: For a deviation that is not positive, and for y of another shape, of whole
+            numbers, with NaN or infinity, or far outside of [0, 1].
     """
 
     event_ndim = 3
     y: Tensor
 
-    def __init__(self, y: Tensor, deviation: float):
+    def __init__(self, y: Tensor, deviation: float, is_image: bool = True):
         super().__init__()
-        if y.ndim < 3:
-            raise ValueError(
-                f"expected y as (*batch, channels, height, width), got shape {tuple(y.shape)}"
-            )
-        if not y.is_floating_point():
-            raise ValueError(f"expected y in floating point, from 0 to 1, got {y.dtype}: y / 255")
+        check_measured(y)
+        if is_image:
+            check_images(y)
         if not 0 < deviation < math.inf:
             raise ValueError(
                 f"expected a deviation > 0 of the noise in y, got {deviation}: pass a small one, "
                 "such as 1e-3, for what was measured without noise"
             )
         self.register_buffer("y", y)
-        self.deviation = deviation
+        self.deviation, self.is_image = deviation, is_image
+        self.axes = IMAGE if is_image else tuple(range(-y.ndim, 0))  # of one measurement
 
     def operator(self, x: Tensor) -> Tensor:
         """Return `A x`, the measurement of x without noise."""
@@ -91,12 +96,12 @@ class Observation(Energy):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.operator(x) - self.y).square().sum(IMAGE) / (2 * self.deviation**2)
+        return (self.operator(x) - self.y).square().sum(self.axes) / (2 * self.deviation**2)
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             off = self.operator(x) - self.y
-            value = off.square().sum(IMAGE) / (2 * self.deviation**2)
+            value = off.square().sum(self.axes) / (2 * self.deviation**2)
             return value, self.adjoint(off) / self.deviation**2
 
 
@@ -119,7 +124,8 @@ class Masked(Observation):
 
     Args:
         y: The image; the values of unknown pixels do not matter.
-        mask: True where pixels are known, `(height, width)` or as y.
+        mask: True where pixels are known, `(height, width)` or with as many axes as y: a tensor or
+            an array.
         deviation: Standard deviation of the noise of known pixels.
 
     Raises:
@@ -128,15 +134,11 @@ class Masked(Observation):
 
     mask: Tensor
 
-    def __init__(self, y: Tensor, mask: Tensor, deviation: float = EXACT):
-        super().__init__(y, deviation)
-        if mask.shape[-2:] != y.shape[-2:]:
-            raise ValueError(
-                f"expected a mask of {tuple(y.shape[-2:])} pixels, as the image, got "
-                f"{tuple(mask.shape)}"
-            )
-        self.register_buffer("mask", (mask != 0).to(y))
-        self.y = torch.where(mask != 0, y, 0)  # unknown pixels may be NaN
+    def __init__(self, y: Tensor, mask: Tensor | np.ndarray, deviation: float = EXACT):
+        check_mask(mask, y)
+        known = torch.as_tensor(mask != 0, device=y.device)
+        super().__init__(torch.where(known, y, 0), deviation)  # unknown pixels may be NaN
+        self.register_buffer("mask", known.to(y))
 
     def operator(self, x: Tensor) -> Tensor:
         return self.mask * x
@@ -154,13 +156,7 @@ class Masked(Observation):
 
     def start(self) -> Tensor:
         """Return y with unknown pixels harmonic: each is the mean of its neighbours."""
-        hole = (self.mask == 0).to(self.y)
-
-        def normal(x: Tensor) -> Tensor:
-            return hole * tension(hole * x) + (1 - hole) * x
-
-        known = (1 - hole) * self.y
-        return conjugate_gradients(normal, known - hole * tension(known), known, steps=500)
+        return harmonic(self.y, self.mask)
 
 
 class Blurred(Observation):
@@ -266,7 +262,8 @@ class Cropped(Observation):
                 f"expected a margin of at least 1 pixel that leaves some of {tuple(whole.y.shape)},"
                 f" got {margin}"
             )
-        super().__init__(whole.y[..., margin:-margin, margin:-margin], whole.deviation)
+        inside = whole.y[..., margin:-margin, margin:-margin]
+        super().__init__(inside, whole.deviation, whole.is_image)
         self.whole, self.margin = whole, margin
 
     def operator(self, x: Tensor) -> Tensor:
@@ -281,41 +278,6 @@ class Cropped(Observation):
 
     def start(self) -> Tensor:
         return self.whole.start()
-
-
-class Linear(Observation):
-    """A linear operator of the user, with its adjoint by automatic differentiation.
-
-    Args:
-        y: The measurement.
-        operator: Maps one image to one measurement.
-        shape: Shape of one image.
-        deviation: Standard deviation of the noise.
-
-    Raises:
-        ValueError: When the operator returns another shape than y's.
-    """
-
-    def __init__(self, y: Tensor, operator: Operator, shape: tuple[int, ...], deviation: float):
-        super().__init__(y, deviation)
-        self.measure, self.shape = operator, shape
-        if (got := operator(y.new_zeros(shape)).shape) != y.shape:
-            raise ValueError(
-                f"expected an operator from {shape} to y's {tuple(y.shape)}, got one to "
-                f"{tuple(got)}"
-            )
-
-    def operator(self, x: Tensor) -> Tensor:
-        return _one_by_one(self.measure, x, len(self.shape))
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        zero = y.new_zeros(self.shape)
-
-        def back(one: Tensor) -> Tensor:
-            (image,) = torch.autograd.functional.vjp(self.measure, zero, one)[1:]
-            return image
-
-        return _one_by_one(back, y, self.y.ndim)
 
 
 def gaussian_kernel(deviation: float, radius: int | None = None) -> Tensor:
@@ -370,19 +332,41 @@ def padded(y: Tensor, margin: int) -> Tensor:
     return y
 
 
-def _one_by_one(function: Operator, x: Tensor, ndim: int) -> Tensor:
-    """Apply a function to each element, of `ndim` axes, of a batch."""
-    batch = x.shape[: x.ndim - ndim]
-    results = torch.stack([function(one) for one in x.reshape(-1, *x.shape[len(batch) :])])
-    return results.view(*batch, *results.shape[1:])
+def check_measured(y: Tensor) -> None:
+    """Raise ValueError for y that are not finite floats."""
+    if not y.is_floating_point():
+        raise ValueError(f"expected y in floating point, from 0 to 1, got {y.dtype}: y / 255")
+    if y.ndim == 0:
+        raise ValueError("expected y of at least one axis, got a number: y[None]")
+    if not y.isfinite().all():
+        raise ValueError(
+            "expected finite numbers in y, got NaN or infinity: mend it, or leave those pixels out "
+            "of the mask of vision.Masked"
+        )
 
 
-def tension(x: Tensor) -> Tensor:
-    """Return the gradient of `Σ (x_i - x_j)² / 2` over neighbours: minus the Laplacian."""
-    pull = torch.zeros_like(x)
-    for axis in (-2, -1):
-        length = x.shape[axis] - 1
-        difference = x.diff(dim=axis)
-        pull.narrow(axis, 1, length).add_(difference)
-        pull.narrow(axis, 0, length).sub_(difference)
-    return pull
+def check_images(y: Tensor) -> None:
+    """Raise ValueError for y that are no images in [0, 1], up to noise and single pixels."""
+    if y.ndim < 3:
+        raise ValueError(
+            f"expected y as (*batch, channels, height, width), got shape {tuple(y.shape)}"
+        )
+    if ((y < FAR[0]) | (y > FAR[1])).float().mean() > OUTSIDE:
+        raise ValueError(
+            f"expected y in [0, 1], up to noise, got [{y.min():.3g}, {y.max():.3g}]: y / 255"
+        )
+
+
+def check_mask(mask: Tensor | np.ndarray, y: Tensor) -> None:
+    """Raise ValueError for a mask of other sides than y's, or that would enlarge y."""
+    if mask.shape[-2:] != y.shape[-2:]:
+        raise ValueError(
+            f"expected a mask of {tuple(y.shape[-2:])} pixels, as the image, got "
+            f"{tuple(mask.shape)}"
+        )
+    pairs = zip(mask.shape[::-1], y.shape[::-1], strict=False)
+    if mask.ndim > y.ndim or not all(m in (1, n) for m, n in pairs):
+        raise ValueError(
+            f"expected a mask that broadcasts to y's {tuple(y.shape)}, got {tuple(mask.shape)}: "
+            "mask.unsqueeze(1) for one mask per image"
+        )

@@ -14,12 +14,13 @@ from torch import Tensor
 from ebrl import schedules
 from ebrl.vision.conjugate_gradients import conjugate_gradients
 from ebrl.vision.denoising import denoised
+from ebrl.vision.holes import tension
+from ebrl.vision.linear import Linear
 from ebrl.vision.observations import (
     Blurred,
     Cropped,
     Direct,
     Downsampled,
-    Linear,
     Masked,
     Observation,
     gaussian_kernel,
@@ -41,6 +42,14 @@ def decimated(x: Tensor) -> Tensor:
     return (x[..., ::2, :] + 0.5 * x[..., 1::2, :])[..., ::3]
 
 
+def twice_decimated(x: Tensor) -> Tensor:
+    return torch.stack([decimated(x), decimated(x.flip(-1))])
+
+
+def projected(x: Tensor) -> Tensor:
+    return random(7, SHAPE[1] * SHAPE[2], seed=6) @ x.flatten()
+
+
 OBSERVATIONS: dict[str, Callable[[], Observation]] = {
     "direct": lambda: Direct(random(*SHAPE), NOISE),
     "masked": lambda: Masked(random(*SHAPE), random(8, 12, seed=2) < 0.5, NOISE),
@@ -49,6 +58,8 @@ OBSERVATIONS: dict[str, Callable[[], Observation]] = {
     "downsampled by default": lambda: Downsampled(random(1, 4, 4), 3, deviation=NOISE),
     "cropped": lambda: Cropped(Blurred(random(1, 12, 16), skew_kernel(), NOISE), 2),
     "linear": lambda: Linear(random(1, 4, 4), decimated, SHAPE, NOISE),
+    "linear to a line": lambda: Linear(random(7), projected, SHAPE, NOISE),
+    "linear to four axes": lambda: Linear(random(2, 1, 4, 4), twice_decimated, SHAPE, NOISE),
 }
 EACH = pytest.mark.parametrize("name", OBSERVATIONS)
 
@@ -81,6 +92,12 @@ def test_nothing_pulls_where_the_proximal_step_ends(name: str, level: float) -> 
     _, gradient = observation.value_and_gradient(x)
     scale = 1 / level**2 + 1 / NOISE**2
     assert (gradient + (x - start) / level**2).abs().max() < 1e-4 * scale
+
+
+def holed(*shape: int) -> Tensor:
+    y = random(*shape)
+    y[..., 2, 3] = torch.nan
+    return y
 
 
 def test_splitting_ends_where_prior_and_measurement_agree() -> None:
@@ -184,9 +201,66 @@ def test_holes_start_as_a_membrane() -> None:
     torch.testing.assert_close(Masked(y, mask).start(), ramp, atol=1e-4, rtol=0)
 
 
+def test_a_large_hole_starts_as_a_membrane_too() -> None:
+    """On the saddle `x² - y²`, which is harmonic on a grid, and its own answer."""
+    line = torch.linspace(-0.7, 0.7, 800)
+    saddle = (0.5 + line[:, None] ** 2 - line**2).unsqueeze(0)
+    mask = torch.ones(800, 800)
+    mask[5:-5, 5:-5] = 0
+    torch.testing.assert_close(Masked(saddle, mask).start(), saddle, atol=2e-3, rtol=0)
+    bright = torch.full_like(saddle, 0.8)
+    torch.testing.assert_close(Masked(bright, mask).start(), bright)
+
+
+def test_holes_are_filled_image_by_image_and_colour_by_colour() -> None:
+    y, mask = random(2, 3, 9, 14), random(2, 1, 9, 14, seed=2) < 0.3
+    together = Masked(y, mask).start()
+    for i, j in ((0, 0), (1, 2)):
+        alone = Masked(y[i, j : j + 1], mask[i, 0]).start()[0]
+        torch.testing.assert_close(together[i, j], alone, atol=1e-4, rtol=0)
+    pull = tension(together)[~mask.expand_as(y)]
+    assert pull.abs().max() < 1e-3
+    assert torch.equal(together[mask.expand_as(y)], y[mask.expand_as(y)])
+
+
+def test_a_measurement_of_a_line_of_numbers_is_restored() -> None:
+    truth = random(1, 4, 4)
+    ways = random(30, 16, seed=1)
+    observation = Linear(ways @ truth.flatten(), lambda x: ways @ x.flatten(), (1, 4, 4), 1e-3)
+    levels = schedules.geometric(0.5, 1e-3, 12)
+    x = restore(observation, GaussianImages(), levels=levels)
+    torch.testing.assert_close(x, truth, atol=0.02, rtol=0)
+    found = posterior(
+        observation, GaussianImages(), generator=generator(), samples=3, levels=levels
+    )
+    assert found.samples.shape == (3, 1, 4, 4)
+
+
+def test_a_mask_may_be_an_array_and_one_for_each_image() -> None:
+    y, mask = random(2, 1, 8, 8), random(2, 1, 8, 8, seed=2) < 0.5
+    assert torch.equal(Masked(y, mask.numpy()).mask, mask.to(y))
+    assert Masked(y, mask).y.shape == y.shape
+
+
+def test_single_bright_pixels_are_measured_as_they_are() -> None:
+    y = random(1, 64, 64)
+    y[0, 3, 4] = 40
+    assert Direct(y, NOISE).y.max() == 40
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (lambda: Blurred(255 * random(1, 9, 9), skew_kernel(), NOISE), r"\[0, 1\].*y / 255"),
+        (lambda: Blurred(holed(1, 9, 9), skew_kernel(), NOISE), "NaN or infinity"),
+        (lambda: Masked(holed(1, 9, 9), torch.ones(9, 9)), "NaN or infinity"),
+        (lambda: Masked(random(2, 1, 8, 8), random(2, 8, 8)), r"unsqueeze\(1\)"),
+        (lambda: Masked(random(1, 8, 8), random(3, 8, 8)), "broadcasts to y's"),
+        (lambda: Masked(random(3, 8, 8), random(2, 8, 8)), "broadcasts to y's"),
+        (lambda: Linear(torch.tensor(0.5), torch.sum, (1, 4, 4), NOISE), "at least one axis"),
+        (lambda: Linear(random(1, 4, 4), lambda x: x + 1, (1, 4, 4), NOISE), r"A\(0\) ≠ 0"),
+        (lambda: Linear(random(1, 4, 4), torch.square, (1, 4, 4), NOISE), r"A\(v\) \+ A\(w\)"),
+        (lambda: Linear(random(1, 4, 4), torch.abs, (1, 4, 4), NOISE), r"A\(v\) \+ A\(w\)"),
         (lambda: Direct(torch.zeros(4, 4), 0.1), "channels, height, width"),
         (lambda: Direct(torch.zeros(1, 4, 4), 0.0), "deviation > 0"),
         (lambda: Masked(torch.zeros(1, 4, 4), torch.zeros(3, 4)), "mask of"),
