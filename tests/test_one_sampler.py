@@ -17,6 +17,7 @@ from ebrl.sequences.filling import MaskedFilling
 from ebrl.sequences.tokens import SPECIAL, padded
 from ebrl.spaces import Strings
 from ebrl.vision.generation import generate, generation_levels
+from ebrl.vision.networks import ANY_LEVEL
 from ebrl.vision.observations import Direct
 
 DEVIATION, NOISE, SHAPE, N = 0.2, 0.15, (1, 2, 2), 3_000
@@ -35,6 +36,7 @@ def test_it_generates(sampler: Sampler) -> None:
     generator = torch.Generator().manual_seed(0)
     levels = generation_levels(1.0, 0.02, 3)  # so few that the path alone is far off
     prior = GaussianImages(DEVIATION)
+    prior.levels = ANY_LEVEL  # in closed form
     coarse = generate(prior, N, SHAPE, generator=generator, levels=levels)
     made = generate(prior, N, SHAPE, generator=generator, levels=levels, corrector=sampler)
     assert abs(coarse.x.std() - DEVIATION) > 0.03

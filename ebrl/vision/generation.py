@@ -24,6 +24,7 @@ from ebrl.ranges import check_at_least
 from ebrl.sampling import Sampler
 from ebrl.sampling.sampler import Stage
 from ebrl.vision.denoising import tweedie
+from ebrl.vision.networks import ANY_LEVEL
 
 CORRECTOR_STEP = 0.15  # of the level squared: near MALA's best for some hundred pixels
 
@@ -73,13 +74,14 @@ class Guided(Energy):
         if not (noise > 0 and spread > 0):
             raise ValueError(f"expected noise > 0 and spread > 0, got {noise=}, {spread=}")
         self.prior, self.guide, self.noise, self.spread = prior, guide, noise, spread
+        self.levels = getattr(prior, "levels", ANY_LEVEL)
 
     @property
     def takes_condition(self) -> bool:
         return True
 
     def given(self, condition: Tensor) -> Energy:
-        return GuidedAt(self, condition)
+        return GuidedAt(self, torch.as_tensor(condition))
 
     def forward(self, x: Tensor) -> Tensor:
         raise TypeError("this energy is conditional: call energy.given(sigma) first")
@@ -140,10 +142,17 @@ def generate(
         corrector_step: Step size of the corrector, as a multiple of the level squared.
 
     Raises:
-        ValueError: For levels that do not fall, and for fewer than one image.
+        ValueError: For levels that do not fall or begin above those that the prior knows, and for
+            fewer than one image.
     """
     check_at_least(1, n=n)
     levels = (generation_levels() if levels is None else levels).to(generator.device)
+    _, highest = getattr(prior, "levels", ANY_LEVEL)
+    if levels[0] > highest:
+        raise ValueError(
+            f"expected a prior of every level of the path, which starts at {levels[0]:.3g}, got "
+            f"one that knows noise up to {highest:.3g}: pass a DiffusionEnergy, or levels within"
+        )
     acceptance = []
     for reached in descend(prior, n, shape, levels, corrector, corrector_step, generator=generator):
         acceptance.append(reached.acceptance)

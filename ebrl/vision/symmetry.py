@@ -41,7 +41,7 @@ class Symmetric(Energy):
         return self.sigma is None
 
     def given(self, condition: Tensor) -> Symmetric:
-        return Symmetric(self.prior, self.symmetries, condition)
+        return Symmetric(self.prior, self.symmetries, torch.as_tensor(condition))
 
     def forward(self, x: Tensor) -> Tensor:
         values = [energy(turned(x, *way)) for energy, way in self._copies(x)]

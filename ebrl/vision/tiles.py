@@ -45,7 +45,7 @@ class Tiled(Energy):
         return self.sigma is None
 
     def given(self, condition: Tensor) -> Tiled:
-        return Tiled(self.prior, self.side, condition)
+        return Tiled(self.prior, self.side, torch.as_tensor(condition))
 
     def forward(self, x: Tensor) -> Tensor:
         images, sigma = self._flat(x)

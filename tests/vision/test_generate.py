@@ -10,6 +10,7 @@ from ebrl.energies import ClassifierEnergy, Energy, FunctionEnergy
 from ebrl.kernels import MALA, ULA
 from ebrl.sampling import Sampler, noise_path
 from ebrl.vision.generation import Guided, generate, generation_levels, heun
+from ebrl.vision.networks import GradientStepEnergy
 from ebrl.vision.observations import Masked
 
 MEAN, DEVIATION, SHAPE, N = 0.4, 0.2, (1, 2, 2), 5_000
@@ -195,3 +196,12 @@ def test_levels_that_do_not_fall_are_refused() -> None:
         Guided(GaussianImages(), GaussianImages())(torch.zeros(SHAPE))
     with pytest.raises(ValueError, match="noise > 0"):
         Guided(GaussianImages(), GaussianImages(), noise=0.0)
+
+
+def test_a_prior_that_knows_too_little_noise_for_the_path_is_refused() -> None:
+    prior = GradientStepEnergy(1, widths=(4,), blocks=1, levels=(0.0, 0.3))
+    for energy in (prior, Guided(prior, prior.given(torch.tensor(0.1)))):
+        with pytest.raises(ValueError, match=r"starts at 20, got one that knows noise up to 0\.3"):
+            generate(energy, 1, (1, 8, 8), generator=generator())
+    within = generation_levels(0.3, 0.1, 3)
+    assert generate(prior, 1, (1, 8, 8), generator=generator(), levels=within).x.shape[0] == 1

@@ -7,6 +7,7 @@ import torch
 from photographs import grey
 
 from ebrl import vision
+from ebrl.vision.generation import Guided
 from ebrl.vision.symmetry import Symmetric, turned, turned_back
 from ebrl.vision.tiles import Tiled
 
@@ -18,6 +19,12 @@ def images(*shape: int) -> torch.Tensor:
 def prior() -> vision.GradientStepEnergy:
     torch.manual_seed(0)
     return vision.GradientStepEnergy(1, widths=(8, 12), blocks=1).double()
+
+
+def test_a_level_may_be_a_number() -> None:
+    x, level = images(1, 8, 12), torch.tensor(0.1)
+    for energy in (prior(), Symmetric(prior()), Tiled(prior()), Guided(prior(), prior().given(1))):
+        torch.testing.assert_close(energy.given(0.1)(x), energy.given(level)(x))
 
 
 WAYS = [(quarters, mirrored) for quarters in range(4) for mirrored in (False, True)]
