@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from ebrl.vision.images import opened, picture
 from ebrl.vision.observations import gaussian_kernel
 from ebrl.vision.photograph import ImageError, Photograph
+from ebrl.vision.tiff import DESCRIPTION
 
 NAMED = ("gaussian", "box")
 WIDEST = 100.0  # pixels, of a blur that is named
@@ -78,7 +80,14 @@ def enlarged(photograph: Photograph, factor: int) -> Photograph:
     result = np.stack(large).reshape(*pixels.shape[:-3], channels, *sides[::-1])
     if pixels.dtype.kind == "u":
         result = result.round().clip(0, np.iinfo(pixels.dtype).max)
-    return photograph._replace(pixels=np.moveaxis(result, -3, -1).astype(pixels.dtype))
+    tags = tuple(tag for tag in photograph.about.tags if not _tells_shape(*tag))
+    about = photograph.about._replace(tags=tags)
+    return Photograph(np.moveaxis(result, -3, -1).astype(pixels.dtype), about)
+
+
+def _tells_shape(code: int, value: Any) -> bool:
+    """Whether a TIFF's tag is a description with the sides of its image: tifffile's or OME's."""
+    return code == DESCRIPTION and (value.startswith(b'{"shape"') or b"<OME" in value)
 
 
 def _named(shape: str, size: str) -> Tensor:

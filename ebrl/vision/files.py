@@ -10,6 +10,7 @@ Pillow reads and writes 8 bits and 16-bit grey, `tifffile` TIFF of every kind (`
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 import warnings
@@ -39,6 +40,8 @@ HELD: dict[str, dict[int, tuple[int, ...]]] = {
     "WEBP": {8: (1, 3, 4)},
     "PNG": {8: (1, 2, 3, 4), 16: (1, 2, 3, 4)},
 }
+SIDES = {"JPEG": 65_500, "WEBP": 16_383}  # most pixels that a format holds
+CLEARED = "its clear colour became transparency"
 DEEP = re.compile(";16[BLN]")  # Pillow's name of raw data with 16 bits a channel
 SIZES, BITS_PLACE = b"\xff\x4f\xff\x51", 42  # the head of JPEG 2000's code, and a depth's place
 DAMAGE = (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, struct.error)
@@ -86,11 +89,17 @@ def save(image: Photograph | Image.Image, path: str | Path) -> None:
     JPEG and WebP are written at quality 95.
 
     Raises:
+        TypeError: For something else, such as an array.
         ImageError: For a suffix that is not written, or a format that cannot hold the image.
         OSError: When the file cannot be written; what was there before is then unchanged.
     """
     path = Path(path)
     photograph = of_pil(image) if isinstance(image, Image.Image) else image
+    if not isinstance(photograph, Photograph):
+        raise TypeError(
+            f"expected a photograph or a PIL image to save, got a {type(image).__name__}: "
+            "PIL.Image.fromarray(array)"
+        )
     check_holds(photograph, path)
     style = file_format(path)
     if style == "TIFF":
@@ -132,6 +141,12 @@ def check_holds(photograph: Photograph, path: Path) -> None:
     if style == "TIFF":
         return
     pixels = photograph.pixels
+    longest, most = max(pixels.shape[-3:-1]), SIDES.get(style, math.inf)
+    if longest > most:
+        raise ImageError(
+            f"{path}: {style} holds at most {most:,} pixels a side, got {longest:,}: write a .tif, "
+            "or .png"
+        )
     bits = 8 * pixels.dtype.itemsize if pixels.dtype.kind == "u" else 0  # 0: not whole numbers
     if pixels.ndim > 3 or _channels(photograph) not in HELD[style].get(bits, ()):
         what = f"{pixels.dtype} {MODES[_channels(photograph)]}"
@@ -151,6 +166,7 @@ def _read(image: ImageFile.ImageFile, path: Path) -> Photograph:
         raise ImageError(f"{path} holds {frames} images: save each in a file of its own")
     rounding = _jpeg_rounding(getattr(image, "quantization", {}))
     deep = image.mode in MODES.values() and _is_deep(image, path)
+    deep = deep or (image.format == "PNG" and _is_clear_grey(image))
     if deep and image.format != "PNG":
         raise ImageError(f"{path} has 16 bits a channel, of which Pillow reads 8: save it as TIFF")
     damaged = _drop_damaged_exif(image)
@@ -162,6 +178,11 @@ def _read(image: ImageFile.ImageFile, path: Path) -> Photograph:
     if not deep:
         return photograph._replace(about=about)
     return Photograph(tiff.upright(imagecodecs.png_decode(path.read_bytes()), orientation), about)
+
+
+def _is_clear_grey(image: Image.Image) -> bool:
+    """Whether an image has a clear level of grey in a mode that Pillow gives no transparency."""
+    return image.mode in ("1", "I", "I;16") and "transparency" in image.info
 
 
 def _is_deep(image: ImageFile.ImageFile, path: Path) -> bool:
@@ -195,7 +216,9 @@ def _plain(image: Image.Image) -> tuple[Image.Image, str]:
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         return to_rgb(image)
     if image.mode in ("L", "RGB") and "transparency" in image.info:  # one level or colour
-        return like(image.convert(f"{image.mode}A"), image), "its clear colour became transparency"
+        return like(image.convert(f"{image.mode}A"), image), CLEARED
+    if _is_clear_grey(image):
+        return like(image.convert("L"), image), CLEARED
     if image.mode == "1":
         return like(image.convert("L"), image), "1 bit per pixel became 8"
     if image.mode == "I":

@@ -168,14 +168,17 @@ def _of_planes(image: Tensor, data_range: Range | None) -> Picture:
 
 
 def _stated(values: Tensor, data_range: Range) -> Range:
-    black, white = map(float, data_range)
-    if not black < white:
-        raise ImageError(f"expected data_range (black, white), black < white, got {data_range}")
+    pair = np.asarray(data_range, dtype=float)
+    if pair.shape != (2,) or not np.isfinite(pair).all() or not pair[0] < pair[1]:
+        raise ImageError(
+            "expected data_range (black, white), two numbers with black < white, such as (0, 255), "
+            f"got {data_range}"
+        )
     if values.is_complex() or values.dtype == torch.bool:
         raise ImageError(f"expected integers or floats, got {values.dtype}: convert it")
     if not values.isfinite().all():
         raise ImageError("expected finite numbers, got an image with NaN or infinity: mend it")
-    return black, white
+    return float(pair[0]), float(pair[1])
 
 
 def _range(values: Tensor) -> Range:

@@ -54,8 +54,12 @@ def load(path: Path) -> Photograph:
 
 
 def encoded(photograph: Photograph) -> bytes:
-    """Return a TIFF file of the photograph, compressed without loss, with its tags."""
+    """Return a TIFF file of the photograph, without loss, with its tags.
+
+    It is compressed unless its numbers are packed, such as to 12 bits.
+    """
     pixels, about = photograph.pixels, photograph.about
+    packed = about.bits if pixels.dtype == np.uint16 and pixels.max() < 2**about.bits else 0
     channels = pixels.shape[-1]
     exif = Image.Exif()
     exif.load(about.exif or b"Exif\0\0")
@@ -71,8 +75,9 @@ def encoded(photograph: Photograph) -> bytes:
         photometric="rgb" if channels > 2 else "minisblack",
         extrasamples=tags.get(EXTRA, ["unassalpha"]) if channels in (2, 4) else None,
         planarconfig="contig" if channels > 1 else None,
-        compression="zlib",
-        predictor=True if pixels.dtype.kind == "u" else None,
+        compression=None if packed else "zlib",
+        predictor=True if pixels.dtype.kind == "u" and not packed else None,
+        bitspersample=packed or None,
         metadata=None,
         byteorder="<",
         description=tags.get(DESCRIPTION),

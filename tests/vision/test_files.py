@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import numpy as np
 import pytest
 import tifffile
 from photographs import colour, grey
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
+from ebrl.vision.damages import enlarged
 from ebrl.vision.files import load, save
 from ebrl.vision.images import opened, picture
 from ebrl.vision.photograph import About, ImageError, Photograph
@@ -127,12 +130,55 @@ def test_twelve_bits_are_those_of_the_file_and_no_guess(tmp_path: Path) -> None:
     assert picture(photograph).white == 4095
 
 
+@pytest.mark.parametrize("shape", [(40, 57), (3, 40, 57), (40, 57, 3), (40, 57, 4)])
+def test_twelve_bits_are_written_as_twelve(shape: tuple[int, ...], tmp_path: Path) -> None:
+    pixels = np.random.RandomState(0).randint(0, 4096, shape).astype(np.uint16)
+    channels = pixels if shape[-1] < 5 else pixels[..., None]
+    about = About(bits=12)
+    save(Photograph(channels, about), tmp_path / "x.tif")
+    photograph = load(tmp_path / "x.tif")
+    assert photograph.about.bits == 12
+    assert np.array_equal(photograph.pixels, channels)
+    save(Photograph(channels * 16, about), tmp_path / "x.tif")  # more than twelve bits hold
+    assert np.array_equal(load(tmp_path / "x.tif").pixels, channels * 16)
+
+
+@pytest.mark.parametrize("metadata", ["ome", "tifffile"])
+def test_an_enlarged_stack_is_described_no_longer(metadata: str, tmp_path: Path) -> None:
+    path = tmp_path / ("x.ome.tif" if metadata == "ome" else "x.tif")
+    tifffile.imwrite(path, STACK, photometric="minisblack", metadata={"axes": "ZYX"})
+    save(enlarged(load(path), 2), tmp_path / "y.tif")
+    with tifffile.TiffFile(tmp_path / "y.tif") as file:
+        assert file.asarray().shape == (3, 80, 112)
+        assert 270 not in file.pages[0].tags
+
+
 def test_a_clear_colour_is_transparency(tmp_path: Path) -> None:
     for pixels, clear in ((grey(), int(grey()[0, 0])), (colour(), tuple(colour()[0, 0].tolist()))):
         Image.fromarray(pixels).save(tmp_path / "x.png", transparency=clear)
         alpha = load(tmp_path / "x.png").pixels[..., -1]
         expected = (pixels.reshape(*pixels.shape[:2], -1) == clear).all(-1)
         assert np.array_equal(alpha == 0, expected)
+
+
+@pytest.mark.parametrize("bits", [1, 16])
+def test_a_clear_level_of_grey_is_transparency_at_any_depth(bits: int, tmp_path: Path) -> None:
+    levels = np.array([[0, 1, 1], [1, 0, 0]]) if bits == 1 else np.arange(6).reshape(2, 3) * 11_000
+    rows = [b"\0" + (np.packbits(r) if bits == 1 else r.astype(">u2")).tobytes() for r in levels]
+    with (tmp_path / "x.png").open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for name, data in {
+            b"IHDR": struct.pack(">IIBBBBB", 3, 2, bits, 0, 0, 0, 0),
+            b"tRNS": struct.pack(">H", levels[0, 1]),
+            b"IDAT": zlib.compress(b"".join(rows)),
+            b"IEND": b"",
+        }.items():
+            PngImagePlugin.putchunk(file, name, data)
+    photograph = load(tmp_path / "x.png")
+    grey, alpha = np.moveaxis(photograph.pixels, -1, 0)
+    assert np.array_equal(grey, levels * 255 if bits == 1 else levels)
+    assert np.array_equal(alpha, np.where(levels == levels[0, 1], 0, 255 if bits == 1 else 65_535))
+    assert photograph.about.note == "its clear colour became transparency"
 
 
 def test_what_pillow_would_cut_to_eight_bits_is_refused(tmp_path: Path) -> None:

@@ -225,6 +225,12 @@ def test_what_is_no_picture_is_refused(image: Any, message: str) -> None:
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("data_range", [255, (0, np.inf), (np.nan, 1), (1, 1), (0, 1, 2)])
+def test_a_range_is_two_finite_numbers_that_rise(data_range: Any) -> None:
+    with pytest.raises(ImageError, match=r"expected data_range \(black, white\), two numbers"):
+        picture(grey(), data_range)
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no image"):
         picture(tmp_path / "none.png")
@@ -303,6 +309,20 @@ def test_a_format_that_cannot_hold_the_image(
     with pytest.raises(ImageError, match=r"write a \.tif"):
         save(Image.fromarray(image), tmp_path / f"photo{suffix}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_array_is_saved_as_an_image(tmp_path: Path) -> None:
+    array: Any = grey()
+    with pytest.raises(TypeError, match=r"got a ndarray: PIL\.Image\.fromarray\(array\)"):
+        save(array, tmp_path / "photo.png")
+
+
+@pytest.mark.parametrize(("suffix", "most"), [(".webp", 16_383), (".jpg", 65_500)])
+def test_a_format_that_cannot_hold_the_side(suffix: str, most: int, tmp_path: Path) -> None:
+    save(Image.new("L", (most, 8)), tmp_path / f"longest{suffix}")
+    for size in ((most + 1, 8), (8, most + 1)):
+        with pytest.raises(ImageError, match=f"at most {most:,} pixels a side, got {most + 1:,}"):
+            save(Image.new("L", size), tmp_path / f"photo{suffix}")
 
 
 def test_side_by_side_of_every_depth() -> None:
