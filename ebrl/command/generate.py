@@ -16,6 +16,7 @@ from ebrl.command.destinations import check_file
 from ebrl.command.devices import add_device, device_of
 from ebrl.command.errors import RunError, UsageError, did_you_mean, extra
 from ebrl.command.wording import counted
+from ebrl.vision import PACKAGES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +65,7 @@ def main(arguments: list[str]) -> int:
     if label is not None and given.run is not None:
         raise UsageError("--label: the classifier knows Fashion-MNIST alone, leave --run out.")
     out = Path(given.out)
-    with extra("vision", "PIL", "skimage"):
+    with extra("vision", *PACKAGES):
         from ebrl.vision.fashion import CLASSES
         from ebrl.vision.files import save
         from ebrl.vision.grids import grid
@@ -147,10 +148,13 @@ def _expect_writable(out: Path, overwrite: bool) -> None:
 
 def _check_size(source: Source, given: Namespace) -> None:
     """Raise UsageError, before the work, for a picture that is too large."""
+    from ebrl.vision.files import SIDES, file_format
+
     side = given.scale * max(source.shape[1:]) * math.ceil(given.count**0.5)
-    if side > LARGEST:
+    most = min(LARGEST, SIDES.get(file_format(Path(given.out)), LARGEST))
+    if side > most:
         raise UsageError(
-            f"--scale: expected a picture of at most {LARGEST:,} pixels a side, got {side:,}."
+            f"--scale: expected a picture of at most {most:,} pixels a side, got {side:,}."
         )
 
 

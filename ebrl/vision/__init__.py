@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from ebrl.vision.trust import detection as detection
     from ebrl.vision.trust import reliability as reliability
 
+PACKAGES = ("PIL", "imagecodecs", "pywt", "skimage", "sklearn", "tifffile")  # of the extra
+
 _HOMES = {
     "Blurred": "observations",
     "CorrelatedNoise": "objectives",
@@ -98,13 +100,7 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f"ebrl.vision.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in (
-            "PIL",
-            "pywt",
-            "skimage",
-            "sklearn",
-            "tifffile",
-        ):
+        if (error.name or "").partition(".")[0] not in PACKAGES:
             raise
         raise ModuleNotFoundError(
             f"ebrl.vision.{name} needs {error.name}: pip install 'ebrl[vision]'", name=error.name

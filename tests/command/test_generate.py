@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,15 @@ def test_a_run_on_patches_of_photographs(tmp_path: Path) -> None:
     options = ["--out", "grid.png", "--count", "1", "--levels", "3", "--scale", "1"]
     assert main([*command, *options]) == 0
     assert read(Path("grid.png")).shape == (16 + 2 * GAP,) * 2
+
+
+@pytest.mark.parametrize(
+    "ask", ["main(['generate', '--out', 'x.png'])", "from ebrl import vision; vision.denoise"]
+)
+def test_without_a_package_of_the_extra_it_says_what_to_install(ask: str) -> None:
+    program = f"import sys; sys.modules['imagecodecs'] = None; from ebrl.command import main; {ask}"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "needs imagecodecs: pip install 'ebrl[vision]'" in ran.stderr
 
 
 # ---- what it refuses ------------------------------------------------------------------------
