@@ -20,6 +20,7 @@ from ebrl.command.photographs.batch import (
     show,
     work_through,
 )
+from ebrl.vision import PACKAGES
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +91,7 @@ def main(arguments: list[str]) -> int:
     given = parser.read(arguments)
     if given.samples == 1:
         raise UsageError("--samples: expected at least 2, to see how they differ, got 1.")
-    with extra("vision", "PIL", "skimage", "tifffile", "imagecodecs", "pywt"):
+    with extra("vision", *PACKAGES):
         from ebrl.command.photographs.files import DEVIATION
 
         damage, device = _damage(given), device_of(given.device)
@@ -118,6 +119,7 @@ def _restore(
     job: Job, bar: tqdm, damage: Damage, given: Namespace, device: torch.device
 ) -> Outcome:
     """Restore one photograph into its files."""
+    import numpy as np
     import torch
 
     from ebrl.command.photographs.files import DEVIATION
@@ -133,10 +135,10 @@ def _restore(
     from ebrl.vision.tiles import Tiled, evaluations
 
     photograph = load(job.source)
-    check_holds(photograph, job.out)
     pixels, white, *_ = picture(photograph, given.range)
     data_range = given.range or (0.0, white)
     before = photograph if damage.scale is None else enlarged(photograph, damage.scale)
+    check_holds(before, job.out)
     back = picture(before, data_range).back
     check_reference(job, before, data_range)
     level, facts = _level(photograph, pixels, damage, given)
@@ -148,6 +150,9 @@ def _restore(
     fast = prior.in_bfloat16() if fastest_precision(device) == "bfloat16" else prior
     watched = Tiled(WithProgress(fast, bar))
     result = back(inside.of(restore(observation, watched)).cpu())
+    if damage.known is not None and observation.deviation <= EXACT:  # `back` cuts at white
+        whole = np.where(damage.known.numpy()[..., None], photograph.pixels, result.pixels)
+        result = result._replace(pixels=whole)
     save(result, job.out)
     if DEVIATION in job.beside:
         bar.reset(once * (2 * LEVELS + PATH_LEVELS * given.samples))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from photographs import GaussianImages, colour, grey, noisy, read, write
 from PIL import Image
@@ -107,6 +108,16 @@ class TestFiles:
         result = read(Path("photo-restored.png")).astype(int)
         assert np.abs(result - image)[mask == 0].max() <= 1
         assert result[mask > 0].std() < image[mask > 0].std()
+
+    def test_known_pixels_beyond_white_stay_in_a_file_of_floats(self) -> None:
+        image, mask = (grey() / 255).astype(np.float32), holes(grey().shape)
+        image[tuple(np.argwhere(mask == 0)[9])] = 1.6
+        tifffile.imwrite("photo.tif", image)
+        write(Path("mask.png"), mask)
+        assert main(["restore", "photo.tif", "--mask", "mask.png"]) == 0
+        result = tifffile.imread("photo-restored.tif")
+        assert (result[mask == 0] == image[mask == 0]).all()
+        assert (result[mask > 0] != image[mask > 0]).any()
 
     def test_the_picture_shows_an_enlarged_photograph_beside_the_result(self) -> None:
         write(Path("photo.png"), colour())
@@ -214,6 +225,21 @@ class TestFiles:
         assert "Traceback" not in said.err
         assert said.out.splitlines()[-4:-3] == ["Done: 1 restored, 3 not."]
         assert {name for name in names() if "restored" in name} == {"good-restored.png"}
+
+    def test_a_result_too_large_for_its_format(self, capsys: pytest.CaptureFixture[str]) -> None:
+        write(Path("photo.webp"), grey(8, 1_100).repeat(8, 1)[:, :1_100])
+        assert main(["restore", "photo.webp", "--scale", "16", "--sigma", "5"]) == 1
+        assert "16,383 pixels a side, got 17,600" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", ["results", "results/*.png"])
+    def test_nothing_but_results_is_said_so(
+        self, name: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(Path("results/photo-denoised.png"), grey())
+        assert main(["restore", name, "--scale", "2"]) == 1
+        assert "only results of ebrl, such as photo-denoised.png" in capsys.readouterr().err
+        file = "results/photo-denoised.png"
+        assert main(["restore", file, "--scale", "2", "--out", "x.png"]) == 0
 
     def test_noise_of_too_small_a_photograph(self, capsys: pytest.CaptureFixture[str]) -> None:
         write(Path("photo.png"), grey(6, 6))

@@ -41,7 +41,12 @@ Work = Callable[["Job", tqdm], Outcome]
 
 def add_photographs(parser: Parser) -> None:
     """Add the arguments for photographs, results and what is shown of them."""
-    parser.add_argument("photo", nargs="+", metavar="PHOTO", help="a file, a folder or a pattern")
+    parser.add_argument(
+        "photo",
+        nargs="+",
+        metavar="PHOTO",
+        help="a file, a folder or a pattern; of folders and patterns all but the results of ebrl",
+    )
     parser.add_argument(
         "--out", help="a folder for the results, or a file for that of a single photograph"
     )

@@ -43,19 +43,22 @@ def find(names: list[str]) -> tuple[list[Path], list[Refusal]]:
     found: dict[Path, Path] = {}  # by its resolved path
     refused = []
     for name in names:
-        path, paths = Path(name), []
+        path, images = Path(name), []
         if os.path.isdir(name):
             try:
-                paths = list(_images(path.iterdir()))
+                images = list(_images(path.iterdir()))
                 reason = f"a folder without images (files that end in {ENDINGS})"
             except OSError as error:
                 reason = f"a folder that cannot be read ({error.strerror})"
         elif os.path.exists(name) or not glob.has_magic(name):
-            paths = [path] if os.path.exists(name) else []
+            images = [path] if os.path.exists(name) else []
             reason = "there is no such file"
         else:
-            paths = list(_images(map(Path, glob.glob(name, recursive=True))))
+            images = list(_images(map(Path, glob.glob(name, recursive=True))))
             reason = f"no image matches (files that end in {ENDINGS})"
+        paths = [each for each in images if each == path or not each.stem.endswith(RESULTS)]
+        if images and not paths:
+            reason = f"only results of ebrl, such as {images[0].name}: name the files themselves"
         if not paths:
             refused.append(Refusal(name, reason))
         for path in paths:
@@ -110,7 +113,7 @@ def _with_suffix(end: str) -> str:
 def _images(paths: Iterator[Path]) -> Iterator[Path]:
     for path in sorted(paths):
         is_image = path.suffix.lower() in SUFFIXES | READ_ONLY
-        if is_image and path.is_file() and not path.stem.endswith(RESULTS):
+        if is_image and path.is_file():
             yield path
 
 
