@@ -83,7 +83,8 @@ class Patches(Dataset[Tensor]):
         ]
         usable = [pair for pair in images if min(pair[0].shape[:2]) >= size]
         if not usable:
-            left = f", with {leave_out=} of each folder" if leave_out else ""
+            cure = "of each folder: leave_out=0 takes all (--data.leave_out 0)"
+            left = f", with {leave_out=} {cure}" if leave_out else ""
             raise FileNotFoundError(
                 f"expected images of at least {size}x{size} pixels in {', '.join(folders)}, got "
                 f"{len(images)} smaller ones{left}"

@@ -306,7 +306,8 @@ def test_photographs_train_an_image_energy(
     small = ["--energy.widths", "[8]", "--data.stride", "64", "--objective.plain", "1"]
     small += ["--data.folders", "[skimage]", "--steps", "2", "--run", run]
     assert main(["fit", gray, *small]) == 2
-    assert "with leave_out=20 of each folder" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "with leave_out=20 of each folder: leave_out=0 takes all (--data.leave_out 0)" in said
     assert main(["fit", gray, *small, "--data.leave_out", "0"]) == 0
     assert "psnr" in capsys.readouterr().out
     assert storage.load(tmp_path / "run" / "model.zip").facts["step"] == 2
