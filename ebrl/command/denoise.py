@@ -19,6 +19,7 @@ from ebrl.command.photographs.batch import (
     show,
     work_through,
 )
+from ebrl.vision import PACKAGES
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,7 @@ def main(arguments: list[str]) -> int:
         "gain .05 to .3 dB",
     )
     given = parser.read(arguments)
-    with extra("vision", "PIL", "skimage", "tifffile", "imagecodecs", "pywt"):
+    with extra("vision", *PACKAGES):
         device = device_of(given.device)
         return work_through(given, "denoised", lambda job, bar: _denoise(job, bar, given, device))
 
@@ -99,7 +100,7 @@ def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Out
     notes += mistrust(trust, used)
     result = back(clean.cpu())
     save(result, job.out)
-    shown = (WHITE * levels).tolist() if given.sigma is None else [given.sigma]
+    shown = (WHITE * levels).flatten().tolist() if given.sigma is None else [given.sigma]
     sigma = " ".join(f"{level:.1f}" for level in shown)
     facts = f"sigma {sigma}{'' if given.sigma is not None else ' (estimated)'}"
     figures = show(job, photograph, result, data_range, facts)

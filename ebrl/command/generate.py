@@ -202,8 +202,7 @@ def _draw(source: Source, given: Namespace) -> tuple[Tensor, Tensor]:
     """Return the images `(count, channels, height, width)` and the acceptance `(levels,)`."""
     import torch
 
-    from ebrl.vision.denoising import tweedie
-    from ebrl.vision.generation import descend, generation_levels
+    from ebrl.vision.generation import generate, generation_levels
 
     device = device_of(given.device)
     energy = source.energy.to(device)
@@ -213,25 +212,28 @@ def _draw(source: Source, given: Namespace) -> tuple[Tensor, Tensor]:
     images, accepted = [], []
     sizes = list(_parts(given.count))
     with tqdm(
-        total=len(sizes) * len(levels),
+        total=len(sizes) * (len(levels) - 1),
         bar_format=BAR,
         disable=None,
         dynamic_ncols=True,
         leave=False,
     ) as bar:  # disable=None: not a terminal, no bar
         for size in sizes:
-            way = []
-            for reached in descend(
-                energy, size, source.shape, levels, corrector, generator=generator
-            ):
-                way.append(reached.acceptance)
-                bar.update()
-            images.append(tweedie(energy, reached.x, levels[-1]).cpu())
-            accepted.append(size / given.count * torch.stack(way))
-    made = torch.cat(images)
-    if not made.isfinite().all():
+            made = generate(
+                energy,
+                size,
+                source.shape,
+                generator=generator,
+                levels=levels,
+                corrector=corrector,
+                progress=lambda *_: bar.update(),
+            )
+            images.append(made.x.cpu())
+            accepted.append(size / given.count * made.acceptance)
+    whole = torch.cat(images)
+    if not whole.isfinite().all():
         raise RunError("the images grew without bound: try a smaller --strength, or more --levels.")
-    return made, torch.stack(accepted).sum(0)
+    return whole, torch.stack(accepted).sum(0)
 
 
 def _corrector(given: Namespace) -> Sampler | None:

@@ -13,6 +13,7 @@ from ebrl.command.arguments import Parser
 from ebrl.command.devices import add_device, device_of
 from ebrl.command.errors import extra
 from ebrl.command.photographs.batch import WHITE
+from ebrl.vision import PACKAGES
 
 if TYPE_CHECKING:
     import gradio
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> int:
     given = parser.read(arguments)
     with (
         extra("serve", "gradio"),
-        extra("vision", "PIL", "skimage", "tifffile", "imagecodecs", "pywt"),
+        extra("vision", *PACKAGES),
         tempfile.TemporaryDirectory(prefix="ebrl-") as downloads,
     ):
         page = build(device_of(given.device), Path(downloads))

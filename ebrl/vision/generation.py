@@ -11,7 +11,6 @@ be added to the prior at every level (`Guided`): for classes, and for completion
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -22,9 +21,11 @@ from ebrl import schedules
 from ebrl.energies import Energy, align_left, over_event
 from ebrl.ranges import check_at_least
 from ebrl.sampling import Sampler
-from ebrl.sampling.sampler import Stage
+from ebrl.sampling.run import Progress
+from ebrl.vision.correctors import corrected
 from ebrl.vision.denoising import tweedie
 from ebrl.vision.networks import ANY_LEVEL
+from ebrl.vision.noise import check_levels
 
 CORRECTOR_STEP = 0.15  # of the level squared: near MALA's best for some hundred pixels
 
@@ -34,13 +35,6 @@ class GeneratedImages(NamedTuple):
 
     x: Tensor  # (n, channels, height, width)
     acceptance: Tensor  # (levels,), of the correctors; NaN without one
-
-
-class Reached(NamedTuple):
-    """Noisy images at one level of the path."""
-
-    x: Tensor  # (n, channels, height, width)
-    acceptance: Tensor  # (), of the corrector at this level
 
 
 class Guided(Energy):
@@ -124,12 +118,13 @@ def generate(
     generator: torch.Generator,
     levels: Tensor | None = None,
     corrector: Sampler | None = None,
-    corrector_step: float = CORRECTOR_STEP,
+    progress: Progress | None = None,
 ) -> GeneratedImages:
     """Generate images: Heun's method on the probability flow, with correctors after each step.
 
-    The remaining noise at the last level is removed by one denoising step. All images are one
-    batch: generate thousands in several calls.
+    The flow is `dx/dσ = σ ∇E(x, σ)` (Karras et al. 2022, algorithm 1). The remaining noise at the
+    last level is removed by one denoising step. All images are one batch: generate thousands in
+    several calls.
 
     Args:
         prior: An energy of images that takes a sigma.
@@ -138,8 +133,8 @@ def generate(
         generator: Source of the noise; its device is used.
         levels: Noise levels `(levels,)` that fall; `generation_levels()` by default.
         corrector: A sampler that moves the images at each level, with its own kernel, number of
-            steps and temperature.
-        corrector_step: Step size of the corrector, as a multiple of the level squared.
+            steps and temperature. Its step size is .15 of the level squared.
+        progress: Called with the number of levels reached so far and in total.
 
     Raises:
         ValueError: For levels that do not fall or begin above those that the prior knows, and for
@@ -147,47 +142,23 @@ def generate(
     """
     check_at_least(1, n=n)
     levels = (generation_levels() if levels is None else levels).to(generator.device)
+    check_levels(levels)
     _, highest = getattr(prior, "levels", ANY_LEVEL)
     if levels[0] > highest:
         raise ValueError(
             f"expected a prior of every level of the path, which starts at {levels[0]:.3g}, got "
             f"one that knows noise up to {highest:.3g}: pass a DiffusionEnergy, or levels within"
         )
-    acceptance = []
-    for reached in descend(prior, n, shape, levels, corrector, corrector_step, generator=generator):
-        acceptance.append(reached.acceptance)
-    return GeneratedImages(tweedie(prior, reached.x, levels[-1]), torch.stack(acceptance))
-
-
-def descend(
-    prior: Energy,
-    n: int,
-    shape: tuple[int, int, int],
-    levels: Tensor,
-    corrector: Sampler | None = None,
-    corrector_step: float = CORRECTOR_STEP,
-    *,
-    generator: torch.Generator,
-) -> Iterator[Reached]:
-    """Yield the images at each of the falling levels, beginning with noise at the first.
-
-    The path is the probability flow, `dx/dσ = σ ∇E(x, σ)` (Karras et al. 2022, algorithm 1). A
-    corrector's step size is `corrector_step` times the level squared.
-    """
-    if len(levels) < 2 or not (levels.diff() < 0).all() or not (levels > 0).all():
-        raise ValueError(f"expected positive levels that fall, got {levels.tolist()}")
     x = 0.5 + levels[0] * torch.randn(n, *shape, generator=generator, device=generator.device)
-    none = x.new_tensor(torch.nan)
-    yield Reached(x, none)
+    acceptance = [x.new_tensor(torch.nan)]
     for level, following in pairwise(levels):
-        x, acceptance = heun(prior, x, level, following), none
-        if corrector is not None:
-            step_size = corrector_step * float(following) ** 2
-            energy = prior.given(following)
-            stage = Stage(energy, corrector.steps, step_size, corrector.temperature)
-            corrected = corrector.anneal([stage], x, generator=generator)
-            x, acceptance = corrected.x, corrected.info.acceptance.mean()
-        yield Reached(x, acceptance)
+        x = heun(prior, x, level, following)
+        step_size = CORRECTOR_STEP * float(following) ** 2
+        x, accepted = corrected(corrector, prior.given(following), x, step_size, generator)
+        acceptance.append(accepted)
+        if progress is not None:
+            progress(len(acceptance), len(levels))
+    return GeneratedImages(tweedie(prior, x, levels[-1]), torch.stack(acceptance))
 
 
 def heun(prior: Energy, x: Tensor, level: Tensor, following: Tensor) -> Tensor:

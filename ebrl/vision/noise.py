@@ -173,8 +173,7 @@ def estimate(image: Tensor) -> NoiseEstimate:
         )
     else:
         coarse = _flattest(planes[0], clipped, 1.35)
-    fine, coarse = (0.0 if each > LARGEST else float(each) for each in (fine, coarse))
-    return NoiseEstimate(fine, coarse)
+    return NoiseEstimate(*(float(each) if each <= LARGEST else 0.0 for each in (fine, coarse)))
 
 
 def _finest(plane: np.ndarray, clipped: np.ndarray) -> float:

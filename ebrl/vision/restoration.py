@@ -22,7 +22,7 @@ from torch import Tensor
 from ebrl import schedules
 from ebrl.energies import Energy, check_energy
 from ebrl.sampling import Sampler
-from ebrl.sampling.sampler import Stage
+from ebrl.vision.correctors import corrected
 from ebrl.vision.denoising import check_range, denoised
 from ebrl.vision.images import picture
 from ebrl.vision.noise import check_levels, noise_levels
@@ -164,13 +164,9 @@ def posterior(
     first = start.expand(samples, *start.shape)
     levels = levels.to(start)
     x = _walk(prior, first + levels[0] * _noise(first, generator), levels, possible, generator)
-    acceptance = x.new_tensor(torch.nan)
-    if corrector is not None:
-        step_size = corrector_step / (1 / float(levels[-1]) ** 2 + 1 / s**2)
-        energy = prior.given(levels[-1]) + observation
-        stage = Stage(energy, corrector.steps, step_size, corrector.temperature)
-        corrected = corrector.anneal([stage], x, generator=generator)
-        x, acceptance = corrected.x, corrected.info.acceptance.mean()
+    step_size = corrector_step / (1 / float(levels[-1]) ** 2 + 1 / s**2)
+    energy = prior.given(levels[-1]) + observation
+    x, acceptance = corrected(corrector, energy, x, step_size, generator)
     return Posterior(x.mean(0), x.std(0), x, acceptance)
 
 

@@ -20,6 +20,7 @@ from ebrl.command import main
 from ebrl.energies import ClassifierEnergy
 from ebrl.vision import fashion
 from ebrl.vision.fashion import CLASSES
+from ebrl.vision.networks import ANY_LEVEL
 
 SIDE, GAP = 28, 2
 
@@ -32,11 +33,18 @@ class Brightness(nn.Module):
         return -100_000 * (x.mean((1, 2, 3)).unsqueeze(1) - middles).square()
 
 
+def any_level(width: float) -> GaussianImages:
+    """Return images of independent pixels, known at every level of noise."""
+    prior = GaussianImages(width)
+    prior.levels = ANY_LEVEL
+    return prior
+
+
 @pytest.fixture(autouse=True)
 def known_prior(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Images of independent pixels and a classifier of their brightness; paths as people write."""
     energies = {
-        "fashion": GaussianImages(0.2),
+        "fashion": any_level(0.2),
         "fashion-classifier": ClassifierEnergy(Brightness()),
     }
     monkeypatch.setattr(import_module("ebrl.vision.shipped"), "pretrained", energies.get)
@@ -204,7 +212,7 @@ def test_images_that_grow_without_bound_are_no_picture(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        import_module("ebrl.vision.shipped"), "pretrained", lambda name: GaussianImages(torch.nan)
+        import_module("ebrl.vision.shipped"), "pretrained", lambda name: any_level(torch.nan)
     )
     assert main(["generate", "--out", "a.png", "--count", "1"]) == 1
     assert "grew without bound" in capsys.readouterr().err

@@ -261,7 +261,7 @@ class TestFiles:
     ) -> None:
         write(Path("photo.png"), grey())
         assert main(["restore", "photo.png", "--scale", "2", "--sigma", "0.1"]) == 0
-        assert "it is --sigma 25.5" in capsys.readouterr().err
+        assert "it is 25.5 here" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
