@@ -282,7 +282,7 @@ class EnergyPolicy(Acting, BasePolicy):
             batch, count, mixture.mean.shape[-1], generator=self.generator, device=device
         )
         if self.components == 1:
-            return mixture.draw(normal[..., 0], normal)
+            return mixture.one_each(normal)
         uniform = torch.rand(batch, count, generator=self.generator, device=device)
         return mixture.draw(uniform, normal)
 

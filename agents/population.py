@@ -172,7 +172,7 @@ class Population:
         """Return one of the candidates, resampled by importance, `(action_dim,)`."""
         observation, normal = observation.unsqueeze(0), normal.unsqueeze(0)
         mixture = self.agent.proposal(observation)
-        free = mixture.draw(normal[..., 0], normal)
+        free = mixture.one_each(normal)
         actions = torch.tanh(free)  # (1, candidates, action_dim)
         if actions.shape[1] == 1:
             return actions[0, 0]

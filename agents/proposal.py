@@ -37,6 +37,8 @@ class TanhMixture(NamedTuple):
     def one_each(self, normal: Tensor) -> Tensor:
         """Draw `u` once from every component, by `normal: (batch, components, dimension)`.
 
+        Of a single component, `normal: (batch, M, dimension)` gives M independent draws.
+
         The sum of a function of these draws, weighted by the components' weights, is an unbiased
         estimate of its expectation, and differentiable with respect to the weights, too.
         """
@@ -65,7 +67,7 @@ class TanhMixture(NamedTuple):
         """
         components = self.mean.shape[1]
         if components == 1:
-            return torch.addcmul(self.mean, self.log_deviation.exp(), normal)
+            return self.one_each(normal)
         edges = self.log_weights.exp().cumsum(-1)
         chosen = torch.searchsorted(edges, uniform, right=True).clamp_(max=components - 1)
         index = chosen.unsqueeze(-1).expand(-1, -1, self.mean.shape[-1])
