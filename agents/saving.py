@@ -227,21 +227,16 @@ class Saving(OffPolicyAlgorithm):
         state, _ = read_agent(type(self).__name__, load_path_or_dict)
         if exact_match:
             return self._put_learnt(state["learnt"])
-        parameters = self._parameters_of(self._learnt_of(state["learnt"])["parameters"])
+        parameters = self._parameters_of(state["learnt"]["parameters"])
         return super().set_parameters(parameters, False, device)
 
     def _put_learnt(self, state: dict[str, Any]) -> None:
-        state = self._learnt_of(state)
-        state = {**state, "parameters": self._parameters_of(state["parameters"])}
+        state = {name: self._parameters_of(part) for name, part in state.items()}
         schemas.learnt(self)(state, "learnt")
         put_learnt(self, state)
 
-    def _learnt_of(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return what this agent takes of another's learnt state."""
-        return state
-
     def _parameters_of(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Return another agent's parameters in the form that this one has."""
+        """Return another agent's parameters, or its learnt variables, in the form of this one's."""
         return parameters
 
     def normalize_observation(self, observation: Any) -> Any:

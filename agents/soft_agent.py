@@ -381,10 +381,6 @@ class SoftAgent(ScaledRewards):
         elif not torch.equal(self.log_ent_coef.detach().exp().squeeze(0), temperature):
             self.log_ent_coef.data.fill_(temperature.log())  # it came without its logarithm
 
-    def _learnt_of(self, state: dict[str, Any]) -> dict[str, Any]:
-        """As `Saving`; an agent with a fixed temperature ignores the state of a tuned one."""
-        return {name: self._parameters_of(part) for name, part in state.items()}
-
     def _parameters_of(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """As `Saving`; an agent with a fixed temperature ignores those of a tuned one."""
         tuned = set() if self.ent_coef == "auto" else {"ent_coef_optimizer", "log_ent_coef"}
