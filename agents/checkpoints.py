@@ -38,11 +38,11 @@ from torch import Tensor
 from ebrl import rolling, storage
 from ebrl.schema import integer, numbers
 from ebrl.storage import Source, StorageError
-from ebrl.training.watch import check_finite_weights
 
 from . import schemas
 from . import state as parts
 from .environments import environments, not_replayable, put_environments
+from .finite import check_finite_agent
 from .replayable import Replayable
 
 KIND = "checkpoint"
@@ -69,6 +69,7 @@ class Checkpoints(BaseCallback):
         resumed: What `restore` returned: other callbacks continue their counts.
 
     Raises:
+        DivergedError: When weights or moments are not finite; the last good checkpoint stays.
         OSError: When a checkpoint cannot be written; those already there stay whole.
         TypeError: For an algorithm without a replay buffer, or with one that a file cannot hold.
     """
@@ -185,7 +186,7 @@ def save_checkpoint(
     Raises:
         OSError: When the file cannot be written.
         TypeError: For a state that a file cannot hold.
-        DivergedError: For weights that are not finite.
+        DivergedError: For weights or moments that are not finite.
     """
     storage.save(path, *_contents(agent, callbacks or []))
 
@@ -202,7 +203,7 @@ def _contents(
     """Return the tensors and facts of a checkpoint."""
     if agent.env is None:
         raise ValueError("expected an agent with its environment, got one without")
-    check_finite_weights(agent.policy)  # earlier checkpoints are better
+    check_finite_agent(agent)  # do not push a good checkpoint out with a broken one
     tensors, state = storage.flatten(
         {
             "learnt": parts.learnt(agent),

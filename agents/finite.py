@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from ebrl.training import DivergedError
 
 
 def is_finite(value: Any) -> bool:
@@ -52,6 +57,30 @@ def check_transition(
                 f"expected a finite {what}, got NaN or infinity from the environment "
                 f"{_name_of(env)} at step {step:,}; the transition is not stored"
             )
+
+
+def check_finite_agent(agent: BaseAlgorithm) -> None:
+    """Raise DivergedError where a weight or an optimiser's moment is not finite.
+
+    A buffer may be infinite, but not NaN. It waits for the device: call it where files are written.
+    """
+    buffers = {f"policy.{name}" for name, _ in agent.policy.named_buffers()}
+    for name, tensor in _tensors("", agent.get_parameters()):
+        lost = tensor.isnan() if name in buffers else ~tensor.isfinite()
+        if lost.any():
+            raise DivergedError(
+                f"the training diverged by step {agent.num_timesteps:,}: `{name}` is not finite; "
+                "lower the learning rate, or normalise rewards that are large"
+            )
+
+
+def _tensors(place: str, state: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of nested state dictionaries, each with its place."""
+    if isinstance(state, Tensor):
+        yield place, state
+    elif isinstance(state, dict):
+        for key, value in state.items():
+            yield from _tensors(f"{place}.{key}" if place else str(key), value)
 
 
 def _name_of(env: VecEnv | None) -> str:

@@ -16,6 +16,7 @@ from torch import nn
 
 from ebrl.agents import EnergyActorCritic, SoftQ
 from ebrl.agents.checkpoints import Checkpoints, restore, save_checkpoint
+from ebrl.agents.finite import check_finite_agent
 from ebrl.agents.replayable import Replayable
 from ebrl.storage import load
 from ebrl.training import DivergedError
@@ -149,6 +150,23 @@ def test_a_checkpoint_of_lost_weights_is_refused(tmp_path: Path) -> None:
     agent = SoftQ("MlpPolicy", Replayable(gym.make("CartPole-v1")), **SMALL, **NETS, seed=0)
     agent.learn(20, callback=Checkpoints(tmp_path, every=20))
     nn.init.constant_(agent.critic.layers[0].bias, float("nan"))
-    with pytest.raises(DivergedError, match="the weights diverged"):
+    with pytest.raises(DivergedError, match=r"diverged by step 20: `policy\..*bias` is not finite"):
         save_checkpoint(tmp_path / "checkpoint-000000000020.zip", agent)
     restore(agent, tmp_path)  # the good one
+
+
+def test_a_checkpoint_of_lost_moments_is_refused(tmp_path: Path) -> None:
+    agent = SoftQ("MlpPolicy", Replayable(gym.make("CartPole-v1")), **SMALL, **NETS, seed=0)
+    agent.learn(60)
+    next(iter(agent.critic.optimizer.state.values()))["exp_avg"].fill_(float("inf"))
+    with pytest.raises(DivergedError, match=r"`critic\.optimizer\.state\.0\.exp_avg`"):
+        save_checkpoint(tmp_path / "checkpoint.zip", agent)
+
+
+def test_a_policy_may_hold_an_infinite_constant() -> None:
+    agent = SoftQ("MlpPolicy", gym.make("CartPole-v1"), **SMALL, **NETS, seed=0)
+    agent.policy.register_buffer("mask", torch.tensor([-torch.inf, 0.0]))
+    check_finite_agent(agent)
+    agent.policy.mask.fill_(torch.nan)
+    with pytest.raises(DivergedError, match=r"`policy\.mask` is not finite"):
+        check_finite_agent(agent)

@@ -13,7 +13,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from ebrl.agents import compilation
-from ebrl.agents.checkpoints import Restored, restore
+from ebrl.agents.checkpoints import Checkpoints, Restored, restore
+from ebrl.agents.finite import check_finite_agent
 from ebrl.command.configs.agent_config import TrainConfiguration, read
 from ebrl.command.configs.trust import command
 from ebrl.command.environments.building import training_environment
@@ -22,7 +23,7 @@ from ebrl.command.errors import RunError, UsageError
 from ebrl.command.pictures.agent_pictures import draw_run
 from ebrl.command.runs.folder import Run, no_checkpoint, read_evaluations, write_evaluations
 from ebrl.command.runs.normalization import save_normalization
-from ebrl.command.training.divergence import GoodCheckpoints, check_finite, explained_by_divergence
+from ebrl.command.training.divergence import explained_by_divergence
 from ebrl.command.training.endings import ending_well
 from ebrl.command.training.offline import learn
 from ebrl.command.training.progress import AgentProgress
@@ -116,7 +117,7 @@ def train_to_end(
     total = configuration.settings.total_timesteps
     evaluated = [e for e in read_evaluations(run) if e["timesteps"] <= agent.num_timesteps]
     evaluations = Evaluations(configuration, run, evaluated)
-    checkpoints = GoodCheckpoints(
+    checkpoints = Checkpoints(
         run.checkpoints, every=configuration.settings.checkpoint_every, resumed=resumed
     )
 
@@ -137,7 +138,7 @@ def train_to_end(
         if agent.num_timesteps < total:
             callbacks = [evaluations, checkpoints, progress]
             learn(agent, configuration, total - agent.num_timesteps, callbacks)
-        check_finite(agent)
+        check_finite_agent(agent)
         evaluations.finish(agent)
         agent.save(run.model)
         save_normalization(agent, run)
