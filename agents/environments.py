@@ -126,6 +126,12 @@ def statistics(env: VecNormalize | None) -> dict[str, Any] | None:
     return {**settings, "norm_obs_keys": keys, "moments": moments}
 
 
+def learnt_statistics(agent: BaseAlgorithm) -> dict[str, Any] | None:
+    """Return `statistics` of the agent's environments, or of the file that it was loaded from."""
+    of_file: dict[str, Any] | None = getattr(agent, "statistics", None)
+    return statistics(agent.get_vec_normalize_env()) or of_file
+
+
 def normalized(env: VecEnv, state: dict[str, Any] | None) -> VecEnv:
     """Return the environments normalised by `statistics`, unless they are normalised already.
 
@@ -148,11 +154,11 @@ def seen_by(agent: BaseAlgorithm, observation: Any) -> Any:
     """Return an observation of an environment as the agent's wrappers show it in training.
 
     The agent's `VecNormalize` normalises it, after a `VecTransposeImage` inside of that has put the
-    channels of images first.
+    channels of images first. Without one, the statistics of the agent's file normalise it.
     """
     around = agent.get_vec_normalize_env()
     if around is None:
-        return observation
+        return normalize(observation, getattr(agent, "statistics", None))
     transposing = unwrap_vec_wrapper(around, VecTransposeImage)
     if isinstance(transposing, VecTransposeImage):
         observation = transposing.transpose_observations(observation)

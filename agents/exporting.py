@@ -24,7 +24,7 @@ from torch.distributions import Distribution
 
 from ebrl.storage import replacing
 
-from .environments import seen_by, statistics
+from .environments import learnt_statistics, seen_by
 
 CHECKED = 64  # observations on which a written file is checked
 TOLERANCE = 1e-5  # of an action, in units of the larger of 1 and the largest action
@@ -58,7 +58,7 @@ class GreedyPolicy(nn.Module):
         self.to(agent.device).eval()
 
     def _set_normalization(self, agent: BaseAlgorithm) -> None:
-        state = statistics(agent.get_vec_normalize_env()) or getattr(agent, "statistics", None)
+        state = learnt_statistics(agent)
         self.normalized: tuple[str, ...] = ()
         if state is None or not state["norm_obs"]:
             return
@@ -176,11 +176,7 @@ def _difference(agent: BaseAlgorithm, module: GreedyPolicy, model: bytes) -> flo
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (got,) = session.run(["action"], inputs)
     seen: Any = inputs if module.keys else columns[0]
-    if hasattr(agent, "normalize_observation"):
-        seen = agent.normalize_observation(seen)
-    else:
-        seen = seen_by(agent, seen)
-    expected, _ = agent.predict(seen, deterministic=True)
+    expected, _ = agent.predict(seen_by(agent, seen), deterministic=True)
     largest = max(1.0, float(np.abs(expected).max()))
     return float(np.abs(np.asarray(got, dtype=np.float64) - expected).max()) / largest
 

@@ -33,7 +33,7 @@ from ebrl.storage import Source, StorageError
 from . import schemas
 from .arguments import NOT_STORED, decode, from_space, names_of, split_arguments, to_space
 from .bounded import Bounded
-from .environments import normalize, normalized, seen_by, statistics
+from .environments import learnt_statistics, normalized, seen_by
 from .state import (
     counters,
     generators,
@@ -104,7 +104,7 @@ class Saving(OffPolicyAlgorithm):
             "learnt": learnt(self),
             "counters": counters(self),
             "generators": generators(self),
-            "statistics": statistics(self.get_vec_normalize_env()) or self.statistics,
+            "statistics": learnt_statistics(self),
         }
         _check_included(include, state)
         if missing := sorted(state["left_out"]):
@@ -245,9 +245,7 @@ class Saving(OffPolicyAlgorithm):
         It is normalised by the statistics of the agent's `VecNormalize`, or of the file that it was
         loaded from, and unchanged where there are none.
         """
-        if self.get_vec_normalize_env() is not None:
-            return seen_by(self, observation)
-        return normalize(observation, self.statistics)
+        return seen_by(self, observation)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Set the environments as Stable-Baselines3 does, normalised as those of the training were.
@@ -262,8 +260,7 @@ class Saving(OffPolicyAlgorithm):
                 "expected a replay buffer, got none: HerReplayBuffer asks the environment for "
                 "rewards, so give it when loading: load(path, env=env)"
             )
-        learnt_with = statistics(self.get_vec_normalize_env()) or self.statistics
-        env = normalized(self._wrap_env(env, self.verbose), learnt_with)
+        env = normalized(self._wrap_env(env, self.verbose), learnt_statistics(self))
         super().set_env(env, force_reset)
 
 
