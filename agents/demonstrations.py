@@ -11,7 +11,7 @@ Dictionary observations have one array per key: `observations.KEY`, `next_observ
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage, un
 
 from ebrl.storage import StorageError, replacing
 
+from .observations import map_arrays
 from .scaled_rewards import ScaledRewards
 
 MINARI = "minari:"
@@ -240,7 +241,7 @@ def fill(agent: OffPolicyAlgorithm, demonstrations: Demonstrations, source: str 
         _take_in(statistics, demonstrations.observations)
 
     def seen(rows: Observations, now: np.ndarray) -> Any:
-        taken = _each(lambda array: array[now], rows)
+        taken = map_arrays(lambda array: array[now], rows)
         return taken if images is None else images.transpose_observations(taken)
 
     scales = isinstance(agent.action_space, spaces.Box)
@@ -326,21 +327,10 @@ def transitions_of(episodes: Sequence[Mapping[str, Any]]) -> Demonstrations:
         for name in RECORDED[1:]
     }
     seen = [episode["observations"] for episode in episodes]
+
+    def rows(now: slice) -> Any:
+        return map_arrays(lambda *each: np.concatenate([array[now] for array in each]), *seen)
+
     return Demonstrations(
-        observations=_joined([_each(lambda rows: rows[:-1], each) for each in seen]),
-        next_observations=_joined([_each(lambda rows: rows[1:], each) for each in seen]),
-        **joined,
+        observations=rows(slice(None, -1)), next_observations=rows(slice(1, None)), **joined
     )
-
-
-def _each(function: Callable[[np.ndarray], np.ndarray], rows: Observations) -> Any:
-    """Return what a function makes of the rows, or of those of each key."""
-    if isinstance(rows, dict):
-        return {key: function(array) for key, array in rows.items()}
-    return function(rows)
-
-
-def _joined(parts: list[Any]) -> Any:
-    if isinstance(parts[0], dict):
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    return np.concatenate(parts)

@@ -33,6 +33,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from .observations import map_arrays
+
 
 class FromVectorEnv(VecEnv):
     """A vector environment behind Stable-Baselines3's interface, with the episodes' statistics.
@@ -89,7 +91,7 @@ class FromVectorEnv(VecEnv):
         self._reset_options()
         self.ended[:] = False
         self._begin(np.ones(self.num_envs, bool))
-        return _copied(self.last)
+        return map_arrays(np.array, self.last)
 
     def step_async(self, actions: np.ndarray) -> None:
         self.actions = actions
@@ -105,7 +107,7 @@ class FromVectorEnv(VecEnv):
         if self.mode == AutoresetMode.SAME_STEP:
             self._take_final(each, done)
         elif self.resets_by_mask and done.any():
-            ends = _copied(seen)
+            ends = map_arrays(np.array, seen)
             seen, reset_infos = self.environment.reset(options={"reset_mask": done.copy()})
             self._keep_reset_infos(split_infos(reset_infos, self.num_envs), done)
         elif not self.resets_by_mask and self.mode == AutoresetMode.NEXT_STEP:
@@ -120,8 +122,8 @@ class FromVectorEnv(VecEnv):
             each[i]["TimeLimit.truncated"] = bool(cut_before[i] if waited[i] else cut[i])
         late = self.mode == AutoresetMode.NEXT_STEP and not self.resets_by_mask
         self.ended = done.copy() if late else np.zeros_like(done)
-        self.cut, self.last = cut, _copied(seen)
-        return _copied(seen), rewards, done | waited, each
+        self.cut, self.last = cut, map_arrays(np.array, seen)
+        return map_arrays(np.array, seen), rewards, done | waited, each
 
     def close(self) -> None:
         self.environment.close()
@@ -206,12 +208,4 @@ def split_infos(infos: dict[str, Any] | list[dict[str, Any]], count: int) -> lis
 
 
 def _row(observations: Any, i: int) -> Any:
-    if isinstance(observations, dict):
-        return {key: _row(value, i) for key, value in observations.items()}
-    return np.array(observations[i])
-
-
-def _copied(observations: Any) -> Any:
-    if isinstance(observations, dict):
-        return {key: _copied(value) for key, value in observations.items()}
-    return np.array(observations)
+    return map_arrays(lambda rows: np.array(rows[i]), observations)

@@ -12,6 +12,7 @@ import numpy as np
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from ebrl.agents.environments import seen_by
+from ebrl.agents.observations import map_arrays
 from ebrl.command.configs.agent_config import TrainConfiguration
 from ebrl.command.environments.building import make
 from ebrl.command.environments.evaluation import undisturbed_streams
@@ -55,18 +56,12 @@ def _play(
         steps.append((float(reward), terminated, truncated))
     rewards, terminations, truncations = map(np.array, zip(*steps, strict=True))
     return {
-        "observations": _stacked(seen),
+        "observations": map_arrays(lambda *each: np.stack(each), *seen),
         "actions": np.stack(actions),
         "rewards": rewards,
         "terminations": terminations,
         "truncations": truncations,
     }
-
-
-def _stacked(observations: list[Any]) -> Any:
-    if isinstance(observations[0], dict):
-        return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
-    return np.stack(observations)
 
 
 def check_name(identifier: str) -> None:
