@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import inspect
 import os
-import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,24 +86,6 @@ class Checkpoints(BaseCallback):
     def request(self, stop: bool = False) -> None:
         """Write at the next start of a rollout; with `stop`, then raise KeyboardInterrupt."""
         self._requested, self._stopping = True, self._stopping or stop
-
-    @contextmanager
-    def stop_on_interrupt(self) -> Iterator[None]:
-        """A context for `learn`: Ctrl-C writes a checkpoint, then raises KeyboardInterrupt.
-
-        It works in the main thread alone. A second Ctrl-C raises at once.
-        """
-        before = signal.getsignal(signal.SIGINT)
-
-        def on_interrupt(number: int, frame: Any) -> None:
-            signal.signal(signal.SIGINT, before)
-            self.request(stop=True)
-
-        signal.signal(signal.SIGINT, on_interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
     def write(self) -> Path:
         """Write now and drop the oldest checkpoint; `RuntimeError` within a rollout."""

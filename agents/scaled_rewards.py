@@ -7,7 +7,7 @@ output scale: energies, temperatures and the replay stay in units of reward.
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +15,6 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from torch import Tensor
 
 from .policy_arguments import PolicyArguments
-
-Self = TypeVar("Self", bound="ScaledRewards")
 
 
 class RunningReturns:
