@@ -270,7 +270,7 @@ class EnergyActorCritic(ContinuousAgent):
     def _improve(self, batch: Transitions, noise: UpdateNoise, alpha: Tensor) -> dict[str, Tensor]:
         """Move the proposal towards the energy, and the temperature towards the entropy."""
         with torch.no_grad():  # shared features learn from the proposal alone, as in SB3
-            energy = self.critic.bound(batch.observations, "max")
+            energy = self.critic.given_preprocessed(batch.observations, "max")
         mixture = self.proposal.of_batch(batch.observations)
         divergence = reverse_kl(mixture, noise.proposal, energy, alpha)
         self._descend("proposal", divergence.loss)
@@ -298,8 +298,10 @@ class EnergyActorCritic(ContinuousAgent):
         if self.critic_target is None:
             return self._joint_energies(batch, candidates)
         with torch.no_grad():
-            after = self.critic_target.bound(batch.next_observations, "max")(candidates)
-        return self.critic.bound(batch.observations).batch_values(batch.actions)[0], after
+            later = self.critic_target.given_preprocessed(batch.next_observations, "max")
+            after = later(candidates)
+        energy = self.critic.given_preprocessed(batch.observations)
+        return energy.batch_values(batch.actions)[0], after
 
     def _joint_energies(self, batch: Transitions, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """Return `_energies` from one pass over this and the next step, with joint statistics.

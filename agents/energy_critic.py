@@ -76,11 +76,13 @@ class EnergyCritic(BaseModel):
         """Return Q by the first critic, `(batch, 1)`."""
         return self(observation, actions)[0]
 
-    def bound(self, observation: PyTorchObs, reduction: Reduction = "mean") -> BoundMLP:
+    def given_preprocessed(
+        self, observation: PyTorchObs, reduction: Reduction = "mean"
+    ) -> BoundMLP:
         """Return the energy of actions in [-1, 1]^d given preprocessed observations."""
         return self.energy.given(self.features_extractor(observation), reduction)
 
     def given(self, observation: PyTorchObs, reduction: Reduction = "mean") -> BoundMLP:
         """Return the energy of actions in [-1, 1]^d given the observations."""
         space, normalize = self.observation_space, self.normalize_images
-        return self.bound(preprocess_obs(observation, space, normalize), reduction)
+        return self.given_preprocessed(preprocess_obs(observation, space, normalize), reduction)

@@ -235,7 +235,7 @@ class EnergyPolicy(Acting, BasePolicy):
         weights = mixture.log_weights.exp()
         least = weights.amax(-1, keepdim=True).clamp_max(MINIMUM_WEIGHT)
         with torch.no_grad():
-            energy = self.critic.bound(observation)(means)
+            energy = self.critic.given_preprocessed(observation)(means)
             lowest = energy.masked_fill(weights < least, torch.inf).argmin(-1)
         return take(means, lowest)
 
@@ -252,7 +252,7 @@ class EnergyPolicy(Acting, BasePolicy):
         actions = torch.tanh(free)
         if self.acting_candidates == 1 and self.moves == 0:
             return actions
-        energy = self.critic.bound(observation)
+        energy = self.critic.given_preprocessed(observation)
         if self.acting_candidates > 1:
             groups = (batch, n, self.acting_candidates)
             weights = soft_value(

@@ -184,7 +184,7 @@ class ImplicitCloning(ContinuousAgent):
             learnt = mixture.log_density(free) + math.log(1 - self.uniform_share)
             uniform = math.log(self.uniform_share) - free.shape[-1] * math.log(2)
             log_density = torch.logaddexp(learnt, torch.full_like(learnt, uniform))
-        energy = self.critic.bound(batch.observations)(torch.tanh(free))
+        energy = self.critic.given_preprocessed(batch.observations)(torch.tanh(free))
         log_odds = -energy - log_density
         energy_loss = -torch.log_softmax(log_odds, 1)[:, 0].mean()
         self._descend("critic", energy_loss)

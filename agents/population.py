@@ -162,7 +162,7 @@ class Population:
     # ---- one agent, under vmap --------------------------------------------------------------
 
     def _divergence_of_one(self, batch: Transitions, normal: Tensor, alpha: Tensor) -> Divergence:
-        energy = UnderVmap(self.agent.critic.bound(batch.observations, "max"))
+        energy = UnderVmap(self.agent.critic.given_preprocessed(batch.observations, "max"))
         mixture = self.agent.proposal.of_batch(batch.observations)
         return reverse_kl(mixture, normal, energy, alpha)
 
@@ -176,12 +176,13 @@ class Population:
         actions = torch.tanh(free)  # (1, candidates, action_dim)
         if actions.shape[1] == 1:
             return actions[0, 0]
-        energies = self.agent.critic.bound(observation)(actions)
+        energies = self.agent.critic.given_preprocessed(observation)(actions)
         weights = soft_value(energies, mixture.log_density(free), alpha).weights
         return take(actions, pick(weights, uniform))[0]
 
     def _energy_of_one(self, observation: Tensor, action: Tensor) -> Tensor:
-        return self.agent.critic.bound(observation.unsqueeze(0))(action.unsqueeze(0))[0]
+        energy = self.agent.critic.given_preprocessed(observation.unsqueeze(0))
+        return energy(action.unsqueeze(0))[0]
 
     def _project(self) -> Tensor:
         self.agent.critic.energy.project_weights()

@@ -112,7 +112,7 @@ def test_energies_in_an_onnx_file_are_those_of_the_critic(
         def forward(self, observation: Tensor) -> Tensor:
             means = torch.tanh(self.policy.proposal(observation).mean)
             with torch.no_grad():
-                return self.policy.critic.bound(observation)(means)
+                return self.policy.critic.given_preprocessed(observation)(means)
 
     _, two, five, _ = parts(agent)
     export_as_before_dynamo(Energies().eval(), two, tmp_path / "energies.onnx")
