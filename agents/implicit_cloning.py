@@ -65,6 +65,10 @@ class ImplicitCloning(ContinuousAgent):
     """
 
     given_to_policy = ("components", "moves", "acting_candidates", "normalization", "target")
+    # The energy is in nats, and there is no target network.
+    ent_coef = initial_ent_coef = 1.0
+    target, target_update_interval = "none", 1
+    compile, precision, scale_rewards = False, "float32", False
 
     def __init__(
         self,
@@ -113,10 +117,6 @@ class ImplicitCloning(ContinuousAgent):
         self.uniform_share = uniform_share
         if not 0 < uniform_share < 1:
             raise ValueError(f"expected 0 < uniform_share < 1, got {uniform_share}")
-        # The energy is in nats, and there is no target network.
-        self.ent_coef, self.initial_ent_coef, self.target_update_interval = 1.0, 1.0, 1
-        self.target: Literal["average", "none"] = "none"
-        self.compile, self.precision, self.scale_rewards = False, "float32", False
         if normalization not in (None, "layer"):
             raise ValueError(f"expected normalization 'layer' or None, got {normalization!r}")
         if (policy_kwargs or {}).get("proposal_normalization") == "batch":
