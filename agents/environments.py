@@ -32,7 +32,7 @@ from ebrl.schema import (
     like,
     named,
     numbers,
-    one_of,
+    of_type,
     optional,
     real,
     record,
@@ -105,7 +105,7 @@ def wrapper_states(env: VecEnv) -> Schema:
     here = {type(wrapper).__name__: wrapper for wrapper in _wrappers(env)}
 
     def check(value: Any, place: str) -> None:
-        each(record({"kind": one_of(str)}, rest=True))(value, place)
+        each(record({"kind": of_type(str)}, rest=True))(value, place)
         for i, state in enumerate(value):
             if state["kind"] in here:
                 _wrapper_state(here[state["kind"]])(state, f"{place}/{i}")
@@ -132,7 +132,7 @@ def learnt_statistics(agent: BaseAlgorithm) -> dict[str, Any] | None:
     return statistics(agent.get_vec_normalize_env()) or of_file
 
 
-def normalized(env: VecEnv, state: dict[str, Any] | None) -> VecEnv:
+def with_statistics(env: VecEnv, state: dict[str, Any] | None) -> VecEnv:
     """Return the environments normalised by `statistics`, unless they are normalised already.
 
     Raises:
@@ -245,7 +245,7 @@ def _wrapper_state(wrapper: VecEnvWrapper) -> Schema:
             }
         case _:
             fields = {name: like(value) for name, value in _wrapper(wrapper).items()}
-    return record({**fields, "kind": one_of(str)})
+    return record({**fields, "kind": of_type(str)})
 
 
 def _moments_like(rms: RunningMeanStd) -> Schema:

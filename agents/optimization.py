@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 
-def trainable_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Return the optimizer's parameters that have a gradient."""
+def trained_by(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the parameters that an optimizer trains: those that have a gradient."""
     groups = optimizer.param_groups
     return [each for group in groups for each in group["params"] if each.requires_grad]
 
@@ -48,7 +48,7 @@ class AdamState(NamedTuple):
             learning_rate: A tensor that receives the group's learning rate.
         """
         (group,) = optimizer.param_groups
-        trained = trainable_parameters(optimizer)
+        trained = trained_by(optimizer)
         states = [optimizer.state[p] for p in trained if p in optimizer.state]
         if trained and not states:
             return None

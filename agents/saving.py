@@ -33,7 +33,7 @@ from ebrl.storage import Source, StorageError
 from . import schemas
 from .arguments import NOT_STORED, decode, from_space, names_of, split_arguments, to_space
 from .bounded import Bounded
-from .environments import learnt_statistics, normalized, seen_by
+from .environments import learnt_statistics, seen_by, with_statistics
 from .state import (
     counters,
     generators,
@@ -51,7 +51,7 @@ KIND = "agent"
 STATE = schema.record(
     {
         "arguments": schema.named(schema.anything),
-        "left_out": schema.named(schema.one_of(str)),
+        "left_out": schema.named(schema.of_type(str)),
         "observation_space": schema.named(schema.anything),
         "action_space": schema.named(schema.anything),
         "n_envs": schema.integer(1, 100_000),
@@ -186,7 +186,7 @@ class Saving(OffPolicyAlgorithm):
         arguments = {**{k: v for k, v in custom_objects.items() if k in allowed}, **arguments}
         given = _complete(cls, state, arguments)
         if env is not None:
-            env = normalized(cls._wrap_env(env, given.get("verbose", 0)), state["statistics"])
+            env = with_statistics(cls._wrap_env(env, given.get("verbose", 0)), state["statistics"])
             check_for_correct_spaces(env, observation_space, action_space)
         try:
             with Bounded(storage.flatten(state)[0].values()):
@@ -260,7 +260,7 @@ class Saving(OffPolicyAlgorithm):
                 "expected a replay buffer, got none: HerReplayBuffer asks the environment for "
                 "rewards, so give it when loading: load(path, env=env)"
             )
-        env = normalized(self._wrap_env(env, self.verbose), learnt_statistics(self))
+        env = with_statistics(self._wrap_env(env, self.verbose), learnt_statistics(self))
         super().set_env(env, force_reset)
 
 

@@ -85,7 +85,7 @@ def generators(agent: OffPolicyAlgorithm) -> Schema:
 
     def stream(generator: torch.Generator) -> Schema:
         def check(value: Any, place: str) -> None:
-            schema.record({"device": schema.one_of(str), "state": schema.anything})(value, place)
+            schema.record({"device": schema.of_type(str), "state": schema.anything})(value, place)
             if value["device"] == generator.device.type:
                 schema.torch_stream(generator)(value["state"], f"{place}/state")
 
@@ -111,10 +111,10 @@ def replay(agent: OffPolicyAlgorithm) -> Schema:
                 )
         schema.record(
             {
-                "kind": schema.one_of(str),
+                "kind": schema.of_type(str),
                 "capacity": schema.each(schema.integer()),
                 "pos": schema.integer(0, buffer.buffer_size),
-                "full": schema.one_of(bool),
+                "full": schema.of_type(bool),
                 "arrays": schema.named(schema.numbers),
             }
         )(value, place)
@@ -185,7 +185,7 @@ def environments(env: VecEnv) -> Schema:
         {
             **dict.fromkeys(MONITORED, schema.each(schema.numbers)),
             "total_steps": schema.integer(0),
-            "needs_reset": schema.one_of(bool),
+            "needs_reset": schema.of_type(bool),
             "current_reset_info": schema.named(schema.anything),
         }
     )
@@ -249,5 +249,5 @@ def _bytes(value: Any, place: str) -> None:
 
 
 CALLBACK = schema.record(
-    {"kind": schema.one_of(str), "numbers": schema.named(schema.anything)},
+    {"kind": schema.of_type(str), "numbers": schema.named(schema.anything)},
 )

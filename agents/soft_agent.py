@@ -25,7 +25,7 @@ from ebrl.training.watch import check_finite_weights
 from . import compilation
 from .finite import check_observation, check_start, check_transition
 from .memory import keep_freed_memory
-from .optimization import AdamState, adam_step, check_is_adam, in_layout_of, trainable_parameters
+from .optimization import AdamState, adam_step, check_is_adam, in_layout_of, trained_by
 from .ranges import check_agent_arguments, read_temperature
 from .scaled_rewards import ScaledRewards
 from .state import cut_trajectories
@@ -280,7 +280,7 @@ class SoftAgent(ScaledRewards):
         """
         if torch.compiler.is_compiling():
             return self._adam[name].parameters
-        return trainable_parameters(self._optimizers()[name])
+        return trained_by(self._optimizers()[name])
 
     def _step(
         self, name: str, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]

@@ -86,7 +86,7 @@ def share(value: Any, place: str) -> None:
         raise refuse(place, "a number from 0 to below 1", value)
 
 
-def one_of(*types: type) -> Schema:
+def of_type(*types: type) -> Schema:
     """A value of exactly one of the types."""
     return where(lambda value: type(value) in types, " or ".join(one.__name__ for one in types))
 
@@ -143,7 +143,7 @@ def record(fields: dict[Any, Schema], may_lack: Collection[Any] = (), rest: bool
     """A dict of these keys, each with its schema; with `rest`, others beside them."""
 
     def check(value: Any, place: str) -> None:
-        one_of(dict)(value, place)
+        of_type(dict)(value, place)
         unknown = set() if rest else value.keys() - fields.keys()
         missing = fields.keys() - value.keys() - set(may_lack)
         if unknown or missing:
@@ -219,8 +219,8 @@ def like(reference: Any) -> Schema:
                 f"a {kind.__name__} of shape {shape} and {dtype}",
             )
         case float():
-            return one_of(int, float)
-    return one_of(type(reference))
+            return of_type(int, float)
+    return of_type(type(reference))
 
 
 def numbers(value: Any, place: str) -> None:

@@ -17,7 +17,7 @@ ONE = np.arange(3.0)
 CASES: list[tuple[Schema, list[Any], list[Any]]] = [
     (schema.integer(0, 5), [0, 4], [-1, 5, 2.0, True, "1", None]),
     (schema.real(0), [0, 1.5, np.float32(2)], [-1, float("nan"), float("inf"), True, "1"]),
-    (schema.one_of(str, bool), ["a", True], [1, None]),
+    (schema.of_type(str, bool), ["a", True], [1, None]),
     (schema.array((3,), (0,)), [ONE, np.zeros(0)], [np.zeros(4), ONE.tolist(), ONE.astype(str)]),
     (schema.tensor((2,), torch.float32), [torch.ones(2)], [torch.ones(3), torch.ones(2).int(), 1]),
     (schema.numbers, [1, [True, None], {"a": (ONE, 2.0)}], ["a", {"a": ["b"]}, object()]),
