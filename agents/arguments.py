@@ -82,11 +82,13 @@ def _arguments(agent: OffPolicyAlgorithm) -> dict[str, Any]:
             values[name] = getattr(agent, name, vars(agent).get(f"_{name}", LOST))
     aliases: dict[Any, str] = {policy: name for name, policy in agent.policy_aliases.items()}
     values["policy"] = aliases.get(agent.policy_class, agent.policy_class)
-    if isinstance(agent.action_noise, VectorizedActionNoise):  # `learn` makes it of the other one
+    if isinstance(agent.action_noise, VectorizedActionNoise):
+        # `learn` wrapped the user's noise in it
         values["action_noise"] = agent.action_noise.base_noise
     if isinstance(agent.train_freq, TrainFreq):
         values["train_freq"] = (agent.train_freq.frequency, agent.train_freq.unit.value)
-    if _chose_its_buffer(agent):  # and refuses to be given it
+    if _chose_its_buffer(agent):
+        # such an agent chooses its buffer and refuses an argument for it
         values["replay_buffer_class"] = None
         values["replay_buffer_kwargs"] = {
             key: value

@@ -330,7 +330,7 @@ def with_average(weights: dict[str, Tensor], averaged: bool) -> dict[str, Tensor
         of_average = ("averaged_proposal.", "proposal_updates")
         return {name: one for name, one in weights.items() if not name.startswith(of_average)}
     learnt = {name: one for name, one in weights.items() if name.startswith("proposal.")}
-    if not learnt:  # a part of a policy, beside which the average stays as it is
+    if not learnt:  # weights without a proposal: leave the average alone
         return weights
     average = {f"averaged_{name}": one.clone() for name, one in learnt.items()}
     return {**weights, **average, "proposal_updates": torch.zeros(())}

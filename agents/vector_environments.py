@@ -72,7 +72,7 @@ class FromVectorEnv(VecEnv):
             environment.single_action_space,
         )  # fmt: skip
         self.actions: np.ndarray | None = None
-        self.ended = np.zeros(self.num_envs, bool)  # and are reset by the step that comes
+        self.ended = np.zeros(self.num_envs, bool)  # episodes that the next step resets
         self.cut = np.zeros(self.num_envs, bool)
         self.last: Any = None  # observations
         self.returns, self.lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, int)
@@ -116,7 +116,8 @@ class FromVectorEnv(VecEnv):
         self._count(rewards, done, each)
         for i in np.flatnonzero(done).tolist():
             each[i].setdefault("terminal_observation", _row(ends, i))
-        for i in np.flatnonzero(waited).tolist():  # the step that reset: the end again
+        for i in np.flatnonzero(waited).tolist():
+            # this step only reset: report the terminal observation again
             each[i] = {"terminal_observation": _row(before, i)}
         for i in range(self.num_envs):
             each[i]["TimeLimit.truncated"] = bool(cut_before[i] if waited[i] else cut[i])

@@ -19,7 +19,8 @@ from ebrl.command.arguments import WORDS
 from ebrl.command.configs.schema import FLAGS, PART, Schema, as_part, locate
 from ebrl.command.errors import UsageError, did_you_mean
 
-KINDS = {"agent": "one that learns from a replay"}  # what a part must be, if that is not plain
+# How to describe what a part must be, in place of "one of these".
+KINDS = {"agent": "one that learns from a replay"}
 OF_ANOTHER_VERB = {"agent": "train", "energy": "fit", "objective": "fit"}
 
 

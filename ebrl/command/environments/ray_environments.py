@@ -79,7 +79,7 @@ class RayVecEnv(VecEnv):
             with joining(os.environ.get("RAY_ADDRESS", "")):
                 ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
         self.ray, self.makers = ray, list(makers)
-        # A replay of an episode holds the actor for long: it is never restarted behind our back.
+        # Ray must not restart an actor: the new one would have lost the episode.
         self.remote: Any = ray.remote(num_cpus=1, max_restarts=0)(Simulator)
         self.actors: list[Any] = [self.remote.remote(make) for make in self.makers]
         self.deaths = [0] * len(self.makers)

@@ -76,9 +76,9 @@ def ending_well(
 def stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     """Call `stop` at SIGINT, SIGTERM and SIGHUP, unless they are ignored, as `nohup` does.
 
-    Yields the list of received signals. The second signal raises KeyboardInterrupt at once. Where
-    Python drops the one that `stop` raises, in a destructor or a callback of the collector, the
-    signal is sent again.
+    Yields the list of received signals. The second signal raises KeyboardInterrupt at once. Python
+    discards a KeyboardInterrupt raised inside a destructor or a garbage-collection callback; the
+    signal is then sent again.
     """
     received: list[int] = []
     dropped = sys.unraisablehook
