@@ -31,6 +31,8 @@ from torch import Tensor
 from ebrl.estimators import SoftValue, soft_value
 from ebrl.networks.normalization import Normalization
 from ebrl.sampling import StartError
+from ebrl.training import DivergedError
+from ebrl.training.watch import check_finite_weights
 
 from .continuous import ContinuousAgent
 from .energy_critic import EnergyCritic
@@ -222,6 +224,13 @@ class EnergyActorCritic(ContinuousAgent):
         if not actions.isfinite().all():
             raise self._diverged("an action is not finite")
         return actions
+
+    def _check_weights(self) -> None:
+        """Raise DivergedError if a weight of the policy is not finite."""
+        try:
+            check_finite_weights(self.policy)
+        except DivergedError as error:
+            raise self._diverged(str(error)) from error
 
     def _draw(self, batch_size: int) -> UpdateNoise:
         stream, dimension = self.generators["training"], self.proposal.dimension

@@ -354,7 +354,8 @@ def _complete(
     known = isinstance(policy, str) and policy in cls.policy_aliases
     if "policy" not in arguments and not known:
         raise StorageError(
-            f"expected a policy of {list(cls.policy_aliases)}, got {str(policy)[:60]}"
+            f"expected a policy of {list(cls.policy_aliases)}, got {str(policy)[:60]}; give it: "
+            f'{cls.__name__}.load(..., policy="MlpPolicy")'
         )
     return {**decode(stored), **arguments}
 

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ebrl import programs
 from ebrl.training import DivergedError
-from ebrl.training.watch import check_finite_weights
 
 from . import compilation
 from .finite import check_observation, check_start, check_transition
@@ -35,6 +34,7 @@ Observations = Tensor | dict[str, Tensor]
 Observation = np.ndarray | dict[str, np.ndarray]
 
 COLDEST = 1e-8  # the temperature that stands for 0, in units of reward
+TUNED = {"ent_coef_optimizer", "log_ent_coef"}  # what the file of a fixed temperature lacks
 
 
 class Transitions(NamedTuple):
@@ -177,13 +177,6 @@ class SoftAgent(ScaledRewards):
                 raise self._diverged(f"the metric {name} is {number}")
             self.logger.record(f"train/{name}", number)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-
-    def _check_weights(self) -> None:
-        """Raise DivergedError if a weight of the policy is not finite."""
-        try:
-            check_finite_weights(self.policy)
-        except DivergedError as error:
-            raise self._diverged(str(error)) from error
 
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(
@@ -381,10 +374,21 @@ class SoftAgent(ScaledRewards):
         elif not torch.equal(self.log_ent_coef.detach().exp().squeeze(0), temperature):
             self.log_ent_coef.data.fill_(temperature.log())  # it came without its logarithm
 
+    def _put_learnt(self, state: dict[str, Any]) -> None:
+        """As `Saving`; the tuning of a temperature that was fixed starts from it."""
+        stored = {name for part in state.values() for name in part}
+        if self.ent_coef_optimizer is not None and not TUNED & stored:
+            fresh = {**self.ent_coef_optimizer.state_dict(), "state": {}}
+            parameters = {**state.get("parameters", {}), "ent_coef_optimizer": fresh}
+            # the agent's own tensor: `set_parameters` sets it by the temperature in the file
+            variables = {**state.get("variables", {}), "log_ent_coef": self.log_ent_coef}
+            state = {**state, "parameters": parameters, "variables": variables}
+        super()._put_learnt(state)
+
     def _parameters_of(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """As `Saving`; an agent with a fixed temperature ignores those of a tuned one."""
-        tuned = set() if self.ent_coef == "auto" else {"ent_coef_optimizer", "log_ent_coef"}
-        return {name: one for name, one in parameters.items() if name not in tuned}
+        left_out = set() if self.ent_coef == "auto" else TUNED
+        return {name: one for name, one in parameters.items() if name not in left_out}
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts = ["policy", *(f"{name}.optimizer" for name in self.trained)]

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from saved_agents import (
     TINY,
@@ -58,6 +59,16 @@ def test_a_policy_class_of_ones_own_is_given_again(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"cannot hold policy=.*policy=\.\.\."):
         SavedDQN.load(tmp_path / "a")
     assert type(SavedDQN.load(tmp_path / "a", policy=OwnPolicy).policy) is OwnPolicy
+
+
+def test_a_policy_that_was_left_out_is_given_again(tmp_path: Path) -> None:
+    agent = cartpole()
+    agent.save(tmp_path / "a", exclude=["policy"])
+    with pytest.raises(StorageError, match=r'SavedDQN\.load\(\.\.\., policy="MlpPolicy"\)'):
+        SavedDQN.load(tmp_path / "a")
+    loaded = SavedDQN.load(tmp_path / "a", policy="MlpPolicy")
+    for mine, other in zip(loaded.policy.parameters(), agent.policy.parameters(), strict=True):
+        assert torch.equal(mine, other)
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,26 @@ def test_a_temperature_given_to_load_wins_over_the_stored_one(
 
 
 @both
+@pytest.mark.parametrize("fixed", [0.2, 0.0])
+def test_tuning_starts_from_a_temperature_that_was_fixed(
+    build: Build, fixed: float, tmp_path: Path
+) -> None:
+    agent = build(ent_coef=fixed).learn(40)
+    agent.save(tmp_path / "agent")
+    loaded = type(agent).load(tmp_path / "agent", env=agent.get_env(), ent_coef="auto")
+    assert torch.equal(loaded.policy.temperature, agent.policy.temperature)
+    torch.testing.assert_close(loaded.log_ent_coef.exp()[0], agent.policy.temperature)
+    assert loaded.ent_coef_optimizer.state_dict()["state"] == {}
+    for mine, other in zip(loaded.policy.parameters(), agent.policy.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    loaded.learn(30, reset_num_timesteps=False)
+    assert loaded.policy.temperature != agent.policy.temperature
+    loaded.save(tmp_path / "tuned")  # and goes on from there
+    again = type(agent).load(tmp_path / "tuned")
+    assert torch.equal(again.log_ent_coef, loaded.log_ent_coef)
+
+
+@both
 def test_parameters_of_another_agent_leave_the_temperature(build: Build) -> None:
     agent = build(ent_coef=0.2)
     agent.set_parameters(build(ent_coef=0.9, seed=2).get_parameters())
