@@ -59,10 +59,7 @@ class EditState(NamedTuple):
 
     x: Tensor  # (*batch, longest) int64
     energy: Tensor  # (*batch,)
-
-    @property
-    def gradient(self) -> None:
-        """No gradient is known."""
+    gradient: None = None  # not known
 
 
 class EditNoise(NamedTuple):

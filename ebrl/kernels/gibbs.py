@@ -24,10 +24,7 @@ class GibbsState(NamedTuple):
     x: Tensor  # (*batch, sites, categories)
     energy: Tensor  # (*batch,)
     site: Tensor  # (*batch,) integers, -1 before the first step
-
-    @property
-    def gradient(self) -> None:
-        """No gradient is known."""
+    gradient: None = None  # not known
 
 
 class GibbsNoise(NamedTuple):
@@ -99,10 +96,7 @@ class BlockGibbsState(NamedTuple):
     x: Tensor  # (*batch, visible, 2)
     energy: Tensor  # (*batch,)
     hidden_logits: Tensor  # (*batch, hidden)
-
-    @property
-    def gradient(self) -> None:
-        """No gradient is known."""
+    gradient: None = None  # not known
 
 
 class BlockGibbsNoise(NamedTuple):

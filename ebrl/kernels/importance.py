@@ -65,10 +65,7 @@ class ImportanceState(NamedTuple):
     x: Tensor  # (*batch, *event)
     energy: Tensor  # (*batch,)
     log_density: Tensor  # (*batch,)
-
-    @property
-    def gradient(self) -> None:
-        """No gradient is known."""
+    gradient: None = None  # not known
 
 
 class ImportanceNoise(NamedTuple):

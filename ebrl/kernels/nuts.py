@@ -14,7 +14,7 @@ n is taken if `u < w_n / (w_1 + … + w_n)`. Then u is rescaled, so that it is u
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -304,8 +304,8 @@ def _doubled(tree: Tree, complete: Tensor, mass: Tensor | None) -> Tree:
     crossed = forwards != tree.forwards
     return tree._replace(
         growing=torch.where(complete, goes_on & ~saturated, tree.growing),
-        end=_either(crossed, tree.other, tree.end),
-        other=_either(crossed, tree.end, tree.other),
+        end=choose(crossed, tree.other, tree.end),
+        other=choose(crossed, tree.end, tree.other),
         total=total,
         log_weight=torch.where(complete, both, tree.log_weight),
         proposal=choose(taken, half.proposal, tree.proposal),
@@ -371,9 +371,4 @@ def record_finished(
     index = done.clamp(max=len(walk.energy) - 1).unsqueeze(0)
     noise = mapped(lambda field: take_along(field, index, 0).squeeze(0), block)
     fresh = start_tree(tree.proposal, noise, dynamics)
-    return Trees(_either(ended & (done < steps), fresh, tree), done, walk)
-
-
-def _either(condition: Tensor, one: Any, other: Any) -> Any:
-    """Return `one` where the condition, `(*batch,)` bool, holds, and `other` elsewhere."""
-    return mapped(lambda first, second: where(condition, first, second), one, other)
+    return Trees(choose(ended & (done < steps), fresh, tree), done, walk)

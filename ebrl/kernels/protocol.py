@@ -12,6 +12,7 @@ host: a chain of steps compiles to one graph, and eager and compiled chains agre
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -302,10 +303,9 @@ def _energy_where_finite(x: Tensor, energy: Tensor) -> Tensor:
     return torch.add(energy, total, alpha=0)  # 0 times infinity is NaN
 
 
-def choose(accepted: Tensor, proposal: Any, current: Any) -> Any:
-    """Return the proposal's state where accepted, `(*batch,)` bool, and the current elsewhere."""
-    fields = zip(proposal, current, strict=True)
-    return type(current)(*(where(accepted, new, old) for new, old in fields))
+def choose(accepted: Tensor, new: Any, old: Any) -> Any:
+    """Return the fields of `new` where accepted, `(*batch,)` bool, and those of `old` elsewhere."""
+    return mapped(partial(where, accepted), new, old)
 
 
 def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
