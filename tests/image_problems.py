@@ -19,10 +19,7 @@ class GaussianImages(Energy):
     """Pixels of N(mean, deviation²); blurred, of variance deviation² + σ²."""
 
     event_ndim = 3
-
-    @property
-    def takes_condition(self) -> bool:
-        return True
+    takes_condition = True
 
     def given(self, condition: Tensor) -> Energy:
         # A number, or of each pixel.

@@ -32,7 +32,7 @@ class Quadratic(Energy):
 class LevelQuadratic(Quadratic):
     """The energy of `N(0, 1/precision + σ²)`, given σ: `(batch,)`."""
 
-    takes_condition = True  # type: ignore[assignment]
+    takes_condition = True
 
     def given(self, condition: Tensor) -> Energy:
         blurred = 1 / self.precision + condition.square().reshape(-1, *(1,) * self.event_ndim)

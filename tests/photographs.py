@@ -18,15 +18,12 @@ class GaussianImages(Energy):
     """Images of independent pixels of mean 1/2 and the given deviation."""
 
     event_ndim = 3
+    takes_condition = True
 
     def __init__(self, deviation: float = 0.2, sigma: Tensor | None = None):
         super().__init__()
         self.deviation, self.sigma = deviation, sigma
         self.levels = (0.0, 60 / 255)
-
-    @property
-    def takes_condition(self) -> bool:
-        return True
 
     def given(self, condition: Tensor) -> GaussianImages:
         return GaussianImages(self.deviation, condition)

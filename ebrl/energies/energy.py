@@ -31,6 +31,7 @@ class Energy(nn.Module):
 
     event_ndim: int = 1
     couples_chains: bool = False
+    takes_condition: bool = False  # whether it has to be given a condition
 
     def __init_subclass__(cls, **arguments: Any):
         super().__init_subclass__(**arguments)
@@ -76,11 +77,6 @@ class Energy(nn.Module):
         weights alone; by default it is the energy itself.
         """
         return self
-
-    @property
-    def takes_condition(self) -> bool:
-        """Whether the energy takes a condition, by `given`."""
-        return False
 
     def given(self, condition: Tensor) -> Energy:
         """Return the energy of `x` alone, with `condition: (*leading batch, *features)` fixed.
@@ -199,6 +195,7 @@ class Flattened(Energy):
             raise ValueError(f"expected an energy of vectors, got event_ndim={energy.event_ndim}")
         self.energy, self.event_ndim = energy, event_ndim
         self.couples_chains = energy.couples_chains
+        self.takes_condition = energy.takes_condition
 
     def forward(self, x: Tensor) -> Tensor:
         return self.energy(x.flatten(-self.event_ndim))
@@ -209,10 +206,6 @@ class Flattened(Energy):
 
     def prepared(self) -> Energy:
         return Flattened(self.energy.prepared(), self.event_ndim)
-
-    @property
-    def takes_condition(self) -> bool:
-        return self.energy.takes_condition
 
     def given(self, condition: Tensor) -> Energy:
         return Flattened(self.energy.given(condition), self.event_ndim)
@@ -226,6 +219,7 @@ class Sum(Energy):
     def __init__(self, terms: Sequence[Energy]):
         super().__init__()
         self.event_ndim, self.couples_chains = _shared_event_ndim(terms), _any_couples(terms)
+        self.takes_condition = any(term.takes_condition for term in terms)
         self.terms = nn.ModuleList(terms)  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -238,10 +232,6 @@ class Sum(Energy):
 
     def prepared(self) -> Energy:
         return Sum([term.prepared() for term in self.terms])
-
-    @property
-    def takes_condition(self) -> bool:
-        return any(term.takes_condition for term in self.terms)
 
     def given(self, condition: Tensor) -> Energy:
         if not self.takes_condition:
@@ -261,6 +251,7 @@ class Weighted(Energy):
     def __init__(self, energy: Energy, weight: Number):
         super().__init__()
         self.event_ndim, self.couples_chains = energy.event_ndim, energy.couples_chains
+        self.takes_condition = energy.takes_condition
         self.energy = energy
         if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter):
             self.register_buffer("weight", weight)
@@ -280,10 +271,6 @@ class Weighted(Energy):
     def prepared(self) -> Energy:
         return Weighted(self.energy.prepared(), self.weight)
 
-    @property
-    def takes_condition(self) -> bool:
-        return self.energy.takes_condition
-
     def given(self, condition: Tensor) -> Energy:
         return Weighted(self.energy.given(condition), self.weight)
 
@@ -301,6 +288,7 @@ class Mixture(Energy):
         super().__init__()
         self.event_ndim = _shared_event_ndim(components)
         self.couples_chains = _any_couples(components)
+        self.takes_condition = any(component.takes_condition for component in components)
         self.components = nn.ModuleList(components)  # type: ignore[assignment]
         self.register_buffer("log_weights", log_probabilities(weights, len(components)))
 
@@ -320,10 +308,6 @@ class Mixture(Energy):
 
     def prepared(self) -> Energy:
         return self._of([component.prepared() for component in self.components])
-
-    @property
-    def takes_condition(self) -> bool:
-        return any(component.takes_condition for component in self.components)
 
     def given(self, condition: Tensor) -> Energy:
         if not self.takes_condition:

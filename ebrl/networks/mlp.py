@@ -79,6 +79,7 @@ class MLPEnergy(Energy):
             )
         check_normalization(normalization)
         self.dimension, self.condition_dimension = dimension, condition_dimension
+        self.takes_condition = condition_dimension > 0
         self.members, self.hidden = members, tuple(hidden)
         self.activation = activation()
         fan_in = condition_dimension + dimension
@@ -145,10 +146,6 @@ class MLPEnergy(Energy):
             parameters = [parameter for layer in group for parameter in layer.parameters()]
             if frozen or all(parameter.requires_grad for parameter in parameters):
                 normalise_weights(*group)
-
-    @property
-    def takes_condition(self) -> bool:
-        return self.condition_dimension > 0
 
     def given(self, condition: Tensor, reduction: Reduction = "mean") -> BoundMLP:
         """Return the energy of x alone.

@@ -60,6 +60,7 @@ class Guided(Energy):
     """
 
     event_ndim = 3
+    takes_condition = True
 
     def __init__(
         self, prior: Energy, guide: Energy, noise: float = math.inf, spread: float = math.inf
@@ -69,10 +70,6 @@ class Guided(Energy):
             raise ValueError(f"expected noise > 0 and spread > 0, got {noise=}, {spread=}")
         self.prior, self.guide, self.noise, self.spread = prior, guide, noise, spread
         self.levels = getattr(prior, "levels", ANY_LEVEL)
-
-    @property
-    def takes_condition(self) -> bool:
-        return True
 
     def given(self, condition: Tensor) -> Energy:
         return GuidedAt(self, torch.as_tensor(condition))

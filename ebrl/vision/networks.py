@@ -154,6 +154,7 @@ class NoisyImageEnergy(Energy):
     """
 
     event_ndim = 3
+    takes_condition = True
 
     def __init__(
         self,
@@ -169,10 +170,6 @@ class NoisyImageEnergy(Energy):
             raise ValueError(f"expected levels (low, high) with 0 <= low < high, got {levels}")
         self.channels, self.deviation, self.levels = channels, deviation, levels
         self.network = UNet(channels, channels, widths, blocks, features)
-
-    @property
-    def takes_condition(self) -> bool:
-        return True
 
     def given(self, condition: Tensor) -> Energy:
         return AtNoise(self, condition)

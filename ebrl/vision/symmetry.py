@@ -35,10 +35,7 @@ class Symmetric(Energy):
         if symmetries not in SYMMETRIES:
             raise ValueError(f"expected symmetries of {SYMMETRIES}, got {symmetries}")
         self.prior, self.symmetries, self.sigma = prior, symmetries, sigma
-
-    @property
-    def takes_condition(self) -> bool:
-        return self.sigma is None
+        self.takes_condition = sigma is None
 
     def given(self, condition: Tensor) -> Symmetric:
         return Symmetric(self.prior, self.symmetries, torch.as_tensor(condition))

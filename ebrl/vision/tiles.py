@@ -39,10 +39,7 @@ class Tiled(Energy):
         if side < 1:
             raise ValueError(f"expected a tile of at least 1 pixel a side, got {side}")
         self.prior, self.side, self.sigma = prior, side, sigma
-
-    @property
-    def takes_condition(self) -> bool:
-        return self.sigma is None
+        self.takes_condition = sigma is None
 
     def given(self, condition: Tensor) -> Tiled:
         return Tiled(self.prior, self.side, torch.as_tensor(condition))

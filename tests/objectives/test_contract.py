@@ -112,7 +112,7 @@ def test_levels_come_after_the_condition() -> None:
     seen = {}
 
     class Both(Energy):
-        takes_condition = True  # type: ignore[assignment]
+        takes_condition = True
 
         def given(self, condition: Tensor) -> Energy:
             seen["condition"] = condition
@@ -145,7 +145,7 @@ def test_a_proposal_may_follow_the_condition() -> None:
             return -Gaussian(0.0, 1.5, 1)(x - self.centre)
 
     class Shifted(Quadratic):
-        takes_condition = True  # type: ignore[assignment]
+        takes_condition = True
 
         def given(self, condition: Tensor) -> Energy:
             return AllAxes(

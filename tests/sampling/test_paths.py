@@ -23,13 +23,11 @@ GAUSSIAN = Gaussian(0.0, 1.0, 2)
 class Blurred(Energy):
     """Modes of unequal weight, blurred by Gaussian noise of the level that is given."""
 
+    takes_condition = True
+
     def __init__(self, one_feature: bool = False):
         super().__init__()
         self.level_shape = (1,) if one_feature else ()
-
-    @property
-    def takes_condition(self) -> bool:
-        return True
 
     def given(self, level: Tensor) -> Energy:
         assert level.shape == self.level_shape

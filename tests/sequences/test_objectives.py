@@ -153,10 +153,7 @@ class WeightedLength(Energy):
     """The condition times the number of tokens."""
 
     event_ndim = 1
-
-    @property
-    def takes_condition(self) -> bool:
-        return True
+    takes_condition = True
 
     def given(self, condition: torch.Tensor) -> Energy:
         return condition * FunctionEnergy(lambda x: string_lengths(x).float())

@@ -32,14 +32,11 @@ class Towards(Energy):
     """A prior whose denoised image is `y + pull`, whatever y is."""
 
     event_ndim = 3
+    takes_condition = True
 
     def __init__(self, pull: Tensor):
         super().__init__()
         self.pull = pull
-
-    @property
-    def takes_condition(self) -> bool:
-        return True
 
     def given(self, condition: Tensor) -> Energy:
         slope = self.pull / vision.networks.over_images(condition, self.pull) ** 2

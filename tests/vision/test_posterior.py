@@ -128,14 +128,11 @@ class CorrelatedImages(Energy):
     """Pixels of N(mean, covariance), row by row; blurred, of covariance + σ²."""
 
     event_ndim = 3
+    takes_condition = True
 
     def __init__(self, covariance: Tensor, sigma: Tensor | float = 0.0):
         super().__init__()
         self.covariance, self.sigma = covariance, sigma
-
-    @property
-    def takes_condition(self) -> bool:
-        return True
 
     def given(self, condition: Tensor) -> Energy:
         return CorrelatedImages(self.covariance, condition)

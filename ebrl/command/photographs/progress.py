@@ -21,10 +21,7 @@ class WithProgress(Energy):
         super().__init__()
         self.event_ndim = prior.event_ndim
         self.prior, self.bar, self.bound = prior, bar, bound
-
-    @property
-    def takes_condition(self) -> bool:
-        return self.bound is None
+        self.takes_condition = bound is None
 
     def given(self, condition: Tensor) -> Energy:
         return WithProgress(self.prior, self.bar, self.prior.given(condition))
