@@ -122,7 +122,7 @@ class Blocks(Kernel[BlocksState, BlocksNoise]):
             categories, report = self.categories.step(part, categories, one, step_size, temperature)
             lost, acceptance = lost | report.diverged, acceptance + report.acceptance / self.moves
         x = torch.cat([vector.x, categories.x.flatten(-2)], -1)
-        extra = {**(info.extra or {}), "discrete_acceptance": acceptance}
+        extra = info.extra | {"discrete_acceptance": acceptance}
         return self._at(energy, gradient_state(energy, x)), Info(info.acceptance, lost, extra)
 
 

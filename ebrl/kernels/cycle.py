@@ -81,7 +81,7 @@ class Cycle(Kernel[CycleState, tuple[Any, ...]]):
                 part = kernel.start(known(energy, here), here.x)
             here, info = kernel.step(energy, part, own, step_size, temperature)
             parts.append(here)
-            lost, extra = lost | info.diverged, extra | (info.extra or {})
+            lost, extra = lost | info.diverged, extra | info.extra
         return CycleState(here.x, here.energy, tuple(parts)), Info(info.acceptance, lost, extra)
 
 

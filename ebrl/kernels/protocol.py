@@ -47,7 +47,14 @@ class Info(NamedTuple):
 
     acceptance: Tensor  # (*batch,), the probability with which the proposal was accepted
     diverged: Tensor  # (*batch,) bool, the proposal was NaN, infinite or had energy -inf
-    extra: dict[str, Tensor] | None = None  # what else the kernel reports, (*batch, …) each
+    # What else the kernel reports, (*batch, …) each.
+    extra: dict[str, Tensor] = {}  # noqa: RUF012, nothing changes a report
+
+
+def added(total: Info, info: Info) -> Info:
+    """Return the sum of two reports, without a graph; the first one may lack the extra fields."""
+    extra = {name: one.detach() + total.extra.get(name, 0) for name, one in info.extra.items()}
+    return Info(total.acceptance + info.acceptance.detach(), total.diverged + info.diverged, extra)
 
 
 class Walk(NamedTuple):

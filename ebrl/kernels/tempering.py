@@ -124,7 +124,7 @@ class Tempered(Kernel[TemperedState, TemperedNoise]):
         replicas, info = self.kernel.step(energy, state.replicas, noise.moves, step_size, ladder)
         swapped, swaps = exchanged(replicas, ladder, noise.uniform)
         replicas = self.kernel.start(known(energy, swapped), swapped.x)
-        extra = {name: of_all[..., 0] for name, of_all in (info.extra or {}).items()}
+        extra = {name: of_all[..., 0] for name, of_all in info.extra.items()}
         extra["swaps"] = swaps
         report = Info(info.acceptance[..., 0], info.diverged.any(-1), extra)
         return _coldest(replicas, swaps), report

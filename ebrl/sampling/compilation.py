@@ -17,7 +17,7 @@ from torch import Tensor
 from ebrl import programs
 from ebrl.energies import Energy, Number
 from ebrl.kernels import HMC, MALA, NUTS, ULA, Info, Kernel, nuts
-from ebrl.kernels.protocol import Walk, mapped
+from ebrl.kernels.protocol import Walk, added, mapped
 from ebrl.sampling.paths import Stage
 
 BLOCK = 20  # gradients in a graph: longer ones compile longer and hold more noise
@@ -92,15 +92,6 @@ def _run(program: Callable[..., Any], energy: Energy, x: Tensor, *arguments: Any
             "keeps changing numbers in tensors (each new Python number compiles another graph; at "
             f"most {programs.KEPT} are kept)"
         ) from error
-
-
-def added(total: Info, info: Info) -> Info:
-    """Return the sum of two reports, without a graph; the first one may lack the extra fields."""
-    extra = info.extra and {
-        name: one.detach() + (total.extra[name] if total.extra else 0)
-        for name, one in info.extra.items()
-    }
-    return Info(total.acceptance + info.acceptance.detach(), total.diverged + info.diverged, extra)
 
 
 def _block(

@@ -28,7 +28,7 @@ def inference_data(x: Tensor, energy: Tensor, each: Info, temperature: Tensor, n
         "acceptance_rate": each.acceptance,
         "diverging": each.diverged,
         **({"lp": -energy / temperature} if (temperature > 0).all() else {}),
-        **{NAMES.get(key, key): value for key, value in (each.extra or {}).items()},
+        **{NAMES.get(key, key): value for key, value in each.extra.items()},
     }
     arrays = {key: _by_chain(value, batch_ndim) for key, value in stats.items()}
     if "reached_max_treedepth" in arrays:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, check_one_number_each
-from ebrl.kernels.protocol import Info, Kernel, Walk, check_gradient_shape, mapped
+from ebrl.kernels.protocol import Info, Kernel, Walk, added, check_gradient_shape, mapped
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging, broadcasts
 from ebrl.sampling.paths import Stage
@@ -23,7 +23,8 @@ class ChainInfo(NamedTuple):
     acceptance: Tensor  # (*batch,), mean acceptance probability over the steps
     diverged: Tensor  # (*batch,), proposals rejected as NaN, infinite or of energy -inf
     step_size: Tensor  # the step size after the run, a scalar or (*batch,)
-    extra: dict[str, Tensor] | None = None  # means over the steps of the kernel's own reports
+    # Means over the steps of the kernel's own reports.
+    extra: dict[str, Tensor] = {}  # noqa: RUF012, nothing changes a report
     # The report of each draw, (draws, *batch): means over its moves, and whether any diverged.
     each: Info | None = None
     temperature: Tensor | None = None  # of the last steps, a scalar or (*batch,)
@@ -125,7 +126,7 @@ class Run:
             yield [self.kernel.draw(self.state, generator) for _ in range(steps)]
 
     def _add(self, info: Info, moves: int) -> None:
-        self.total = compilation.added(self.total, info)
+        self.total = added(self.total, info)
         self.count.show(self.count.made + moves)
 
     def report(self) -> ChainInfo:
@@ -138,7 +139,7 @@ class Run:
             else acceptance.new_full((), number)
             for number in (self.step_size, self.temperature)
         )
-        means = {name: total / steps for name, total in (extra or {}).items()}
+        means = {name: total / steps for name, total in extra.items()}
         return ChainInfo(acceptance / steps, diverged, step_size, means, temperature=temperature)
 
 

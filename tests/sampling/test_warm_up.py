@@ -122,7 +122,7 @@ def test_each_draw_is_reported_and_the_reports_add_up(kernel: Kernel, thin: int)
     )
     assert samples.info.each.acceptance.shape == samples.info.each.diverged.shape == (30, 4)
     torch.testing.assert_close(samples.info.each.acceptance.mean(0), samples.info.acceptance)
-    for name, values in (samples.info.each.extra or {}).items():
+    for name, values in samples.info.each.extra.items():
         torch.testing.assert_close(values.mean(0), samples.info.extra[name])
 
 
