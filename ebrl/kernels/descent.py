@@ -49,5 +49,5 @@ class GradientDescent(Kernel[DescentState, None]):
     ) -> tuple[DescentState, Info]:
         eta = over_event(step_size, state.x.ndim - state.energy.ndim)
         velocity = self.momentum * state.velocity - eta * state.gradient
-        proposal = DescentState(*gradient_state(energy, state.x + velocity), velocity)
-        return unadjusted(proposal, state._replace(velocity=torch.zeros_like(velocity)))
+        proposed = DescentState(*gradient_state(energy, state.x + velocity), velocity)
+        return unadjusted(proposed, state._replace(velocity=torch.zeros_like(velocity)))

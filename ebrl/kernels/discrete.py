@@ -67,15 +67,15 @@ class GibbsWithGradients(Kernel[GradientState, GumbelNoise]):
         site, category = change // categories, change % categories  # (*batch, 1)
         here = one_hot(site, sites).bool().mT  # (*batch, sites, 1)
         x = torch.where(here, one_hot(category, categories).to(state.x), state.x)
-        proposal = gradient_state(energy, x)
-        backward = _change_log_probabilities(proposal, temperature)
+        proposed = gradient_state(energy, x)
+        backward = _change_log_probabilities(proposed, temperature)
         before = torch.gather(state.x.argmax(-1), -1, site)  # the category that changes back
         log_ratio = (
-            (state.energy - proposal.energy) / temperature
+            (state.energy - proposed.energy) / temperature
             + torch.gather(backward, -1, site * categories + before).squeeze(-1)
             - torch.gather(forward, -1, change).squeeze(-1)
         )
-        return metropolis(proposal, state, log_ratio, noise.uniform)
+        return metropolis(proposed, state, log_ratio, noise.uniform)
 
 
 class DULA(Kernel[GradientState, Tensor]):
@@ -106,8 +106,8 @@ class DULA(Kernel[GradientState, Tensor]):
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
-        proposal = gradient_state(energy, _langevin_choice(state, noise, step_size, temperature))
-        return unadjusted(proposal, state)
+        proposed = gradient_state(energy, _langevin_choice(state, noise, step_size, temperature))
+        return unadjusted(proposed, state)
 
 
 class DMALA(Kernel[GradientState, GumbelNoise]):
@@ -137,13 +137,13 @@ class DMALA(Kernel[GradientState, GumbelNoise]):
     ) -> tuple[GradientState, Info]:
         check_positive_temperature(temperature)
         x = _langevin_choice(state, noise.gumbel, step_size, temperature)
-        proposal = gradient_state(energy, x)
+        proposed = gradient_state(energy, x)
         log_ratio = (
-            (state.energy - proposal.energy) / temperature
-            + _langevin_log_probability(proposal, state.x, step_size, temperature)
+            (state.energy - proposed.energy) / temperature
+            + _langevin_log_probability(proposed, state.x, step_size, temperature)
             - _langevin_log_probability(state, x, step_size, temperature)
         )
-        return metropolis(proposal, state, log_ratio, noise.uniform)
+        return metropolis(proposed, state, log_ratio, noise.uniform)
 
 
 def check_one_hot(energy: Energy) -> None:

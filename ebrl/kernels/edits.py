@@ -128,12 +128,12 @@ class Edits(Kernel[EditState, EditNoise]):
         x = holed.scatter(-1, place.unsqueeze(-1), category.unsqueeze(-1))
         x = torch.where(deletes.unsqueeze(-1), closed(state.x, place), x)
         x = torch.where(possible.unsqueeze(-1), x, state.x)
-        proposal = self.start(energy, x)
-        log_ratio = (state.energy - proposal.energy) / temperature
+        proposed = self.start(energy, x)
+        log_ratio = (state.energy - proposed.energy) / temperature
         log_ratio = log_ratio - torch.where(deletes, 0.0, forward)
         log_ratio = log_ratio + torch.where(inserts, 0.0, backward)
         log_ratio = log_ratio.masked_fill(~possible, -torch.inf)
-        return metropolis(proposal, state, log_ratio, noise.uniform)
+        return metropolis(proposed, state, log_ratio, noise.uniform)
 
 
 def opened(x: Tensor, place: Tensor) -> Tensor:

@@ -186,9 +186,9 @@ class GHMC(Kernel[VelocityState, MetropolisNoise]):
         for _ in range(self.leapfrogs):
             end, velocity = leapfrog(energy, end, velocity, length, mass)
         gained = end.energy + kinetic_energy(velocity, mass, batch_ndim) - before
-        proposal = VelocityState(*end, velocity, state.moving)
+        proposed = VelocityState(*end, velocity, state.moving)
         log_ratio = -gained / temperature
-        state, info = metropolis(proposal, _turned(state), log_ratio, noise.uniform)
+        state, info = metropolis(proposed, _turned(state), log_ratio, noise.uniform)
         return state, _with_energies(info, before / temperature, log_ratio)
 
 

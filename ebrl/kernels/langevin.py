@@ -115,11 +115,11 @@ class MALA(Kernel[GradientState, MetropolisNoise]):
     ) -> tuple[GradientState, Info]:
         drift, spread = _scales(self, state, step_size, temperature)
         x = _added(_added(state.x, -drift, state.gradient), spread, noise.normal)
-        proposal = gradient_state(energy, x)
+        proposed = gradient_state(energy, x)
         # T log q(x|x') / q(x'|x) = (g + g')·(√(2ηTP) ξ / 2 - ηP (g + g') / 4), without any
         # cancellation. Dividing the whole by T keeps infinities of opposite sign apart at T = 0.
-        both = state.gradient + proposal.gradient
+        both = state.gradient + proposed.gradient
         resistance = both * _added(both * (drift / 2), -spread, noise.normal)
         resistance = resistance.sum(tuple(range(state.energy.ndim, x.ndim)))
-        fallen = torch.sub(state.energy - proposal.energy, resistance, alpha=0.5)
-        return metropolis(proposal, state, fallen / temperature, noise.uniform)
+        fallen = torch.sub(state.energy - proposed.energy, resistance, alpha=0.5)
+        return metropolis(proposed, state, fallen / temperature, noise.uniform)

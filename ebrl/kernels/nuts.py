@@ -78,7 +78,7 @@ class Doubling(NamedTuple):
     leaves: Tensor  # (*batch,) integers
     total: Tensor  # (*batch, *event), sum of the velocities
     log_weight: Tensor  # (*batch,), of the sum of `exp(-ΔH/T)`
-    proposal: GradientState
+    chosen: GradientState
     choice: Tensor  # (*batch,) in float64, uniform
     first: Tensor  # (*batch, levels, *event), velocity where the open block of each level began
     before: Tensor  # (*batch, levels, *event), `total` before that
@@ -92,7 +92,7 @@ class Tree(NamedTuple):
     other: Point  # its other end
     total: Tensor  # (*batch, *event), sum of the velocities without the doubling's
     log_weight: Tensor  # (*batch,)
-    proposal: GradientState
+    chosen: GradientState
     doubling: Doubling
     depth: Tensor  # (*batch,) integers, complete doublings
     forwards: Tensor  # (*batch,) bool, in time
@@ -168,7 +168,7 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
         tree = start_tree(state, noise, dynamics)
         while tree.growing.any():
             tree = leapfrog_trees(energy, tree, dynamics)
-        return tree.proposal, report(tree, dynamics)
+        return tree.chosen, report(tree, dynamics)
 
     def walk(
         self,
@@ -186,7 +186,7 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
             trees = trees._replace(tree=tree)
             if not tree.growing.all():
                 trees = record_finished(trees, block, len(noise), dynamics)
-        return trees.tree.proposal, trees.walk
+        return trees.tree.chosen, trees.walk
 
     def _dynamics(self, state: GradientState, step_size: Number, temperature: Number) -> Dynamics:
         check_positive_temperature(temperature)
@@ -205,7 +205,7 @@ def start_tree(state: GradientState, noise: NUTSNoise, dynamics: Dynamics) -> Tr
         leaves=depth,
         total=torch.zeros_like(velocity),
         log_weight=torch.full_like(none, -torch.inf),
-        proposal=state,
+        chosen=state,
         choice=noise.uniforms.choices[..., 0],
         first=blocks,
         before=blocks,
@@ -217,7 +217,7 @@ def start_tree(state: GradientState, noise: NUTSNoise, dynamics: Dynamics) -> Tr
         other=point,
         total=velocity,
         log_weight=none,
-        proposal=state,
+        chosen=state,
         doubling=empty,
         depth=depth,
         forwards=noise.uniforms.directions[..., 0] < 0.5,
@@ -280,8 +280,8 @@ def _with_leaf(
     share = (log_weight - both).double().exp()
     taken = doubling.choice < share
     choice = torch.where(taken, doubling.choice / share, (doubling.choice - share) / (1 - share))
-    proposal = choose(taken, leaf.state, doubling.proposal)
-    grown = Doubling(doubling.leaves + 1, total, both, proposal, choice, first, before)
+    chosen = choose(taken, leaf.state, doubling.chosen)
+    grown = Doubling(doubling.leaves + 1, total, both, chosen, choice, first, before)
     return grown, (closes & turned).any(-1)
 
 
@@ -308,7 +308,7 @@ def _doubled(tree: Tree, complete: Tensor, mass: Tensor | None) -> Tree:
         other=choose(crossed, tree.end, tree.other),
         total=total,
         log_weight=torch.where(complete, both, tree.log_weight),
-        proposal=choose(taken, half.proposal, tree.proposal),
+        chosen=choose(taken, half.chosen, tree.chosen),
         doubling=half._replace(
             leaves=torch.where(complete, 0, half.leaves),
             total=where(complete, torch.zeros_like(total), half.total),
@@ -365,10 +365,10 @@ def record_finished(
     ended = ~tree.growing & (done < steps)
     rows = torch.arange(len(walk.energy), device=done.device).reshape(-1, *(1,) * done.ndim)
     place = ended & (rows == done)  # (steps, *batch)
-    now = Walk(tree.proposal.x, tree.proposal.energy, report(tree, dynamics))
+    now = Walk(tree.chosen.x, tree.chosen.energy, report(tree, dynamics))
     walk = mapped(lambda old, new: where(place, new.unsqueeze(0), old), walk, now)
     done = done + ended
     index = done.clamp(max=len(walk.energy) - 1).unsqueeze(0)
     noise = mapped(lambda field: take_along(field, index, 0).squeeze(0), block)
-    fresh = start_tree(tree.proposal, noise, dynamics)
+    fresh = start_tree(tree.chosen, noise, dynamics)
     return Trees(choose(ended & (done < steps), fresh, tree), done, walk)

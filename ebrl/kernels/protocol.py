@@ -322,22 +322,22 @@ def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(accepted, new, old)
 
 
-def unadjusted(proposal: State, current: State) -> tuple[State, Info]:
-    """End a step without a test: accept the proposal where its energy is finite."""
-    probe = _energy_where_finite(proposal.x, proposal.energy)
+def unadjusted(proposed: State, current: State) -> tuple[State, Info]:
+    """End a step without a test: accept `proposed` where its energy is finite."""
+    probe = _energy_where_finite(proposed.x, proposed.energy)
     zero = probe - probe  # NaN where it is not finite
     accepted = zero == zero
-    state: State = choose(accepted, proposal, current)
+    state: State = choose(accepted, proposed, current)
     return state, Info(accepted.to(probe.dtype), _is_lost(probe))
 
 
 def metropolis(
-    proposal: State, current: State, log_ratio: Tensor, uniform: Tensor
+    proposed: State, current: State, log_ratio: Tensor, uniform: Tensor
 ) -> tuple[State, Info]:
-    """End a step with a test: accept the proposal with probability `min(1, exp(log_ratio))`."""
-    lost = diverged(proposal.x, proposal.energy)
+    """End a step with a test: accept `proposed` with probability `min(1, exp(log_ratio))`."""
+    lost = diverged(proposed.x, proposed.energy)
     acceptance, accepted = metropolis_test(log_ratio, lost, uniform)
-    state: State = choose(accepted, proposal, current)
+    state: State = choose(accepted, proposed, current)
     return state, Info(acceptance, lost)
 
 

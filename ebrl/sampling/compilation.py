@@ -138,4 +138,4 @@ def _trees(
 
     trees = mapped(torch.clone, nuts.start_trees(state, block, dynamics))
     (trees,) = while_loop(unfinished, leaf, (trees,))
-    return trees.tree.proposal, trees.walk
+    return trees.tree.chosen, trees.walk
