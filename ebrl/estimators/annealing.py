@@ -13,7 +13,7 @@ from ebrl.energies import Energy, check_energy, in_dtype_of
 from ebrl.energies.evaluating import evaluating
 from ebrl.generators import check_generator
 from ebrl.kernels import HMC, GibbsWithGradients, Kernel, Proposal
-from ebrl.kernels.protocol import check_not_broadcast, check_restartable, check_suits
+from ebrl.kernels.checks import check_not_broadcast, check_restartable, check_suits
 from ebrl.ranges import check_at_least, check_positive
 from ebrl.sampling import DualAveraging, Sampler, Samples
 from ebrl.spaces import Space, Unbounded

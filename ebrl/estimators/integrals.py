@@ -14,7 +14,7 @@ from ebrl.energies.evaluating import evaluating
 from ebrl.estimators.annealing import Annealing
 from ebrl.generators import check_generator
 from ebrl.kernels import Kernel, Proposal
-from ebrl.kernels.protocol import check_not_broadcast
+from ebrl.kernels.checks import check_not_broadcast
 from ebrl.ranges import check_at_least, check_positive
 from ebrl.spaces import Space
 

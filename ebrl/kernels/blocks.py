@@ -8,17 +8,9 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number
+from ebrl.kernels.checks import check_own_space, check_restartable, check_suits, check_uncoupled
 from ebrl.kernels.known import known
-from ebrl.kernels.protocol import (
-    GradientState,
-    Info,
-    Kernel,
-    check_own_space,
-    check_restartable,
-    check_suits,
-    check_uncoupled,
-    gradient_state,
-)
+from ebrl.kernels.protocol import GradientState, Info, Kernel, gradient_state
 from ebrl.ranges import check_at_least
 from ebrl.spaces import Product, Space
 

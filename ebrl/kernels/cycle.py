@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number
+from ebrl.kernels.checks import check_restartable
 from ebrl.kernels.known import known
-from ebrl.kernels.protocol import Info, Kernel, check_restartable
+from ebrl.kernels.protocol import Info, Kernel
 from ebrl.spaces import Coordinates, Space
 
 

@@ -15,13 +15,12 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.checks import check_positive_temperature, check_uncoupled
 from ebrl.kernels.draws import gumbel_like, uniform_like
 from ebrl.kernels.protocol import (
     GradientState,
     Info,
     Kernel,
-    check_positive_temperature,
-    check_uncoupled,
     gradient_state,
     metropolis,
     unadjusted,

@@ -14,16 +14,9 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number
+from ebrl.kernels.checks import check_own_space, check_positive_temperature, check_uncoupled
 from ebrl.kernels.draws import gumbel_like, take, uniform_like
-from ebrl.kernels.protocol import (
-    Info,
-    Kernel,
-    check_own_space,
-    check_positive_temperature,
-    check_uncoupled,
-    metropolis,
-    precise,
-)
+from ebrl.kernels.protocol import Info, Kernel, metropolis, precise
 from ebrl.ranges import check_probabilities
 from ebrl.spaces import PADDING, Space, Strings, string_lengths
 

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ebrl.energies import RBM, Energy, Number, over_event
+from ebrl.kernels.checks import check_uncoupled
 from ebrl.kernels.discrete import check_one_hot
 from ebrl.kernels.draws import gumbel_like, take, uniform_like
 from ebrl.kernels.known import Known
-from ebrl.kernels.protocol import Info, Kernel, check_uncoupled, diverged
+from ebrl.kernels.protocol import Info, Kernel, diverged
 from ebrl.spaces import PairEnergy
 
 Scan = Literal["random", "systematic"]

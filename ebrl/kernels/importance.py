@@ -16,17 +16,9 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.checks import check_positive_temperature, check_uncoupled
 from ebrl.kernels.draws import pick, take, uniform_like
-from ebrl.kernels.protocol import (
-    Info,
-    Kernel,
-    check_positive_temperature,
-    check_uncoupled,
-    diverged,
-    mapped,
-    metropolis,
-    precise,
-)
+from ebrl.kernels.protocol import Info, Kernel, diverged, mapped, metropolis, precise
 from ebrl.ranges import check_at_least
 from ebrl.spaces import Space
 from ebrl.spaces.space import equal

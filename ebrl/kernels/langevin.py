@@ -14,15 +14,13 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.checks import as_positive_diagonal, check_event_shape, check_uncoupled
 from ebrl.kernels.draws import normal_like
 from ebrl.kernels.protocol import (
     GradientState,
     Info,
     Kernel,
     MetropolisNoise,
-    as_positive_diagonal,
-    check_event_shape,
-    check_uncoupled,
     gradient_state,
     metropolis,
     metropolis_noise,

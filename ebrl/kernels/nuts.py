@@ -20,6 +20,12 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.checks import (
+    as_positive_diagonal,
+    check_event_shape,
+    check_positive_temperature,
+    check_uncoupled,
+)
 from ebrl.kernels.draws import normal_like, take_along
 from ebrl.kernels.hamiltonian import HMC, kinetic_energy, leapfrog, thermal_velocity
 from ebrl.kernels.protocol import (
@@ -27,10 +33,6 @@ from ebrl.kernels.protocol import (
     Info,
     Kernel,
     Walk,
-    as_positive_diagonal,
-    check_event_shape,
-    check_positive_temperature,
-    check_uncoupled,
     choose,
     diverged,
     gradient_state,

@@ -10,16 +10,10 @@ from torch import Tensor
 
 from ebrl.constants import Constant
 from ebrl.energies import Energy, Number, over_event
+from ebrl.kernels.checks import check_positive_temperature, check_uncoupled
 from ebrl.kernels.draws import take_along, uniform_like
 from ebrl.kernels.known import known
-from ebrl.kernels.protocol import (
-    HasPosition,
-    Info,
-    Kernel,
-    check_positive_temperature,
-    check_uncoupled,
-    metropolis_test,
-)
+from ebrl.kernels.protocol import HasPosition, Info, Kernel, metropolis_test
 from ebrl.spaces import Space
 
 

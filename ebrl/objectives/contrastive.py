@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, first_order
-from ebrl.kernels.protocol import check_restartable
+from ebrl.kernels.checks import check_restartable
 from ebrl.objectives.protocol import Loss, Objective, as_module, conditioned
 from ebrl.ranges import check_at_least
 from ebrl.sampling import ChainBatch, ChainInfo, Chains, Sampler, Samples

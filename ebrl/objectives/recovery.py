@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebrl.energies import Energy, Number, align_left, over_event
+from ebrl.kernels.checks import check_restartable
 from ebrl.kernels.draws import normal_like
-from ebrl.kernels.protocol import check_restartable
 from ebrl.objectives.contrastive import contrastive_loss
 from ebrl.objectives.levels import with_level
 from ebrl.objectives.protocol import Loss, Objective, conditioned

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ebrl.energies import Energy, Number, in_dtype_of
 from ebrl.energies.evaluating import evaluating
+from ebrl.kernels.checks import check_not_broadcast
 from ebrl.kernels.importance import IteratedSIR, Proposal
-from ebrl.kernels.protocol import check_not_broadcast
 from ebrl.ranges import check_at_least
 from ebrl.sampling.paths import Stage
 from ebrl.sampling.run import Run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,9 +9,11 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, check_one_number_each
-from ebrl.kernels.protocol import Info, Kernel, Walk, added, check_gradient_shape, mapped
+from ebrl.kernels.checks import check_gradient_shape
+from ebrl.kernels.protocol import Info, Kernel, Walk, added, mapped
 from ebrl.sampling import compilation
-from ebrl.sampling.adaptation import DualAveraging, broadcasts
+from ebrl.sampling.adaptation import DualAveraging
+from ebrl.sampling.checks import check_number_shapes, check_numbers_at_start
 from ebrl.sampling.paths import Stage
 from ebrl.spaces import FreeEnergy, Space
 
@@ -61,7 +62,7 @@ class Run:
     ):
         self.kernel, self.space, self.compiled = kernel, space, compiled
         energy, self.steps, *numbers = stage
-        _check_number_shapes(stage, x.shape[: x.ndim - energy.event_ndim])
+        check_number_shapes(stage, x.shape[: x.ndim - energy.event_ndim])
         if compiled:
             numbers = [compilation.as_tensor(number, x) for number in numbers]
         self.step_size, self.temperature = (_of_type(number, x) for number in numbers)
@@ -69,7 +70,7 @@ class Run:
         self.state: Any = kernel.start(self.energy, space.to_free(x))
         check_one_number_each(self.state.energy, self.state.x, self.energy.event_ndim)
         check_gradient_shape(self.state)
-        _check_numbers_at_start(self.state, energy)
+        check_numbers_at_start(self.state, energy)
         zero = torch.zeros_like(self.state.energy.detach())
         self.total = Info(zero, zero)
         self.count = count or Count(None, self.steps)
@@ -182,48 +183,6 @@ def joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:
         {name: torch.stack([e[name] * share for e, share in extras]).sum(0) for name in names},
         temperature=reports[-1].temperature,
     )
-
-
-class StartError(ValueError):
-    """Chains start where the energy is NaN or -inf, or its gradient NaN."""
-
-
-def _check_numbers_at_start(state: Any, energy: Energy) -> None:
-    """Raise `StartError` where a chain starts at a NaN or at -inf, which no move would leave.
-
-    On other devices than the CPU nothing is read, which would wait for the device. An energy with
-    NaN weights is left to its training, whose loss is then NaN.
-    """
-    if state.x.device.type != "cpu":
-        return
-    wrong = {"energy": ~(state.energy > -math.inf)}
-    if state.gradient is not None:
-        wrong["gradient"] = state.gradient.isnan()
-    for name, found in wrong.items():
-        if found.any():
-            if any(weight.isnan().any() for weight in energy.parameters()):
-                return
-            value = getattr(state, name)[found][0].item()
-            raise StartError(
-                f"expected a number for the {name} where every chain starts, got {value}: start "
-                f"the chains elsewhere, or see why the {name} is {value} there"
-            )
-
-
-def _check_number_shapes(stage: Stage, batch: tuple[int, ...]) -> None:
-    """Raise `ValueError` for numbers that are neither one for all chains nor one for each.
-
-    With fewer axes than the batch it would be unclear which chains share a number; with more
-    chains than there are, chains would share their noise.
-    """
-    for name, number in (("step size", stage.step_size), ("temperature", stage.temperature)):
-        if not isinstance(number, Tensor) or (number.numel() == 1 and number.ndim <= len(batch)):
-            continue
-        if number.ndim != len(batch) or not broadcasts(number.shape, batch):
-            raise ValueError(
-                f"expected a {name} for all chains or one for each, of shape {tuple(batch)}, got "
-                f"shape {tuple(number.shape)}: an axis that shares a number has size 1"
-            )
 
 
 def _of_type(number: Number, x: Tensor) -> Number:

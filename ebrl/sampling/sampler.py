@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 from ebrl.energies import Energy, Number, check_energy
 from ebrl.energies.evaluating import evaluating
-from ebrl.kernels.protocol import Kernel, check_is_kernel, check_suits, mapped
+from ebrl.kernels.checks import check_is_kernel, check_suits
+from ebrl.kernels.protocol import Kernel, mapped
 from ebrl.ranges import check_at_least
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging, check_adaptable_in
+from ebrl.sampling.checks import check_draws, check_sampler_numbers
 from ebrl.sampling.inference_data import inference_data
 from ebrl.sampling.paths import Stage
 from ebrl.sampling.run import ChainInfo, Count, Progress, Run, differentiable, joined
-from ebrl.sampling.starts import check_draws, check_sampler_numbers, starting_points
+from ebrl.sampling.starts import starting_points
 from ebrl.sampling.warm_up import warm_up
 from ebrl.spaces import Space, Unbounded
 

@@ -1,17 +1,15 @@
-"""Starting points of chains, and checks of a sampler's arguments."""
+"""Starting points of chains, and checks of what they start with."""
 
 from __future__ import annotations
 
-import math
 from itertools import chain
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from ebrl.energies import Energy, Number, check_energy, in_dtype_of
+from ebrl.energies import Energy, check_energy, in_dtype_of
 from ebrl.generators import check_generator
-from ebrl.kernels.protocol import check_not_broadcast
+from ebrl.kernels.checks import check_not_broadcast
 from ebrl.ranges import check_at_least
 from ebrl.spaces import Space, Unbounded
 
@@ -85,39 +83,4 @@ def _check_devices(x: Tensor, generator: torch.Generator, energy: Energy) -> Non
         raise ValueError(
             f"expected x and generator on {weight.device}, where the energy is, got them on "
             f"{x.device}"
-        )
-
-
-def check_sampler_numbers(steps: int, step_size: Number, temperature: Number) -> None:
-    """Raise `ValueError` for impossible numbers on the CPU; reading others would wait."""
-    if not isinstance(steps, Integral):
-        raise ValueError(f"expected a whole number of steps, got {steps}")
-    if steps < 0:
-        raise ValueError(f"expected steps >= 0, got {steps}")
-    if not 0 < _least(step_size) < math.inf:
-        raise ValueError(f"expected a positive step_size, got {step_size}")
-    if not _least(temperature) >= 0:
-        raise ValueError(f"expected temperature >= 0, got {temperature}")
-
-
-def _least(number: Number) -> float:
-    """Return the least of the numbers of all chains; 1 for those that are not on the CPU."""
-    if not isinstance(number, Tensor):
-        return number
-    return float(number.min()) if number.device.type == "cpu" and number.numel() else 1.0
-
-
-def check_draws(draws: int | None, thin: int, gradient: str) -> None:
-    """Raise `ValueError` for `draws` or `thin` out of range, and for draws with a gradient."""
-    if draws is None:
-        if thin != 1:
-            raise ValueError(f"expected draws with {thin=}, got none: sample(..., draws=1000)")
-        return
-    if not isinstance(draws, Integral) or not isinstance(thin, Integral):
-        raise ValueError(f"expected whole numbers, got {draws=}, {thin=}")
-    if draws < 1 or thin < 1:
-        raise ValueError(f"expected draws and thin of at least 1, got {draws=}, {thin=}")
-    if gradient != "none":
-        raise ValueError(
-            f"draws have no graph, got {gradient=}: differentiate the end of a run, without draws"
         )

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ebrl.energies import Energy, Number
 from ebrl.energies.evaluating import evaluating
-from ebrl.kernels.protocol import Kernel, check_suits
+from ebrl.kernels.checks import check_suits
+from ebrl.kernels.protocol import Kernel
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging, check_adaptable, check_adaptable_in
 from ebrl.sampling.paths import Stage
