@@ -33,7 +33,7 @@ from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
 from ebrl.energies import Energy
-from ebrl.estimators import Discrepancy, maximum_mean_discrepancy
+from ebrl.estimators import maximum_mean_discrepancy
 from ebrl.networks import MLPEnergy
 from ebrl.objectives import ContrastiveDivergence, persistent_around
 from ebrl.spaces import Box
@@ -102,7 +102,7 @@ class Row(NamedTuple):
 def discrepancy(x: Tensor, y: Tensor) -> tuple[float, float]:
     n = min(len(x), len(y), LARGEST)
     x = x[torch.randperm(len(x), generator=generator(6))[:n]]
-    found: Discrepancy = maximum_mean_discrepancy(x, y[:n])
+    found = maximum_mean_discrepancy(x, y[:n])
     return float(found.value), float(found.standard_error)
 
 

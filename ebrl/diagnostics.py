@@ -1,7 +1,6 @@
 """Diagnostics of chains and trainings, under the path by which programs know them."""
 
 from ebrl.estimators.diagnostics import Acceptance as Acceptance
-from ebrl.estimators.diagnostics import Discrepancy as Discrepancy
 from ebrl.estimators.diagnostics import acceptance as acceptance
 from ebrl.estimators.diagnostics import effective_sample_size as effective_sample_size
 from ebrl.estimators.diagnostics import energy_gap as energy_gap

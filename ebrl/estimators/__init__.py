@@ -4,7 +4,6 @@ from ebrl.estimators.annealing import Annealed as Annealed
 from ebrl.estimators.annealing import Annealing as Annealing
 from ebrl.estimators.annealing import sigmoid_ladder as sigmoid_ladder
 from ebrl.estimators.diagnostics import Acceptance as Acceptance
-from ebrl.estimators.diagnostics import Discrepancy as Discrepancy
 from ebrl.estimators.diagnostics import acceptance as acceptance
 from ebrl.estimators.diagnostics import effective_sample_size as effective_sample_size
 from ebrl.estimators.diagnostics import energy_gap as energy_gap

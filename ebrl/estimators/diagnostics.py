@@ -144,21 +144,14 @@ def _effective_sample_size(draws: Tensor) -> Tensor:
 # ---- distance -------------------------------------------------------------------------------
 
 
-class Discrepancy(NamedTuple):
-    """An estimate of a squared distance (it may be negative) and its standard error."""
-
-    value: Tensor  # 0-dim
-    standard_error: Tensor  # 0-dim
-
-
 def kernel_stein_discrepancy(
     energy: Energy, x: Tensor, *, temperature: float = 1.0, bandwidth: float | None = None
-) -> Discrepancy:
+) -> Estimate:
     """Estimate the squared kernel Stein discrepancy of draws `x: (n, *event)` from `exp(-E/T)`.
 
     The U-statistic (Liu, Lee and Jordan 2016) with the inverse multiquadric kernel
     `(c² + |x - y|²)^(-1/2)` (Gorham and Mackey 2017). It needs no normalizer, and therefore hardly
-    sees how mass is shared between distant modes. Memory grows as n².
+    sees how mass is shared between distant modes. It may be negative. Memory grows as n².
 
     At least 4 draws are needed. `bandwidth` is c, by default the median distance, which makes the
     estimate of 10 draws .01 too large: it is unbiased for a bandwidth that is given.
@@ -178,14 +171,12 @@ def kernel_stein_discrepancy(
     return _u_statistic((score @ score.mT) * base**-0.5 + pull + curvature)
 
 
-def maximum_mean_discrepancy(
-    x: Tensor, y: Tensor, *, bandwidth: float | None = None
-) -> Discrepancy:
+def maximum_mean_discrepancy(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> Estimate:
     """Estimate the squared maximum mean discrepancy of two samples.
 
     The U-statistic of Gretton et al. (2012, lemma 6 with n = m) with the kernel
-    `exp(-|x - y|² / 2h²)`. Memory grows as n². x and y are both `(n, *event)`, at least 4 draws.
-    `bandwidth` is h, by default the median distance in both samples together.
+    `exp(-|x - y|² / 2h²)`; it may be negative. Memory grows as n². x and y are both `(n, *event)`,
+    at least 4 draws. `bandwidth` is h, by default the median distance in both samples together.
     """
     if x.shape != y.shape:
         raise ValueError(
@@ -209,7 +200,7 @@ def _median_distance(square: Tensor) -> Tensor:
     return square[above[0], above[1]].median().sqrt().clamp_min(1e-12)
 
 
-def _u_statistic(h: Tensor) -> Discrepancy:
+def _u_statistic(h: Tensor) -> Estimate:
     """Return the mean of `h: (n, n)` off the diagonal, with its standard error.
 
     `Var = 4 ζ₁ / n + 2 ζ₂ / n²`: ζ₁ is the variance of the rows' means, 0 for equal distributions.
@@ -220,7 +211,7 @@ def _u_statistic(h: Tensor) -> Discrepancy:
     value = rows.mean()
     second = (h.square().sum() / (n * (n - 1)) - value.square()).clamp_min(0)
     first = (rows.var() - second / n).clamp_min(0)
-    return Discrepancy(value, (4 * first / n + 2 * second / n**2).sqrt())
+    return Estimate(value, (4 * first / n + 2 * second / n**2).sqrt(), "none")
 
 
 # ---- training -------------------------------------------------------------------------------

@@ -276,6 +276,9 @@ def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
     The error is by the delta method, from the means of the runs: only runs need be independent.
     """
-    means = torch.logsumexp(log_weights.double(), -1) - math.log(log_weights.shape[1])
-    soft = SoftValue(means, -means, 1.0)
-    return soft.value, soft.standard_error
+    runs, n = log_weights.shape
+    means = torch.logsumexp(log_weights.double(), -1) - math.log(n)  # (runs,), their logs
+    value = torch.logsumexp(means, -1) - math.log(runs)
+    if runs == 1:
+        return value, torch.full_like(value, math.inf)
+    return value, (means - value).exp().std() / math.sqrt(runs)
