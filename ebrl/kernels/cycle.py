@@ -34,9 +34,8 @@ class Cycle(Kernel[CycleState, tuple[Any, ...]]):
     All have the same step size and temperature. Each starts from the position, energy and, if
     known, gradient that the one before it reached; velocities are drawn anew. A gradient kernel
     after one without gradients therefore costs one more evaluation. A divergence of any kernel
-    counts. Of other reports with the same name, such as the acceptance that an adaptation follows,
-    the last kernel's is returned. A `Tempered` kernel would lose its replicas: temper the cycle
-    instead.
+    counts. Where kernels report the same quantity, such as the acceptance, the last kernel's
+    counts. A `Tempered` kernel would lose its replicas: temper the cycle instead.
     """
 
     def __init__(self, kernels: Sequence[Kernel]):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ebrl.constants import Constant
 from ebrl.energies import Energy, Number, over_event
 from ebrl.kernels.checks import as_positive_diagonal, check_event_shape, check_uncoupled
 from ebrl.kernels.draws import normal_like
@@ -29,15 +30,15 @@ from ebrl.kernels.protocol import (
 
 
 def _scales(
-    kernel: ULA | MALA, state: GradientState, step_size: Number, temperature: Number
+    preconditioner: Constant | None, state: GradientState, step_size: Number, temperature: Number
 ) -> tuple[Number, Number]:
     """Return `η P` and `√(2 η T P)`."""
     event_ndim = state.x.ndim - state.energy.ndim
     drift = over_event(step_size, event_ndim)
     spread = over_event((2 * step_size * temperature) ** 0.5, event_ndim)
-    if kernel.preconditioner is None:
+    if preconditioner is None:
         return drift, spread
-    diagonal = kernel.preconditioner.to(state.x)
+    diagonal = preconditioner.to(state.x)
     return drift * diagonal, spread * diagonal.sqrt()
 
 
@@ -75,7 +76,7 @@ class ULA(Kernel[GradientState, Tensor]):
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
-        drift, spread = _scales(self, state, step_size, temperature)
+        drift, spread = _scales(self.preconditioner, state, step_size, temperature)
         x = _added(_added(state.x, -drift, state.gradient), spread, noise)
         return unadjusted(gradient_state(energy, x), state)
 
@@ -111,7 +112,7 @@ class MALA(Kernel[GradientState, MetropolisNoise]):
         step_size: Number,
         temperature: Number,
     ) -> tuple[GradientState, Info]:
-        drift, spread = _scales(self, state, step_size, temperature)
+        drift, spread = _scales(self.preconditioner, state, step_size, temperature)
         x = _added(_added(state.x, -drift, state.gradient), spread, noise.normal)
         proposed = gradient_state(energy, x)
         # T log q(x|x') / q(x'|x) = (g + g')·(√(2ηTP) ξ / 2 - ηP (g + g') / 4), without any

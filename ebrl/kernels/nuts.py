@@ -7,8 +7,9 @@ make their leapfrog steps together, each in its own tree.
 The leaves of a doubling are counted in binary: every 2^j-th leaf closes a block of 2^j leaves,
 which is tested for a U-turn, and opens the next. For each j, two velocities are stored.
 
-A step needs three uniform numbers for each doubling. One of them chooses a leaf as they come: leaf
-n is taken if `u < w_n / (w_1 + … + w_n)`. Then u is rescaled, so that it is uniform again.
+A step needs three uniform numbers for each doubling. One of them selects a leaf in a single pass:
+leaf n replaces the selected one if `u < w_n / (w_1 + … + w_n)`. Then u is rescaled, so that it is
+uniform again.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class MLPEnergy(Energy):
                 self.condition_normalization = BatchNormalization(members, condition_dimension)
         for name in BUFFERS:
             self.register_buffer(name, None)
-        self.fresh = True  # with initial weights, as far as known
+        self.fresh = True  # until weights are loaded or trained
 
     @torch.no_grad()
     def standardise(self, data: Tensor) -> None:
@@ -236,7 +236,7 @@ class MLPEnergy(Energy):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         self.fresh = False
-        for name in BUFFERS:  # what is loaded may have some where this has none
+        for name in BUFFERS:  # a buffer is None here until it is set or loaded
             loaded = state_dict.get(prefix + name)
             if loaded is not None:
                 setattr(self, name, loaded.to(next(self.parameters())).clone())

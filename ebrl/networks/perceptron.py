@@ -115,7 +115,8 @@ class Perceptron:
         if member is not None and x.device.type == "cpu":  # elsewhere it would wait for the device
             return value, self._gradient_of(member.squeeze(-1), part)
         outputs, slopes, transposed = *part[-2:], self.transposed
-        back = torch.mul(slopes[-1], transposed[-1], out=outputs[-1])  # at the last layer's sums
+        # The gradient with respect to the last pre-activations.
+        back = torch.mul(slopes[-1], transposed[-1], out=outputs[-1])
         members = len(back)
         if member is not None:
             back.mul_(back.new_zeros(members, len(x), 1).scatter_(0, member.unsqueeze(0), members))

@@ -57,8 +57,7 @@ def importance_resampling(
         check_takes(sampler.space, energy, x, generator)
         check_not_broadcast(energy, x)
         run = Run(sampler.kernel, sampler.space, stage, x)
-        for _ in run.moves(generator, None):
-            pass
+        run.to_end(generator)
         x, value = run.position()
     _check_inside(sampler.space, x)
     return Samples(x, value, run.report())

@@ -94,6 +94,11 @@ class Run:
                 self.step_size = _of_type(adaptation.update(info.acceptance), self.state.x)
             yield
 
+    def to_end(self, generator: torch.Generator, adaptation: DualAveraging | None = None) -> None:
+        """Make all moves."""
+        for _ in self.moves(generator, adaptation):
+            pass
+
     def walks(self, generator: torch.Generator) -> Iterator[Walk]:
         """Move the chains block by block; yield where they were, with the user's energy."""
         for noise in self._noise(generator, compilation.block_length(self.kernel)):

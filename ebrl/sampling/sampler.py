@@ -306,8 +306,7 @@ class Sampler(nn.Module):
             for stage in stages:
                 compiled = self.compiled and not torch.is_grad_enabled()
                 run = Run(kernel, self.space, stage, x, compiled=compiled, count=count)
-                for _ in run.moves(generator, adaptation):
-                    pass
+                run.to_end(generator, adaptation)
                 x, energy = run.position()
                 reports.append(run.report())
             return Samples(x, energy, joined(reports, [stage.steps for stage in stages]))
