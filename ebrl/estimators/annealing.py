@@ -128,10 +128,10 @@ class Annealing:
         return (1 - share) * self.reference + (share / self.temperature) * self.energy
 
 
-def sigmoid_ladder(rungs: int, steepness: float = 4.0) -> list[float]:
+def sigmoid_ladder(rungs: int) -> list[float]:
     """Return rungs from 0 to 1, dense at both ends (Grosse et al. 2015, section 5.1)."""
     check_at_least(2, rungs=rungs)
-    logistic = torch.sigmoid(torch.linspace(-steepness, steepness, rungs, dtype=torch.float64))
+    logistic = torch.sigmoid(torch.linspace(-4.0, 4.0, rungs, dtype=torch.float64))
     ladder = (logistic - logistic[0]) / (logistic[-1] - logistic[0])
     return ladder.tolist()
 

@@ -186,13 +186,13 @@ _kept = lru_cache(maxsize=32)(_memory)
 _ONE = Constant(torch.ones((), device="cpu"))
 
 
-def _relu(sums: Tensor, slope: Tensor | None = None) -> None:
+def _relu(sums: Tensor, slope: Tensor | None) -> None:
     if slope is not None:
         torch.gt(sums, 0, out=slope)
     sums.relu_()
 
 
-def _silu(sums: Tensor, slope: Tensor | None = None) -> None:
+def _silu(sums: Tensor, slope: Tensor | None) -> None:
     if slope is None:
         silu(sums, inplace=True)
         return
@@ -201,7 +201,7 @@ def _silu(sums: Tensor, slope: Tensor | None = None) -> None:
     torch.lerp(sums, _ONE.to(sums), slope, out=slope)  # σ + h (1 - σ) with h = s σ
 
 
-def _tanh(sums: Tensor, slope: Tensor | None = None) -> None:
+def _tanh(sums: Tensor, slope: Tensor | None) -> None:
     sums.tanh_()
     if slope is not None:
         torch.addcmul(_ONE.to(sums), sums, sums, value=-1, out=slope)

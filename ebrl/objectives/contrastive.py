@@ -194,7 +194,7 @@ def contrastive_loss(data: Tensor, model: Tensor, info: ChainInfo, penalty: floa
     return Loss(loss, {name: value.detach() for name, value in metrics.items()})
 
 
-def nearest_neighbour_entropy(x: Tensor, neighbour: int = 4) -> Tensor:
+def nearest_neighbour_entropy(x: Tensor) -> Tensor:
     """Return the entropy of the distribution of `x: (n, *event)` in nats, differentiable.
 
     `d mean log ρ + log V_d + ψ(n) - ψ(k)` with ρ the distance to the k-th nearest neighbour and V_d
@@ -203,7 +203,7 @@ def nearest_neighbour_entropy(x: Tensor, neighbour: int = 4) -> Tensor:
     k d <= 2, hence k = 4. Draws that coincide with their k-th neighbour are left out. k draws or
     fewer are a `ValueError`.
     """
-    rows = x.flatten(1)
+    rows, neighbour = x.flatten(1), 4
     n, dimension = rows.shape
     if n <= neighbour:
         raise ValueError(f"expected more than {neighbour} draws, to have that neighbour, got {n}")
