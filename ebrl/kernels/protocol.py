@@ -205,7 +205,7 @@ def choose(accepted: Tensor, new: Any, old: Any) -> Any:
 
 def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """Return `new` where accepted, `(*batch,)` bool, and `old` elsewhere, `(*batch, *event)`."""
-    for _ in range(new.ndim - accepted.ndim):
+    while accepted.ndim < new.ndim:
         accepted = accepted.unsqueeze(-1)
     return torch.where(accepted, new, old)
 
