@@ -77,8 +77,7 @@ def warm_up(
     step_size = x.new_ones(())
     windows, count = window_lengths(steps), Count(progress, steps)
     first = space.to_free(x)[(0,) * len(batch)]
-    # Raises for a kernel that has no preconditioner.
-    of_ones = kernel.preconditioned(torch.ones_like(first))
+    of_ones = kernel.preconditioned(torch.ones_like(first))  # raises where a kernel has none
     if compile:  # one program with and without a preconditioner
         kernel = of_ones
     with evaluating(energy), torch.no_grad():
