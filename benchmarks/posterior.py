@@ -86,9 +86,9 @@ class Ours:
         kernel, step_size, x = warm
         sampler = Sampler(kernel, self.task.space, steps=1, step_size=step_size, compile=True)
         generator = torch.Generator().manual_seed(seed)
-        samples = sampler.sample(self.task.energy, x, draws=self.draws, generator=generator)
-        leapfrogs = samples.info.each.extra["leapfrogs"].double().mean().item()
-        return self.task.space.to_free(samples.x).numpy(), leapfrogs
+        trace = sampler.trace(self.task.energy, x, draws=self.draws, generator=generator)
+        leapfrogs = trace.each.extra["leapfrogs"].double().mean().item()
+        return self.task.space.to_free(trace.x).numpy(), leapfrogs
 
 
 class BlackJax:

@@ -121,7 +121,7 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
 
     A step makes up to `2^max_depth - 1` leapfrog steps of length `step_size`, with the generalised
     U-turn criterion and HMC's `mass`. After each leapfrog step it waits for the host, to learn
-    whether any tree still grows. `Sampler.sample(draws=)` makes many steps at once, in which chains
+    whether any tree still grows. `Sampler.trace` makes many steps at once, in which chains
     do not wait for each other's trees. Raises `ValueError` at temperature 0 and for an energy that
     couples chains.
 

@@ -10,6 +10,7 @@ from ebrl.sampling.paths import temperature_path as temperature_path
 from ebrl.sampling.resampling import importance_resampling as importance_resampling
 from ebrl.sampling.run import ChainInfo as ChainInfo
 from ebrl.sampling.sampler import Sampler as Sampler
-from ebrl.sampling.sampler import Samples as Samples
+from ebrl.sampling.samples import Samples as Samples
+from ebrl.sampling.samples import Trace as Trace
 from ebrl.sampling.warm_up import WarmedUp as WarmedUp
 from ebrl.sampling.warm_up import warm_up as warm_up

@@ -32,20 +32,12 @@ def _least(number: Number) -> float:
     return float(number.min()) if number.device.type == "cpu" and number.numel() else 1.0
 
 
-def check_draws(draws: int | None, thin: int, gradient: str) -> None:
-    """Raise `ValueError` for `draws` or `thin` out of range, and for draws with a gradient."""
-    if draws is None:
-        if thin != 1:
-            raise ValueError(f"expected draws with {thin=}, got none: sample(..., draws=1000)")
-        return
+def check_draws(draws: int, thin: int) -> None:
+    """Raise `ValueError` unless both are whole numbers of at least 1."""
     if not isinstance(draws, Integral) or not isinstance(thin, Integral):
         raise ValueError(f"expected whole numbers, got {draws=}, {thin=}")
     if draws < 1 or thin < 1:
         raise ValueError(f"expected draws and thin of at least 1, got {draws=}, {thin=}")
-    if gradient != "none":
-        raise ValueError(
-            f"draws have no graph, got {gradient=}: differentiate the end of a run, without draws"
-        )
 
 
 class StartError(ValueError):

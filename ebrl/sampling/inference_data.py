@@ -18,7 +18,7 @@ NAMES = {  # our names, and those of ArviZ's schema
 
 
 def inference_data(x: Tensor, energy: Tensor, each: Info, temperature: Tensor, name: str) -> Any:
-    """Return the draws as an `arviz.InferenceData`; see `Samples.to_arviz`."""
+    """Return the draws as an `arviz.InferenceData`; see `Trace.to_arviz`."""
     try:
         import arviz
     except ImportError as error:

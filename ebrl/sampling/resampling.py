@@ -12,7 +12,8 @@ from ebrl.kernels.importance import IteratedSIR, Proposal
 from ebrl.ranges import check_at_least
 from ebrl.sampling.paths import Stage
 from ebrl.sampling.run import Run
-from ebrl.sampling.sampler import Sampler, Samples
+from ebrl.sampling.sampler import Sampler
+from ebrl.sampling.samples import Samples
 from ebrl.sampling.starts import check_takes, check_types
 from ebrl.spaces import Space
 

@@ -24,11 +24,9 @@ class ChainInfo(NamedTuple):
     acceptance: Tensor  # (*batch,), mean acceptance probability over the steps
     diverged: Tensor  # (*batch,), proposals rejected as NaN, infinite or of energy -inf
     step_size: Tensor  # the step size after the run, a scalar or (*batch,)
+    temperature: Tensor  # of the last steps, a scalar or (*batch,)
     # Means over the steps of the kernel's own reports.
     extra: dict[str, Tensor] = {}  # noqa: RUF012, nothing changes a report
-    # The report of each draw, (draws, *batch): means over its moves, and whether any diverged.
-    each: Info | None = None
-    temperature: Tensor | None = None  # of the last steps, a scalar or (*batch,)
 
 
 Progress = Callable[[int, int], object]  # (steps made, steps in all)
@@ -146,7 +144,7 @@ class Run:
             for number in (self.step_size, self.temperature)
         )
         means = {name: total / steps for name, total in extra.items()}
-        return ChainInfo(acceptance / steps, diverged, step_size, means, temperature=temperature)
+        return ChainInfo(acceptance / steps, diverged, step_size, temperature, means)
 
 
 class Differentiable(Energy):
@@ -185,8 +183,8 @@ def joined(reports: Sequence[ChainInfo], steps: Sequence[int]) -> ChainInfo:
         torch.stack(acceptance).sum(0),
         torch.stack([report.diverged for report in reports]).sum(0),
         reports[-1].step_size,
+        reports[-1].temperature,
         {name: torch.stack([e[name] * share for e, share in extras]).sum(0) for name in names},
-        temperature=reports[-1].temperature,
     )
 
 

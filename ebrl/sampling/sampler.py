@@ -10,7 +10,7 @@ the energy's modules are in evaluation mode; see `ebrl.energies.evaluating`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,40 +23,14 @@ from ebrl.ranges import check_at_least
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging, check_adaptable_in
 from ebrl.sampling.checks import check_draws, check_sampler_numbers
-from ebrl.sampling.inference_data import inference_data
 from ebrl.sampling.paths import Stage
-from ebrl.sampling.run import ChainInfo, Count, Progress, Run, differentiable, joined
+from ebrl.sampling.run import Count, Progress, Run, differentiable, joined
+from ebrl.sampling.samples import Samples, Trace
 from ebrl.sampling.starts import starting_points
 from ebrl.sampling.warm_up import warm_up
 from ebrl.spaces import Space, Unbounded
 
 Gradient = Literal["none", "last", "unroll"]
-
-
-class Samples(NamedTuple):
-    """The positions of the chains, their energies, and the report of the run."""
-
-    x: Tensor  # (*batch, *event), or (draws, *batch, *event)
-    energy: Tensor  # (*batch,), or (draws, *batch)
-    info: ChainInfo
-
-    def to_arviz(self, name: str = "x") -> Any:
-        """Return draws as an `arviz.InferenceData`, with a chain for each of the batch.
-
-        `posterior` holds the draws under `name`; `sample_stats` the log density that was sampled
-        as `lp`, `-E/T` up to a constant (a chain at temperature 0 has none), acceptances,
-        divergences and the kernel's reports, by the names of ArviZ's schema.
-
-        Raises:
-            ValueError: For samples that are the ends of a run.
-            ImportError: Without ArviZ.
-        """
-        if self.info.each is None:
-            raise ValueError(
-                "expected draws of the chains, got their ends: sample(..., draws=1000)"
-            )
-        assert self.info.temperature is not None  # as in every report of a run
-        return inference_data(self.x, self.energy, self.info.each, self.info.temperature, name)
 
 
 class Sampler(nn.Module):
@@ -132,11 +106,9 @@ class Sampler(nn.Module):
         adapt: bool = True,
         gradient: Gradient = "none",
         warmup: int = 0,
-        draws: int | None = None,
-        thin: int = 1,
         progress: Progress | None = None,
     ) -> Samples:
-        """Run the chains; x is never modified.
+        """Run the chains and return their ends; x is never modified.
 
         Args:
             energy: An energy of x alone.
@@ -146,18 +118,11 @@ class Sampler(nn.Module):
             temperature: The temperature of this run, in place of the sampler's own.
             adapt: Whether the adaptation, if there is one, follows this run.
             gradient: Which steps are differentiable with respect to x and the energy's parameters:
-                none of them, the last one, or all ("unroll"). Draws and discrete moves never are.
+                none of them, the last one, or all ("unroll"). Discrete moves never are.
             warmup: Steps that fit the step size and the kernel's preconditioner to the energy
                 first, by `warm_up`; the chains must share one energy. The sampler stays as it is.
-            draws: Number of draws of each chain to return, in place of the one after `steps`.
-                The step size does not adapt meanwhile.
-            thin: Steps from one draw to the next.
             progress: Called with the number of steps made so far and in total, warm-up included.
                 For a `tqdm` bar: `lambda made, total: bar.update(made - bar.n)`.
-
-        Returns:
-            The ends of the chains, `(*batch, *event)`; with `draws`, all draws, `(draws, *batch,
-            *event)`, and the report of each.
 
         Raises:
             TypeError: Unless `energy` is an `Energy`, x a `Tensor` and `generator` a
@@ -167,20 +132,43 @@ class Sampler(nn.Module):
         """
         with torch.inference_mode(False):
             x = self._start(energy, x, n, generator)
-            temperature = self.temperature if temperature is None else temperature
-            check_sampler_numbers(self.steps, self.step_size, temperature)
-            stage = Stage(energy, self.steps, self.step_size, temperature)
-            check_draws(draws, thin, gradient)
-            check_at_least(0, warmup=warmup)
-            if draws is not None:
-                stage = stage._replace(steps=draws * thin)
+            stage = self._stage(energy, self.steps, temperature, warmup)
+            kernel, count = self.kernel, Count(progress, warmup + self.steps)
+            if warmup > 0:
+                kernel, stage, x = self._warmed_up(stage, x, warmup, generator, count)
+            adaptation = self.adaptation if adapt and warmup == 0 else None
+            return self._follow(kernel, [stage], x, generator, adaptation, gradient, count)
+
+    def trace(
+        self,
+        energy: Energy,
+        x: Tensor | None = None,
+        *,
+        draws: int,
+        generator: torch.Generator,
+        n: int | None = None,
+        temperature: Number | None = None,
+        warmup: int = 0,
+        thin: int = 1,
+        progress: Progress | None = None,
+    ) -> Trace:
+        """Run the chains and return draws along the way.
+
+        The step size does not adapt, draws have no graph, and the sampler's number of steps plays
+        no part. The other arguments, and errors, are those of `sample`.
+
+        Args:
+            draws: Number of draws of each chain.
+            thin: Steps from one draw to the next.
+        """
+        check_draws(draws, thin)
+        with torch.inference_mode(False):
+            x = self._start(energy, x, n, generator)
+            stage = self._stage(energy, draws * thin, temperature, warmup)
             kernel, count = self.kernel, Count(progress, warmup + stage.steps)
             if warmup > 0:
                 kernel, stage, x = self._warmed_up(stage, x, warmup, generator, count)
-            if draws is not None:
-                return self._draws(kernel, stage, x, generator, count, thin)
-            adaptation = self.adaptation if adapt and warmup == 0 else None
-            return self._follow(kernel, [stage], x, generator, adaptation, gradient, count)
+            return self._draws(kernel, stage, x, generator, count, thin)
 
     def anneal(
         self,
@@ -210,22 +198,6 @@ class Sampler(nn.Module):
             count = Count(None, sum(stage.steps for stage in stages))
             return self._follow(self.kernel, list(stages), x, generator, None, gradient, count)
 
-    def trace(
-        self,
-        energy: Energy,
-        x: Tensor | None = None,
-        *,
-        generator: torch.Generator,
-        n: int | None = None,
-        temperature: Number | None = None,
-    ) -> Samples:
-        """Return every step of `sample` without adaptation: `(steps, *batch, *event)`."""
-        if self.steps == 0:
-            raise ValueError("expected a sampler with at least one step to trace, got steps=0")
-        return self.sample(
-            energy, x, generator=generator, n=n, temperature=temperature, draws=self.steps
-        )
-
     def _start(
         self, energy: Energy, x: Tensor | None, n: int | None, generator: torch.Generator
     ) -> Tensor:
@@ -233,6 +205,12 @@ class Sampler(nn.Module):
         if self.adaptation is not None and self.adaptation.anchor.device != x.device:
             self.adaptation.to(x.device)
         return x
+
+    def _stage(self, energy: Energy, steps: int, temperature: Number | None, warmup: int) -> Stage:
+        temperature = self.temperature if temperature is None else temperature
+        check_sampler_numbers(steps, self.step_size, temperature)
+        check_at_least(0, warmup=warmup)
+        return Stage(energy, steps, self.step_size, temperature)
 
     def _warmed_up(
         self, stage: Stage, x: Tensor, steps: int, generator: torch.Generator, count: Count
@@ -259,7 +237,7 @@ class Sampler(nn.Module):
         generator: torch.Generator,
         count: Count,
         thin: int,
-    ) -> Samples:
+    ) -> Trace:
         """Run the chains and keep every `thin`-th position."""
         xs, energies, reports, done = [], [], [], 0
         with evaluating(stage.energy), torch.no_grad():
@@ -274,7 +252,7 @@ class Sampler(nn.Module):
         dtype = energies[0].dtype
         each = mapped(lambda field: field.unflatten(0, (-1, thin)).to(dtype).mean(1), info)
         each = each._replace(diverged=info.diverged.unflatten(0, (-1, thin)).any(1))
-        return Samples(torch.cat(xs), torch.cat(energies), run.report()._replace(each=each))
+        return Trace(torch.cat(xs), torch.cat(energies), run.report(), each)
 
     def _check_gradient(self, gradient: Gradient) -> None:
         """Raise `ValueError` for a gradient that is unknown, or that the steps do not have."""

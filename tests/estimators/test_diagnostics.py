@@ -92,7 +92,7 @@ def test_r_hat_sees_chains_that_differ_in_place_in_spread_and_in_time() -> None:
 def test_a_sampler_between_modes_has_a_large_r_hat() -> None:
     sampler = Sampler(MALA(), steps=200, step_size=0.1)
     x = torch.tensor([[3.0], [-3.0], [3.0], [-3.0]])
-    trace = sampler.trace(MODES.energy, x, generator=generator()).x
+    trace = sampler.trace(MODES.energy, x, draws=sampler.steps, generator=generator()).x
     assert split_r_hat(trace).shape == (1,)
     assert split_r_hat(trace) > 1.5
     assert effective_sample_size(trace) < 20
@@ -136,7 +136,10 @@ def test_an_unknown_kind_is_refused() -> None:
 
 def test_acceptance_sums_up_a_run() -> None:
     info = ChainInfo(
-        torch.tensor([0.8, 0.0, 0.6, 0.2]), torch.tensor([0.0, 3.0, 1.0, 0.0]), torch.tensor(0.1)
+        torch.tensor([0.8, 0.0, 0.6, 0.2]),
+        torch.tensor([0.0, 3.0, 1.0, 0.0]),
+        step_size=torch.tensor(0.1),
+        temperature=torch.tensor(1.0),
     )
     summary = acceptance(info)
     assert summary.mean.item() == pytest.approx(0.4)

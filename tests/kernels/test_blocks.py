@@ -96,7 +96,7 @@ def test_a_warm_up_preconditions_the_vector() -> None:
         apart = (vector - sites[:, 0, :1]) / torch.tensor([0.2, 10.0])
         return apart.square().sum(-1) / 2
 
-    samples = Sampler(Blocks(space, HMC(5), Gibbs()), space, steps=1).sample(
+    samples = Sampler(Blocks(space, HMC(5), Gibbs()), space, steps=1).trace(
         FunctionEnergy(energy), n=8, warmup=250, draws=150, generator=generator()
     )
     vector, _ = space.split(samples.x)

@@ -73,11 +73,10 @@ def test_substitutions_alone_keep_the_length() -> None:
 
 def test_draws_of_strings_report_each_draw() -> None:
     sampler = Sampler(Edits(SPACE), SPACE, steps=1)
-    samples = sampler.sample(ENERGY, n=5, draws=4, thin=3, generator=generator(0))
-    assert samples.x.dtype == torch.int64
-    assert samples.info.each is not None
-    assert samples.info.each.acceptance.shape == (4, 5)
-    torch.testing.assert_close(samples.info.each.acceptance.mean(0), samples.info.acceptance)
+    trace = sampler.trace(ENERGY, n=5, draws=4, thin=3, generator=generator(0))
+    assert trace.x.dtype == torch.int64
+    assert trace.each.acceptance.shape == (4, 5)
+    torch.testing.assert_close(trace.each.acceptance.mean(0), trace.info.acceptance)
 
 
 def test_closing_a_hole_undoes_opening_it() -> None:

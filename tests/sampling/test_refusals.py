@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from problems import generator
 from sampler_problems import GAUSSIAN, mala
 from torch import nn
 
-from ebrl import DualAveraging, Energy, FunctionEnergy, Gaussian, Sampler
+from ebrl import DualAveraging, Energy, FunctionEnergy, Sampler
 from ebrl.energies import RBM, Ising, Number
 from ebrl.kernels import (
     MALA,
@@ -177,11 +178,10 @@ def test_impossible_samplers_are_refused(make: Callable[[], Sampler], message: s
     [
         ({"temperature": -1.0}, "expected temperature >= 0, got -1.0"),
         ({"temperature": torch.tensor(-1.0)}, "expected temperature >= 0"),
-        ({"draws": 5, "thin": 2.5}, "expected whole numbers, got draws=5, thin=2.5"),
         ({"gradient": "all"}, r"expected gradient in \('none', 'last', 'unroll'\), got 'all'"),
         ({"warmup": -5}, "expected warmup >= 0, got -5"),
     ],
-    ids=["temperature", "a temperature", "thin", "gradient", "warmup"],
+    ids=["temperature", "a temperature", "gradient", "warmup"],
 )
 def test_impossible_calls_are_refused(options: dict[str, Number | str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -257,10 +257,18 @@ def test_the_energy_that_is_no_rbm_is_named() -> None:
         sampler.sample(RBM(3, 2) / 2.0, n=4, generator=generator())
 
 
-def test_thinning_without_draws_is_refused() -> None:
-    sampler = Sampler(ULA(), steps=1)
-    with pytest.raises(ValueError, match="expected draws with thin=7"):
-        sampler.sample(Gaussian(0.0, 1.0, 1), torch.zeros(2, 1), generator=generator(), thin=7)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"draws": 5, "thin": 2.5}, "expected whole numbers, got draws=5, thin=2.5"),
+        ({"draws": 0}, "expected draws and thin of at least 1, got draws=0, thin=1"),
+        ({"draws": 5, "warmup": -5}, "expected warmup >= 0, got -5"),
+    ],
+    ids=["thin", "draws", "warmup"],
+)
+def test_impossible_traces_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mala().trace(GAUSSIAN, torch.zeros(3, 2), generator=generator(), **options)
 
 
 @pytest.mark.parametrize("kernel", [MALA, "mala", None])

@@ -128,5 +128,5 @@ def test_draws_of_chains_at_temperatures_of_their_own_have_the_users_energy(
         step_size=0.1,
         temperature=torch.linspace(0.2, 3.0, chains),
     )
-    drawn = sampler.sample(GAUSSIAN, torch.zeros(chains, 2), draws=40, generator=generator())
+    drawn = sampler.trace(GAUSSIAN, torch.zeros(chains, 2), draws=40, generator=generator())
     torch.testing.assert_close(drawn.energy, GAUSSIAN(drawn.x))

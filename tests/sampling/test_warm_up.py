@@ -82,7 +82,7 @@ def test_reflected_coordinates_are_as_wide_as_the_box() -> None:
 
 def test_a_posterior_in_one_call() -> None:
     # Before it knows the scales a trajectory is as long as it may be: short, to save time.
-    samples = Sampler(NUTS(max_depth=6), steps=1).sample(
+    samples = Sampler(NUTS(max_depth=6), steps=1).trace(
         WIDE, torch.zeros(4, 5), warmup=300, draws=120, generator=generator()
     )
     assert samples.x.shape == (120, 4, 5)
@@ -96,9 +96,9 @@ def test_a_posterior_in_one_call() -> None:
 
 
 def test_draws_are_every_so_manyeth_move() -> None:
-    x, sampler = torch.zeros(3, 5), Sampler(MALA(), steps=6, step_size=1e-4)
-    trace = sampler.trace(WIDE, x, generator=generator())
-    thinned = sampler.sample(WIDE, x, draws=3, thin=2, generator=generator())
+    x, sampler = torch.zeros(3, 5), Sampler(MALA(), steps=1, step_size=1e-4)
+    trace = sampler.trace(WIDE, x, draws=6, generator=generator())
+    thinned = sampler.trace(WIDE, x, draws=3, thin=2, generator=generator())
     assert torch.equal(thinned.x, trace.x[1::2])
     assert torch.equal(thinned.energy, trace.energy[1::2])
 
@@ -106,7 +106,7 @@ def test_draws_are_every_so_manyeth_move() -> None:
 def test_a_warm_up_in_a_box_stays_there() -> None:
     box = Box(torch.zeros(2), torch.tensor([1.0, 1000.0]), walls="tanh")
     energy = FunctionEnergy(lambda x: x[:, 0] * 3 + x[:, 1] / 100)
-    samples = Sampler(NUTS(), box, steps=1).sample(
+    samples = Sampler(NUTS(), box, steps=1).trace(
         energy, torch.full((4, 2), 0.5), warmup=300, draws=200, generator=generator()
     )
     assert box.contains(samples.x).all()
@@ -117,18 +117,18 @@ def test_a_warm_up_in_a_box_stays_there() -> None:
 
 @pytest.mark.parametrize(("kernel", "thin"), [(NUTS(4), 2), (MALA(), 3)], ids=["NUTS", "MALA"])
 def test_each_draw_is_reported_and_the_reports_add_up(kernel: Kernel, thin: int) -> None:
-    samples = Sampler(kernel, steps=1, step_size=0.5).sample(
+    trace = Sampler(kernel, steps=1, step_size=0.5).trace(
         Gaussian(0.0, 1.0, 3), torch.zeros(4, 3), draws=30, thin=thin, generator=generator()
     )
-    assert samples.info.each.acceptance.shape == samples.info.each.diverged.shape == (30, 4)
-    torch.testing.assert_close(samples.info.each.acceptance.mean(0), samples.info.acceptance)
-    for name, values in samples.info.each.extra.items():
-        torch.testing.assert_close(values.mean(0), samples.info.extra[name])
+    assert trace.each.acceptance.shape == trace.each.diverged.shape == (30, 4)
+    torch.testing.assert_close(trace.each.acceptance.mean(0), trace.info.acceptance)
+    for name, values in trace.each.extra.items():
+        torch.testing.assert_close(values.mean(0), trace.info.extra[name])
 
 
 def test_progress_counts_every_move() -> None:
     seen: list[tuple[int, int]] = []
-    Sampler(MALA(), steps=1, step_size=0.5).sample(
+    Sampler(MALA(), steps=1, step_size=0.5).trace(
         Gaussian(0.0, 1.0, 3),
         torch.zeros(4, 3),
         warmup=50,
@@ -148,7 +148,7 @@ def test_progress_counts_every_move() -> None:
 def test_draws_go_to_arviz_with_what_the_kernel_reports() -> None:
     arviz = pytest.importorskip("arviz")
     energy, x = Gaussian(0.0, 1.0, 3), torch.zeros(2, 2, 3)
-    samples = Sampler(NUTS(3), steps=1, step_size=0.4).sample(
+    samples = Sampler(NUTS(3), steps=1, step_size=0.4).trace(
         energy, x, draws=50, generator=generator()
     )
     data = samples.to_arviz("theta")
@@ -164,8 +164,6 @@ def test_draws_go_to_arviz_with_what_the_kernel_reports() -> None:
     bulk = arviz.ess(data)["theta"].values
     ours = effective_sample_size(samples.x.flatten(1, 2)).numpy()
     assert bulk == pytest.approx(ours, rel=1e-3)
-    with pytest.raises(ValueError, match="got their ends"):
-        Sampler(NUTS(3), steps=2).sample(energy, x, generator=generator()).to_arviz()
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -177,7 +175,7 @@ def test_arviz_gets_the_log_density_that_was_sampled(
     pytest.importorskip("arviz")
     variance, draws = 4.0, 5
     sampler = Sampler(kernel, steps=1, step_size=0.4, temperature=temperature)
-    samples = sampler.sample(
+    samples = sampler.trace(
         Gaussian(0.0, variance**0.5, 1), torch.ones(2, 1), draws=draws, generator=generator()
     )
     lp = torch.as_tensor(samples.to_arviz().sample_stats["lp"].values)  # (chains, draws)
@@ -185,26 +183,19 @@ def test_arviz_gets_the_log_density_that_was_sampled(
     own = torch.as_tensor(temperature).expand(2).unsqueeze(-1)
     law = torch.distributions.Normal(0.0, (own * variance).sqrt())
     assert torch.allclose(lp.diff(), law.log_prob(x).diff(), atol=1e-5)
-    still = Sampler(ULA(), steps=1).sample(
+    still = Sampler(ULA(), steps=1).trace(
         Gaussian(0.0, 1.0, 1), torch.ones(2, 1), draws=2, temperature=0.0, generator=generator()
     )
     assert "lp" not in still.to_arviz().sample_stats
 
 
-def test_draws_have_no_graph() -> None:
-    with pytest.raises(ValueError, match="draws have no graph, got gradient='unroll'"):
-        Sampler(MALA(), steps=1).sample(
-            WIDE, torch.zeros(4, 5), draws=2, gradient="unroll", generator=generator()
-        )
-
-
 def test_without_arviz_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "arviz", None)
-    samples = Sampler(MALA(), steps=1).sample(
+    trace = Sampler(MALA(), steps=1).trace(
         Gaussian(0.0, 1.0, 3), torch.zeros(4, 3), draws=2, generator=generator()
     )
     with pytest.raises(ImportError, match="pip install 'ebrl\\[arviz\\]'"):
-        samples.to_arviz()
+        trace.to_arviz()
 
 
 @pytest.mark.parametrize("kernel", [ULA(), SVGD()], ids=["ULA", "SVGD"])
