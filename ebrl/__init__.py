@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from ebrl.lazy import attach
 
 if TYPE_CHECKING:
     from ebrl.energies import ClassifierEnergy as ClassifierEnergy
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ebrl.sampling import DualAveraging as DualAveraging
     from ebrl.sampling import Sampler as Sampler
     from ebrl.sampling import Samples as Samples
+    from ebrl.sampling import Trace as Trace
 
     __version__: str
 
@@ -25,19 +27,14 @@ if TYPE_CHECKING:
 _NAMES = {
     "energies": "ClassifierEnergy Energy FunctionEnergy Gaussian Mixture Repulsion",
     "networks": "ConvEnergy MLPEnergy",
-    "sampling": "Chains DualAveraging Sampler Samples",
+    "sampling": "Chains DualAveraging Sampler Samples Trace",
 }
-__all__ = [name for names in _NAMES.values() for name in names.split()]
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+__all__, _attribute, __dir__ = attach(__name__, _NAMES)
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return import_module("importlib.metadata").version("ebrl")
-    for package, names in _NAMES.items():
-        if name in names.split():
-            return getattr(import_module(f"ebrl.{package}"), name)
-    raise AttributeError(f"module 'ebrl' has no attribute {name!r}")
+        from importlib.metadata import version
+
+        return version("ebrl")
+    return _attribute(name)

@@ -20,7 +20,7 @@ from ebrl.vision.observations import Observation
 
 PAGES = Path(__file__).parents[1] / "docs/api"
 WITHOUT_A_PAGE = {"command", "configs", "constants", "diagnostics", "generators", "ranges"}
-WITHOUT_A_PAGE |= {"data_folder", "programs", "rolling", "schema"}
+WITHOUT_A_PAGE |= {"data_folder", "lazy", "programs", "rolling", "schema"}
 CONTRACTS = (Kernel, Proposal, Observation)  # kept by classes that need not inherit from them
 KEPT = {name for contract in CONTRACTS for name in vars(contract) if inspect.getdoc(contract)}
 

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # a room sees those before it, and in its own row unless the row says otherwise
-    {"constants", "data_folder", "energies", "generators", "networks", "programs", "ranges"}
-    | {"rolling", "schedules", "schema", "spaces", "storage"},
+    {"constants", "data_folder", "energies", "generators", "lazy", "networks", "programs"}
+    | {"ranges", "rolling", "schedules", "schema", "spaces", "storage"},
     {"kernels"},
     {"sampling"},
     {"estimators", "objectives"},

@@ -10,8 +10,9 @@ Needs the extra `sequences`: pip install 'ebrl[sequences]'.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ebrl.lazy import attach
 
 if TYPE_CHECKING:
     from ebrl.sequences.distance import EditDistance as EditDistance
@@ -40,49 +41,20 @@ if TYPE_CHECKING:
     from ebrl.sequences.tokens import Tokenizer as Tokenizer
     from ebrl.sequences.transformer import Transformer as Transformer
 
-_HOMES = {
-    "CausalEnergy": "energies",
-    "Contrast": "objectives",
-    "EditDistance": "distance",
-    "HybridLikelihood": "objectives",
-    "Language": "language",
-    "MaskedEnergy": "energies",
-    "MaskedFilling": "filling",
-    "OneHot": "energies",
-    "ScorerEnergy": "energies",
-    "Text": "text",
-    "Tokenizer": "tokens",
-    "Transformer": "transformer",
-    "acceptability": "judging",
-    "complete": "generation",
-    "english": "language",
-    "html": "pages",
-    "load": "language",
-    "rank": "judging",
-    "repair": "editing",
-    "sample": "generation",
-    "save": "language",
-    "score": "judging",
-    "tokenizer": "language",
-    "trainable": "language",
-    "with_reference": "judging",
+_NAMES = {
+    "distance": "EditDistance",
+    "editing": "repair",
+    "energies": "CausalEnergy MaskedEnergy OneHot ScorerEnergy",
+    "filling": "MaskedFilling",
+    "generation": "complete sample",
+    "judging": "acceptability rank score with_reference",
+    "language": "Language english load save tokenizer trainable",
+    "objectives": "Contrast HybridLikelihood",
+    "pages": "html",
+    "text": "Text",
+    "tokens": "Tokenizer",
+    "transformer": "Transformer",
 }
-__all__ = list(_HOMES)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'ebrl.sequences' has no attribute {name!r}")
-    try:
-        return getattr(import_module(f"ebrl.sequences.{_HOMES[name]}"), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "tokenizers":
-            raise
-        raise ModuleNotFoundError(
-            f"ebrl.sequences.{name} needs tokenizers: pip install 'ebrl[sequences]'",
-            name=error.name,
-        ) from error
+__all__, __getattr__, __dir__ = attach(
+    __name__, _NAMES, extra="sequences", requires=("tokenizers",)
+)

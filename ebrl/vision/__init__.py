@@ -10,8 +10,9 @@ Needs the extra `vision`: pip install 'ebrl[vision]'.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ebrl.lazy import attach
 
 if TYPE_CHECKING:
     from ebrl.vision.denoising import denoise as denoise
@@ -51,57 +52,22 @@ if TYPE_CHECKING:
 
 PACKAGES = ("PIL", "imagecodecs", "pywt", "skimage", "sklearn", "tifffile")  # of the extra
 
-_HOMES = {
-    "Blurred": "observations",
-    "CorrelatedNoise": "objectives",
-    "Cropped": "observations",
-    "Denoising": "objectives",
-    "DiffusionEnergy": "networks",
-    "Direct": "observations",
-    "Downsampled": "observations",
-    "GradientStepEnergy": "networks",
-    "Guided": "generation",
-    "ImageClassifier": "recognition",
-    "Linear": "linear",
-    "LogNormalNoise": "objectives",
-    "Masked": "observations",
-    "Patches": "patches",
-    "SumEnergy": "networks",
-    "Symmetric": "symmetry",
-    "Tiled": "tiles",
-    "WhiteNoise": "objectives",
-    "card": "shipped",
-    "compare": "resemblance",
-    "confidence": "trust",
-    "denoise": "denoising",
-    "denoise_samples": "restoration",
-    "denoised": "denoising",
-    "detection": "trust",
-    "generate": "generation",
-    "grid": "grids",
-    "load": "files",
-    "posterior": "restoration",
-    "pretrained": "shipped",
-    "reliability": "trust",
-    "restore": "restoration",
-    "save": "files",
-    "trainable": "shipped",
+_NAMES = {
+    "denoising": "denoise denoised",
+    "files": "load save",
+    "generation": "Guided generate",
+    "grids": "grid",
+    "linear": "Linear",
+    "networks": "DiffusionEnergy GradientStepEnergy SumEnergy",
+    "objectives": "CorrelatedNoise Denoising LogNormalNoise WhiteNoise",
+    "observations": "Blurred Cropped Direct Downsampled Masked",
+    "patches": "Patches",
+    "recognition": "ImageClassifier",
+    "resemblance": "compare",
+    "restoration": "denoise_samples posterior restore",
+    "shipped": "card pretrained trainable",
+    "symmetry": "Symmetric",
+    "tiles": "Tiled",
+    "trust": "confidence detection reliability",
 }
-__all__ = list(_HOMES)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'ebrl.vision' has no attribute {name!r}")
-    try:
-        return getattr(import_module(f"ebrl.vision.{_HOMES[name]}"), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in PACKAGES:
-            raise
-        raise ModuleNotFoundError(
-            f"ebrl.vision.{name} needs {error.name}: pip install 'ebrl[vision]'", name=error.name
-        ) from error
+__all__, __getattr__, __dir__ = attach(__name__, _NAMES, extra="vision", requires=PACKAGES)
