@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jsonargparse import Namespace
-from tqdm import tqdm
 
 from ebrl.command.arguments import TRUST, Count, Levels, Parser, Seed, Strength
+from ebrl.command.bars import progress_bar
 from ebrl.command.destinations import check_file
 from ebrl.command.devices import add_device, device_of
 from ebrl.command.errors import RunError, UsageError, did_you_mean, extra
@@ -211,13 +211,7 @@ def _draw(source: Source, given: Namespace) -> tuple[Tensor, Tensor]:
     corrector = _corrector(given)
     images, accepted = [], []
     sizes = list(_parts(given.count))
-    with tqdm(
-        total=len(sizes) * (len(levels) - 1),
-        bar_format=BAR,
-        disable=None,
-        dynamic_ncols=True,
-        leave=False,
-    ) as bar:  # disable=None: not a terminal, no bar
+    with progress_bar(BAR, total=len(sizes) * (len(levels) - 1)) as bar:
         for size in sizes:
             made = generate(
                 energy,

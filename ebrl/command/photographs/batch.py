@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jsonargparse import ActionYesNo, Namespace
 from tqdm import tqdm
 
 from ebrl.command.arguments import EightBit, Parser
+from ebrl.command.bars import progress_bar
 from ebrl.command.devices import add_device
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ def work_through(given: Namespace, done: str, work: Work, beside: tuple[str, ...
         _complain(refusal)
     outcomes = []
     for number, job in enumerate(jobs, 1):
-        with _bar(job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)}") as bar:
+        title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)}"
+        with progress_bar(BAR, total=1, title=title) as bar:
             try:
                 outcome = work(job, bar)
             except FAILURES as error:
@@ -184,14 +185,6 @@ def show(
     written = load(job.out)  # with the losses of its format
     was, now = _fidelity(job.reference, [before, written], data_range)
     return was, now
-
-
-@contextmanager
-def _bar(name: str) -> Iterator[tqdm]:
-    """Show progress on a terminal, with the time left for this photograph."""
-    bar = tqdm(bar_format=BAR, desc=name, disable=None, dynamic_ncols=True, leave=False, total=1)
-    with bar:
-        yield bar
 
 
 def _reason(error: BaseException) -> str:

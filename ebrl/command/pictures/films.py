@@ -16,9 +16,9 @@ from gymnasium.error import DependencyNotInstalled
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from stable_baselines3.common.base_class import BaseAlgorithm
-from tqdm import tqdm
 
 from ebrl.agents.environments import seen_by
+from ebrl.command.bars import progress_bar
 from ebrl.command.configs.agent_config import TrainConfiguration
 from ebrl.command.environments.building import make
 from ebrl.command.environments.evaluation import undisturbed_streams
@@ -74,7 +74,7 @@ class Film:
     def play(self, seed: int, show: Show, *, greedy: bool) -> tuple[float, int]:
         """Play one episode, at most `longest` steps; return its return and its length."""
         total, over, steps = 0.0, False, 0
-        with undisturbed_streams(), _bar() as bar:
+        with undisturbed_streams(), progress_bar(BAR) as bar:
             observation, _ = self.environment.reset(seed=seed)
             while not over and steps < self.longest:
                 seen = seen_by(self.agent, observation)
@@ -120,11 +120,6 @@ class Film:
             figure.set_layout_engine("constrained")
             canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def _bar() -> tqdm:
-    """Return a count of the steps of an episode, whose length is not known, on a terminal."""
-    return tqdm(bar_format=BAR, unit=" steps", disable=None, dynamic_ncols=True, leave=False)
 
 
 @contextmanager

@@ -12,13 +12,13 @@ import torch
 from tqdm import tqdm
 
 from ebrl import storage
+from ebrl.command.bars import progress_bar
 from ebrl.command.configs.energy_config import FitConfiguration, Setup
 from ebrl.command.configs.trust import command
 from ebrl.command.errors import RunError
 from ebrl.command.pictures.energy_pictures import draw_run
 from ebrl.command.runs.folder import Run, no_checkpoint
 from ebrl.command.sentences import LANGUAGE_FILE
-from ebrl.command.training.bars import steps_bar
 from ebrl.command.training.endings import ending_well
 from ebrl.energies import Energy
 from ebrl.storage import StorageError
@@ -52,7 +52,7 @@ class EnergyProgress:
     def __call__(self, training: Training, metrics: Metrics) -> None:
         """Show the step, as `fit` calls its callbacks."""
         if self.bar is None:
-            self.bar = steps_bar(self.total, training.step - 1)
+            self.bar = progress_bar(total=self.total, done=training.step - 1)
             self.started()
         if training.step % max(self.total // LINES, 1) == 0:
             shown = {name: metrics[name] for name in SHOWN if name in metrics}

@@ -8,8 +8,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import safe_mean
 from tqdm import tqdm
 
+from ebrl.command.bars import progress_bar
 from ebrl.command.environments.evaluation import Evaluations
-from ebrl.command.training.bars import steps_bar
 from ebrl.command.wording import counted
 
 
@@ -29,7 +29,7 @@ class AgentProgress(BaseCallback):
         self.bar: tqdm | None = None
 
     def _on_training_start(self) -> None:
-        self.bar = steps_bar(self.total_timesteps, self.num_timesteps)
+        self.bar = progress_bar(total=self.total_timesteps, done=self.num_timesteps)
         self.bar.set_postfix_str("return …", refresh=False)
 
     def _on_rollout_start(self) -> None:

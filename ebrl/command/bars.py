@@ -1,4 +1,4 @@
-"""The look of a progress bar over training steps."""
+"""Progress bars, shown on a terminal alone, and removed at the end."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ STEPS = (
 )
 
 
-def steps_bar(total: int, done: int) -> tqdm:
-    """Return a bar that is at `done` of `total` steps, shown only on a terminal."""
+def progress_bar(
+    form: str = STEPS, *, total: float | None = None, done: int = 0, title: str = ""
+) -> tqdm:
+    """Return a bar of tqdm's format `form` that is at `done` of `total`."""
     return tqdm(
         total=total,
         initial=done,
-        bar_format=STEPS,
+        desc=title,
+        bar_format=form,
         unit=" steps",
         disable=None,  # no bar outside of a terminal
         dynamic_ncols=True,
