@@ -16,6 +16,8 @@ from torch import Tensor
 
 from .policy_arguments import PolicyArguments
 
+ASSUMED = 1_000  # returns that a scale is taken to come from
+
 
 class RunningReturns:
     """The discounted returns so far, `G <- gamma G + r`, and the moments of all of them.
@@ -31,9 +33,9 @@ class RunningReturns:
         self.current = np.zeros(n_envs)
         self.moments = torch.zeros(3, dtype=torch.float64)
 
-    def assume(self, scale: float, count: int = 1_000) -> None:
-        """Take over a scale that others learnt, as if from `count` returns of mean 0."""
-        self.moments.copy_(torch.tensor([count, 0.0, count * scale**2], dtype=torch.float64))
+    def assume(self, scale: float) -> None:
+        """Take over a scale that others learnt, as if from `ASSUMED` returns of mean 0."""
+        self.moments.copy_(torch.tensor([ASSUMED, 0.0, ASSUMED * scale**2], dtype=torch.float64))
 
     def restart(self) -> None:
         """Begin new episodes."""

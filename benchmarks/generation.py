@@ -36,7 +36,7 @@ from ebrl.training import load_average
 from ebrl.vision import digits, fashion
 from ebrl.vision.files import save
 from ebrl.vision.generation import generate, generation_levels
-from ebrl.vision.resemblance import compare, in_batches, nearest
+from ebrl.vision.resemblance import compare, in_batches
 
 FLOORS = ("real", "Gaussian", "noise")
 TOGETHER = 250  # images drawn at once
@@ -178,6 +178,12 @@ def paths(record: Record, world: World, count: int, few: int, levels: int, out: 
         record.measure(key, lambda c=corrector: row(prior, few, levels, c, fast=False))
     for rungs in (6, 18):
         record.measure(f"{name}/energy, {rungs} levels/{few}", lambda r=rungs: row(prior, few, r))
+
+
+def nearest(made: Tensor, real: Tensor) -> Tensor:
+    """Return the index, `(n,)`, of the real image nearest to each made one, in pixels."""
+    rows = real.flatten(1)
+    return torch.cat([torch.cdist(some, rows).argmin(1) for some in made.flatten(1).split(1_000)])
 
 
 def novelty(made: Tensor, world: World) -> dict[str, Any]:

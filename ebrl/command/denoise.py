@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
 def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Outcome:
     """Denoise one photograph into its files."""
     from ebrl.command.photographs.progress import WithProgress
-    from ebrl.vision.denoising import SIDE, check_range, guarded, mistrust
+    from ebrl.vision.denoising import check_range, guarded, mistrust
     from ebrl.vision.files import check_holds, load, save
     from ebrl.vision.images import picture
     from ebrl.vision.noise import doubts
@@ -95,7 +95,7 @@ def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Out
     told = levels.max().item() if given.sigma is None else given.sigma / WHITE
     notes += doubts(given.sigma, given.strength * told, prior.levels[1], WHITE)
     bar.reset(given.symmetries * evaluations(pixels))
-    tiled = Tiled(Symmetric(WithProgress(prior, bar), given.symmetries), SIDE)
+    tiled = Tiled(Symmetric(WithProgress(prior, bar), given.symmetries))
     clean, trust = guarded(tiled, pixels, used)
     notes += mistrust(trust, used)
     result = back(clean.cpu())
@@ -109,7 +109,8 @@ def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Out
 
 def _levels(pixels: Tensor, given: Namespace) -> tuple[Tensor, list[str]]:
     """Return the noise of each page, where white is 1, and warnings about the estimate."""
-    from ebrl.vision.noise import clipped, estimate
+    from ebrl.vision.noise import clipped
+    from ebrl.vision.noise_estimate import estimate
 
     if given.sigma is not None:
         return clipped(pixels.new_full(pixels.shape[:-3], given.sigma / WHITE), pixels), []

@@ -18,6 +18,7 @@ from ebrl.training.precision import fastest_precision
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Newton and Schulz's quintic, steep at 0
+ITERATIONS = 5
 
 
 class Muon(Optimizer):
@@ -129,7 +130,7 @@ def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
     return [each.grad for each in parameters if each.grad is not None]
 
 
-def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonal(matrix: Tensor) -> Tensor:
     """Return about `U V'` of each `matrix = U S V'`, `(*batch, rows, columns)`.
 
     By Newton and Schulz's iteration.
@@ -139,7 +140,7 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     x = matrix.bfloat16() if fastest == "bfloat16" else matrix.float()
     x = x.mT if matrix.shape[-2] > matrix.shape[-1] else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
+    for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if matrix.shape[-2] > matrix.shape[-1] else x

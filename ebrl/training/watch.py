@@ -12,6 +12,7 @@ from ebrl.objectives.protocol import Objective
 from ebrl.spaces import Box
 
 MANY_DIMENSIONS = 8  # dimensions beyond which walls that reject moves may be the cause
+LARGEST_GROWTH = 100.0  # of the gap, averaged over some 20 calls, from its lowest or from 1
 LOW_ACCEPTANCE = 0.2  # acceptance below which the chains may be the cause
 
 
@@ -31,14 +32,7 @@ class Alarm(NamedTuple):
     updates: int = 0
 
 
-def watch(
-    alarm: Alarm,
-    loss: Tensor,
-    gap: Tensor | None = None,
-    *,
-    factor: float = 100.0,
-    floor: float = 1.0,
-) -> Alarm:
+def watch(alarm: Alarm, loss: Tensor, gap: Tensor | None = None) -> Alarm:
     """Check a step's loss and energy gap, and return the alarm for the next step.
 
     It waits for the device.
@@ -47,8 +41,6 @@ def watch(
         alarm: What the last step returned; `Alarm()` for the first.
         loss: 0-dim.
         gap: Energy gap between samples and data, 0-dim, in units of the energy, if there is one.
-        factor: Limit of the gap's moving average over some 20 calls, in units of its lowest value.
-        floor: Smallest value that this unit may take.
 
     Raises:
         NonFiniteError: If the loss or the gap is not finite.
@@ -62,7 +54,7 @@ def watch(
     weight = max(0.05, 1 / updates)
     level = alarm.level + weight * (abs(float(gap)) - alarm.level)
     lowest = min(alarm.lowest, level)
-    if level > factor * max(lowest, floor):
+    if level > LARGEST_GROWTH * max(lowest, 1.0):
         raise DivergedError(
             f"the energy gap is {level:.3g} on average, and was {lowest:.3g}: the energy runs away "
             "from its samples"

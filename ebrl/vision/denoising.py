@@ -15,9 +15,8 @@ from ebrl.vision.images import ImageError, picture
 from ebrl.vision.networks import over_images
 from ebrl.vision.noise import Sigma, clipped, doubts, noise_levels
 from ebrl.vision.shipped import prior_of
-from ebrl.vision.tiles import Tiled
+from ebrl.vision.tiles import SIDE, Tiled
 
-SIDE = 512  # pixels of a tile that keep the memory bounded
 FAINTEST = 1e-4  # an energy has no level 0
 WINDOW = 25  # pixels a side of the neighbourhood in which the energy is judged
 EDGE = 9  # pixels a side of the neighbourhood whose contrast tells an edge from noise

@@ -18,10 +18,10 @@ PANEL = 80  # pixels a side of the squares that a drawing is made of
 Colour = tuple[int, int, int]
 
 
-def drawings(count: int = COUNT, seed: int = 0) -> Iterator[Image.Image]:
-    """Yield RGB drawings of 480x320 pixels, always the same ones for a seed."""
+def drawings(count: int = COUNT) -> Iterator[Image.Image]:
+    """Yield RGB drawings of 480x320 pixels, always the same ones."""
     for number in range(count):
-        random = np.random.default_rng((seed, number))
+        random = np.random.default_rng((0, number))
         drawing = Image.new("RGB", (WIDTH, HEIGHT))
         for top in range(0, HEIGHT, PANEL):
             for left in range(0, WIDTH, PANEL):

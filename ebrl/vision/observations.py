@@ -280,19 +280,18 @@ class Cropped(Observation):
         return self.whole.start()
 
 
-def gaussian_kernel(deviation: float, radius: int | None = None) -> Tensor:
-    """Return a normalised Gaussian kernel.
+def gaussian_kernel(deviation: float) -> Tensor:
+    """Return a normalised Gaussian kernel, cut at three deviations from its centre.
 
     Args:
         deviation: Standard deviation in pixels.
-        radius: Pixels on each side of the centre; three deviations by default.
 
     Raises:
         ValueError: For a deviation that is not positive.
     """
     if not 0 < deviation < math.inf:
         raise ValueError(f"expected a deviation > 0 of the kernel, in pixels, got {deviation}")
-    radius = max(math.ceil(3 * deviation), 1) if radius is None else radius
+    radius = max(math.ceil(3 * deviation), 1)
     line = torch.arange(-radius, radius + 1).div(deviation).square().div(-2).exp()
     return torch.outer(line, line) / line.sum() ** 2
 

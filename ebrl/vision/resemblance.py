@@ -78,22 +78,22 @@ def frechet_distance(made: Tensor, real: Tensor) -> float:
     return float(shift + covariances[0].trace() + covariances[1].trace() - 2 * roots.sum())
 
 
-def neighbourhoods(made: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) -> Neighbourhoods:
+def neighbourhoods(made: Tensor, real: Tensor) -> Neighbourhoods:
     """Compare features `(n, dimension)` by balls that reach to each point's k-th nearest neighbour.
 
     Precision and recall of Kynkäänniemi et al. 2019, equation 1; density and coverage of Naeem et
     al. 2020, equations 5 and 6.
 
     Raises:
-        ValueError: For sets of at most `neighbours` points.
+        ValueError: For sets of at most `NEIGHBOURS` points.
     """
-    if not 1 <= neighbours < min(len(made), len(real)):
+    if min(len(made), len(real)) <= NEIGHBOURS:
         raise ValueError(
-            f"expected more than {neighbours} points of each for {neighbours} neighbours, got "
+            f"expected more than {NEIGHBOURS} points of each, for as many neighbours, got "
             f"{len(made)} and {len(real)}"
         )
     made, real = made.double(), real.double()
-    reach_real, reach_made = reach(real, neighbours), reach(made, neighbours)
+    reach_real, reach_made = reach(real), reach(made)
     inside = made.new_zeros(len(made))
     covered, recalled = [], []
     for some, limit in zip(real.split(ROWS), reach_real.split(ROWS), strict=True):
@@ -105,25 +105,16 @@ def neighbourhoods(made: Tensor, real: Tensor, neighbours: int = NEIGHBOURS) -> 
     return Neighbourhoods(
         precision=float((inside > 0).double().mean()),
         recall=float(torch.cat(recalled).double().mean()),
-        density=float(inside.mean() / neighbours),
+        density=float(inside.mean() / NEIGHBOURS),
         coverage=float(torch.cat(covered).double().mean()),
     )
 
 
-def reach(points: Tensor, neighbours: int) -> Tensor:
+def reach(points: Tensor) -> Tensor:
     """Return the distance from each point of `(n, dimension)` to its k-th nearest neighbour."""
-    return torch.cat(
-        [
-            torch.cdist(some, points).kthvalue(neighbours + 1, 1).values
-            for some in points.split(ROWS)
-        ]
-    )
-
-
-def nearest(made: Tensor, real: Tensor) -> Tensor:
-    """Return the index, `(n,)`, of the real image nearest to each made one, in pixels."""
-    rows = real.flatten(1)
-    return torch.cat([torch.cdist(some, rows).argmin(1) for some in made.flatten(1).split(ROWS)])
+    k = NEIGHBOURS + 1  # each point is its own nearest
+    distances = (torch.cdist(some, points) for some in points.split(ROWS))
+    return torch.cat([each.kthvalue(k, 1).values for each in distances])
 
 
 @torch.no_grad()

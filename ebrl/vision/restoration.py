@@ -28,7 +28,7 @@ from ebrl.vision.images import picture
 from ebrl.vision.noise import check_levels, noise_levels
 from ebrl.vision.observations import Observation
 from ebrl.vision.shipped import prior_of
-from ebrl.vision.tiles import Tiled
+from ebrl.vision.tiles import SIDE, Tiled
 
 FIRST, LAST = 49 / 255, 2 / 255  # levels that the shipped energies know
 LEVELS = 14  # of a restoration, with two evaluations each
@@ -176,7 +176,7 @@ def denoise_samples(
     *,
     samples: int = 8,
     generator: torch.Generator,
-    tile: int = 512,
+    tile: int = SIDE,
     prior: Energy | None = None,
     data_range: tuple[float, float] | None = None,
 ) -> DenoisedSamples:

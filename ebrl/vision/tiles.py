@@ -12,6 +12,7 @@ from ebrl.energies import Energy
 from ebrl.vision.memory import give_back_once
 from ebrl.vision.networks import over_images
 
+SIDE = 512  # pixels of a tile, which keep the memory bounded
 OVERLAP = 64  # pixels around a tile that are read with it
 
 
@@ -34,7 +35,7 @@ class Tiled(Energy):
 
     event_ndim = 3
 
-    def __init__(self, prior: Energy, side: int = 512, sigma: Tensor | None = None):
+    def __init__(self, prior: Energy, side: int = SIDE, sigma: Tensor | None = None):
         super().__init__()
         if side < 1:
             raise ValueError(f"expected a tile of at least 1 pixel a side, got {side}")
@@ -98,11 +99,11 @@ def together(height: int, width: int, side: int) -> int:
     return max(side**2 // (height * width), 1)
 
 
-def evaluations(images: Tensor, side: int = 512) -> int:
-    """Return how often a prior is evaluated for one gradient at `(*batch, channels, h, w)`."""
+def evaluations(images: Tensor) -> int:
+    """Return the evaluations of a tiled prior for one gradient at `(*batch, channels, h, w)`."""
     height, width = images.shape[-2:]
     count = images.shape[:-3].numel()
-    return len(list(tiles(height, width, side))) * -(-count // together(height, width, side))
+    return len(list(tiles(height, width, SIDE))) * -(-count // together(height, width, SIDE))
 
 
 def tiles(height: int, width: int, side: int) -> Iterator[tuple[Window, Window, Window]]:

@@ -15,7 +15,8 @@ from torch import Tensor
 from ebrl import vision
 from ebrl.energies import Energy, FunctionEnergy
 from ebrl.vision.denoising import denoised, guarded, tweedie
-from ebrl.vision.noise import estimate, noise_levels
+from ebrl.vision.noise import noise_levels
+from ebrl.vision.noise_estimate import estimate
 from ebrl.vision.photograph import ImageError
 from ebrl.vision.tiles import Tiled
 

@@ -17,7 +17,8 @@ from photographs import grey, write
 
 from ebrl import vision
 from ebrl.vision.drawings import drawings
-from ebrl.vision.noise import clipped, doubts, estimate
+from ebrl.vision.noise import clipped, doubts
+from ebrl.vision.noise_estimate import estimate
 from ebrl.vision.objectives import CorrelatedNoise, WhiteNoise, blurred
 from ebrl.vision.patches import Patches, photographs
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ebrl.vision.resemblance import compare, frechet_distance, nearest, neighbourhoods, reach
+from ebrl.vision.resemblance import compare, frechet_distance, neighbourhoods, reach
 
 
 def normal(n: int, dimension: int, seed: int = 0) -> Tensor:
@@ -57,10 +57,9 @@ def test_the_bias_falls_with_the_number_of_images() -> None:
 # ---- neighbourhoods -------------------------------------------------------------------------
 
 
-def test_reach_is_to_the_neighbour_asked_for_and_not_to_oneself() -> None:
-    points = torch.tensor([[0.0], [1.0], [3.0], [7.0]]).double()
-    assert reach(points, 1).tolist() == [1, 1, 2, 4]
-    assert reach(points, 2).tolist() == [3, 2, 3, 6]
+def test_reach_is_to_the_fifth_neighbour_and_not_to_oneself() -> None:
+    points = torch.tensor([[0.0], [1.0], [3.0], [7.0], [15.0], [31.0], [63.0]]).double()
+    assert reach(points).tolist() == [31, 30, 28, 24, 16, 31, 62]
 
 
 def test_equal_sets_cover_each_other() -> None:
@@ -134,12 +133,6 @@ def test_compare_counts_classes_and_measures_features() -> None:
     found = compare(made, real, Pixels())
     assert found.shares == pytest.approx((0, 0.8, 0.2))
     assert found.frechet == frechet_distance(made.flatten(1), real.flatten(1))
-
-
-def test_the_nearest_image_is_found() -> None:
-    real = torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    pick = torch.tensor([7, 3, 3, 49])
-    assert nearest(real[pick] + 0.001, real).tolist() == pick.tolist()
 
 
 def test_too_few_for_neighbours_are_refused() -> None:
