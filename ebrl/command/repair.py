@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--cost", type=Strength, default=6.0, help="nats that an edited token costs"
     )
-    parser.add_argument("--steps", type=Count, default=96, help="edits that each chain tries")
+    parser.add_argument("--steps", type=Count, default=64, help="edits that each chain tries")
     parser.add_argument("--chains", type=Count, default=16, help="independent searches")
     parser.add_argument("--seed", type=Seed, default=0, help="the seed of the chains")
     given = parser.read(arguments)

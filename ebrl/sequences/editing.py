@@ -24,6 +24,7 @@ from ebrl.spaces import Strings
 
 MORE = 4  # tokens that a repair may add
 RUNGS = 8  # of the ladder of temperatures
+HOTTEST = 0.5  # of them: hotter chains wander off, and need more steps to come back
 
 
 class Repair(NamedTuple):
@@ -44,14 +45,14 @@ def repair(
     cost: float = 6.0,
     temperature: float = 0.3,
     chains: int = 16,
-    steps: int = 96,
+    steps: int = 64,
     seed: int = 0,
 ) -> Repair:
     """Return the sentence of least `energy + cost * edits` that chains of edits find.
 
     As in denoising, a prior meets an observation: the language says which sentences are likely, the
     number of edits how far they are from the text. Metropolis chains substitute, insert and delete
-    tokens, with new tokens drawn from what the language expects there, and cool from temperature 1.
+    tokens, with new tokens drawn from what the language expects there, while they cool.
 
     Args:
         text: A sentence.
@@ -100,7 +101,7 @@ def search(
     kernel = Edits(space, filling, substitutions=0.6)
     sampler = Sampler(kernel, space, steps=steps)
     target = energy + cost * EditDistance(tokens)
-    ladder = torch.linspace(1.0, temperature, RUNGS)
+    ladder = torch.linspace(max(HOTTEST, temperature), temperature, RUNGS)
     path = temperature_path(target, ladder, steps=steps // RUNGS, step_size=1.0)
     path[-1] = path[-1]._replace(steps=path[-1].steps + steps % RUNGS)
     start = padded([tokens] * chains, longest)

@@ -172,7 +172,10 @@ def is_in_memory(data: Tensor | Dataset) -> bool:
 def as_training_data(
     energy: Energy, data: Data, batch_size: int, objective: Objective, standardise: bool
 ) -> Tensor | Dataset:
-    """Return the data of a training, read from its file, after `check_fit`."""
+    """Return the data of a training, read from their file and checked by `check_fit`.
+
+    With `standardise` the energy's input is standardised to them; it counts as trained from now on.
+    """
     data = load_table(data) if isinstance(data, str | Path) else data
     check_fit(energy, data, batch_size, objective)
     if standardise:
