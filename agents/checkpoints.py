@@ -174,7 +174,9 @@ def save_checkpoint(
 def _write(
     folder: Path, agent: OffPolicyAlgorithm, callbacks: list[dict[str, Any]], keep: int
 ) -> Path:
-    return rolling.write_newest(folder, agent.num_timesteps, *_contents(agent, callbacks), keep)
+    return rolling.write_newest(
+        folder, int(agent.num_timesteps), *_contents(agent, callbacks), keep
+    )
 
 
 def _contents(
@@ -200,7 +202,7 @@ def _contents(
     facts = {
         "kind": KIND,
         "algorithm": type(agent).__name__,
-        "num_timesteps": agent.num_timesteps,
+        "num_timesteps": int(agent.num_timesteps),
         "total_timesteps": agent._total_timesteps,
         "state": state,
     }

@@ -85,7 +85,8 @@ class Demonstrations(NamedTuple):
                 f"{source}: expected as many rows of each, at least one, got {counts}"
             )
         if isinstance(action, spaces.Box):
-            outside = (self.actions < action.low) | (self.actions > action.high)
+            actions = self.actions.astype(action.dtype)  # as the bounds are rounded
+            outside = (actions < action.low) | (actions > action.high)
             if outside.any():
                 raise StorageError(
                     f"{source}: expected actions in {action}, got {self.actions[outside][0]:.9g}"
@@ -230,11 +231,11 @@ def fill(agent: OffPolicyAlgorithm, demonstrations: Demonstrations, source: str 
     images = unwrap_vec_wrapper(agent.env, VecTransposeImage) if agent.env is not None else None
     space = agent.observation_space if images is None else images.venv.observation_space
     demonstrations.check(source, space, agent.action_space)
-    steps = len(demonstrations.rewards) // count
-    if steps == 0 or steps > replay.buffer_size:
+    steps, room = len(demonstrations.rewards) // count, replay.buffer_size - replay.size()
+    if not 0 < steps <= room:
         raise StorageError(
-            f"{source}: expected {count} to {replay.buffer_size * count:,} transitions, the "
-            f"buffer_size of the agent, got {len(demonstrations.rewards):,}"
+            f"{source}: expected {count} to {room * count:,} transitions, for which the replay of "
+            f"the agent has room, got {len(demonstrations.rewards):,}: raise buffer_size"
         )
     statistics = agent.get_vec_normalize_env()
     if statistics is not None:

@@ -186,6 +186,14 @@ class EnergyPolicy(Acting, BasePolicy):
         self.critic.set_training_mode(mode)
         self.training = mode
 
+    def train(self, mode: bool = True) -> EnergyPolicy:
+        """As `torch.nn.Module`; averages stay in evaluation mode."""
+        super().train(mode)
+        for average in (self.averaged_proposal, self.critic_target):
+            if average is not None:
+                average.eval()
+        return self
+
     @torch.no_grad()
     def average_proposal(self) -> None:
         """Let the average of the proposal follow one of its updates."""

@@ -30,12 +30,12 @@ from ebrl.schema import (
     each,
     integer,
     like,
-    named,
     numbers,
     of_type,
     optional,
     real,
     record,
+    where,
 )
 from ebrl.storage import StorageError
 
@@ -142,12 +142,19 @@ def with_statistics(env: VecEnv, state: dict[str, Any] | None) -> VecEnv:
         return env
     record(dict.fromkeys((*SETTINGS, "norm_obs_keys", "moments"), anything))(state, "")
     settings = {name: state[name] for name in SETTINGS}
-    named(real(0))(settings | {"norm_obs": 1, "norm_reward": 1}, "statistics")
+    for name in ("clip_obs", "clip_reward"):
+        where(_is_bound, "a positive number")(settings[name], f"statistics/{name}")
+    for name in ("gamma", "epsilon"):
+        real(0)(settings[name], f"statistics/{name}")
     wrapped = VecNormalize(env, **settings, norm_obs_keys=state["norm_obs_keys"] or None)
     forms = {name: _moments_like(rms) for name, rms in _statistics(wrapped)}
     record(forms)(state["moments"], "statistics/moments")
     _put_moments(wrapped, state["moments"])
     return wrapped
+
+
+def _is_bound(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 0  # infinite where nothing is clipped
 
 
 def seen_by(agent: BaseAlgorithm, observation: Any) -> Any:

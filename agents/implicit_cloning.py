@@ -31,9 +31,14 @@ from .energy_policy import EnergyPolicy
 from .proposal import TanhMixture, perplexity
 from .soft_agent import Due, Transitions
 
-DEFAULTS = {"activation_fn": torch.nn.SiLU, "n_critics": 1}  # of the policy: a smooth energy
+DEFAULTS = {  # of the policy
+    "activation_fn": torch.nn.SiLU,  # a smooth energy
+    "n_critics": 1,
+    # The likelihood of actions that repeat exactly has no other bound.
+    "log_deviation_bounds": (-4.0, 2.0),
+}
 ADAPT_EVERY, ADAPTED = 10, 32  # updates; observations that the sampler's step size is fitted to
-EDGE = 1 - 1e-5  # bound of demonstrated actions, since tanh reaches 1 only at infinity
+EDGE = 1 - 1e-3  # bound of demonstrated actions, since tanh reaches 1 only at infinity
 
 
 class CloningNoise(NamedTuple):

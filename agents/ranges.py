@@ -50,8 +50,8 @@ def check_agent_arguments(agent: Any) -> None:
     decay = given.get("adam_beta1", 0.0)  # or the agent does not take it
     if not _is_number(decay) or not 0 <= decay < 1:
         raise ValueError(f"expected adam_beta1 from 0 to below 1, got {decay!r}")
-    rate = agent.learning_rate
-    if not callable(rate) and not (_is_number(rate) and 0 <= rate < math.inf):
+    rate = agent.learning_rate  # of SB3's own types: it would refuse a NumPy number later
+    if not callable(rate) and not (isinstance(rate, int | float) and 0 <= rate < math.inf):
         raise ValueError(
             f"expected learning_rate to be finite and at least 0, or a schedule, got {rate!r}"
         )

@@ -56,7 +56,7 @@ STATE = schema.record(
         "action_space": schema.named(schema.anything),
         "n_envs": schema.integer(1, 100_000),
         "learnt": schema.named(schema.named(schema.anything)),
-        "counters": schema.named(schema.real()),
+        "counters": schema.named(schema.of_type(int, float)),
         "generators": schema.named(schema.anything),
         "statistics": schema.optional(schema.named(schema.anything)),
     }
@@ -100,7 +100,7 @@ class Saving(OffPolicyAlgorithm):
             "left_out": {k: v for k, v in left_out.items() if k not in excluded},
             "observation_space": from_space(self.observation_space),
             "action_space": from_space(self.action_space),
-            "n_envs": self.n_envs,
+            "n_envs": int(self.n_envs),
             "learnt": learnt(self),
             "counters": counters(self),
             "generators": generators(self),

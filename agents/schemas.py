@@ -68,7 +68,7 @@ def counters(agent: OffPolicyAlgorithm) -> Schema:
     here = parts.counters(agent)
 
     def check(value: Any, place: str) -> None:
-        schema.named(schema.real())(value, place)
+        schema.named(schema.of_type(int, float))(value, place)
         for name, number in value.items():
             if name in here:
                 schema.like(here[name])(number, f"{place}/{name}")
@@ -98,7 +98,7 @@ def generators(agent: OffPolicyAlgorithm) -> Schema:
 def replay(agent: OffPolicyAlgorithm) -> Schema:
     """Replayed transitions of this buffer's kind, size and spaces."""
     buffer = parts.buffer_of(agent)
-    capacity = [buffer.buffer_size, buffer.n_envs]
+    capacity = [int(buffer.buffer_size), int(buffer.n_envs)]
 
     def check(value: Any, place: str) -> None:
         if isinstance(value, dict):

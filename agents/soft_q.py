@@ -26,6 +26,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from torch import Tensor
 
 from ebrl.networks.normalization import Normalization
+from ebrl.ranges import check_at_least
 
 from .soft_agent import Due, Observation, SoftAgent, Transitions
 from .soft_q_policy import (
@@ -272,7 +273,12 @@ class SoftQ(SoftAgent):
         return target, after.soft_value
 
     def sample_actions(self, observation: Observation, n: int) -> np.ndarray:
-        """Draw `(n,)` action indices for an observation, `(batch, n)` for a batch of them."""
+        """Draw `(n,)` action indices for an observation, `(batch, n)` for a batch of them.
+
+        Raises:
+            ValueError: For a negative n.
+        """
+        check_at_least(0, n=n)
         tensor, batched = self._seen(observation)
         actions = self.policy.sample(tensor, n).cpu().numpy()
         return actions if batched else actions[0]

@@ -246,6 +246,13 @@ class SoftQPolicy(Acting, BasePolicy):
     def _mean_energies(self, critic: DiscreteCritic, observation: PyTorchObs) -> Tensor:
         return critic(self.preprocess(observation)).mean(0)
 
+    def train(self, mode: bool = True) -> SoftQPolicy:
+        """As `torch.nn.Module`; the moving average stays in evaluation mode."""
+        super().train(mode)
+        if self.critic_target is not None:
+            self.critic_target.eval()
+        return self
+
     def set_training_mode(self, mode: bool) -> None:
         self.critic.set_training_mode(mode)
         self.training = mode

@@ -63,13 +63,12 @@ def _parameter_groups(agent: OffPolicyAlgorithm) -> list[dict[str, Any]]:
 
 def counters(agent: OffPolicyAlgorithm) -> dict[str, int | float]:
     """The counters of the algorithm: its private numbers (`_n_updates`, ...) and two more."""
-    return {
-        name: value
+    private = {
+        name: value.item() if isinstance(value, np.generic) else value
         for name, value in vars(agent).items()
-        if type(value) in (int, float)
-        and (name.startswith("_") or name in PUBLIC_COUNTERS)
-        and name not in NO_COUNTERS
+        if (name.startswith("_") or name in PUBLIC_COUNTERS) and name not in NO_COUNTERS
     }
+    return {name: value for name, value in private.items() if type(value) in (int, float)}
 
 
 def put_counters(agent: OffPolicyAlgorithm, values: dict[str, Any]) -> None:
@@ -142,7 +141,7 @@ def replay(agent: OffPolicyAlgorithm) -> dict[str, Any]:
     rows = filled(buffer, buffer.pos, buffer.full)
     return {
         "kind": type(buffer).__name__,
-        "capacity": [buffer.buffer_size, buffer.n_envs],
+        "capacity": [int(buffer.buffer_size), int(buffer.n_envs)],
         "pos": buffer.pos,
         "full": buffer.full,
         "arrays": {

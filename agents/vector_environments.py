@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.wrappers.vector import NormalizeObservation
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
@@ -56,9 +57,11 @@ class FromVectorEnv(VecEnv):
                 "resets, a gymnasium.vector.AutoresetMode"
             )
         self.mode = mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
+        in_part = not any(isinstance(each, NormalizeObservation) for each in wrappers(environment))
         self.resets_by_mask = self.mode == AutoresetMode.DISABLED or (
             self.mode == AutoresetMode.NEXT_STEP
             and isinstance(environment.unwrapped, SyncVectorEnv | AsyncVectorEnv)
+            and in_part
         )
         if self.mode == AutoresetMode.NEXT_STEP and not self.resets_by_mask:
             warnings.warn(
@@ -187,6 +190,13 @@ class FromVectorEnv(VecEnv):
 
     def _begin(self, which: np.ndarray) -> None:
         self.returns[which], self.lengths[which] = 0, 0
+
+
+def wrappers(environment: VectorEnv) -> Iterator[VectorWrapper]:
+    """Yield the wrappers around a vector environment, the outermost first."""
+    while isinstance(environment, VectorWrapper):
+        yield environment
+        environment = environment.env
 
 
 def split_infos(infos: dict[str, Any] | list[dict[str, Any]], count: int) -> list[dict[str, Any]]:

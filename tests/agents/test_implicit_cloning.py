@@ -75,6 +75,23 @@ def test_the_greedy_action_is_one_of_the_modes_and_a_gaussians_is_between() -> N
         assert bool(abs(action[0]) > 0.5) == hits
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [0.5, 1.0], ids=["inside", "at the bounds"])
+def test_actions_that_repeat_exactly_are_cloned(side: float) -> None:
+    """Their likelihood is unbounded, but for the smallest deviation of the proposal."""
+    forked = forks(500, right=0.5)
+    exact = forked._replace(actions=(2 * side * np.sign(forked.actions)).astype(np.float32))
+    agent = cloning(acting_candidates=1, moves=0, candidates=1, learning_rate=3e-3)
+    fill(agent, exact)
+    agent.learn(500)
+    seen = np.linspace(-1, 1, 20, dtype=np.float32)[:, np.newaxis]
+    greedy, _ = agent.predict(seen, deterministic=True)
+    assert np.abs(greedy) == pytest.approx(2 * side, abs=0.05)
+    drawn = agent.sample_actions(seen, 50)
+    assert np.abs(drawn) == pytest.approx(2 * side, abs=0.2)
+    assert 0.3 < (drawn > 0).mean() < 0.7
+
+
 def test_a_file_gives_the_agent_back(tmp_path: Path) -> None:
     agent = cloning()
     fill(agent, forks(200))
@@ -208,7 +225,11 @@ def test_what_is_no_demonstration_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "words.npz")
     with pytest.raises(ValueError, match="expected demonstrations in the replay"):
         cloning().learn(1)
-    with pytest.raises(StorageError, match="the buffer_size of the agent"):
+    with pytest.raises(StorageError, match="has room, got 11: raise buffer_size"):
         fill(cloning(buffer_size=10), forks(11))
+    agent = cloning(buffer_size=10)
+    fill(agent, forks(7))
+    with pytest.raises(StorageError, match="expected 1 to 3 transitions, for which"):
+        fill(agent, forks(4))
     with pytest.raises(ValueError, match="cloning keeps no running statistics"):
         cloning(policy_kwargs={"proposal_normalization": "batch"})

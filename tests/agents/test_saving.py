@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,14 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecEnvWrapper,
+    VecNormalize,
+    VecTransposeImage,
+)
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from stable_baselines3.her import GoalSelectionStrategy, HerReplayBuffer
 from torch import nn
 
@@ -294,11 +302,39 @@ def test_an_argument_that_is_no_attribute_is_named_and_given_again(tmp_path: Pat
     assert_same(Forgetful.load(tmp_path / "a", bonus=0.5).get_parameters(), model.get_parameters())
 
 
-def test_a_private_number_that_a_callback_left_comes_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [7, 0.5, -math.inf, np.int64(7), np.float32(0.5)])
+def test_a_private_number_that_a_callback_left_comes_back(number: Any, tmp_path: Path) -> None:
     model = cartpole()
-    model._times_seen = 7
+    model._seen = number
+    model._n_updates = np.int64(3)
     model.save(tmp_path / "a")
-    assert SavedDQN.load(tmp_path / "a")._times_seen == 7
+    again = SavedDQN.load(tmp_path / "a")
+    assert (again._seen, again._n_updates) == (number, 3)
+
+
+def test_environments_may_count_themselves_in_numpy(tmp_path: Path) -> None:
+    class Counted(VecEnvWrapper):
+        def reset(self) -> VecEnvObs:
+            self.num_envs = np.int64(self.num_envs)
+            return self.venv.reset()
+
+        def step_wait(self) -> VecEnvStepReturn:
+            return self.venv.step_wait()
+
+    def environments() -> VecEnv:
+        counted = Counted(DummyVecEnv([lambda: gym.make("CartPole-v1")] * 2))
+        counted.reset()
+        return counted
+
+    model = SavedDQN("MlpPolicy", environments(), **TINY).learn(30)
+    assert isinstance(model.num_timesteps, np.integer)
+    model.save(tmp_path / "a")
+    assert SavedDQN.load(tmp_path / "a", env=environments()).num_timesteps == model.num_timesteps
+    save_checkpoint(tmp_path / "run.zip", model)
+    fresh = SavedDQN("MlpPolicy", environments(), **TINY)
+    with pytest.warns(UserWarning, match="new episodes start"):
+        restored = restore(fresh, tmp_path / "run.zip")
+    assert restored.num_timesteps == model.num_timesteps
 
 
 def test_a_stream_holds_an_agent() -> None:
@@ -366,7 +402,7 @@ class InADict(gym.ObservationWrapper):
 def test_running_statistics_come_with_the_agent(keys: list[str] | None, tmp_path: Path) -> None:
     plain = DummyVecEnv([lambda: (InADict if keys else gym.Wrapper)(gym.make("CartPole-v1"))])
     policy = "MultiInputPolicy" if keys else "MlpPolicy"
-    around = VecNormalize(plain, norm_obs_keys=keys, clip_obs=2.0)
+    around = VecNormalize(plain, norm_obs_keys=keys, clip_obs=2.0, clip_reward=np.inf)
     model = SavedDQN(policy, around, **TINY).learn(30)
     model.save(tmp_path / "a")
 

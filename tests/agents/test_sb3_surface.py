@@ -16,6 +16,7 @@ from gymnasium import spaces
 from small_agents import SMALL, both, continuous, discrete
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from ebrl.agents import EnergyActorCritic, SoftQ
 
@@ -288,3 +289,30 @@ def test_the_page_for_users_of_sb3_names_every_new_argument(ours: type, theirs: 
     named = set(re.findall(r"`(\w+)`", " ".join(mine)))
     new, old = (set(inspect.signature(one).parameters) for one in (ours, theirs))
     assert named == new - old
+
+
+class Dropped(FlattenExtractor):
+    """Observations of which half are dropped in training."""
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.dropout(super().forward(observations), 0.5, self.training)
+
+
+@both
+def test_averages_do_not_train_when_the_policy_does(build: Any) -> None:
+    policy_kwargs = {"net_arch": [16], "features_extractor_class": Dropped}
+    agent = build(policy_kwargs=policy_kwargs, target="average")
+    agent.policy.train()
+    seen = torch.rand(8, *agent.observation_space.shape, generator=torch.Generator().manual_seed(0))
+    for average in ("critic_target", "averaged_proposal"):
+        network = getattr(agent.policy, average, None)
+        assert network is None or not any(part.training for part in network.modules())
+    if build is continuous:
+        greedy = {agent.predict(seen.numpy(), deterministic=True)[0].tobytes() for _ in range(3)}
+        assert len(greedy) == 1
+
+
+@both
+def test_a_learning_rate_of_numpy_is_refused_before_anything_is_built(build: Any) -> None:
+    with pytest.raises(ValueError, match="expected learning_rate to be finite"):
+        build(learning_rate=np.float32(1e-3))

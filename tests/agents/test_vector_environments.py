@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers.vector import NormalizeObservation
 from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -140,6 +141,14 @@ def test_a_vector_that_does_not_say_when_it_resets_is_refused() -> None:
     silent.metadata = {}
     with pytest.raises(ValueError, match="Late with an autoreset_mode, got none"):
         FromVectorEnv(silent)
+
+
+def test_a_wrapper_that_cannot_reset_in_part_leaves_resets_to_the_environments() -> None:
+    made = gym.make_vec("CartPole-v1", 2, vectorization_mode="sync")
+    with pytest.warns(UserWarning, match="SyncVectorEnv resets in the step after an end"):
+        env = FromVectorEnv(NormalizeObservation(made))
+    agent = DQN("MlpPolicy", env, learning_starts=10, train_freq=2, seed=0).learn(100)
+    assert len(agent.ep_info_buffer) >= 2
 
 
 def test_options_are_those_of_all_environments() -> None:
