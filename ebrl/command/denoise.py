@@ -15,7 +15,6 @@ from ebrl.command.photographs.batch import (
     Outcome,
     add_photographs,
     check_reference,
-    prior_for,
     show,
     work_through,
 )
@@ -80,6 +79,7 @@ def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Out
     from ebrl.vision.files import check_holds, load, save
     from ebrl.vision.images import picture
     from ebrl.vision.noise import doubts
+    from ebrl.vision.shipped import prior_of
     from ebrl.vision.symmetry import Symmetric
     from ebrl.vision.tiles import Tiled, evaluations
 
@@ -91,7 +91,7 @@ def _denoise(job: Job, bar: tqdm, given: Namespace, device: torch.device) -> Out
     check_reference(job, photograph, data_range)
     levels, notes = _levels(pixels, given)
     check_range(pixels, levels)
-    used, prior = given.strength * levels, prior_for(pixels, given)
+    used, prior = given.strength * levels, prior_of(pixels, given.prior)
     told = levels.max().item() if given.sigma is None else given.sigma / WHITE
     notes += doubts(given.sigma, given.strength * told, prior.levels[1], WHITE)
     bar.reset(given.symmetries * evaluations(pixels))

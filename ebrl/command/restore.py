@@ -16,7 +16,6 @@ from ebrl.command.photographs.batch import (
     Outcome,
     add_photographs,
     check_reference,
-    prior_for,
     show,
     work_through,
 )
@@ -132,6 +131,7 @@ def _restore(
     from ebrl.vision.noise import doubts
     from ebrl.vision.observations import EXACT
     from ebrl.vision.restoration import LEVELS, PATH_LEVELS, restore
+    from ebrl.vision.shipped import prior_of
     from ebrl.vision.tiles import Tiled, evaluations
 
     photograph = load(job.source)
@@ -143,7 +143,7 @@ def _restore(
     check_reference(job, before, data_range)
     level, facts = _level(photograph, pixels, damage, given)
     check_range(pixels, torch.as_tensor(level / WHITE))
-    prior = prior_for(pixels.to(device), given)
+    prior = prior_of(pixels.to(device), given.prior)
     observation, inside = _observed(pixels.to(device), damage, max(level / WHITE, EXACT))
     once = evaluations(observation.start())
     bar.reset(once * 2 * LEVELS)

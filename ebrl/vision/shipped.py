@@ -15,7 +15,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -52,9 +52,13 @@ def pretrained(name: str, device: torch.device | str = "cpu") -> Energy:
     return deepcopy(_kept(name, torch.device(device)))
 
 
-def prior_of(pixels: Tensor) -> NoisyImageEnergy:
-    """Return the denoiser that ships for images `(*batch, 1 or 3 channels, height, width)`."""
+def prior_of(pixels: Tensor, noise: Literal["white", "camera"] = "white") -> NoisyImageEnergy:
+    """Return the denoiser that ships for images `(*batch, 1 or 3 channels, height, width)`.
+
+    All callers share it.
+    """
     name = "gray" if pixels.shape[-3] == 1 else "color"
+    name = name if noise == "white" else f"{name}-camera"
     return cast(NoisyImageEnergy, _kept(name, pixels.device))
 
 

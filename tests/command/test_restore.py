@@ -31,7 +31,7 @@ def known_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels of mean 1/2 that know nothing of each other: fast, and unlike any photograph."""
     import_module("ebrl.vision.restoration")  # first imported later, it would keep what stands in
     home = import_module("ebrl.vision.shipped")
-    monkeypatch.setattr(home, "prior_of", lambda pixels: GaussianImages())
+    monkeypatch.setattr(home, "prior_of", lambda *_: GaussianImages())
 
 
 def names(folder: str | Path = ".") -> set[str]:

@@ -26,7 +26,7 @@ def test_a_photograph_is_compared_with_its_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = import_module("ebrl.vision.denoising")
-    monkeypatch.setattr(home, "prior_of", lambda pixels: GaussianImages())
+    monkeypatch.setattr(home, "prior_of", lambda *_: GaussianImages())
     image = noisy(grey())
     path = write(tmp_path / "photo.png", image)
     found = compared(str(path), 25, 1.0, CPU, tmp_path)

@@ -16,11 +16,8 @@ from ebrl.command.devices import add_device
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor
-
     from ebrl.command.photographs.files import Job, Refusal
     from ebrl.vision.fidelity import Fidelity
-    from ebrl.vision.networks import NoisyImageEnergy
     from ebrl.vision.photograph import Photograph
 
 WHITE = 255  # the units of --sigma
@@ -85,19 +82,6 @@ def add_photographs(parser: Parser) -> None:
         "leave it",
     )
     add_device(parser)
-
-
-def prior_for(pixels: Tensor, given: Namespace) -> NoisyImageEnergy:
-    """Return the shipped energy for these pixels and the kind of noise of `--prior`."""
-    from typing import cast
-
-    from ebrl.vision.networks import NoisyImageEnergy
-    from ebrl.vision.shipped import pretrained, prior_of
-
-    if given.prior == "white":
-        return prior_of(pixels)
-    name = "gray-camera" if pixels.shape[-3] == 1 else "color-camera"
-    return cast(NoisyImageEnergy, pretrained(name, pixels.device))
 
 
 def work_through(given: Namespace, done: str, work: Work, beside: tuple[str, ...] = ()) -> int:

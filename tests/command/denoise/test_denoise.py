@@ -232,7 +232,7 @@ def test_it_loads_no_reinforcement_learning() -> None:
     program = (
         "import sys, photographs, importlib\n"
         "home = importlib.import_module('ebrl.vision.shipped')\n"
-        "home.prior_of = lambda pixels: photographs.GaussianImages()\n"
+        "home.prior_of = lambda *_: photographs.GaussianImages()\n"
         "from ebrl.command import main\n"
         "assert main(['denoise', 'photo.png']) == 0\n"
         "print(*{'gymnasium', 'stable_baselines3', 'matplotlib', 'tensorboard'} & set(sys.modules))"
