@@ -23,6 +23,15 @@ from english import Judge, five_gram, judge, markdown, share_won, table, write
 from ebrl.sequences.language import english, load
 
 
+def minimal_pairs() -> dict[str, list[tuple[str, str]]]:
+    """Return the grammatical and the other sentence of each pair, by paradigm."""
+    _, *rows = table("blimp_dev.tsv.gz")
+    pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for paradigm, _, good, bad in rows:
+        pairs[paradigm].append((good, bad))
+    return pairs
+
+
 def accuracies(
     judge: Judge, pairs: dict[str, list[tuple[str, str]]], count: int
 ) -> dict[str, float]:
@@ -44,10 +53,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     language = load(given.model) if given.model else english()
-    _, *rows = table("blimp_dev.tsv.gz")
-    pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for paradigm, _, good, bad in rows:
-        pairs[paradigm].append((good, bad))
+    pairs = minimal_pairs()
     head, *anchors = table("blimp_dev_anchors.tsv")
     published = {row[0]: [float(x) for x in row[2:]] for row in anchors}
     columns: dict[str, dict[str, float]] = {}
