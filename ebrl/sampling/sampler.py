@@ -120,7 +120,8 @@ class Sampler(nn.Module):
             gradient: Which steps are differentiable with respect to x and the energy's parameters:
                 none of them, the last one, or all ("unroll"). Discrete moves never are.
             warmup: Steps that fit the step size and the kernel's preconditioner to the energy
-                first, by `warm_up`; the chains must share one energy. The sampler stays as it is.
+                first, by `warm_up`; the chains must share one energy. It reaches the acceptance
+                that is the adaptation's target, if there is one. The sampler stays as it is.
             progress: Called with the number of steps made so far and in total, warm-up included.
                 For a `tqdm` bar: `lambda made, total: bar.update(made - bar.n)`.
 
@@ -224,6 +225,7 @@ class Sampler(nn.Module):
             generator=generator,
             space=self.space,
             temperature=stage.temperature,
+            acceptance=None if self.adaptation is None else self.adaptation.target,
             compile=self.compiled,
             progress=lambda made, _: count.show(made),
         )

@@ -38,6 +38,7 @@ from ebrl.training.data import Data, Order, as_training_data, order_of, take_row
 from ebrl.training.log import POINTS, TensorBoardLog
 from ebrl.training.optimization import (
     RunningClip,
+    load_moments,
     moving_average,
     scale_learning_rate,
     trainable_parameters,
@@ -184,7 +185,7 @@ class Training:
         except RuntimeError as error:  # what torch raises for other keys and shapes
             raise ValueError(str(error)) from error
         self.order.load_state_dict(state["order"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_moments(self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["global_generator"])
         if self.device.type == "cuda":
@@ -283,7 +284,8 @@ def fit(
         workers: Processes that make the rows of a dataset, such as a folder of images, ahead.
         standardise: Fit the input of an `MLPEnergy` to unusual data (`standardise_input`).
         folder: Where to write TensorBoard events and checkpoints; by default nothing is written.
-        resume: Continue from the newest whole checkpoint; otherwise `folder` may hold none.
+        resume: Continue from the newest whole checkpoint, with the learning rate given here;
+            otherwise `folder` may hold none.
         checkpoint_every: Steps between two checkpoints, of which the two newest are kept.
         log_every: Steps between two entries in TensorBoard.
         pictures: Draws the samples of TensorBoard's pictures (points in the plane, images).

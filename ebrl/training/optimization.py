@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -10,6 +12,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ebrl.energies import Energy
 from ebrl.objectives.protocol import Objective, SelfTrained, as_module
 from ebrl.ranges import check_at_least
+
+
+SETTINGS = ("weight_decay", "momentum", "betas")  # of a group: no step changes them
 
 
 class RunningClip(nn.Module):
@@ -64,3 +69,17 @@ def scale_learning_rate(optimizer: Optimizer, factor: float) -> None:
     """Set the learning rates to `factor` times those that the optimiser was made with."""
     for group in optimizer.param_groups:
         group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+
+
+def load_moments(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of an optimiser, apart from the settings that this one was made with.
+
+    These are the learning rate, the decay of weights and the decay rates of the moments.
+    """
+    made = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, made, strict=True):
+        group.update({name: own[name] for name in SETTINGS if name in own})
+        rate = own.get("initial_lr", own["lr"])
+        if group.get("initial_lr", group["lr"]) != rate:  # otherwise the scaled rate is kept
+            group["lr"] = group["initial_lr"] = rate

@@ -8,7 +8,7 @@ import pytest
 import torch
 from problems import generator
 
-from ebrl import FunctionEnergy, Gaussian, Sampler
+from ebrl import DualAveraging, FunctionEnergy, Gaussian, Sampler
 from ebrl.diagnostics import effective_sample_size, split_r_hat
 from ebrl.kernels import GHMC, HMC, MALA, NUTS, SVGD, ULA, Cycle, Kernel, Tempered
 from ebrl.sampling import warm_up
@@ -93,6 +93,14 @@ def test_a_posterior_in_one_call() -> None:
     error = WIDE.deviation / effective_sample_size(samples.x).sqrt()
     assert ((samples.x.mean((0, 1)) - WIDE.mean).abs() < 4 * error).all()
     assert ((samples.x.std((0, 1)) / DEVIATIONS - 1).abs() < 0.2).all()
+
+
+@pytest.mark.parametrize("target", [0.4, 0.95])
+def test_a_warm_up_reaches_the_target_of_the_samplers_adaptation(target: float) -> None:
+    sampler = Sampler(MALA(), steps=100, adaptation=DualAveraging(target))
+    start = torch.zeros(64, 5)
+    samples = sampler.sample(Gaussian(0.0, 1.0, 5), start, warmup=300, generator=generator())
+    assert samples.info.acceptance.mean().item() == pytest.approx(target, abs=0.05)
 
 
 def test_draws_are_every_so_manyeth_move() -> None:

@@ -99,6 +99,26 @@ def test_a_killed_training_goes_on_bit_for_bit(case: str, tmp_path: Path) -> Non
     assert [path.name[-6:-4] for path in checkpoints_in(tmp_path / "checkpoints")] == ["23", "20"]
 
 
+def test_a_resumed_training_has_the_settings_it_is_given(tmp_path: Path) -> None:
+    def settings(learning_rate: float, weight_decay: float, **options: object) -> list[float]:
+        model = energy()
+        optimizer = torch.optim.AdamW(
+            model.parameters(), learning_rate, (0.5, 0.9), weight_decay=weight_decay
+        )
+        fit(
+            model, moons(300), pcd(), batch_size=64, generator=generator(), folder=tmp_path,
+            optimizer=optimizer, schedule=lambda done: 0.5, **options,  # type: ignore[arg-type]
+        )  # fmt: skip
+        (group,) = optimizer.param_groups
+        assert {int(state["step"]) for state in optimizer.state.values()} == {options["steps"]}
+        return [group[name] for name in ("lr", "initial_lr", "weight_decay")]
+
+    assert settings(1e-2, 0.1, steps=5) == [0.5e-2, 1e-2, 0.1]
+    assert settings(1e-3, 0.2, steps=10, resume=True) == [0.5e-3, 1e-3, 0.2]
+    # Without a further step the factor of the schedule is that of the last one.
+    assert settings(1e-3, 0.2, steps=10, resume=True) == [0.5e-3, 1e-3, 0.2]
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     whole = run("pcd", 12, tmp_path).state()
     newest = checkpoints_in(tmp_path / "checkpoints")[0]
