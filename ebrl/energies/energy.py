@@ -9,6 +9,7 @@ business. Energies form an algebra: `E1 + E2` is the product of experts, `E / T`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import chain
@@ -294,17 +295,24 @@ class Mixture(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         values = torch.stack([component(x) for component in self.components], -1)
-        return -torch.logsumexp(self.log_weights - values, -1)
+        log_joint = self.log_weights - values  # (*batch, components)
+        outside = log_joint.isneginf().all(-1, keepdim=True)
+        # There the derivative of the logarithm is NaN, which a factor of 0 would not remove.
+        value = -torch.logsumexp(log_joint.masked_fill(outside, 0), -1)
+        return value.masked_fill(outside.squeeze(-1), math.inf)
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         parts = [component.value_and_gradient(x) for component in self.components]
         values = torch.stack([value for value, _ in parts], -1)  # (*batch, components)
         log_joint = self.log_weights - values
-        shares = torch.softmax(log_joint, -1)  # (*batch, components)
+        value = -torch.logsumexp(log_joint, -1)
+        # Where every component is infinite, their gradients still lead a trajectory back.
+        outside = value.isposinf().unsqueeze(-1)
+        shares = torch.where(outside, self.log_weights, log_joint).softmax(-1)
         pulls = [
             over_event(shares[..., k], self.event_ndim) * part for k, (_, part) in enumerate(parts)
         ]
-        return -torch.logsumexp(log_joint, -1), reduce(torch.add, pulls)
+        return value, reduce(torch.add, pulls)
 
     def prepared(self) -> Energy:
         return self._of([component.prepared() for component in self.components])

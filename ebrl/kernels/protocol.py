@@ -129,8 +129,13 @@ class GradientState(NamedTuple):
 
 
 def gradient_state(energy: Energy, x: Tensor) -> GradientState:
-    """Evaluate the energy and its gradient at x."""
+    """Evaluate the energy and its gradient at x.
+
+    The gradient has the dtype of x, whatever that of the energy's weights: chains keep theirs.
+    """
     value, gradient = energy.value_and_gradient(x)
+    if gradient.dtype != x.dtype:
+        gradient = gradient.to(x.dtype)
     return GradientState(x, precise(value, x), gradient)
 
 

@@ -13,7 +13,6 @@ from ebrl.energies import Energy
 from ebrl.objectives.protocol import Objective, SelfTrained, as_module
 from ebrl.ranges import check_at_least
 
-
 SETTINGS = ("weight_decay", "momentum", "betas")  # of a group: no step changes them
 
 

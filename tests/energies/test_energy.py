@@ -8,8 +8,8 @@ from problems import generator
 from torch import Tensor, nn
 
 from ebrl import DualAveraging, Energy, FunctionEnergy, Gaussian, Mixture, Sampler
-from ebrl.energies import Sum, Weighted, first_order
-from ebrl.kernels import MALA
+from ebrl.energies import Sum, TruncatedGaussian, Weighted, first_order
+from ebrl.kernels import HMC, MALA
 from ebrl.networks import MLPEnergy
 from ebrl.spaces import Box
 
@@ -126,6 +126,23 @@ def test_mixture_is_the_mixture_of_the_densities() -> None:
     # Unnormalised weights mean the same; float32 weights bound the accuracy.
     torch.testing.assert_close((-Mixture(components, [7, 3])(x)).exp(), density, rtol=1e-6, atol=0)
     torch.testing.assert_close(Mixture(components, [1, 0])(x), components[0](x))
+
+
+def test_outside_of_all_its_components_a_mixture_has_their_mean_gradient() -> None:
+    parts = [TruncatedGaussian(mean, 1.0, -1.0, 1.0) for mean in (0.0, 0.5)]
+    mixture, x = Mixture(parts, [0.3, 0.7]), torch.tensor([[3.0], [0.2]], dtype=torch.float64)
+    value, gradient = mixture.value_and_gradient(x)
+    assert value.isposinf().tolist() == [True, False]
+    assert gradient[0].item() == pytest.approx(0.3 * 3 + 0.7 * 2.5, rel=1e-6)
+    by_autograd, slope = autograd(mixture, x)
+    torch.testing.assert_close(by_autograd, value)
+    torch.testing.assert_close(slope[1], gradient[1])
+    assert slope.isfinite().all()
+    # A trajectory that leaves the components is refused, and has not diverged.
+    chains = Sampler(HMC(5), steps=100, step_size=0.4)
+    samples = chains.sample(mixture, torch.zeros(100, 1), generator=generator())
+    assert samples.info.diverged.sum() == 0
+    assert 0.3 < samples.info.acceptance.mean() < 0.9
 
 
 def test_a_mixture_of_conditionals_keeps_its_precision_and_prepares_its_components() -> None:

@@ -13,7 +13,8 @@ from sampler_problems import GAUSSIAN, mala
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ebrl import DualAveraging, Energy, FunctionEnergy, Gaussian, Sampler
+from ebrl import DualAveraging, Energy, FunctionEnergy, Gaussian, Mixture, Sampler
+from ebrl.energies import GaussianMixture
 from ebrl.energies.evaluating import evaluating
 from ebrl.kernels import (
     HMC,
@@ -33,6 +34,7 @@ from ebrl.spaces import (
     Binary,
     Box,
     Categorical,
+    HalfLine,
     Product,
     Space,
     Strings,
@@ -223,6 +225,31 @@ def test_the_type_of_the_input_rules(dtype: torch.dtype, walls: str) -> None:
     x, temperature = torch.zeros(8, 2, dtype=dtype), torch.full((8,), 0.5, dtype=torch.float64)
     samples = sampler.sample(GAUSSIAN, x, generator=generator(), temperature=temperature)
     assert samples.x.dtype == samples.energy.dtype == samples.info.acceptance.dtype == dtype
+
+
+DOUBLE = Gaussian(0.0, 1.0, 2).double()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kernel", [ULA(), MALA(), HMC(3), NUTS(3)], ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize(
+    "energy",
+    [
+        Mixture([GAUSSIAN, GAUSSIAN], torch.tensor([0.3, 0.7], dtype=torch.float64)),
+        torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64) * GAUSSIAN,
+        GaussianMixture([[0.0, 0.0]], 1.0, torch.ones(1, dtype=torch.float64)),
+        DOUBLE,
+    ],
+    ids=["mixture", "weighted", "gaussian mixture", "double"],
+)
+def test_weights_of_another_type_leave_chains_their_own(
+    energy: Energy, kernel: Kernel, dtype: torch.dtype
+) -> None:
+    x = torch.full((3, 2), 0.5, dtype=dtype)
+    for space in (Unbounded(), Box(-9.0, 9.0, "reflect"), Box(-9.0, 9.0, "tanh"), HalfLine(2)):
+        samples = Sampler(kernel, space, steps=3).sample(energy, x, generator=generator())
+        assert samples.x.dtype == dtype
+        assert samples.energy.dtype == torch.promote_types(dtype, torch.float32)
 
 
 @pytest.mark.parametrize("returned", [torch.bfloat16, torch.float32], ids=str)
