@@ -10,7 +10,6 @@ continues to the same weights, bit for bit, on the same machine and versions. Wh
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -38,13 +37,14 @@ from ebrl.training.data import Data, Order, as_training_data, order_of, take_row
 from ebrl.training.log import POINTS, TensorBoardLog
 from ebrl.training.optimization import (
     RunningClip,
+    check_holds,
     load_moments,
     moving_average,
     scale_learning_rate,
     trainable_parameters,
 )
 from ebrl.training.precision import Precision
-from ebrl.training.processes import process_count, rank, same_in_all
+from ebrl.training.processes import check_minutes, process_count, rank, same_in_all
 from ebrl.training.shares import Shares, check_shares
 from ebrl.training.watch import (
     Alarm,
@@ -225,19 +225,6 @@ class Training:
         return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
 
 
-def check_minutes(minutes: float | None) -> None:
-    """Raise `ValueError` for minutes out of range, or for more than one process.
-
-    The clocks of several processes differ, and so would their learning rates and their ends.
-    """
-    if minutes is None:
-        return
-    if not 0 < minutes < math.inf:
-        raise ValueError(f"expected minutes > 0, got {minutes}")
-    if process_count() > 1:
-        raise ValueError(f"expected one process for {minutes=}, got {process_count()}: give steps")
-
-
 Callback = Callable[[Training, Metrics], None]
 
 
@@ -297,6 +284,7 @@ def fit(
     check_at_least(1, steps=steps)
     data = as_training_data(energy, data, batch_size, objective, standardise)
     optimizer = optimizer or Adam(trainable_parameters(energy, objective), learning_rate)
+    check_holds(optimizer, energy, objective)
     training = Training(energy, data, objective, optimizer, generator, order_of(data, batch_size),
         averaged=moving_average(energy, ema_decay), clip=clip, precision=precision,
         share_count=shares, worker_count=workers, minutes=minutes)  # fmt: skip

@@ -64,6 +64,19 @@ def trainable_parameters(energy: Energy, objective: Objective) -> list[nn.Parame
     return [*energy.parameters(), *learned]
 
 
+def check_holds(optimizer: Optimizer, energy: Energy, objective: Objective) -> None:
+    """Raise `ValueError` for an optimiser that lacks parameters to be trained."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    trained = [each for each in trainable_parameters(energy, objective) if each.requires_grad]
+    lacking = sum(id(parameter) not in held for parameter in trained)
+    if lacking:
+        raise ValueError(
+            f"expected an optimizer of all {len(trained)} trainable parameters, got one without "
+            f"{lacking}: make it of trainable_parameters(energy, objective), and freeze those that "
+            "stay as they are with requires_grad_(False)"
+        )
+
+
 def scale_learning_rate(optimizer: Optimizer, factor: float) -> None:
     """Set the learning rates to `factor` times those that the optimiser was made with."""
     for group in optimizer.param_groups:

@@ -5,6 +5,7 @@ Without an initialised process group there is one process, and nothing here comm
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -61,3 +62,16 @@ def same_in_all(number: int) -> bool:
 
 def _initialised() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Raise `ValueError` for minutes out of range, or for more than one process.
+
+    The clocks of several processes differ, and so would their learning rates and their ends.
+    """
+    if minutes is None:
+        return
+    if not 0 < minutes < math.inf:
+        raise ValueError(f"expected minutes > 0, got {minutes}")
+    if process_count() > 1:
+        raise ValueError(f"expected one process for {minutes=}, got {process_count()}: give steps")

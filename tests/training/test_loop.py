@@ -277,6 +277,22 @@ def test_the_objectives_own_weights_are_trained_too() -> None:
     assert nce.log_normalizer.item() != 0
 
 
+def test_an_optimiser_that_lacks_trainable_parameters_is_refused() -> None:
+    model, nce = energy(), objectives.NCE(objectives.NormalNoise.around(moons()), 2)
+    weights = list(model.parameters())
+    for held, message in (
+        (weights, "all 7 trainable parameters, got one without 1: make it of"),
+        ([*weights[1:], nce.log_normalizer], "without 1: .*requires_grad_"),
+    ):
+        optimizer = torch.optim.SGD(held, 0.1)
+        with pytest.raises(ValueError, match=message):
+            fit(model, moons(), nce, steps=1, generator=generator(), optimizer=optimizer)
+    before = weights[0].detach().clone()
+    weights[0].requires_grad_(False)
+    fit(model, moons(), nce, steps=1, generator=generator(), optimizer=optimizer)
+    assert torch.equal(weights[0], before)
+
+
 def test_what_has_an_optimiser_is_not_trained_twice() -> None:
     inner = learned_generator()
     outer = objectives.EnergyMatching(inner, contrast=0.1)
