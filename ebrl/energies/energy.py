@@ -337,8 +337,16 @@ def over_event(per_chain: Number, event_ndim: int) -> Number:
 
 
 def align_left(per_chain: Number, ndim: int) -> Number:
-    """Shape the numbers of each chain so that they broadcast over `ndim` axes from the left."""
+    """Shape the numbers of each chain so that they broadcast over `ndim` axes from the left.
+
+    Raises `ValueError` for numbers of more axes, which would broadcast the other way.
+    """
     if isinstance(per_chain, Tensor) and per_chain.ndim > 0:
+        if per_chain.ndim > ndim:
+            raise ValueError(
+                f"expected one number for all chains or one for each, of at most {ndim} axes, got "
+                f"shape {tuple(per_chain.shape)}"
+            )
         return per_chain.reshape(*per_chain.shape, *(1,) * (ndim - per_chain.ndim))
     return per_chain
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies import Energy, Number, check_one_number_each
-from ebrl.kernels.checks import check_gradient_shape
+from ebrl.kernels.checks import check_gradient_shape, check_not_broadcast
 from ebrl.kernels.protocol import Info, Kernel, Walk, added, mapped
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging
@@ -68,6 +68,8 @@ class Run:
         self.state: Any = kernel.start(self.energy, space.to_free(x))
         check_one_number_each(self.state.energy, self.state.x, self.energy.event_ndim)
         check_gradient_shape(self.state)
+        if self.state.gradient is None and space.coordinates == "real":
+            check_not_broadcast(energy, x)
         check_numbers_at_start(self.state, energy)
         zero = torch.zeros_like(self.state.energy.detach())
         self.total = Info(zero, zero)

@@ -120,6 +120,13 @@ def test_a_weight_for_each_chain_is_aligned_from_the_left() -> None:
     torch.testing.assert_close(gradient, weight[:, None, None] * GAUSSIAN.value_and_gradient(x)[1])
 
 
+def test_weights_of_more_axes_than_the_batch_are_refused() -> None:
+    energy = torch.ones(4, 1) * GAUSSIAN
+    for evaluate in (energy, energy.value_and_gradient):
+        with pytest.raises(ValueError, match=r"of at most 1 axes, got shape \(4, 1\)"):
+            evaluate(torch.zeros(4, 2))
+
+
 def test_mixture_is_the_mixture_of_the_densities() -> None:
     x, components = points(50, 2), [GAUSSIAN, Gaussian(2.0, 1.0, 2)]
     density = 0.7 * (-components[0](x)).exp() + 0.3 * (-components[1](x)).exp()

@@ -209,6 +209,8 @@ def test_temperatures_of_the_leading_batch_are_aligned_from_the_left() -> None:
     soft = soft_value(torch.ones(2, 2, 3), torch.zeros(2, 2, 3), torch.tensor([1.0, 0.1]))
     torch.testing.assert_close(soft.value, -torch.ones(2, 2))
     torch.testing.assert_close(soft.entropy, torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"of at most 1 axes, got shape \(4, 1\)"):
+        soft_value(torch.zeros(4, 8), torch.zeros(4, 8), torch.ones(4, 1))
 
 
 def test_candidates_outside_of_the_support_have_no_part_in_the_entropy() -> None:

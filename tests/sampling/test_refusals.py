@@ -13,7 +13,7 @@ from problems import generator
 from sampler_problems import GAUSSIAN, mala
 from torch import nn
 
-from ebrl import DualAveraging, Energy, FunctionEnergy, Sampler
+from ebrl import DualAveraging, Energy, FunctionEnergy, Gaussian, Sampler
 from ebrl.energies import RBM, Ising, Number
 from ebrl.kernels import (
     MALA,
@@ -24,6 +24,7 @@ from ebrl.kernels import (
     Edits,
     Gibbs,
     GibbsWithGradients,
+    IndependenceMetropolis,
     IteratedSIR,
     Kernel,
 )
@@ -98,6 +99,12 @@ def test_an_energy_of_the_wrong_shape_is_refused(kernel: Kernel, space: Space | 
             {"n": 4},
             r"the energy's shape \(\*batch, \*event\), \(4, 2\), got \(4, 1\)",
         ),
+        (
+            Sampler(IndependenceMetropolis(Gaussian(0.0, 3.0, 1)), steps=1),
+            GAUSSIAN,
+            {"x": torch.zeros(4, 1)},
+            r"the energy's shape \(\*batch, \*event\), \(4, 2\), got \(4, 1\)",
+        ),
         (mala(space=Box(-1.0, 1.0)), GAUSSIAN, {"x": torch.full((3, 2), 5.0)}, "points in the Box"),
         (
             Sampler(GibbsWithGradients(), Binary(3), steps=1),
@@ -118,6 +125,7 @@ def test_an_energy_of_the_wrong_shape_is_refused(kernel: Kernel, space: Space | 
         "another space",
         "no shape",
         "another dimension",
+        "another dimension of x",
         "outside a box",
         "not binary",
         "energy elsewhere",

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ebrl import objectives
 from ebrl.networks import MLPEnergy
-from ebrl.training import Training, fit, newest_checkpoint
-from ebrl.training import loop as training_loop
+from ebrl.training import Training, fit, newest_checkpoint, processes
 
 MINUTES = 3 / 60
 LONG = 10**9  # steps that no clock allows
@@ -83,6 +82,6 @@ def test_minutes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
     for minutes in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="expected minutes > 0"):
             train(minutes=minutes)
-    monkeypatch.setattr(training_loop, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "process_count", lambda: 2)
     with pytest.raises(ValueError, match="give steps"):
         train()
