@@ -89,9 +89,9 @@ class Annealing:
             self.kernel, self.space, steps=self.steps, step_size=size, adaptation=adaptation
         )
         x = self._start((1, chains), generator)
-        for _ in range(20):
-            x = sampler.sample(self._energy(1), x, generator=generator).x
-        for rung in range(1, len(self.ladder)):
+        last = len(self.ladder) - 1
+        # Step sizes lag behind the rungs. On the way down they are then too small, not too large.
+        for rung in (*range(1, last), *[last] * 20, *range(last, 0, -1)):
             x = sampler.sample(self._energy(rung), x, generator=generator).x
             self.step_sizes[rung] = float(sampler.step_size)
 
