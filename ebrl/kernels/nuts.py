@@ -41,6 +41,7 @@ from ebrl.kernels.protocol import (
     where,
 )
 from ebrl.ranges import check_at_least
+from ebrl.spaces import Space
 
 DIVERGENCE = 1000.0  # the rise of H/T beyond which the integration has failed, as in Stan
 
@@ -122,8 +123,8 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
     A step makes up to `2^max_depth - 1` leapfrog steps of length `step_size`, with the generalised
     U-turn criterion and HMC's `mass`. After each leapfrog step it waits for the host, to learn
     whether any tree still grows. `Sampler.trace` makes many steps at once, in which chains
-    do not wait for each other's trees. Raises `ValueError` at temperature 0 and for an energy that
-    couples chains.
+    do not wait for each other's trees. Raises `ValueError` at temperature 0, for an energy that
+    couples chains, and in a `Torus` or a reflecting `Box`, where fast trajectories never turn.
 
     A step reports `leapfrogs`, the length of the trajectory; `depth`, its doublings; `saturated`, 1
     if the cap ended it; `hamiltonian`, H/T at its start; and `max_energy_error`, the ΔH/T of
@@ -138,6 +139,14 @@ class NUTS(Kernel[GradientState, NUTSNoise]):
         check_at_least(1, max_depth=max_depth)
         self.max_depth = max_depth
         self.mass = as_positive_diagonal("mass", mass)
+
+    def check_space(self, space: Space) -> None:
+        if space.wrapped:
+            raise ValueError(
+                f"expected a space that does not wrap for NUTS, got {type(space).__name__}, in "
+                "which a trajectory above every barrier never turns: use HMC(10, jitter=0.3), or "
+                "walls='tanh' of a Box"
+            )
 
     def preconditioned(self, variance: Tensor) -> Kernel:
         return NUTS(self.max_depth, 1 / variance)

@@ -36,8 +36,8 @@ Gradient = Literal["none", "last", "unroll"]
 class Sampler(nn.Module):
     """Moves chains by a kernel.
 
-    A compiled sampler runs its steps as compiled programs. With ULA, MALA, HMC and NUTS, in every
-    space, in warm-ups and along paths, it gives the chain of an eager sampler with the same
+    A compiled sampler runs its steps as compiled programs. With ULA, MALA, HMC and NUTS, in all of
+    their spaces, in warm-ups and along paths, it gives the chain of an eager sampler with the same
     generator, up to rounding. The first run of each shape, length and kind of energy compiles for
     5 to 80 s; numbers that an energy holds outside of tensors are compiled in. Under
     `torch.autocast` to bfloat16 the products of a network are rounded, and the chain follows that

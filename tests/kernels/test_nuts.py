@@ -20,10 +20,11 @@ from stepping import Counting, run
 from torch import Tensor
 
 from ebrl import Energy, FunctionEnergy, Gaussian, Sampler
-from ebrl.kernels import MALA, NUTS
+from ebrl.kernels import MALA, NUTS, Blocks, Cycle, Gibbs
 from ebrl.kernels.nuts import NUTSNoise
 from ebrl.kernels.protocol import mapped
-from ebrl.spaces import Box
+from ebrl.sampling import warm_up
+from ebrl.spaces import Binary, Box, Product, Space, Torus
 
 
 @pytest.mark.parametrize("temperature", [0.4, 2.0])
@@ -311,3 +312,18 @@ def test_one_chain_that_fails_leaves_the_others_alone() -> None:
     others = torch.arange(20) != 7
     assert torch.equal(here.x[others], there.x[others])
     assert info.diverged.sum() == info.diverged[7] == 1
+
+
+@pytest.mark.parametrize("space", [Torus(1), Box(-1.0, 1.0, "reflect")], ids=["torus", "box"])
+def test_spaces_in_which_no_trajectory_turns_are_refused(space: Space) -> None:
+    product = Product(space, Binary(2))
+    for make in (
+        lambda: Sampler(NUTS(), space, steps=1),
+        lambda: Sampler(Cycle([MALA(), NUTS()]), space, steps=1),
+        lambda: Blocks(product, NUTS(), Gibbs()),
+        lambda: warm_up(
+            NUTS(), Gaussian(0.0, 1.0, 1), torch.zeros(4, 1), 50, generator=generator(), space=space
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"does not wrap for NUTS, .* use HMC\(10, jitter"):
+            make()

@@ -246,7 +246,8 @@ def test_weights_of_another_type_leave_chains_their_own(
     energy: Energy, kernel: Kernel, dtype: torch.dtype
 ) -> None:
     x = torch.full((3, 2), 0.5, dtype=dtype)
-    for space in (Unbounded(), Box(-9.0, 9.0, "reflect"), Box(-9.0, 9.0, "tanh"), HalfLine(2)):
+    reflecting = [] if isinstance(kernel, NUTS) else [Box(-9.0, 9.0, "reflect")]
+    for space in (Unbounded(), Box(-9.0, 9.0, "tanh"), HalfLine(2), *reflecting):
         samples = Sampler(kernel, space, steps=3).sample(energy, x, generator=generator())
         assert samples.x.dtype == dtype
         assert samples.energy.dtype == torch.promote_types(dtype, torch.float32)
