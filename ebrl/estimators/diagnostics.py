@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ebrl.energies import Energy, check_energy
 from ebrl.energies.evaluating import evaluating
-from ebrl.estimators.integrals import Estimate
+from ebrl.estimators.integrals import Estimate, check_is_sample
 from ebrl.ranges import check_at_least
 from ebrl.sampling import ChainInfo
 
@@ -157,6 +157,7 @@ def kernel_stein_discrepancy(
     estimate of 10 draws .01 too large: it is unbiased for a bandwidth that is given.
     """
     check_energy(energy)
+    check_is_sample(energy, x)
     with evaluating(energy):
         score = -energy.value_and_gradient(x)[1].flatten(1).double() / temperature
     x = _rows(x)
@@ -176,7 +177,8 @@ def maximum_mean_discrepancy(x: Tensor, y: Tensor, *, bandwidth: float | None = 
 
     The U-statistic of Gretton et al. (2012, lemma 6 with n = m) with the kernel
     `exp(-|x - y|² / 2h²)`; it may be negative. Memory grows as n². x and y are both `(n, *event)`,
-    at least 4 draws. `bandwidth` is h, by default the median distance in both samples together.
+    at least 4 draws; of a trace pass `trace.x.flatten(0, 1)`. `bandwidth` is h, by default the
+    median distance in both samples together.
     """
     if x.shape != y.shape:
         raise ValueError(
@@ -190,8 +192,9 @@ def maximum_mean_discrepancy(x: Tensor, y: Tensor, *, bandwidth: float | None = 
 
 
 def _rows(x: Tensor) -> Tensor:
-    if len(x) < 4:
-        raise ValueError(f"expected at least 4 draws, got {len(x)}")
+    """Return the draws as vectors in float64, `(n, coordinates)`."""
+    if x.ndim < 2 or len(x) < 4:
+        raise ValueError(f"expected at least 4 draws, (n, *event), got {tuple(x.shape)}")
     return x.detach().flatten(1).double()
 
 

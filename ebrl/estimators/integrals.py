@@ -147,8 +147,10 @@ def log_normalizer(
     """
     check_at_least(2, runs=runs)
     check_at_least(1, chains=chains)
-    if samples is not None and len(samples) < runs:
-        raise ValueError(f"expected at least {runs} samples, one a run, got {len(samples)}")
+    if samples is not None:
+        check_is_sample(energy, samples)
+        if len(samples) < runs:
+            raise ValueError(f"expected at least {runs} samples, one a run, got {len(samples)}")
     path = Annealing(
         energy, space=space, reference=reference, kernel=kernel, temperature=temperature,
         ladder=ladder, steps=steps, step_size=step_size,
@@ -168,6 +170,15 @@ def log_normalizer(
         model_samples="long run" if samples is None else "given",
         acceptance=up.acceptance,
     )
+
+
+def check_is_sample(energy: Energy, x: Tensor) -> None:
+    """Raise `ValueError` for draws that are not `(n, *event)`, such as a trace."""
+    if x.ndim != energy.event_ndim + 1:
+        raise ValueError(
+            f"expected draws of shape (n, *event) with {energy.event_ndim} event axes, got "
+            f"{tuple(x.shape)}: of a trace pass trace.x.flatten(0, 1)"
+        )
 
 
 def importance(

@@ -217,6 +217,10 @@ def test_discrepancies_take_images_and_refuse_what_they_cannot_compare() -> None
     torch.testing.assert_close(kernel_stein_discrepancy(image, x).value, flat.value)
     with pytest.raises(ValueError, match="as many draws"):
         maximum_mean_discrepancy(x, x[:10])
+    with pytest.raises(ValueError, match=r"got \(20, 8, 2\): of a trace pass trace.x.flatten"):
+        kernel_stein_discrepancy(Gaussian(0.0, 1.0, 2), torch.zeros(20, 8, 2))
+    with pytest.raises(ValueError, match=r"expected at least 4 draws, \(n, \*event\), got \(50,\)"):
+        maximum_mean_discrepancy(torch.zeros(50), torch.zeros(50))
     with pytest.raises(ValueError, match="at least 4 draws"):
         maximum_mean_discrepancy(x[:3], x[:3])
 

@@ -254,6 +254,7 @@ def test_the_ladder_is_dense_at_its_ends() -> None:
         ({"runs": 1}, "runs >= 2"),
         ({"chains": 0}, "chains >= 1"),
         ({"samples": torch.zeros(3, 2)}, "at least 16 samples"),
+        ({"samples": torch.zeros(20, 8, 2)}, r"of a trace pass trace.x.flatten\(0, 1\)"),
         ({"temperature": 0.0}, "positive temperature"),
         ({"ladder": 1}, "rungs >= 2"),
         ({"ladder": [0.0, 0.5]}, "from 0 up to 1"),
