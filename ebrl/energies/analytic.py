@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebrl.energies.energy import Number, log_probabilities
 from ebrl.energies.quadrature import Quadrature
-from ebrl.energies.target import Target, standard_normal
+from ebrl.energies.target import Target, in_one_dtype, standard_normal
 from ebrl.generators import device_of
 from ebrl.ranges import check_at_least, check_positive
 
@@ -37,11 +37,11 @@ class GaussianMixture(Target):
     ):
         super().__init__()
         check_positive(deviation=deviation)
-        means = torch.as_tensor(means, dtype=torch.get_default_dtype()).clone()
+        (means,) = in_one_dtype(means)
         weights = torch.ones(len(means)) if weights is None else weights
         self.deviation = deviation
-        self.register_buffer("means", means)
-        self.register_buffer("log_weights", log_probabilities(weights, len(means)))
+        self.register_buffer("means", means.clone())
+        self.register_buffer("log_weights", log_probabilities(weights, len(means)).to(means))
         self.log_normalizer = means.shape[-1] * math.log(deviation * _SQRT_2_PI)
 
     @property
@@ -280,7 +280,7 @@ class TruncatedGaussian(Target):
         self._moments = (centre + flip * spread * mean, spread**2 * variance)
         self._tail, self._flip = mass, flip
         self.log_normalizer = float((spread * inside * _SQRT_2_PI).log().sum())
-        dtype = torch.get_default_dtype()
+        dtype = in_one_dtype(*given)[0].dtype
         for name, field in zip(("centre", "deviation", "low", "high"), fields, strict=True):
             self.register_buffer(name, field.to(dtype))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ebrl.energies.energy import Number
-from ebrl.energies.target import Target, standard_normal
+from ebrl.energies.target import Target, in_one_dtype, standard_normal
 
 
 class Gaussian(Target):
@@ -22,10 +22,9 @@ class Gaussian(Target):
 
     def __init__(self, mean: Number, deviation: Number, dimension: int):
         super().__init__()
-        deviation = torch.as_tensor(deviation, dtype=torch.get_default_dtype())
+        mean, deviation = in_one_dtype(mean, deviation)
         if not (deviation > 0).all():
             raise ValueError(f"expected a positive deviation, got {deviation}")
-        mean = torch.as_tensor(mean, dtype=torch.get_default_dtype())
         self.register_buffer("mean", mean.expand(dimension).clone())
         self.register_buffer("deviation", deviation.expand(dimension).clone())
         self.log_normalizer = float(
@@ -72,9 +71,7 @@ class CorrelatedGaussian(Target):
                 "expected a mean (dimension,) and a covariance (dimension, dimension), got "
                 f"{tuple(mean.shape)} and {tuple(covariance.shape)}"
             )
-        dtype = torch.promote_types(mean.dtype, covariance.dtype)
-        dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
-        mean, covariance = mean.to(dtype), covariance.to(dtype)
+        mean, covariance = in_one_dtype(mean, covariance)
         factor, failed = torch.linalg.cholesky_ex(covariance.double())
         if failed or not torch.allclose(covariance, covariance.mT):
             raise ValueError("expected a symmetric, positive definite covariance")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -45,3 +48,14 @@ def standard_normal(
 ) -> Tensor:
     """Draw standard normal numbers on the generator's device."""
     return torch.randn(shape, generator=generator, device=device_of(generator), dtype=dtype)
+
+
+def in_one_dtype(*numbers: Any) -> list[Tensor]:
+    """Return numbers as tensors of the widest floating-point dtype among those that are tensors.
+
+    Without one it is torch's default dtype.
+    """
+    tensors = [number for number in numbers if isinstance(number, Tensor)]
+    dtypes = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
+    dtype = reduce(torch.promote_types, dtypes) if dtypes else torch.get_default_dtype()
+    return [torch.as_tensor(number, dtype=dtype) for number in numbers]

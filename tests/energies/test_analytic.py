@@ -161,6 +161,24 @@ def test_a_half_normal_has_its_moments() -> None:
     torch.testing.assert_close(target.variance, torch.tensor([1 - 2 / math.pi]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_numbers_keep_the_dtype_of_their_tensors(dtype: torch.dtype) -> None:
+    centre, one = torch.full((2,), 1 / 3, dtype=dtype), torch.ones(2, dtype=dtype)
+    for target in (
+        Gaussian(centre, 1.0, 2),
+        CorrelatedGaussian(centre, torch.eye(2)),
+        GaussianMixture(centre.expand(2, 2), 1.0, [1.0, 2.0]),
+        TruncatedGaussian(centre, 1.0, centre - 9 * one, centre + 9 * one, 2),
+    ):
+        assert {buffer.dtype for buffer in target.buffers()} == {dtype}
+        assert target.mean.dtype == target.variance.dtype == dtype
+        assert target.sample((3,), generator()).dtype == dtype
+        value, gradient = target.value_and_gradient(centre + one / 3)
+        assert value.dtype == gradient.dtype == dtype
+        assert gradient.sub(1 / 3).abs().max() < 4 * torch.finfo(dtype).eps
+    assert Gaussian(1 / 3, 1.0, 2).mean.dtype == torch.get_default_dtype()
+
+
 def test_a_mixture_copies_its_means() -> None:
     means = torch.zeros(2, 2)
     target = GaussianMixture(means, 1.0)
