@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 
 def check_positive(**numbers: float) -> None:
@@ -17,6 +18,14 @@ def check_at_least(least: float, **numbers: float) -> None:
     for name, number in numbers.items():
         if not least <= number < math.inf:
             raise ValueError(f"expected {name} >= {least}, got {number}")
+
+
+def check_whole(least: int, **numbers: int) -> None:
+    """Raise `ValueError` unless every number is whole and not below `least`."""
+    for name, number in numbers.items():
+        if not isinstance(number, Integral):
+            raise ValueError(f"expected {name} as a whole number, got {number}")
+    check_at_least(least, **numbers)
 
 
 def check_probabilities(**numbers: float) -> None:

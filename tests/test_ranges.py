@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ebrl.ranges import check_at_least, check_positive, check_probabilities
+from ebrl.ranges import check_at_least, check_positive, check_probabilities, check_whole
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,8 @@ from ebrl.ranges import check_at_least, check_positive, check_probabilities
     [
         (check_positive, [1e-9, 2.0], [0.0, -1.0, math.inf, math.nan], "positive x, got"),
         (lambda x: check_at_least(1, x=x), [1, 9], [0.5, math.inf, math.nan], "x >= 1, got"),
+        (lambda x: check_whole(1, x=x), [1, 9], [0, -1], "x >= 1, got"),
+        (lambda x: check_whole(1, x=x), [1], [2.0, math.nan], "x as a whole number, got"),
         (check_probabilities, [0.0, 1.0], [-0.1, 1.1, math.nan], "probability 0 <= x <= 1, got"),
     ],
 )

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import chain
+from numbers import Real
 from typing import Any
 
 import torch
@@ -93,11 +94,14 @@ class Energy(nn.Module):
     def __add__(self, other: Energy) -> Energy:
         return Sum([self, other])
 
+    def __radd__(self, other: int) -> Energy:
+        return self if other == 0 else NotImplemented  # `sum` begins with 0
+
     def __sub__(self, other: Energy) -> Energy:
         return Sum([self, -other])
 
     def __mul__(self, weight: Number) -> Energy:
-        if isinstance(weight, nn.Module):  # there is no product of two energies
+        if not isinstance(weight, Real | Tensor):  # there is no product of two energies
             return NotImplemented
         return Weighted(self, weight)
 
@@ -251,6 +255,8 @@ class Weighted(Energy):
 
     def __init__(self, energy: Energy, weight: Number):
         super().__init__()
+        if not isinstance(weight, Tensor) and not math.isfinite(weight):
+            raise ValueError(f"expected a finite weight, got {weight}")
         self.event_ndim, self.couples_chains = energy.event_ndim, energy.couples_chains
         self.takes_condition = energy.takes_condition
         self.energy = energy

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
 from typing import Any
 
 from torch import Tensor
 
 from ebrl.energies import Energy, Number
+from ebrl.ranges import check_whole
 from ebrl.sampling.adaptation import broadcasts
 from ebrl.sampling.paths import Stage
 
 
 def check_sampler_numbers(steps: int, step_size: Number, temperature: Number) -> None:
     """Raise `ValueError` for impossible numbers on the CPU; reading others would wait."""
-    if not isinstance(steps, Integral):
-        raise ValueError(f"expected a whole number of steps, got {steps}")
-    if steps < 0:
-        raise ValueError(f"expected steps >= 0, got {steps}")
-    if not 0 < _least(step_size) < math.inf:
+    check_whole(0, steps=steps)
+    least, largest = _extremes(step_size)
+    if not 0 < least <= largest < math.inf:
         raise ValueError(f"expected a positive step_size, got {step_size}")
-    if not _least(temperature) >= 0:
-        raise ValueError(f"expected temperature >= 0, got {temperature}")
+    least, largest = _extremes(temperature)
+    if not 0 <= least <= largest < math.inf:
+        raise ValueError(f"expected a finite temperature >= 0, got {temperature}")
 
 
-def _least(number: Number) -> float:
-    """Return the least of the numbers of all chains; 1 for those that are not on the CPU."""
+def _extremes(number: Number) -> tuple[float, float]:
+    """Return the least and the largest number of all chains; 1 for those not on the CPU."""
     if not isinstance(number, Tensor):
-        return number
-    return float(number.min()) if number.device.type == "cpu" and number.numel() else 1.0
-
-
-def check_draws(draws: int, thin: int) -> None:
-    """Raise `ValueError` unless both are whole numbers of at least 1."""
-    if not isinstance(draws, Integral) or not isinstance(thin, Integral):
-        raise ValueError(f"expected whole numbers, got {draws=}, {thin=}")
-    if draws < 1 or thin < 1:
-        raise ValueError(f"expected draws and thin of at least 1, got {draws=}, {thin=}")
+        return number, number
+    if number.device.type != "cpu" or number.numel() == 0:
+        return 1.0, 1.0
+    least, largest = number.aminmax()
+    return float(least), float(largest)
 
 
 class StartError(ValueError):

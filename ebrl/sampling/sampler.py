@@ -19,10 +19,10 @@ from ebrl.energies import Energy, Number, check_energy
 from ebrl.energies.evaluating import evaluating
 from ebrl.kernels.checks import check_is_kernel, check_suits
 from ebrl.kernels.protocol import Kernel, mapped
-from ebrl.ranges import check_at_least
+from ebrl.ranges import check_whole
 from ebrl.sampling import compilation
 from ebrl.sampling.adaptation import DualAveraging, check_adaptable_in
-from ebrl.sampling.checks import check_draws, check_sampler_numbers
+from ebrl.sampling.checks import check_sampler_numbers
 from ebrl.sampling.paths import Stage
 from ebrl.sampling.run import Count, Progress, Run, differentiable, joined
 from ebrl.sampling.samples import Samples, Trace
@@ -162,7 +162,7 @@ class Sampler(nn.Module):
             draws: Number of draws of each chain.
             thin: Steps from one draw to the next.
         """
-        check_draws(draws, thin)
+        check_whole(1, draws=draws, thin=thin)
         with torch.inference_mode(False):
             x = self._start(energy, x, n, generator)
             stage = self._stage(energy, draws * thin, temperature, warmup)
@@ -210,7 +210,7 @@ class Sampler(nn.Module):
     def _stage(self, energy: Energy, steps: int, temperature: Number | None, warmup: int) -> Stage:
         temperature = self.temperature if temperature is None else temperature
         check_sampler_numbers(steps, self.step_size, temperature)
-        check_at_least(0, warmup=warmup)
+        check_whole(0, warmup=warmup)
         return Stage(energy, steps, self.step_size, temperature)
 
     def _warmed_up(

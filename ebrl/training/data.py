@@ -160,6 +160,11 @@ def take_rows(
 def on_device(batch: Any, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Return the x of a collated batch and its conditions, None where there are none."""
     batch = [batch] if isinstance(batch, Tensor) else batch
+    if len(batch) > 2:
+        raise ValueError(
+            f"expected rows of x, or of x and a condition, got {len(batch)} parts: join the "
+            "conditions to one tensor"
+        )
     x, condition = [*batch, None][:2]
     return x.to(device), condition if condition is None else condition.to(device)
 

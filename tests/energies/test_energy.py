@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from problems import generator
@@ -244,6 +245,19 @@ def test_bound_energies_show_their_parameters() -> None:
     network = MLPEnergy(2, (8,), condition_dimension=3)
     energy = (GAUSSIAN + network / 2).given(torch.zeros(4, 3))
     assert set(network.parameters()) <= set(energy.parameters())
+
+
+def test_energies_are_summed_and_weighed_by_numbers_alone() -> None:
+    x = points(5, 2)
+    torch.testing.assert_close(sum([GAUSSIAN, Skewed()])(x), (GAUSSIAN + Skewed())(x))
+    for weight in ("a", None, GAUSSIAN):
+        with pytest.raises(TypeError):
+            weight * GAUSSIAN
+    with pytest.raises(TypeError):
+        1 + GAUSSIAN
+    with pytest.raises(ValueError, match="expected a finite weight, got nan"):
+        torch.nan * GAUSSIAN
+    torch.testing.assert_close((np.float32(2) * GAUSSIAN)(x), 2 * GAUSSIAN(x))
 
 
 def test_negation_and_temperature_have_inverses() -> None:

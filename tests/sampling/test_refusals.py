@@ -154,12 +154,14 @@ def test_a_generator_elsewhere_is_refused() -> None:
     ("make", "message"),
     [
         (lambda: mala(-1), "expected steps >= 0, got -1"),
-        (lambda: mala(2.5), "expected a whole number of steps, got 2.5"),
+        (lambda: mala(2.5), "expected steps as a whole number, got 2.5"),
         (lambda: mala(step_size=0.0), "expected a positive step_size, got 0.0"),
         (lambda: mala(step_size=math.inf), "expected a positive step_size, got inf"),
         (lambda: mala(step_size=torch.tensor([0.1, -0.1])), "expected a positive step_size"),
-        (lambda: mala(temperature=-1.0), "expected temperature >= 0, got -1.0"),
-        (lambda: mala(temperature=torch.tensor([1.0, -1.0])), "expected temperature >= 0"),
+        (lambda: mala(step_size=torch.tensor([0.1, math.inf])), "expected a positive step_size"),
+        (lambda: mala(temperature=-1.0), "expected a finite temperature >= 0, got -1.0"),
+        (lambda: mala(temperature=math.inf), "expected a finite temperature >= 0, got inf"),
+        (lambda: mala(temperature=torch.tensor([1.0, -1.0])), "expected a finite temperature"),
         (
             lambda: mala(space=Box(-1.0, 1.0, "project"), adaptation=DualAveraging()),
             "expected no adaptation and no warm-up with walls='project'",
@@ -171,7 +173,9 @@ def test_a_generator_elsewhere_is_refused() -> None:
         "step size",
         "infinite steps",
         "a step size",
+        "an infinite step size",
         "temperature",
+        "infinite temperature",
         "a temperature",
         "projecting walls",
     ],
@@ -184,12 +188,13 @@ def test_impossible_samplers_are_refused(make: Callable[[], Sampler], message: s
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1.0}, "expected temperature >= 0, got -1.0"),
-        ({"temperature": torch.tensor(-1.0)}, "expected temperature >= 0"),
+        ({"temperature": -1.0}, "expected a finite temperature >= 0, got -1.0"),
+        ({"temperature": torch.tensor(-1.0)}, "expected a finite temperature"),
         ({"gradient": "all"}, r"expected gradient in \('none', 'last', 'unroll'\), got 'all'"),
         ({"warmup": -5}, "expected warmup >= 0, got -5"),
+        ({"warmup": 50.0}, "expected warmup as a whole number, got 50.0"),
     ],
-    ids=["temperature", "a temperature", "gradient", "warmup"],
+    ids=["temperature", "a temperature", "gradient", "warmup", "part of a warmup"],
 )
 def test_impossible_calls_are_refused(options: dict[str, Number | str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -268,8 +273,8 @@ def test_the_energy_that_is_no_rbm_is_named() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"draws": 5, "thin": 2.5}, "expected whole numbers, got draws=5, thin=2.5"),
-        ({"draws": 0}, "expected draws and thin of at least 1, got draws=0, thin=1"),
+        ({"draws": 5, "thin": 2.5}, "expected thin as a whole number, got 2.5"),
+        ({"draws": 0}, "expected draws >= 1, got 0"),
         ({"draws": 5, "warmup": -5}, "expected warmup >= 0, got -5"),
     ],
     ids=["thin", "draws", "warmup"],

@@ -51,6 +51,8 @@ def test_what_does_not_fit_together_is_refused_before_work() -> None:
         attempt(moons(), FunctionEnergy(lambda x: x.sum(-1)))
     with pytest.raises(TypeError, match="takes no condition"):
         attempt(TensorDataset(moons(), moons()))
+    with pytest.raises(ValueError, match="x and a condition, got 3 parts"):
+        attempt(TensorDataset(moons(), moons(), moons()))
     with pytest.raises(TypeError, match="conditional"):
         fit(
             networks.MLPEnergy(2, (4,), condition_dimension=1), moons(), pcd(), steps=1,
