@@ -117,8 +117,9 @@ class Sampler(nn.Module):
             n: Number of chains to start from reference draws of the space instead.
             temperature: The temperature of this run, in place of the sampler's own.
             adapt: Whether the adaptation, if there is one, follows this run.
-            gradient: Which steps are differentiable with respect to x and the energy's parameters:
-                none of them, the last one, or all ("unroll"). Discrete moves never are.
+            gradient: What the ends are differentiable with respect to: nothing, the energy's
+                parameters in the last step alone, from a start without a graph ("last"), or x and
+                the parameters in all steps ("unroll"). Discrete moves are not differentiable.
             warmup: Steps that fit the step size and the kernel's preconditioner to the energy
                 first, by `warm_up`; the chains must share one energy. It reaches the acceptance
                 that is the adaptation's target, if there is one. The sampler stays as it is.
