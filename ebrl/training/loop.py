@@ -86,6 +86,7 @@ class Training:
 
     def __post_init__(self) -> None:
         check_generator(self.generator)
+        check_holds(self.optimizer, self.energy, self.objective)
         self.device = next(self.energy.parameters()).device
         if self.precision not in get_args(Precision):
             raise ValueError(f"expected precision in {get_args(Precision)}, got {self.precision!r}")
@@ -271,8 +272,7 @@ def fit(
         workers: Processes that make the rows of a dataset, such as a folder of images, ahead.
         standardise: Fit the input of an `MLPEnergy` to unusual data (`standardise_input`).
         folder: Where to write TensorBoard events and checkpoints; by default nothing is written.
-        resume: Continue from the newest whole checkpoint, with the learning rate given here;
-            otherwise `folder` may hold none.
+        resume: Continue from the newest whole checkpoint, at the learning rate given here.
         checkpoint_every: Steps between two checkpoints, of which the two newest are kept.
         log_every: Steps between two entries in TensorBoard.
         pictures: Draws the samples of TensorBoard's pictures (points in the plane, images).
@@ -284,7 +284,6 @@ def fit(
     check_at_least(1, steps=steps)
     data = as_training_data(energy, data, batch_size, objective, standardise)
     optimizer = optimizer or Adam(trainable_parameters(energy, objective), learning_rate)
-    check_holds(optimizer, energy, objective)
     training = Training(energy, data, objective, optimizer, generator, order_of(data, batch_size),
         averaged=moving_average(energy, ema_decay), clip=clip, precision=precision,
         share_count=shares, worker_count=workers, minutes=minutes)  # fmt: skip
