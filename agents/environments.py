@@ -154,7 +154,8 @@ def with_statistics(env: VecEnv, state: dict[str, Any] | None) -> VecEnv:
 
 
 def _is_bound(value: Any) -> bool:
-    return isinstance(value, int | float) and value > 0  # infinite where nothing is clipped
+    number = isinstance(value, int | float | np.integer | np.floating)
+    return bool(number and value > 0)  # infinite where nothing is clipped
 
 
 def seen_by(agent: BaseAlgorithm, observation: Any) -> Any:
